@@ -1,0 +1,1 @@
+"""Measured ratios, interleaved in one process; never absolute times."""

@@ -1,0 +1,1 @@
+"""Everything with flags, files, data and models; the library has none."""

@@ -1,0 +1,1 @@
+"""Sparse training in JAX: masks, mask updates, and one skin over optax."""
