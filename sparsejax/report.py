@@ -1,0 +1,217 @@
+"""Where the zeros are: one row per parameter leaf, and a table for people.
+
+Rows are computed on the host from concrete masks; nothing here is traced.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sparsejax import flops as flops_lib
+
+
+class Layer(NamedTuple):
+  """A row of the report: one leaf, or the total of several.
+
+  Attributes:
+    path: Where the leaf is, as 'encoder/dense/kernel'.
+    shape: Its shape, in numbers of elements; () for a total.
+    dtype: The name of its type; of a total, that of every leaf or ''.
+    size: How many weights it has.
+    nnz: How many of them are active.
+    masked: Whether it has a mask, rather than the scalar True of a leaf that
+      stays dense.
+    flops: Dense forward FLOPs, or None if not given.
+    sparse_flops: Forward FLOPs with the mask, or None if not given.
+  """
+
+  path: str
+  shape: tuple[int, ...]
+  dtype: str
+  size: int
+  nnz: int
+  masked: bool
+  flops: int | None = None
+  sparse_flops: int | float | None = None
+
+  @property
+  def sparsity(self) -> float:
+    """The share of zeros, in [0, 1]."""
+    return (self.size - self.nnz) / max(self.size, 1)
+
+
+def layers(params: Any, masks: Any, flops: Any = None) -> list[Layer]:
+  """One row per leaf of the parameters, in the order of the pytree.
+
+  Args:
+    params: A pytree of arrays or `jax.ShapeDtypeStruct`s, of any shape.
+    masks: A pytree of the same structure, of concrete bool arrays of the
+      shapes of `params`, or the scalar True for a leaf that stays dense.
+    flops: A pytree of the same structure of integers, as
+      `sparsejax.flops.param_flops` gives.
+
+  Returns:
+    The rows. The path of a bare array is 'params'.
+
+  Raises:
+    ValueError: If the structures differ, or a mask has neither the shape of
+      its parameter nor shape ().
+
+  Example:
+    >>> import numpy as np
+    >>> from sparsejax import report
+    >>> params = {"kernel": np.eye(4), "bias": np.zeros(4)}
+    >>> masks = {"kernel": np.eye(4, dtype=bool), "bias": True}
+    >>> for row in report.layers(params, masks):
+    ...   print(row.path, row.size, row.nnz, row.sparsity)
+    bias 4 4 0.0
+    kernel 16 4 0.75
+  """
+  structure = jax.tree.structure(params)
+  for name, tree in (("masks", masks), ("flops", flops)):
+    if tree is not None and jax.tree.structure(tree) != structure:
+      raise ValueError(
+        f"{name} must have the structure of params; wanted {structure}, got"
+        f" {jax.tree.structure(tree)}"
+      )
+  costs = [None] * structure.num_leaves
+  if flops is not None:
+    costs = jax.tree.leaves(flops)
+  return [
+    _layer(path or "params", param, np.asarray(mask), cost)
+    for (path, param), mask, cost in zip(
+      _paths(params), jax.tree.leaves(masks), costs, strict=True
+    )
+  ]
+
+
+def total(rows: Iterable[Layer], path: str = "total") -> Layer:
+  """Adds up rows into one, which is masked if any of them is.
+
+  Args:
+    rows: Rows from `layers`, all of them or a selection.
+    path: What to call the total.
+
+  Returns:
+    A row with the sums.
+
+  Example:
+    >>> import numpy as np
+    >>> from sparsejax import report
+    >>> params = {"kernel": np.eye(4), "bias": np.zeros(4)}
+    >>> masks = {"kernel": np.eye(4, dtype=bool), "bias": True}
+    >>> rows = report.layers(params, masks)
+    >>> report.total(rows).sparsity
+    0.6
+    >>> report.total(row for row in rows if row.masked).sparsity
+    0.75
+  """
+  rows = list(rows)
+  dtypes = {row.dtype for row in rows}
+  priced = bool(rows) and all(row.flops is not None for row in rows)
+  return Layer(
+    path=path,
+    shape=(),
+    dtype=dtypes.pop() if len(dtypes) == 1 else "",
+    size=sum(row.size for row in rows),
+    nnz=sum(row.nnz for row in rows),
+    masked=any(row.masked for row in rows),
+    flops=sum(row.flops for row in rows) if priced else None,
+    sparse_flops=sum(row.sparse_flops for row in rows) if priced else None,
+  )
+
+
+def table(rows: Iterable[Layer]) -> str:
+  """Prints rows as a table, with the totals of sparse and of all leaves.
+
+  The text is Markdown, aligned to be read as it is.
+
+  Args:
+    rows: Rows from `layers`.
+
+  Returns:
+    The table, without a newline at its end. Numbers of weights and FLOPs have
+    thousands separated; a leaf without a mask is called dense.
+
+  Example:
+    >>> import numpy as np
+    >>> from sparsejax import report
+    >>> params = {"kernel": np.ones((64, 32)), "bias": np.zeros(32)}
+    >>> masks = {"kernel": np.tri(64, 32, -32, dtype=bool), "bias": True}
+    >>> print(report.table(report.layers(params, masks)))
+    | leaf          | shape   | dtype   |  size | nnz | sparsity |
+    | :------------ | :------ | :------ | ----: | --: | -------: |
+    | bias          | 32      | float64 |    32 |  32 |    dense |
+    | kernel        | 64 x 32 | float64 | 2,048 | 528 |  74.22 % |
+    | sparse leaves |         | float64 | 2,048 | 528 |  74.22 % |
+    | all leaves    |         | float64 | 2,080 | 560 |  73.08 % |
+  """
+  rows = list(rows)
+  sparse = total((row for row in rows if row.masked), "sparse leaves")
+  whole = total(rows, "all leaves")
+  columns = ["leaf", "shape", "dtype", "size", "nnz", "sparsity"]
+  if whole.flops is not None:
+    columns += ["FLOPs", "sparse FLOPs"]
+  lines = [_cells(row)[: len(columns)] for row in (*rows, sparse, whole)]
+  widths = [
+    max(map(len, column)) for column in zip(columns, *lines, strict=True)
+  ]
+
+  def line(cells):
+    aligned = (
+      cell.ljust(width) if i < _TEXT_COLUMNS else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return f"| {' | '.join(aligned)} |"
+
+  rule = [
+    ":" + "-" * (w - 1) if i < _TEXT_COLUMNS else "-" * (w - 1) + ":"
+    for i, w in enumerate(widths)
+  ]
+  return "\n".join(map(line, (columns, rule, *lines)))
+
+
+_TEXT_COLUMNS = 3  # leaf, shape and dtype go to the left, numbers to the right
+
+
+def _paths(tree: Any) -> list[tuple[str, Any]]:
+  return [
+    (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  ]
+
+
+def _layer(path: str, param: Any, mask: np.ndarray, cost: int | None) -> Layer:
+  shape, size = tuple(param.shape), math.prod(param.shape)
+  if mask.shape not in ((), shape):
+    raise ValueError(
+      f"the mask of '{path}' must have the shape of its parameter, {shape},"
+      f" or be the scalar True; got shape {mask.shape}"
+    )
+  nnz = int(np.count_nonzero(mask))
+  return Layer(
+    path=path,
+    shape=shape,
+    dtype=str(param.dtype),
+    size=size,
+    nnz=nnz if mask.shape == shape else nnz * size,
+    masked=bool(mask.shape),
+    flops=cost,
+    sparse_flops=None if cost is None else flops_lib.sparse_flops(cost, mask),
+  )
+
+
+def _cells(row: Layer) -> list[str]:
+  costs = (row.flops, row.sparse_flops)
+  return [
+    row.path.replace("|", r"\|"),
+    " x ".join(map(str, row.shape)),
+    row.dtype,
+    f"{row.size:,}",
+    f"{row.nnz:,}",
+    f"{row.sparsity:.2%}".replace("%", " %") if row.masked else "dense",
+    *("" if cost is None else f"{cost:,.0f}" for cost in costs),
+  ]
