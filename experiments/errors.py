@@ -1,0 +1,31 @@
+"""Errors that the user can mend, told in one message without a traceback.
+
+A traceback stays what it should be: the sign of a fault in this program.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+  """What is wrong and what to do about it; `experiments.main` prints it."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+  """Makes the error for a name that is not there, with the near ones.
+
+  Args:
+    kind: What the name stands for, such as `'optimizer'`.
+    name: The name that was given.
+    known: The names that would have been right.
+
+  Returns:
+    The error, to be raised.
+  """
+  known = sorted(known)
+  near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+  if near:
+    hint = "did you mean " + " or ".join(map(repr, near)) + "?"
+  else:
+    hint = "there are: " + (", ".join(known) or "none")
+  return UserError(f"no {kind} is called {name!r}; {hint}")

@@ -1,0 +1,45 @@
+"""Stopping on SIGTERM and Ctrl-C at a point where everything can be saved."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from experiments.errors import UserError
+
+
+class Stopped(UserError):
+  """The run was asked to stop, and has saved; the same command goes on."""
+
+  def __init__(self, message: str, number: int):
+    super().__init__(message)
+    self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[Callable[[], int | None]]:
+  """Notes SIGTERM and SIGINT in place of dying by them.
+
+  A second signal of a kind has its usual effect, for whoever cannot wait. In
+  a thread other than the main one, where Python allows no handlers, nothing
+  is caught.
+
+  Yields:
+    A function that returns the number of the signal that came, or None.
+  """
+  came: list[int] = []
+  before = {}
+
+  def note(number: int, frame: object) -> None:
+    del frame
+    came.append(number)
+    signal.signal(number, before[number])
+
+  if threading.current_thread() is threading.main_thread():
+    for number in (signal.SIGTERM, signal.SIGINT):
+      before[number] = signal.signal(number, note)
+  try:
+    yield lambda: came[0] if came else None
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
