@@ -1,0 +1,61 @@
+"""Data sets by name, ready for the device.
+
+`load` gives sets that fit in memory, `order.batch_indices` the order of their
+examples; `stream.stream` gives batches of sets that do not fit.
+"""
+
+import functools
+import inspect
+
+from experiments import errors
+from experiments.data import sets
+from experiments.data.failures import DataError, MissingDataError
+from experiments.data.order import batch_indices
+from experiments.data.sets import Dataset
+
+__all__ = [
+  "DATASETS",
+  "DataError",
+  "Dataset",
+  "MissingDataError",
+  "batch_indices",
+  "load",
+]
+
+DATASETS = {
+  "mnist1d": sets.mnist1d,
+  "digits": sets.digits,
+  "mnist": sets.mnist,
+  "fashion_mnist": sets.fashion_mnist,
+  "cifar10": functools.partial(sets.cifar, "cifar10"),
+  "cifar100": functools.partial(sets.cifar, "cifar100"),
+  "imagenet2012": sets.imagenet2012,
+}
+
+
+def load(name: str, *, data_dir: str | None = None, **options) -> Dataset:
+  """Loads a data set into host memory.
+
+  Args:
+    name: a key of `DATASETS`.
+    data_dir: where its files lie; None is the set's own default. Sets that
+      are generated or installed do not use it.
+    **options: the set's own, see its function in sets.py.
+
+  Returns:
+    The data set.
+
+  Raises:
+    UserError: the set, or the option, is unknown; the near ones are listed.
+    DataError: a file, a label or an option's value is wrong.
+    MissingDataError: the data is not there; says how to get it.
+  """
+  if name not in DATASETS:
+    raise errors.unknown("data set", name, DATASETS)
+  make = DATASETS[name]
+  parameters = inspect.signature(make).parameters.values()
+  accepted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+  for option in options:
+    if option not in accepted:
+      raise errors.unknown(f"option of data set {name}", option, accepted)
+  return make(data_dir=data_dir, **options)

@@ -1,0 +1,305 @@
+"""The data sets that fit in memory, one function each.
+
+Every function takes `data_dir` and its own options and returns a `Dataset`.
+Files are read by idx.py and tfds_source.py, sets that do not fit by stream.py.
+"""
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.data import idx, tfds_source, transforms
+from experiments.data.failures import DataError, MissingDataError
+
+DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+
+# Mean and standard deviation of the training pixels / 255.
+# MNIST: github.com/pytorch/examples, mnist/main.py.
+_MNIST = 0.1307, 0.3081
+# Computed from the 60,000 training images: 0.28604, 0.35302.
+_FASHION_MNIST = 0.2860, 0.3530
+# CIFAR: as commonly published for the training sets, to four places, e.g. in
+# github.com/weiaicunzai/pytorch-cifar100, conf/global_settings.py.
+_CIFAR = {
+  "cifar10": (10, ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
+  "cifar100": (100, ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))),
+}
+# scikit-learn's digits: of the first 1,437 images / 16.
+_DIGITS = 0.3054, 0.3755
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+class Dataset(NamedTuple):
+  """A data set in host memory, and what the device does to its batches.
+
+  A training batch is `augment(key, prepare(x))`, a test batch `prepare(x)`.
+
+  Attributes:
+    name: as given to `load`.
+    train: x, y. x: uint8[n, h, w, c] images or float32[n, ...] features;
+      y: int32[n] labels in [0, num_classes).
+    test: as train.
+    num_classes: how many classes there are.
+    prepare: x[b, ...] -> float32[b, ...]; under jit.
+    augment: key, x[b, ...] -> x; the same shape and dtype; under jit.
+  """
+
+  name: str
+  train: Split
+  test: Split
+  num_classes: int
+  prepare: Callable[[jax.Array], jax.Array]
+  augment: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def mnist1d(*, data_dir: str | None = None) -> Dataset:
+  """MNIST-1D, generated: 4,000 + 1,000 signals float32[40, 1], 10 classes.
+
+  The published arguments and seed (Greydanus and Kobak, "Scaling Down Deep
+  Learning with MNIST-1D", arXiv 2011.14439). Nothing is downloaded.
+
+  Args:
+    data_dir: not used.
+
+  Returns:
+    The data set; `prepare` and `augment` leave the signals as they are.
+  """
+  del data_dir
+  from mnist1d import data
+
+  # The package seeds and uses the global generators.
+  python_state, numpy_state = random.getstate(), np.random.get_state()
+  try:
+    made = data.make_dataset(data.get_dataset_args())
+  finally:
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
+
+  def split(suffix: str) -> Split:
+    x = made[f"x{suffix}"].astype(np.float32)
+    return x[..., None], made[f"y{suffix}"]
+
+  return _dataset(
+    "mnist1d",
+    {"train": split(""), "test": split("_test")},
+    num_classes=10,
+    prepare=transforms.as_float,
+  )
+
+
+def digits(*, data_dir: str | None = None) -> Dataset:
+  """scikit-learn's digits: 1,437 + 360 images uint8[8, 8, 1] in 0..16.
+
+  In the package's order, without a shuffle: the first four fifths train, the
+  last fifth tests.
+
+  Args:
+    data_dir: not used.
+
+  Returns:
+    The data set, normalised by the training images' mean and deviation.
+  """
+  del data_dir
+  from sklearn import datasets
+
+  x, y = datasets.load_digits(return_X_y=True)
+  x = x.astype(np.uint8).reshape(-1, 8, 8, 1)
+  cut = 1437
+  return _dataset(
+    "digits",
+    {"train": (x[:cut], y[:cut]), "test": (x[cut:], y[cut:])},
+    num_classes=10,
+    prepare=transforms.normalize(*_DIGITS, scale=16.0),
+  )
+
+
+def mnist(*, data_dir: str | None = None, source: str = "idx") -> Dataset:
+  """MNIST: 60,000 + 10,000 images uint8[28, 28, 1], 10 classes.
+
+  Args:
+    data_dir: the folder of the four IDX files, plain or .gz; for
+      source="tfds" that of TFDS.
+    source: "idx" or "tfds".
+
+  Returns:
+    The data set.
+
+  Raises:
+    MissingDataError: the data is not there.
+    DataError: a file is damaged, a label out of range, or `source` unknown.
+  """
+  missing = (
+    "Name a folder of MNIST's four IDX files with --config.data.data_dir, or "
+    "read TFDS with --config.data.source=tfds."
+  )
+  if data_dir is None and source == "idx":
+    raise MissingDataError(f"mnist: no folder given. {missing}")
+  return _dataset(
+    "mnist",
+    _read("mnist", source, data_dir, missing),
+    num_classes=10,
+    prepare=transforms.normalize(*_MNIST),
+  )
+
+
+def fashion_mnist(
+  *, data_dir: str | None = None, source: str = "idx"
+) -> Dataset:
+  """Fashion-MNIST: 60,000 + 10,000 images uint8[28, 28, 1], 10 classes.
+
+  Xiao, Rasul and Vollgraf, arXiv 1708.07747.
+
+  Args:
+    data_dir: the folder of the four IDX files, plain or .gz; that of Debian's
+      package by default. For source="tfds" that of TFDS.
+    source: "idx" or "tfds".
+
+  Returns:
+    The data set.
+
+  Raises:
+    MissingDataError: the data is not there.
+    DataError: a file is damaged, a label out of range, or `source` unknown.
+  """
+  missing = (
+    "Get it with `apt-get install dataset-fashion-mnist`, or name a folder of "
+    "its four IDX files with --config.data.data_dir."
+  )
+  if source == "idx":
+    data_dir = data_dir or DEBIAN_FASHION_MNIST
+  return _dataset(
+    "fashion_mnist",
+    _read("fashion_mnist", source, data_dir, missing),
+    num_classes=10,
+    prepare=transforms.normalize(*_FASHION_MNIST),
+  )
+
+
+def cifar(
+  name: str,
+  *,
+  data_dir: str | None = None,
+  normalize: str = "dataset",
+  pad: int = 4,
+  mode: str = "symmetric",
+  flip: bool = True,
+) -> Dataset:
+  """CIFAR from TFDS: 50,000 + 10,000 images uint8[32, 32, 3].
+
+  The code released with RigL (google-research/rigl, cifar_resnet/) does
+  normalize="image" and the other defaults.
+
+  Args:
+    name: "cifar10" or "cifar100".
+    data_dir: TFDS's folder; None is its own default.
+    normalize: "dataset": by the training set's mean and deviation of each
+      channel; "image": by each image's own.
+    pad: of `transforms.pad_crop_flip`, as are `mode` and `flip`.
+    mode: how to pad.
+    flip: whether to mirror.
+
+  Returns:
+    The data set.
+
+  Raises:
+    MissingDataError: the set was not prepared.
+    DataError: an option or a label is out of range.
+  """
+  num_classes, statistics = _CIFAR[name]
+  prepares = {
+    "dataset": transforms.normalize(*statistics),
+    "image": transforms.standardize_each,
+  }
+  if normalize not in prepares:
+    raise DataError(
+      f"{name}: normalize must be one of {', '.join(prepares)}; got "
+      f"{normalize!r}."
+    )
+  return _dataset(
+    name,
+    _read_tfds(name, data_dir),
+    num_classes=num_classes,
+    prepare=prepares[normalize],
+    augment=transforms.pad_crop_flip(pad, mode=mode, flip=flip),
+  )
+
+
+def imagenet2012(*, data_dir: str | None = None) -> Dataset:
+  """ImageNet does not fit in memory: always an error that says what to use.
+
+  Args:
+    data_dir: not used.
+
+  Raises:
+    DataError: always.
+  """
+  del data_dir
+  raise DataError(
+    "imagenet2012 does not fit in memory: read it with "
+    "experiments.data.stream.stream('imagenet2012', ...)."
+  )
+
+
+def check_labels(
+  name: str, split: str, y: np.ndarray, num_classes: int, *, first: int = 0
+) -> None:
+  """Checks that labels name classes.
+
+  Args:
+    name: the set, for the error.
+    split: the split, for the error.
+    y: integers [n].
+    num_classes: how many classes there are.
+    first: the index of y[0] in the split.
+
+  Raises:
+    DataError: one is not in [0, num_classes).
+  """
+  wrong = np.flatnonzero((y < 0) | (y >= num_classes))
+  if wrong.size:
+    i = wrong[0]
+    raise DataError(
+      f"{name}, split {split!r}: label {y[i]} at index {first + i} is not in "
+      f"[0, {num_classes}), {wrong.size} of {y.size} labels are not; the data "
+      "is damaged or of another set, get it again."
+    )
+
+
+def _read(
+  name: str, source: str, data_dir: str | None, missing: str
+) -> dict[str, Split]:
+  if source == "idx":
+    return idx.read_folder(data_dir, missing=missing)
+  if source == "tfds":
+    return _read_tfds(name, data_dir)
+  raise DataError(f"{name}: source must be idx or tfds; got {source!r}.")
+
+
+def _read_tfds(name: str, data_dir: str | None) -> dict[str, Split]:
+  splits = {}
+  for split in ("train", "test"):
+    examples = tfds_source.open_split(name, split, data_dir=data_dir)
+    pairs = [(e["image"], e["label"]) for e in examples]
+    x, y = zip(*pairs, strict=True)
+    splits[split] = np.stack(x), np.stack(y)
+  return splits
+
+
+def _dataset(
+  name: str,
+  splits: dict[str, Split],
+  *,
+  num_classes: int,
+  prepare: Callable[[jax.Array], jax.Array],
+  augment: Callable[[jax.Array, jax.Array], jax.Array] = transforms.keep,
+) -> Dataset:
+  for split, (_, y) in splits.items():
+    check_labels(name, split, y, num_classes)
+  splits = {split: (x, y.astype(np.int32)) for split, (x, y) in splits.items()}
+  return Dataset(
+    name, splits["train"], splits["test"], num_classes, prepare, augment
+  )

@@ -1,0 +1,58 @@
+"""Flax Linen models by name, from inputs and a `train` flag to float32 logits.
+
+The names of layers are stable: the first convolution is `conv1`, the output
+layer `logits`, so that configs may pick layers by regular expression.
+"""
+
+import dataclasses
+import functools
+
+from flax import linen as nn
+
+from experiments import errors
+from experiments.models import feedforward, resnet
+
+__all__ = ["MODELS", "create"]
+
+MODELS = {
+  "lenet_300_100": feedforward.MLP,
+  "lenet5": feedforward.LeNet5,
+  "mnist1d_conv": feedforward.SignalConv,
+  "small_conv": feedforward.SmallConv,
+  "wrn": resnet.WideResNet,
+  "resnet20": functools.partial(resnet.ResNet, depth=20),
+  "resnet32": functools.partial(resnet.ResNet, depth=32),
+  "resnet56": functools.partial(resnet.ResNet, depth=56),
+}
+
+
+def create(name: str, num_classes: int, **options) -> nn.Module:
+  """Creates a model; its parameters come from `model.init`.
+
+  `model.apply(variables, x, train)` gives float32[batch, num_classes]. In
+  training, models with BatchNorm want `mutable=["batch_stats"]`, and models
+  with dropout `rngs={"dropout": key}`.
+
+  Args:
+    name: a key of `MODELS`.
+    num_classes: how many logits.
+    **options: the fields of the model's class. All have `dtype`, in which it
+      computes (parameters and logits stay float32), and `kernel_init`, the
+      name of a function of `nn.initializers`.
+
+  Returns:
+    The module.
+
+  Raises:
+    UserError: the model, or the option, is unknown; the near ones are listed.
+  """
+  if name not in MODELS:
+    raise errors.unknown("model", name, MODELS)
+  make = MODELS[name]
+  fixed = getattr(make, "keywords", {})
+  accepted = {f.name for f in dataclasses.fields(getattr(make, "func", make))}
+  accepted -= {"num_classes", "parent", "name", *fixed}
+  for option in options:
+    if option not in accepted:
+      raise errors.unknown(f"option of model {name}", option, accepted)
+  return make(num_classes=num_classes, **options)

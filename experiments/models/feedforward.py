@@ -1,0 +1,167 @@
+"""Small networks without BatchNorm: LeNets and convolutional nets."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from experiments.models import layers
+
+
+class MLP(nn.Module):
+  """A perceptron with ReLU; LeNet-300-100 by default, 266,610 parameters.
+
+  LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to
+  document recognition", Proc. IEEE 1998; for 28 x 28 inputs, 10 classes.
+
+  Attributes:
+    num_classes: how many logits.
+    hidden: units of each hidden layer: `dense1`, `dense2`, ...
+    kernel_init: the name of the kernels' initializer.
+    dtype: in which to compute.
+  """
+
+  num_classes: int
+  hidden: Sequence[int] = (300, 100)
+  kernel_init: str = "he_normal"
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps x[batch, ...], flattened, to float32[batch, num_classes]."""
+    del train
+    return _dense_head(self, jnp.asarray(x, self.dtype), self.hidden)
+
+
+class LeNet5(nn.Module):
+  """LeNet-5 with ReLU and max pooling; 61,706 parameters.
+
+  As in LeCun et al. 1998, for 28 x 28 inputs and 10 classes, but with every
+  feature map connected. The wider LeNet-5 of Caffe, which papers on pruning
+  use (431,080 parameters), is `features=(20, 50), hidden=(500,),
+  padding="VALID"`.
+
+  Attributes:
+    num_classes: how many logits.
+    features: channels of the two 5 x 5 convolutions, `conv1` and `conv2`.
+    hidden: units of `dense1`, `dense2`, ...
+    padding: of the first convolution.
+    kernel_init: the name of the kernels' initializer.
+    dtype: in which to compute.
+  """
+
+  num_classes: int
+  features: Sequence[int] = (6, 16)
+  hidden: Sequence[int] = (120, 84)
+  padding: str = "SAME"
+  kernel_init: str = "he_normal"
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps x[batch, height, width, channels] to float32[batch, classes]."""
+    del train
+    x = layers.as_batch(x, "batch height width channels", self.dtype)
+    for i, padding in enumerate((self.padding, "VALID")):
+      x = nn.Conv(
+        self.features[i],
+        (5, 5),
+        padding=padding,
+        kernel_init=layers.initializer(self.kernel_init),
+        dtype=self.dtype,
+        name=f"conv{i + 1}",
+      )(x)
+      x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+    return _dense_head(self, x, self.hidden)
+
+
+class SignalConv(nn.Module):
+  """The convolutional net of the MNIST-1D paper; 5,210 parameters.
+
+  Greydanus and Kobak, arXiv 2011.14439, `ConvBase` of its code: three 1-D
+  convolutions of stride 2 and kernels 5, 3, 3, then one linear layer.
+
+  Attributes:
+    num_classes: how many logits.
+    channels: of each of `conv1`, `conv2`, `conv3`.
+    kernel_init: the name of the kernels' initializer.
+    dtype: in which to compute.
+  """
+
+  num_classes: int
+  channels: int = 25
+  kernel_init: str = "he_normal"
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps x[batch, length, channels] to float32[batch, num_classes]."""
+    del train
+    x = layers.as_batch(x, "batch length channels", self.dtype)
+    for i, width in enumerate((5, 3, 3)):
+      x = nn.Conv(
+        self.channels,
+        (width,),
+        strides=2,
+        padding=1,
+        kernel_init=layers.initializer(self.kernel_init),
+        dtype=self.dtype,
+        name=f"conv{i + 1}",
+      )(x)
+      x = nn.relu(x)
+    return _dense_head(self, x, ())
+
+
+class SmallConv(nn.Module):
+  """Two 3 x 3 convolutions with max pooling and one hidden layer.
+
+  Of no paper: small enough for a CPU on 28 x 28 images (421,642 parameters
+  with 10 classes).
+
+  Attributes:
+    num_classes: how many logits.
+    features: channels of `conv1`, `conv2`, ...
+    hidden: units of `dense1`, `dense2`, ...
+    kernel_init: the name of the kernels' initializer.
+    dtype: in which to compute.
+  """
+
+  num_classes: int
+  features: Sequence[int] = (32, 64)
+  hidden: Sequence[int] = (128,)
+  kernel_init: str = "he_normal"
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps x[batch, height, width, channels] to float32[batch, classes]."""
+    del train
+    x = layers.as_batch(x, "batch height width channels", self.dtype)
+    for i, features in enumerate(self.features):
+      x = nn.Conv(
+        features,
+        (3, 3),
+        kernel_init=layers.initializer(self.kernel_init),
+        dtype=self.dtype,
+        name=f"conv{i + 1}",
+      )(x)
+      x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+    return _dense_head(self, x, self.hidden)
+
+
+def _dense_head(
+  model: nn.Module, x: jax.Array, hidden: Sequence[int]
+) -> jax.Array:
+  """Flattens x[batch, ...] and ends `model` with its dense layers."""
+  kernel_init = layers.initializer(model.kernel_init)
+  x = x.reshape(len(x), -1)
+  for i, units in enumerate(hidden):
+    x = nn.Dense(
+      units, kernel_init=kernel_init, dtype=model.dtype, name=f"dense{i + 1}"
+    )(x)
+    x = nn.relu(x)
+  x = nn.Dense(
+    model.num_classes, kernel_init=kernel_init, dtype=model.dtype, name="logits"
+  )(x)
+  return jnp.asarray(x, jnp.float32)
