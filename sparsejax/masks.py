@@ -1,0 +1,213 @@
+"""Mask trees: one bool leaf per parameter, True where a weight is active.
+
+A mask has the shape of its parameter, or is the scalar True where the whole
+leaf stays dense; so a mask tree has the treedef of the params it is for.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+PyTree = Any
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+  """The key path of a leaf as one string, such as `Dense_0/kernel`.
+
+  Args:
+    path: A key path, as `jax.tree_util.tree_map_with_path` gives it.
+
+  Returns:
+    Its keys joined by slashes; empty for a tree that is a bare array.
+  """
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def is_hole(x: Any) -> bool:
+  """Whether `x` marks a leaf that optax has left out of a tree."""
+  return isinstance(x, optax.MaskedNode)
+
+
+def apply_masks(tree: PyTree, masks: PyTree) -> PyTree:
+  """Sets what is inactive to exactly zero.
+
+  Args:
+    tree: A pytree of arrays: params, gradients, an average of params.
+    masks: Its masks, bool, each of its leaf's shape or the scalar True.
+
+  Returns:
+    `tree` with zeros where the masks are False; its dtypes are kept.
+
+  Raises:
+    ValueError: If the two trees or the shapes of two leaves differ.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> apply_masks([jnp.ones(2)], [jnp.array([True, False])])
+    [Array([1., 0.], dtype=float32)]
+  """
+  check_like(masks, tree, "masks")
+  return jax.tree.map(_apply, masks, tree, is_leaf=is_hole)
+
+
+def _apply(mask, x):
+  if is_hole(mask) or jnp.ndim(mask) == 0:
+    return x
+  return jnp.where(mask, x, jnp.zeros_like(x))
+
+
+def nnz(masks: PyTree) -> int | jax.Array:
+  """Counts the active weights of the leaves that are sparse.
+
+  Args:
+    masks: A mask tree. Dense leaves, whose mask is the scalar True, are
+      left out, since their size cannot be told from it.
+
+  Returns:
+    A Python int, exact at any size; inside a transformed function a traced
+    int32 scalar.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> nnz({"kernel": jnp.eye(3, dtype=bool), "bias": jnp.array(True)})
+    3
+  """
+  counts = [jnp.sum(m, dtype=jnp.int32) for m in _sparse_leaves(masks)]
+  if any(isinstance(c, jax.core.Tracer) for c in counts):
+    return sum(counts)
+  return sum(int(c) for c in counts)
+
+
+def density(masks: PyTree) -> float | jax.Array:
+  """The share of active weights among the leaves that are sparse.
+
+  Args:
+    masks: A mask tree.
+
+  Returns:
+    `nnz(masks)` over the number of weights of those leaves, in [0, 1]; 1 if
+    every leaf is dense.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> density([jnp.array([True, False]), jnp.array(True)])
+    0.5
+  """
+  size = sum(m.size for m in _sparse_leaves(masks))
+  return nnz(masks) / size if size else 1.0
+
+
+def _sparse_leaves(masks):
+  return [m for m in jax.tree.leaves(masks) if jnp.ndim(m) > 0]
+
+
+def overlap(a: PyTree, b: PyTree) -> PyTree:
+  """Intersection over union of two mask trees, leaf by leaf.
+
+  Args:
+    a: A mask tree.
+    b: Another one for the same params.
+
+  Returns:
+    A tree of float32 scalars in [0, 1]; 1 for dense or empty leaves.
+
+  Raises:
+    ValueError: If the two trees or the shapes of two leaves differ.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> print(overlap(jnp.array([1, 1, 0], bool), jnp.array([0, 1, 1], bool)))
+    0.33333334
+  """
+  check_like(a, b, "masks")
+
+  def leaf(x, y):
+    union = jnp.sum(x | y, dtype=jnp.int32)
+    both = jnp.sum(x & y, dtype=jnp.int32)
+    return jnp.where(union > 0, both / jnp.maximum(union, 1), 1.0)
+
+  return jax.tree.map(leaf, a, b)
+
+
+def pack_bits(masks: PyTree) -> PyTree:
+  """Packs masks eight to a byte, for storage.
+
+  Args:
+    masks: A mask tree.
+
+  Returns:
+    A tree of uint8 arrays of shape [ceil(size / 8)].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> pack_bits(jnp.array([[True, False], [True, True]]))
+    Array([176], dtype=uint8)
+  """
+  return jax.tree.map(lambda m: jnp.packbits(jnp.ravel(m)), masks)
+
+
+def unpack_bits(packed: PyTree, like: PyTree) -> PyTree:
+  """Undoes `pack_bits`.
+
+  Args:
+    packed: What `pack_bits` gave.
+    like: A tree of arrays or `jax.ShapeDtypeStruct` with the masks' shapes.
+
+  Returns:
+    The mask tree.
+
+  Raises:
+    ValueError: If a leaf holds another number of bytes than its shape needs.
+  """
+
+  def leaf(path, bits, x):
+    wanted = -(-x.size // 8)
+    if bits.shape != (wanted,):
+      raise ValueError(
+        f"{path_name(path)}: {bits.shape} bytes cannot hold a mask of shape "
+        f"{x.shape}, which takes {wanted}"
+      )
+    flat = jnp.unpackbits(bits, count=x.size)
+    return flat.reshape(x.shape).astype(bool)
+
+  return jax.tree_util.tree_map_with_path(leaf, packed, like)
+
+
+def check_like(tree: PyTree, like: PyTree, what: str) -> None:
+  """Refuses a tree that does not fit another, naming the first odd leaf.
+
+  Args:
+    tree: The tree to check. Its scalars and holes fit every leaf.
+    like: The tree that it is for.
+    what: What `tree` holds, for the message.
+
+  Raises:
+    ValueError: If the key paths differ, or the shapes of two leaves.
+  """
+  got = _shapes(tree)
+  wanted = _shapes(like)
+  for path in [*got, *wanted]:
+    if path not in wanted:
+      problem = f"{what} have a leaf that the params lack"
+    elif path not in got:
+      problem = f"{what} lack a leaf that the params have"
+    elif got[path] not in (wanted[path], ()):
+      problem = (
+        f"{what} of shape {got[path]}, wanted {wanted[path]} as the params"
+      )
+    else:
+      continue
+    raise ValueError(
+      f"{path or 'the array'}: {problem}. Pass a tree of the same structure "
+      "as the params, leaf by leaf"
+    )
+
+
+def _shapes(tree) -> dict[str, tuple[int, ...]]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_hole)
+  return {
+    path_name(path): () if is_hole(x) else np.shape(x) for path, x in leaves
+  }

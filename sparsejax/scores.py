@@ -1,0 +1,216 @@
+"""How a weight is rated; the higher, the better it is kept or grown.
+
+Every score is a gradient transformation: dense gradients in, scores out, of
+at least float32 where numbers are multiplied. So scores chain, and smooth,
+with optax. An extra argument `key` carries the randomness of the update.
+"""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparsejax import masks as masks_lib
+from sparsejax.masks import PyTree
+
+Score = optax.GradientTransformation
+
+
+def magnitude() -> Score:
+  """|w|.
+
+  Returns:
+    The score, of the params' dtype.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> w, g = jnp.array([1.0, -2.0]), jnp.array([3.0, -0.5])
+    >>> print(magnitude().update(g, optax.EmptyState(), w)[0])
+    [1. 2.]
+  """
+  return optax.stateless_with_tree_map(lambda g, w: jnp.abs(w))
+
+
+def gradient() -> Score:
+  """|g|: what RigL grows by.
+
+  Returns:
+    The score, of the gradients' dtype.
+
+  References:
+    Evci et al., Rigging the Lottery: Making All Tickets Winners,
+    arXiv:1911.11134, 2020, section 3, step 4.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> w, g = jnp.array([1.0, -2.0]), jnp.array([3.0, -0.5])
+    >>> print(gradient().update(g, optax.EmptyState(), w)[0])
+    [3.  0.5]
+  """
+  return optax.stateless_with_tree_map(lambda g, w: jnp.abs(g))
+
+
+def sensitivity() -> Score:
+  """|w g|: the first-order change of the loss if the weight were zero.
+
+  Returns:
+    The score, float32 or wider, lest small half-precision products vanish.
+
+  References:
+    Lee et al., SNIP: Single-shot Network Pruning based on Connection
+    Sensitivity, arXiv:1810.02340, 2019, equation 6.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> w, g = jnp.array([1.0, -2.0]), jnp.array([3.0, -0.5])
+    >>> print(sensitivity().update(g, optax.EmptyState(), w)[0])
+    [3. 1.]
+  """
+  return optax.stateless_with_tree_map(
+    lambda g, w: jnp.abs(_wide(g) * _wide(w))
+  )
+
+
+def momentum(decay: float = 0.9) -> Score:
+  """|m|, m the exponential average of the dense gradients: SNFS grows by it.
+
+  Args:
+    decay: Weight of the past in the average, in [0, 1).
+
+  Returns:
+    The score, float32 or wider. Its state holds one array per parameter.
+
+  References:
+    Dettmers and Zettlemoyer, Sparse Networks from Scratch: Faster Training
+    without Losing Performance, arXiv:1907.04840, 2019, section 3.
+
+  Example:
+    >>> score = momentum(0.9)
+    >>> g = jnp.array([1.0, -2.0])
+    >>> print(score.update(g, score.init(g))[0])
+    [0.1 0.2]
+  """
+  return optax.chain(_widen(), optax.ema(decay, debias=False), gradient())
+
+
+def smoothed(score: Score, decay: float) -> Score:
+  """The exponential average of another score over the steps.
+
+  Args:
+    score: The score to smooth; it is evaluated on every step.
+    decay: Weight of the past in the average, in [0, 1); 0 for none, in which
+      case `score` itself is returned.
+
+  Returns:
+    The score, float32 or wider. Its state holds one array per parameter.
+
+  Raises:
+    ValueError: If the decay is outside [0, 1).
+  """
+  if not 0 <= decay < 1:
+    raise ValueError(f"got decay={decay}, wanted one in [0, 1)")
+  if decay == 0:
+    return score
+  return optax.chain(score, _widen(), optax.ema(decay, debias=False))
+
+
+def accumulated(score: Score, steps: int, *, period: int) -> Score:
+  """Another score, of the mean gradient of the last steps before an update.
+
+  Args:
+    score: The score to feed.
+    steps: How many gradients to average, from 1 (then `score` itself is
+      returned) to `period`; the last is that of the update.
+    period: Steps between updates, which happen at its multiples.
+
+  Returns:
+    The score. Its state holds one array per parameter.
+
+  Raises:
+    ValueError: If `steps` is not in [1, period].
+  """
+  if not 1 <= steps <= period:
+    raise ValueError(
+      f"got {steps} gradients to average, wanted 1 to {period}, the number "
+      "of steps between updates"
+    )
+  if steps == 1:
+    return score
+
+  def init(params):
+    return {
+      "step": jnp.zeros([], jnp.int32),
+      "mean": jax.tree.map(lambda p: jnp.zeros_like(_wide(p)), params),
+    }
+
+  def update(grads, state, params=None):
+    del params
+    # Steps until the next update: the window is open for the last few.
+    left = -state["step"] % period
+
+    def leaf(mean, grad):
+      past = jnp.where(left == steps - 1, jnp.zeros_like(mean), mean)
+      return jnp.where(left < steps, past + _wide(grad) / steps, past)
+
+    mean = jax.tree.map(leaf, state["mean"], grads)
+    return mean, {"step": state["step"] + 1, "mean": mean}
+
+  return optax.chain(optax.GradientTransformation(init, update), score)
+
+
+def random() -> optax.GradientTransformationExtraArgs:
+  """Uniform noise in [0, 1): what SET grows by.
+
+  The noise of a leaf depends on the extra argument `key` and on the leaf's
+  key path alone: not on the order of the leaves, nor on their sharding.
+
+  Returns:
+    The score, float32. Its update needs the extra argument `key`.
+  """
+
+  def update(grads, state, params=None, *, key, **extra):
+    del params, extra
+    return uniform_like(key, grads), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: optax.EmptyState(), update
+  )
+
+
+def uniform_like(key: jax.Array, tree: PyTree) -> PyTree:
+  """Uniform float32 noise in [0, 1) of a tree's shapes, keyed by path.
+
+  Args:
+    key: A PRNG key.
+    tree: A pytree of arrays.
+
+  Returns:
+    A tree of float32 arrays. Its leaves are sharded as the leaves of `tree`
+    where those are concrete.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: uniform_leaf(fold_in_path(key, path), x), tree
+  )
+
+
+def uniform_leaf(key: jax.Array, x: jax.Array) -> jax.Array:
+  """Uniform float32 noise in [0, 1) of one array's shape and sharding."""
+  draw = jax.random.uniform
+  if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
+    draw = jax.jit(draw, static_argnums=1, out_shardings=x.sharding)
+  return draw(key, jnp.shape(x))
+
+
+def fold_in_path(key: jax.Array, path: tuple) -> jax.Array:
+  """A key of one leaf's own, the same in every process and leaf order."""
+  name = masks_lib.path_name(path)
+  return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def _widen() -> optax.GradientTransformation:
+  return optax.stateless_with_tree_map(lambda g, w: _wide(g))
+
+
+def _wide(x):
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
