@@ -270,8 +270,8 @@ def seft(
     ValueError: If a number is out of range.
 
   References:
-    Leveraging Sparsity for Sparse Fine-Tuning of language models (SEFT),
-    arXiv:2505.24037, 2025, section 3.
+    Xiao et al., Leave it to the Specialist: Repair Sparse LLMs with Sparse
+    Fine-Tuning via Sparsity Evolution, arXiv:2505.24037, 2025.
   """
   drop, grow = scores.sensitivity(), scores.gradient()
   return _drop_and_grow(
