@@ -17,8 +17,8 @@ from jax.extend.core import Literal
 # Equations whose outputs are their first operands, laid out anew.
 _LAYOUT = frozenset({
   "broadcast_in_dim", "convert_element_type", "copy", "copy_p", "device_put",
-  "dynamic_slice", "expand_dims", "layout_constraint", "neg",
-  "optimization_barrier", "pad", "pcast", "pvary", "reduce_precision",
+  "dynamic_slice", "expand_dims", "layout_constraint", "name",
+  "neg", "optimization_barrier", "pad", "pcast", "pvary", "reduce_precision",
   "reshape", "reshard", "rev", "sharding_constraint", "slice", "split",
   "squeeze", "transpose",
 })  # fmt: skip
@@ -123,7 +123,7 @@ def _follow(eqn, origins: Sequence[_Origin | None]) -> list[_Origin | None]:
   """The origins of the outputs of an equation that multiplies no matrices."""
   name, outs = eqn.primitive.name, eqn.outvars
   known = [o for o in origins if o is not None]
-  if not known:
+  if not known or not outs:
     return [None] * len(outs)
   if name in _LAYOUT:
     grown = outs[0].aval.size > eqn.invars[0].aval.size
@@ -135,21 +135,20 @@ def _follow(eqn, origins: Sequence[_Origin | None]) -> list[_Origin | None]:
     ]
   if name == "gather" and origins[0] is not None:
     return [origins[0]._replace(pure=False)]
+  # A weight and its mask have one shape; a bias, a scale or a position
+  # embedding that meets a batch of activations was spread to it.
+  whole = [
+    o
+    for o, v in zip(origins, eqn.invars, strict=True)
+    if o and o.shares and not o.spread and v.aval.shape == outs[0].aval.shape
+  ]
   if all(o.pure for o in known):
     if name in ("concatenate", "stack"):
       shares = tuple(share for o in known for share in o.shares)
       return [_Origin(shares, True, all(o.spread for o in known))]
-    return [max(known, key=_rank)] * len(outs)
-  if name in _LINEAR:
-    # A weight and its mask have one shape; a bias, a scale or a position
-    # embedding that meets a batch of activations was spread to it.
-    weights = [
-      o
-      for o, v in zip(origins, eqn.invars, strict=True)
-      if o and o.shares and not o.spread and v.aval.shape == outs[0].aval.shape
-    ]
-    if weights:
-      return [max(weights, key=_rank)._replace(pure=False)]
+    return [max(whole or known, key=_rank)] * len(outs)
+  if name in _LINEAR and whole:
+    return [max(whole, key=_rank)._replace(pure=False)]
   return [_DATA] * len(outs)
 
 

@@ -1,4 +1,5 @@
 import doctest
+import functools
 import math
 
 import equinox as eqx
@@ -129,6 +130,94 @@ def test_follows_a_weight_through_masks_that_are_arguments(dtype):
   )
 
 
+LAYOUTS = {
+  "broadcast_in_dim": lambda w: jnp.broadcast_to(w, (3, *w.shape))[1],
+  "convert_element_type": lambda w: w.astype(jnp.bfloat16),
+  "dynamic_slice": lambda w: lax.dynamic_slice(w, (w.size, 0), w.shape),
+  "expand_dims": lambda w: jnp.expand_dims(w, 0)[0],
+  "optimization_barrier": lambda w: lax.optimization_barrier((w, 1))[0],
+  "pad": lambda w: jnp.pad(w, 1)[1:-1, 1:-1],
+  "reshape": lambda w: w.reshape(2, -1).reshape(w.shape),
+  "rev": lambda w: w[::-1, ::-1],
+  "sharding_constraint": in_shards,
+  "split": lambda w: jnp.split(w.repeat(2, 0), 2)[1],
+  "transpose": lambda w: lax.transpose(lax.transpose(w, (1, 0)), (1, 0)),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_follows_a_masked_weight_through_layout(name):
+  def fn(w, mask, x):
+    return x @ LAYOUTS[name](w * mask)
+
+  w = struct(IN, OUT)
+  assert flops.param_flops(fn, w, w, struct(BATCH, IN)) == DENSE
+
+
+def test_mask_that_meets_the_weight_with_a_new_axis():
+  def fn(w, mask, x):
+    return x @ (jnp.expand_dims(w, 0) * jnp.expand_dims(mask, 0))[0]
+
+  w = struct(IN, OUT)
+  assert flops.param_flops(fn, w, w, struct(BATCH, IN)) == DENSE
+
+
+def test_scalar_that_is_closed_over_is_a_constant():
+  step = jnp.float32(0.1)
+
+  def fn(w, x):
+    return x @ jnp.round(w / step)
+
+  assert flops.param_flops(fn, struct(IN, OUT), struct(BATCH, IN)) == DENSE
+
+
+def test_statistic_of_a_larger_leaf_is_not_the_owner():
+  def fn(params, x):
+    return x @ (params["w"] * params["large"].mean())
+
+  params = {"w": struct(IN, OUT), "large": struct(99, 99)}
+  got = flops.param_flops(fn, params, struct(BATCH, IN))
+  assert got == {"w": DENSE, "large": 0}
+
+
+def test_queries_spread_over_a_batch_are_not_the_owner():
+  def fn(params, x):
+    latents, w = params
+    queries = jnp.broadcast_to(latents, (len(x), *latents.shape))
+    return (queries @ w) @ x.mT
+
+  got = flops.param_flops(fn, (struct(50, 4), struct(4, 3)), struct(2, 7, 3))
+  assert got == (0, 2 * 2 * 50 * 4 * 3)
+
+
+def test_rows_of_a_table_are_data_beside_a_weight():
+  def fn(params, tokens):
+    table, w = params
+    x = lax.cond(tokens[0] > 0, lambda: table, lambda: table[tokens])
+    return x @ w
+
+  got = flops.param_flops(
+    fn, (struct(50, 4), struct(4, 3)), struct(50, dtype=jnp.int32)
+  )
+  assert got == (0, 2 * 50 * 4 * 3)
+
+
+def test_callbacks_are_passed_over():
+  def fn(w, x):
+    jax.debug.print("{}", w)
+    return x @ w
+
+  assert flops.param_flops(fn, struct(IN, OUT), struct(BATCH, IN)) == DENSE
+
+
+def test_scales_of_queries_do_not_own_the_scores():
+  def fn(scale, q, k):
+    scale = jnp.broadcast_to(scale, q.shape).astype(jnp.float32)[::-1]
+    return (q * scale) @ k.T
+
+  assert flops.param_flops(fn, struct(8), struct(5, 8), struct(5, 8)) == 0
+
+
 def test_delta_on_a_base_that_is_an_argument():
   def fn(delta, base, x):
     return x @ (base + delta)
@@ -220,6 +309,14 @@ def test_product_with_concatenated_weights_is_divided():
 
   params = [struct(4, 3), struct(4, 5), struct(4, 1)]
   assert flops.param_flops(fn, params, struct(2, 4)) == [48, 80, 16]
+
+
+def test_division_leaves_no_remainder():
+  def fn(params, x):
+    return x @ jnp.concatenate(params, axis=1)[:, :1]
+
+  params = [struct(1, 3), struct(1, 5)]
+  assert flops.param_flops(fn, params, struct(1, 1)) == [1, 1]
 
 
 def test_experts_by_gather_and_by_ragged_dot():
@@ -365,6 +462,16 @@ def test_while_loop():
   assert got == 36
 
 
+def test_while_loop_whose_test_uses_another_weight():
+  def fn(params, x):
+    w, limit = params
+    turn = lax.while_loop(lambda w: (limit * w).sum() > 1, lambda w: w / 2, w)
+    return x @ turn
+
+  params = (struct(3, 3), struct(3, 3))
+  assert flops.param_flops(fn, params, struct(2, 3)) == (36, 0)
+
+
 def test_kernels_cannot_be_looked_into():
   from jax.experimental import pallas as pl
 
@@ -404,10 +511,11 @@ CONVS = {
   "grouped": {"feature_group_count": 2},
   "depthwise": {"feature_group_count": 4, "out_features": 8},
   "batch_groups": {"batch_group_count": 2},
+  "transposed_dilated": {"lhs_dilation": (2, 2), "rhs_dilation": (2, 2)},
   "transposed": {"lhs_dilation": (2, 3)},
   "all": {
-    "window_strides": (3, 1),
-    "lhs_dilation": (2, 2),
+    "window_strides": (3, 2),
+    "lhs_dilation": (2, 3),
     "rhs_dilation": (1, 2),
     "feature_group_count": 2,
   },
@@ -442,6 +550,17 @@ def test_conv_counts_the_taps_on_its_padding():
   params = jax.eval_shape(conv.init, jax.random.key(0), x)["params"]
   got = flops.param_flops(lambda p, x: conv.apply({"params": p}, x), params, x)
   assert got == {"kernel": 2 * (2 * 4 * 4) * 9 * 4 * 5, "bias": 0}
+
+
+def test_conv_that_meets_nothing_but_holes():
+  def fn(w, x, pad=0):
+    padding = [(pad, pad)]
+    return lax.conv_general_dilated(x, w, (2,), padding, lhs_dilation=(2,))
+
+  w, x = struct(6, 4, 1), struct(1, 4, 3)
+  assert flops.param_flops(fn, w, x) == 2 * 3 * 6 * 4
+  fn_padded = functools.partial(fn, pad=1)
+  assert flops.param_flops(fn_padded, w, x) == 0
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
