@@ -1,19 +1,19 @@
-"""The progress of runs: a bar on a terminal, a log line now and then elsewhere.
+"""The progress of runs: a bar on a terminal, a line now and then elsewhere.
 
 Nothing here is written to a run's directory.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
-from absl import logging
 
 Advance = Callable[..., None]  # advance(step, note=""), after each stretch
 Track = Callable[..., Advance]  # track(name, total, start=0)
-_QUIET = 30.0  # seconds between two log lines
+_QUIET = 30.0  # seconds between two lines
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def bar(console: rich.console.Console | None = None) -> Iterator[Track]:
 
   Args:
     console: Where to draw; standard error if not given. Where that is no
-      terminal, log lines take the bar's place.
+      terminal, a line now and then takes the bar's place.
 
   Yields:
     `track(name, total, start)`, called once per run. It returns
@@ -30,7 +30,7 @@ def bar(console: rich.console.Console | None = None) -> Iterator[Track]:
   """
   console = console or rich.console.Console(stderr=True)
   if not console.is_terminal:
-    yield _log
+    yield functools.partial(_lines, console)
     return
   columns = (
     rich.progress.TextColumn("{task.description}"),
@@ -58,7 +58,9 @@ def bar(console: rich.console.Console | None = None) -> Iterator[Track]:
     yield track
 
 
-def _log(name: str, total: int, start: int = 0) -> Advance:
+def _lines(
+  console: rich.console.Console, name: str, total: int, start: int = 0
+) -> Advance:
   began = last = time.monotonic()
 
   def advance(step: int, note: str = "") -> None:
@@ -69,9 +71,12 @@ def _log(name: str, total: int, start: int = 0) -> Advance:
     last = now
     rate = (step - start) / max(now - began, 1e-9)
     left = (total - step) / max(rate, 1e-9)
-    logging.info(
-      "%s: step %d of %d, %.0f steps/s, %.0f s left %s",
-      *(name, step, total, rate, left, note),
+    console.print(
+      f"{name}: step {step} of {total}, {rate:.0f} steps/s, {left:.0f} s left",
+      f"{note}",
+      markup=False,
+      highlight=False,
+      soft_wrap=True,
     )
 
   return advance

@@ -1,0 +1,53 @@
+"""RigL on MNIST-1D: a small convolutional net, nine in ten weights zero.
+
+    python -m experiments.main --config=configs/rigl_mnist1d.py --workdir=DIR
+
+`:smoke` takes seconds. `:set`, `:static`, `:snfs`, `:seft`, `:gmp` and `:dense`
+train by the same recipe with another algorithm; `:set,smoke` is both.
+
+RigL's own numbers: a drop fraction of 0.3 that a cosine anneals, an update
+every 100 steps until 75 % of the training (Evci et al., arXiv:1911.11134,
+section 4). Net and data: Greydanus and Kobak, arXiv:2011.14439, who do not
+prune, and whose dense net reaches 94 % by another recipe.
+"""
+
+import ml_collections
+
+from experiments import build
+
+
+def get_config(arg: str = "rigl") -> ml_collections.ConfigDict:
+  """Makes the config.
+
+  Args:
+    arg: An algorithm, `smoke`, or both with a comma between.
+
+  Returns:
+    The config.
+  """
+  words = arg.split(",")
+  smoke = "smoke" in words
+  algorithm = next((w for w in words if w != "smoke"), "rigl")
+
+  config = build.defaults()
+  config.name = f"{algorithm}_mnist1d"
+  config.steps = 60 if smoke else 4000
+  config.batch_size = 100
+  config.data = {"name": "mnist1d"}
+  config.model = {"name": "mnist1d_conv"}
+  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
+  config.schedule = {"name": "cosine", "learning_rate": 0.05}
+  config.log_every = 10 if smoke else 100
+  config.eval_every = 30 if smoke else 500
+  config.checkpoint_every = 30 if smoke else 1000
+
+  steps = config.get_ref("steps")
+  every = 10 if smoke else 100
+  moves = {"delta_t": every, "fraction": 0.3, "t_end": steps * 3 // 4}
+  prunes = {"delta_t": every, "begin": steps // 4, "end": steps * 3 // 4}
+  options = {"dense": {}, "static": {}, "gmp": prunes}.get(algorithm, moves)
+  config.algorithm = {"name": algorithm, **options}
+  if algorithm != "dense":
+    config.algorithm.sparsity = 0.9
+    config.algorithm.distribution = "erdos_renyi_kernel"
+  return config

@@ -1,0 +1,368 @@
+"""From a config to its parts: the one place where names become functions.
+
+Keywords in a config are those of the functions; what does not fit is told as
+an error that the user can mend.
+"""
+
+import functools
+import inspect
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+import sparsejax
+from experiments import data
+from experiments.errors import UserError, unknown
+from sparsejax import distributions, schedules
+
+STREAMS = ("init", "masks", "data", "dropout", "augment")
+
+
+def defaults() -> ml_collections.ConfigDict:
+  """Makes the config of one training run, to be filled in by a config file.
+
+  The mappings hold a `name` and that function's keywords: `data` as for
+  `experiments.data.load`, `model` for `experiments.models.create`, and the
+  others for the functions of this module and of `sparsejax`.
+
+  Returns:
+    The config, locked: only keys that are here can be set.
+  """
+  config = ml_collections.ConfigDict()
+  config.driver = "train"
+  config.name = "run"  # in the progress bar
+  config.seed = 0
+  config.steps = 1000
+  config.batch_size = 128
+  config.augment = False
+  config.label_smoothing = 0.0
+  config.data = {"name": "mnist1d"}
+  config.model = {"name": "mnist1d_conv"}
+  config.optimizer = {"name": "sgd"}
+  config.schedule = {"name": "constant", "learning_rate": 0.1}
+  config.algorithm = {"name": "dense"}
+  config.log_every = 100
+  config.eval_every = 500
+  config.eval_batch_size = 1000
+  config.checkpoint_every = 1000
+  config.checkpoints_to_keep = 2
+  config.tensorboard = True
+  return config.lock()
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Turns a config into what JSON can hold, its references resolved."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks a config's keys, types, ranges and names, before any work.
+
+  Raises:
+    UserError: If a key is unknown, missing, or of the wrong type or size, or
+      a name or keyword of the optimizer, schedule or algorithm is wrong.
+  """
+  wanted = defaults()
+  for key in config:
+    if key not in wanted:
+      raise unknown("key of a config", key, wanted.keys())
+  for key, default in wanted.items():
+    if key not in config:
+      raise UserError(f"the config lacks {key}; see experiments/build.py")
+    _check_value(key, config[key], default)
+  if not 0 <= config.label_smoothing < 1:
+    raise UserError(
+      f"config.label_smoothing is {config.label_smoothing}; wanted a share in "
+      "[0, 1)"
+    )
+  transformation(config, jax.random.key(0))
+
+
+def _check_value(key: str, value: Any, default: Any) -> None:
+  if isinstance(default, ml_collections.ConfigDict):
+    if not isinstance(value, ml_collections.ConfigDict) or "name" not in value:
+      raise UserError(
+        f"config.{key} is {value!r}; wanted a mapping with a name"
+      )
+    return
+  fits = type(value) is type(default)
+  if not fits and not (isinstance(default, float) and type(value) is int):
+    raise UserError(
+      f"config.{key} is {value!r}, a {type(value).__name__}; wanted a "
+      f"{type(default).__name__} such as {default!r}"
+    )
+  least = 0 if key in ("seed", "checkpoint_every") else 1
+  if type(default) is int and value < least:
+    raise UserError(f"config.{key} is {value}; wanted at least {least}")
+
+
+def streams(seed: int) -> dict[str, jax.Array]:
+  """Derives a key per use of randomness from the one seed.
+
+  Args:
+    seed: The config's.
+
+  Returns:
+    Raw key data uint32[2] by the name of the stream, folded in by a hash that
+    is the same in every process; other streams leave these as they are.
+  """
+  root = jax.random.key(seed, impl="threefry2x32")
+
+  def stream(name: str) -> jax.Array:
+    number = zlib.crc32(name.encode()) & 0x7FFFFFFF
+    return jax.random.key_data(jax.random.fold_in(root, number))
+
+  return {name: stream(name) for name in STREAMS}
+
+
+def dataset(options: Mapping[str, Any]) -> data.Dataset:
+  """Loads a data set, once for all runs of a process."""
+  return _load(json.dumps(options, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(text: str) -> data.Dataset:
+  return data.load(**json.loads(text))
+
+
+def transformation(
+  config: ml_collections.ConfigDict, key: jax.Array
+) -> optax.GradientTransformationExtraArgs:
+  """Builds the sparse optimizer.
+
+  Args:
+    config: The run's config.
+    key: The key of masks; may be traced, so that seeds share a program.
+
+  Returns:
+    The gradient transformation.
+
+  Raises:
+    UserError: If a name, a keyword or a value is wrong.
+  """
+  rate = _call("schedule", SCHEDULES, config.schedule, steps=config.steps)
+  inner = _call("optimizer", OPTIMIZERS, config.optimizer, rate)
+  name, options = _named("algorithm", config.algorithm)
+  if "distribution" in options or "by_path" in options:
+    options["distribution"] = _distribution(options)
+  if "prunable" in options:
+    options["prunable"] = distributions.matching(options["prunable"])
+  keys = {} if name == "dense" else {"key": key}
+  given = {"name": name, **options}
+  return _call("algorithm", ALGORITHMS, given, inner, **keys)
+
+
+def mask_steps(config: ml_collections.ConfigDict) -> schedules.When:
+  """Tells at which steps the algorithm moves its masks, as it does itself."""
+  name, options = _named("algorithm", config.algorithm)
+  if name in ("dense", "static"):
+    return schedules.never
+  parameters = inspect.signature(ALGORITHMS[name]).parameters
+  delta_t = options.get("delta_t", parameters["delta_t"].default)
+  if name == "gmp":
+    begin, end = options["begin"], options["end"]
+    return schedules.every(delta_t, start=begin, stop=end + 1)
+  stop = max(options["t_end"], delta_t)
+  return schedules.every(delta_t, start=delta_t, stop=stop)
+
+
+# Algorithms: what a config may name, and what its keywords may be.
+
+ALGORITHMS = {
+  "dense": sparsejax.dense,
+  "static": sparsejax.static,
+  "set": sparsejax.set_,
+  "rigl": sparsejax.rigl,
+  "snfs": sparsejax.snfs,
+  "seft": sparsejax.seft,
+  "gmp": sparsejax.gmp,
+}
+
+DISTRIBUTIONS = {
+  "uniform": distributions.uniform,
+  "erdos_renyi": distributions.erdos_renyi,
+  "erdos_renyi_kernel": distributions.erdos_renyi_kernel,
+}
+
+
+def _distribution(options: dict[str, Any]) -> distributions.Distribution:
+  """A distribution by name; `by_path`: [regular expression, sparsity] pairs."""
+  name = options.pop("distribution", "erdos_renyi_kernel")
+  if name not in DISTRIBUTIONS:
+    raise unknown("distribution", name, DISTRIBUTIONS)
+  rules = dict(options.pop("by_path", ()))
+  rest = DISTRIBUTIONS[name]
+  return distributions.by_path(rules, rest=rest) if rules else rest
+
+
+# Keywords that the algorithms hand on, as far as they apply.
+_SHARED = {"distribution", "prunable", "regrow", "step_on_update"}
+
+
+# Optimizers. L2 regularisation comes before momentum, as in the papers.
+
+
+def sgd(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+  weight_decay: float = 0.0,
+  decay_vectors: bool = False,
+  clip: float = 0.0,
+) -> optax.GradientTransformation:
+  """SGD with momentum and L2 regularisation.
+
+  Args:
+    learning_rate: A number or a schedule.
+    momentum: Weight of the past; 0 for none.
+    nesterov: Whether to look ahead.
+    weight_decay: Coefficient l of the gradient l w of the penalty l w^2 / 2.
+    decay_vectors: Whether it applies to biases and norms too.
+    clip: Largest global norm of the gradient, before L2; 0 for no limit.
+
+  Returns:
+    The gradient transformation.
+  """
+  return _chain(
+    clip,
+    _decay(weight_decay, decay_vectors),
+    optax.sgd(learning_rate, momentum or None, nesterov),
+  )
+
+
+def adam(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 0.0,
+  decay_vectors: bool = False,
+  clip: float = 0.0,
+) -> optax.GradientTransformation:
+  """Adam; its weight decay is L2 regularisation, as for `sgd`."""
+  return _chain(
+    clip,
+    _decay(weight_decay, decay_vectors),
+    optax.adam(learning_rate, b1, b2, eps),
+  )
+
+
+def adamw(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 1e-4,
+  decay_vectors: bool = False,
+  clip: float = 0.0,
+) -> optax.GradientTransformation:
+  """Adam with decoupled weight decay."""
+  mask = None if decay_vectors else _matrices
+  inner = optax.adamw(
+    learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask
+  )
+  return _chain(clip, optax.identity(), inner)
+
+
+def _chain(clip, decay, inner):
+  first = optax.clip_by_global_norm(clip) if clip else optax.identity()
+  return optax.chain(first, decay, inner)
+
+
+def _decay(weight_decay, decay_vectors):
+  if not weight_decay:
+    return optax.identity()
+  mask = None if decay_vectors else _matrices
+  return optax.add_decayed_weights(weight_decay, mask)
+
+
+def _matrices(params):
+  return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw}
+
+
+# Schedules of the learning rate. Each may rise linearly from 0 at first.
+
+
+def constant(*, steps: int, learning_rate: float, warmup: int = 0):
+  """The same at every step."""
+  del steps
+  return _warmed(optax.constant_schedule, learning_rate, warmup)
+
+
+def cosine(
+  *, steps: int, learning_rate: float, warmup: int = 0, end: float = 0.0
+):
+  """Falls along half a cosine to `end` at the last step."""
+  after = functools.partial(
+    optax.cosine_decay_schedule,
+    decay_steps=max(1, steps - warmup),
+    alpha=end / learning_rate if learning_rate else 0.0,
+  )
+  return _warmed(after, learning_rate, warmup)
+
+
+def piecewise(
+  *,
+  steps: int,
+  learning_rate: float,
+  boundaries: tuple[int, ...],
+  factor: float,
+  warmup: int = 0,
+):
+  """Multiplied by `factor` at each of the steps `boundaries`."""
+  del steps
+  after = functools.partial(
+    optax.piecewise_constant_schedule,
+    boundaries_and_scales={b - warmup: factor for b in boundaries},
+  )
+  return _warmed(after, learning_rate, warmup)
+
+
+def _warmed(after: Callable, learning_rate: float, warmup: int):
+  if not warmup:
+    return after(learning_rate)
+  rise = optax.linear_schedule(0.0, learning_rate, warmup)
+  return optax.join_schedules([rise, after(learning_rate)], [warmup])
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine, "piecewise": piecewise}
+
+
+def _named(kind: str, config: Mapping[str, Any]) -> tuple[str, dict]:
+  options = dict(config)
+  return options.pop("name"), options
+
+
+def _call(kind: str, table: Mapping[str, Callable], config, *args, **given):
+  """Calls the function that a config names, with the config's keywords."""
+  name, options = _named(kind, config)
+  if name not in table:
+    raise unknown(kind, name, table)
+  known = _keywords(table[name]) - given.keys()
+  for option in options:
+    if option not in known:
+      raise unknown(f"option of {kind} {name}", option, known)
+  try:
+    return table[name](*args, **given, **options)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"{kind} {name}: {error}") from error
+
+
+def _keywords(function: Callable) -> set[str]:
+  """The arguments that a config may give."""
+  parameters = inspect.signature(function).parameters.values()
+  named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+  if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    named |= _SHARED
+  return named | ({"sparsity"} & {p.name for p in parameters})

@@ -1,0 +1,308 @@
+"""The compiled half of training: pure functions of state, data and keys.
+
+Seed and data are arguments, so the runs of one config that differ in their
+seed share these programs. What happens when is for train.py.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax import lax
+
+import sparsejax
+from experiments import build, models
+from sparsejax import masks as masks_lib
+
+NEVER = np.iinfo(np.int32).max
+COUNTS = ("nnz", "new", "new_since_start")  # what `inspect` counts in a layer
+
+
+class Sums(NamedTuple):
+  """What training adds up from one log point to the next.
+
+  Attributes:
+    loss: float32: the sum of the batches' losses.
+    correct: int32: right predictions.
+    steps: int32: batches.
+    bad: int32: the first step whose loss was not finite, or the largest int.
+  """
+
+  loss: jax.Array
+  correct: jax.Array
+  steps: jax.Array
+  bad: jax.Array
+
+
+class Scores(NamedTuple):
+  """What evaluation adds up.
+
+  Attributes:
+    loss: float32: the sum of the examples' losses.
+    correct: int32: right predictions.
+    examples: int32: how many there were.
+  """
+
+  loss: jax.Array
+  correct: jax.Array
+  examples: jax.Array
+
+
+class State(NamedTuple):
+  """All that a run carries from step to step, and into checkpoints.
+
+  Attributes:
+    step: int32: the steps that have been taken.
+    params: The model's parameters, zero where inactive.
+    batch_stats: The running averages of BatchNorm; empty without.
+    opt_state: The optimizer's state, with the masks.
+    keys: uint32[2] by stream: the run's randomness, see `build.streams`.
+    sums: Since the last log point.
+    first_masks: The masks before the first step, packed to bits.
+    seen_masks: The masks at the last evaluation, likewise.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  keys: dict[str, jax.Array]
+  sums: Sums
+  first_masks: Any
+  seen_masks: Any
+
+
+class Batches(NamedTuple):
+  """Examples in device memory, and which of them each step takes.
+
+  Attributes:
+    x: Inputs [n, ...].
+    y: int32[n] labels.
+    order: int32[steps, batch_size] indices into them.
+    first: int32: the step that takes the first row of `order`.
+  """
+
+  x: jax.Array
+  y: jax.Array
+  order: jax.Array
+  first: jax.Array
+
+
+class Programs(NamedTuple):
+  """The jitted functions of one config.
+
+  Attributes:
+    draw: `(keys, x) -> variables` of the model; x: some inputs, of which the
+      shape counts. Models share it, whatever the algorithm.
+    begin: `(keys, variables) -> State`.
+    step: `(State, Batches) -> State`: one ordinary step. Donates the state.
+    steps: `(State, Batches, until) -> State`: ordinary steps up to `until`,
+      which is traced: one program serves all lengths. Donates the state.
+    move: `(State, Batches) -> State`: one step, in which the masks move.
+      Donates the state.
+    evaluate: `(Scores, State, x, y) -> Scores`: adds a batch of the test set;
+      a label of -1 marks what only fills it up.
+    inspect: `(State) -> (dict, seen_masks)`: where the zeros are now.
+  """
+
+  draw: Callable[..., Any]
+  begin: Callable[..., State]
+  step: Callable[..., State]
+  steps: Callable[..., State]
+  move: Callable[..., State]
+  evaluate: Callable[..., Scores]
+  inspect: Callable[..., tuple[dict, Any]]
+
+
+def get(config: ml_collections.ConfigDict) -> Programs:
+  """Returns the programs of a config, from memory if there are any.
+
+  Args:
+    config: A checked config. Only what is compiled in distinguishes programs:
+      the seed does not.
+
+  Returns:
+    The programs.
+  """
+  compiled_in = {k: v for k, v in build.plain(config).items() if k in _BAKED}
+  return _make(json.dumps(compiled_in))
+
+
+_BAKED = (
+  *("steps", "augment", "label_smoothing", "data", "model"),
+  *("optimizer", "schedule", "algorithm"),
+)
+
+
+def wrap(key: jax.Array) -> jax.Array:
+  """Turns raw key data of `build.streams` into a key."""
+  return jax.random.wrap_key_data(key, impl="threefry2x32")
+
+
+def no_scores() -> Scores:
+  """Scores of nothing."""
+  return Scores(
+    loss=jnp.zeros([]),
+    correct=jnp.zeros([], jnp.int32),
+    examples=jnp.zeros([], jnp.int32),
+  )
+
+
+def no_sums() -> Sums:
+  """Sums of nothing."""
+  return Sums(
+    loss=jnp.zeros([]),
+    correct=jnp.zeros([], jnp.int32),
+    steps=jnp.zeros([], jnp.int32),
+    bad=jnp.full([], NEVER, jnp.int32),
+  )
+
+
+@functools.lru_cache(maxsize=16)
+def _make(text: str) -> Programs:
+  config = ml_collections.ConfigDict(json.loads(text))
+  dataset, model = _parts(config.data.to_dict(), config.model.to_dict())
+
+  def transformation(keys):
+    return build.transformation(config, _key(keys, "masks"))
+
+  def begin(keys, variables):
+    params, opt_state = sparsejax.init(
+      transformation(keys), variables["params"]
+    )
+    packed = masks_lib.pack_bits(sparsejax.get_masks(opt_state))
+    return State(
+      step=jnp.zeros([], jnp.int32),
+      params=params,
+      batch_stats=variables.get("batch_stats", {}),
+      opt_state=opt_state,
+      keys=keys,
+      sums=no_sums(),
+      first_masks=packed,
+      seen_masks=packed,
+    )
+
+  def loss_fn(params, state, x, y):
+    variables = {
+      "params": sparsejax.forward_params(params, state.opt_state),
+      "batch_stats": state.batch_stats,
+    }
+    dropout = jax.random.fold_in(_key(state.keys, "dropout"), state.step)
+    logits, new = model.apply(
+      variables, x, True, mutable=["batch_stats"], rngs={"dropout": dropout}
+    )
+    targets = jax.nn.one_hot(y, dataset.num_classes)
+    targets = optax.smooth_labels(targets, config.label_smoothing)
+    loss = optax.softmax_cross_entropy(logits, targets).mean()
+    correct = jnp.sum(logits.argmax(-1) == y, dtype=jnp.int32)
+    return loss, (correct, new.get("batch_stats", {}))
+
+  def step(state, batches, *, update_masks):
+    rows = batches.order[state.step - batches.first]
+    x, y = dataset.prepare(batches.x[rows]), batches.y[rows]
+    if config.augment:
+      key = jax.random.fold_in(_key(state.keys, "augment"), state.step)
+      x = dataset.augment(key, x)
+    (loss, (correct, batch_stats)), grads = jax.value_and_grad(
+      loss_fn, has_aux=True
+    )(state.params, state, x, y)
+    updates, opt_state = transformation(state.keys).update(
+      grads, state.opt_state, state.params, update_masks=update_masks
+    )
+    sums = state.sums
+    bad = jnp.where(jnp.isfinite(loss), NEVER, state.step)
+    return state._replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+      sums=Sums(
+        loss=sums.loss + loss,
+        correct=sums.correct + correct,
+        steps=sums.steps + 1,
+        bad=jnp.minimum(sums.bad, bad),
+      ),
+    )
+
+  def steps(state, batches, until):
+    ordinary = functools.partial(step, batches=batches, update_masks=False)
+    return lax.while_loop(lambda s: s.step < until, ordinary, state)
+
+  def evaluate(scores, state, x, y):
+    variables = {
+      "params": sparsejax.forward_params(state.params, state.opt_state),
+      "batch_stats": state.batch_stats,
+    }
+    logits = model.apply(variables, dataset.prepare(x), False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits, jnp.maximum(y, 0)
+    )
+    right = jnp.sum(logits.argmax(-1) == y, dtype=jnp.int32)
+    return Scores(
+      loss=scores.loss + jnp.sum(losses, where=y >= 0),
+      correct=scores.correct + right,
+      examples=scores.examples + jnp.sum(y >= 0, dtype=jnp.int32),
+    )
+
+  donating = functools.partial(jax.jit, donate_argnames="state")
+  return Programs(
+    draw=_draw(json.dumps([config.data.to_dict(), config.model.to_dict()])),
+    begin=jax.jit(begin),
+    step=donating(functools.partial(step, update_masks=False)),
+    steps=donating(steps),
+    move=donating(functools.partial(step, update_masks=True)),
+    evaluate=jax.jit(evaluate),
+    inspect=jax.jit(_inspect),
+  )
+
+
+@functools.lru_cache(maxsize=4)
+def _draw(text: str) -> Callable[..., Any]:
+  dataset, model = _parts(*json.loads(text))
+
+  def draw(keys, x):
+    return model.init(_key(keys, "init"), dataset.prepare(x), False)
+
+  return jax.jit(draw)
+
+
+def _parts(data_options, model_options):
+  dataset = build.dataset(data_options)
+  model = models.create(num_classes=dataset.num_classes, **model_options)
+  return dataset, model
+
+
+def _inspect(state: State) -> tuple[dict, Any]:
+  """Counts, leaf by leaf, active weights and those new since two moments."""
+  masks = sparsejax.get_masks(state.opt_state)
+  packed = masks_lib.pack_bits(masks)
+  stray = jax.tree.map(
+    lambda m, p: jnp.sum((p != 0) & ~m, dtype=jnp.int32), masks, state.params
+  )
+  leaves = zip(
+    jax.tree_util.tree_leaves_with_path(masks),
+    *map(jax.tree.leaves, (packed, state.seen_masks, state.first_masks)),
+    strict=True,
+  )
+  layers = {
+    masks_lib.path_name(path): dict(
+      zip(COUNTS, map(_bits, (now, now & ~seen, now & ~first)), strict=True)
+    )
+    for (path, mask), now, seen, first in leaves
+    if mask.ndim
+  }
+  return {"layers": layers, "stray": sum(jax.tree.leaves(stray))}, packed
+
+
+def _bits(x: jax.Array) -> jax.Array:
+  return jnp.sum(lax.population_count(x), dtype=jnp.int32)
+
+
+def _key(keys: dict[str, jax.Array], name: str) -> jax.Array:
+  return wrap(keys[name])

@@ -1,0 +1,292 @@
+"""Trains one sparse network, from a config to a finished directory.
+
+The same command again goes on where the run was stopped, and ends in the same
+bits. What is compiled is in programs.py, what a config means in build.py.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+
+import sparsejax
+from experiments import build, checkpoints, data, metrics, programs, signals
+from experiments import progress as progress_lib
+from experiments import workdir as workdir_lib
+from experiments.errors import UserError
+from experiments.records import Diverged, Recorder, check_state
+
+
+class Result(NamedTuple):
+  """What a finished run leaves.
+
+  Attributes:
+    metrics: The numbers of the last evaluation.
+    history: All records of metrics.jsonl, in order.
+    params: The final parameters, NumPy arrays.
+    batch_stats: BatchNorm's running averages; empty without.
+    masks: The final masks.
+  """
+
+  metrics: dict[str, Any]
+  history: list[dict[str, Any]]
+  params: Any
+  batch_stats: Any
+  masks: Any
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Trains with a progress bar and says how it ended: main.py's driver."""
+  done = workdir_lib.finished(workdir)
+  with progress_lib.bar() as progress:
+    final = train(config, workdir, progress=progress).metrics
+  print(
+    f"{config.name} in {workdir} {'was already' if done else 'is'} finished: "
+    f"accuracy {final['accuracy']:.4f}, {final['nnz']} of {final['size']} "
+    "weights active"
+  )
+
+
+def train(
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike,
+  *,
+  progress: progress_lib.Track | None = None,
+) -> Result:
+  """Trains, goes on training, or reads what a finished run has left.
+
+  Args:
+    config: As `build.defaults` makes it.
+    workdir: The run's own directory.
+    progress: Where to show progress, as `progress.bar` yields it.
+
+  Returns:
+    The result, the same for all three.
+
+  Raises:
+    UserError: If something is wrong that the user can mend: the config, the
+      directory, the disk, a loss that is not finite; and if the run was asked
+      to stop, once it has saved.
+  """
+  build.check(config)
+  with workdir_lib.locked(workdir) as path:
+    workdir_lib.admit(path, build.plain(config))
+    opened = checkpoints.open_manager(
+      path / "checkpoints", keep=config.checkpoints_to_keep
+    )
+    with contextlib.closing(opened) as manager:
+      state = _finished_state(config, path, manager, progress or _untracked)
+    history = metrics.read(path)
+    masks = jax.tree.map(np.asarray, sparsejax.get_masks(state.opt_state))
+    final = _last_test(history)
+    workdir_lib.finish(path, config.steps, final)
+  return Result(final, history, state.params, state.batch_stats, masks)
+
+
+def _finished_state(
+  config: ml_collections.ConfigDict,
+  path: Path,
+  manager: ocp.CheckpointManager,
+  progress: progress_lib.Track,
+) -> programs.State:
+  """The run's last state, on the host: as it was saved, or else by training."""
+  program = programs.get(config)
+  examples = _on_device(
+    json.dumps(build.plain(config)["data"]), config.eval_batch_size
+  )
+  keys = build.streams(config.seed)
+  like = jax.eval_shape(
+    lambda: program.begin(keys, program.draw(keys, examples.x[:1]))
+  )
+  step, saved = checkpoints.restore(manager, like) or (-1, None)
+  if step == config.steps:
+    return saved
+
+  def evaluate(state):
+    scores = programs.no_scores()
+    for x, y in zip(examples.x_test, examples.y_test, strict=True):
+      scores = program.evaluate(scores, state, x, y)
+    zeros, seen = program.inspect(state)
+    recorder.test(step, scores, zeros)
+    return state._replace(seen_masks=seen)
+
+  def save(state):
+    recorder.flush()
+    metrics.sync(path)
+    host = checkpoints.snapshot(state)
+    check_state(host)
+    checkpoints.save(manager, step, host)
+    return host
+
+  def due(every):
+    return step == config.steps or (every > 0 and step % every == 0)
+
+  with (
+    signals.caught() as came,
+    metrics.writer(path, after=step, tensorboard=config.tensorboard) as write,
+  ):
+    recorder = Recorder(write, params=like.params, batch_size=config.batch_size)
+    if saved is None:
+      variables = program.draw(keys, examples.x[:1])
+      step, state = 0, _unshared(program.begin(keys, variables))
+      state = evaluate(state)
+    else:
+      state = _unshared(saved)
+    advance = progress(config.name, config.steps, step)
+    moves = build.mask_steps(config)
+    block = _block(config, n=len(examples.y))
+    batches = _batches(config, keys["data"], examples, block)
+    try:
+      while step < config.steps:
+        if moves(step):
+          state, step = program.move(state, batches(step)), step + 1
+        else:
+          stop = _next_stop(config, step, block, moves)
+          state = _stretch(program, state, batches(step), step, stop)
+          step = stop
+        if due(config.log_every):
+          recorder.train(step, state.sums)
+          state = state._replace(sums=programs.no_sums())
+        if due(config.eval_every):
+          state = evaluate(state)
+        recorder.flush(keep=1)
+        advance(step, recorder.note)
+        stopped_by = came()
+        if stopped_by or due(config.checkpoint_every):
+          saved = save(state)
+        if stopped_by and step < config.steps:
+          checkpoints.settle(manager)
+          raise _stopped(config, path, step, stopped_by)
+    except Diverged as error:
+      raise _diverged(path, error, checkpoints.latest(manager)) from None
+  checkpoints.settle(manager)
+  return saved
+
+
+def _unshared(state: programs.State) -> programs.State:
+  """Copies a state, of which no two leaves may be one buffer to be donated."""
+  return jax.tree.map(jnp.array, state)
+
+
+def _stretch(
+  program: programs.Programs,
+  state: programs.State,
+  batches: programs.Batches,
+  step: int,
+  stop: int,
+) -> programs.State:
+  """Takes the ordinary steps from one step to another.
+
+  In one loop on the device; but XLA runs a convolution five times slower in
+  a loop than outside on CPUs, where a dispatch costs next to nothing.
+  """
+  convolves = any(p.ndim > 2 for p in jax.tree.leaves(state.params))
+  if not convolves or jax.default_backend() != "cpu":
+    return program.steps(state, batches, np.int32(stop))
+  for _ in range(step, stop):
+    state = program.step(state, batches)
+  return state
+
+
+class _Examples(NamedTuple):
+  """The data set in device memory; the test set in batches, see `evaluate`."""
+
+  x: jax.Array
+  y: jax.Array
+  x_test: list[jax.Array]
+  y_test: list[jax.Array]
+
+
+@functools.lru_cache(maxsize=2)
+def _on_device(text: str, eval_batch_size: int) -> _Examples:
+  """Loads a data set, given as JSON, once for all runs of a process."""
+  dataset = build.dataset(json.loads(text))
+  x, y = dataset.test
+  rows = -(-len(y) // eval_batch_size) * eval_batch_size
+  fill = rows - len(y)
+  x = np.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
+  y = np.pad(y, (0, fill), constant_values=-1)
+  parts = len(y) // eval_batch_size
+  x_test, y_test = (
+    [jnp.asarray(part) for part in np.split(a, parts)] for a in (x, y)
+  )
+  return _Examples(*map(jnp.asarray, dataset.train), x_test, y_test)
+
+
+def _block(config: ml_collections.ConfigDict, n: int) -> int:
+  """How many steps' order to draw at once: several epochs, and many steps."""
+  return min(config.steps, max(1000, 4 * n // config.batch_size))
+
+
+def _batches(
+  config: ml_collections.ConfigDict,
+  key: jax.Array,
+  examples: _Examples,
+  block: int,
+) -> Callable[[int], programs.Batches]:
+  """Maps a step to the batches of the block that it lies in."""
+  n = len(examples.y)
+  key = programs.wrap(key)
+
+  @functools.lru_cache(maxsize=1)
+  def drawn(first):
+    order = data.batch_indices(
+      key, n=n, batch_size=config.batch_size, start=first, steps=block
+    )
+    return programs.Batches(examples.x, examples.y, order, np.int32(first))
+
+  return lambda step: drawn(step - step % block)
+
+
+def _next_stop(
+  config: ml_collections.ConfigDict,
+  step: int,
+  block: int,
+  moves: Callable[[int], bool],
+) -> int:
+  """Where the stretch that begins at a step has to end."""
+  periods = (config.log_every, config.eval_every, config.checkpoint_every)
+  ends = [(step // p + 1) * p for p in (*periods, block) if p]
+  end = min(*ends, config.steps)
+  return next((s for s in range(step + 1, end) if moves(s)), end)
+
+
+def _last_test(history: list[dict[str, Any]]) -> dict[str, Any]:
+  last = next(r for r in reversed(history) if r["split"] == "test")
+  return {k: v for k, v in last.items() if k not in ("step", "split")}
+
+
+def _untracked(name: str, total: int, start: int) -> progress_lib.Advance:
+  del name, total, start
+  return lambda step, note="": None
+
+
+def _stopped(
+  config: ml_collections.ConfigDict, path: Path, step: int, number: int
+) -> signals.Stopped:
+  name = signal.Signals(number).name
+  return signals.Stopped(
+    f"stopped by {name} after step {step} of {config.steps}, which is saved in "
+    f"{path}; the same command goes on from there",
+    number,
+  )
+
+
+def _diverged(path: Path, error: Diverged, last: int | None) -> UserError:
+  good = "there is no checkpoint yet"
+  if last is not None:
+    good = f"the last good checkpoint is that of step {last}"
+  return UserError(
+    f"{error}; {good}, in {path / 'checkpoints'}. Try a lower learning rate, "
+    "a warm-up or clipping, in another --workdir."
+  )
