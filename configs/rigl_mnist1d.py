@@ -13,10 +13,10 @@ prune, and whose dense net reaches 94 % by another recipe.
 
 import ml_collections
 
-from experiments import build
+from experiments import build, recipes
 
 
-def get_config(arg: str = "rigl") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Makes the config.
 
   Args:
@@ -25,10 +25,7 @@ def get_config(arg: str = "rigl") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  words = arg.split(",")
-  smoke = "smoke" in words
-  algorithm = next((w for w in words if w != "smoke"), "rigl")
-
+  algorithm, _, smoke = recipes.parse(arg)
   config = build.defaults()
   config.name = f"{algorithm}_mnist1d"
   config.steps = 60 if smoke else 4000
@@ -43,11 +40,13 @@ def get_config(arg: str = "rigl") -> ml_collections.ConfigDict:
 
   steps = config.get_ref("steps")
   every = 10 if smoke else 100
-  moves = {"delta_t": every, "fraction": 0.3, "t_end": steps * 3 // 4}
-  prunes = {"delta_t": every, "begin": steps // 4, "end": steps * 3 // 4}
-  options = {"dense": {}, "static": {}, "gmp": prunes}.get(algorithm, moves)
-  config.algorithm = {"name": algorithm, **options}
-  if algorithm != "dense":
-    config.algorithm.sparsity = 0.9
-    config.algorithm.distribution = "erdos_renyi_kernel"
+  config.algorithm = recipes.algorithm(
+    algorithm,
+    sparsity=0.9,
+    delta_t=every,
+    t_end=steps * 3 // 4,
+    begin=steps // 4,
+    end=steps * 3 // 4,
+    prune_every=every,
+  )
   return config

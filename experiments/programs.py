@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from flax import linen as nn
 from jax import lax
 
 import sparsejax
-from experiments import build, models
+from experiments import build, data, models
 from sparsejax import masks as masks_lib
 
 NEVER = np.iinfo(np.int32).max
@@ -167,7 +168,7 @@ def no_sums() -> Sums:
 @functools.lru_cache(maxsize=16)
 def _make(text: str) -> Programs:
   config = ml_collections.ConfigDict(json.loads(text))
-  dataset, model = _parts(config.data.to_dict(), config.model.to_dict())
+  dataset, model = parts(config)
 
   def transformation(keys):
     return build.transformation(config, _key(keys, "masks"))
@@ -270,6 +271,11 @@ def _draw(text: str) -> Callable[..., Any]:
     return model.init(_key(keys, "init"), dataset.prepare(x), False)
 
   return jax.jit(draw)
+
+
+def parts(config: ml_collections.ConfigDict) -> tuple[data.Dataset, nn.Module]:
+  """The data set and the model of a run's config."""
+  return _parts(config.data.to_dict(), config.model.to_dict())
 
 
 def _parts(data_options, model_options):

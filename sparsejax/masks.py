@@ -21,8 +21,15 @@ def path_name(path: tuple[Any, ...]) -> str:
     path: A key path, as `jax.tree_util.tree_map_with_path` gives it.
 
   Returns:
-    Its keys joined by slashes; empty for a tree that is a bare array.
+    Its keys joined by slashes; empty for a tree that is a bare array. The
+    `value` in which a Flax NNX variable holds its array is left out.
+
+  Example:
+    >>> path_name((jax.tree_util.DictKey("a"), jax.tree_util.SequenceKey(0)))
+    'a/0'
   """
+  if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+    path = path[:-1]
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -50,11 +57,14 @@ def apply_masks(tree: PyTree, masks: PyTree) -> PyTree:
     [Array([1., 0.], dtype=float32)]
   """
   check_like(masks, tree, "masks")
-  return jax.tree.map(_apply, masks, tree, is_leaf=is_hole)
+  # By leaves, since containers may differ: NNX wraps its optimizer's state.
+  leaves, treedef = jax.tree.flatten(tree, is_leaf=is_hole)
+  flat = jax.tree.leaves(masks, is_leaf=is_hole)
+  return treedef.unflatten(map(_apply, flat, leaves))
 
 
 def _apply(mask, x):
-  if is_hole(mask) or jnp.ndim(mask) == 0:
+  if is_hole(mask) or is_hole(x) or jnp.ndim(mask) == 0:
     return x
   return jnp.where(mask, x, jnp.zeros_like(x))
 

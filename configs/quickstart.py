@@ -1,0 +1,69 @@
+"""Six ways to train a small convolutional net on MNIST-1D, 90 % of it zeros.
+
+    python -m experiments.main --config=configs/quickstart.py --workdir=DIR
+
+Dense, static, SET, RigL, sensitivity-based drop-and-grow (SEFT's rule) and
+gradual magnitude pruning, three seeds each: a few minutes on two cores.
+`:smoke` runs it in seconds, to nobody's benefit but the tests'.
+
+The data set is a real one that its package generates (Greydanus and Kobak,
+Scaling down Deep Learning with MNIST-1D, arXiv:2011.14439), the net its
+convolutional one; nobody has published these methods' numbers on it. What
+papers do report is an order (Evci et al., arXiv:1911.11134, figure 2 and
+section 4.3): static below SET and RigL, RigL below or near pruning, pruning
+near dense. The report says whether it appears.
+"""
+
+import ml_collections
+
+from experiments import compare, recipes
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Makes the config.
+
+  Args:
+    arg: `smoke` for a run of seconds, or nothing.
+
+  Returns:
+    The config.
+  """
+  smoke = arg == "smoke"
+  config = compare.defaults()
+  config.name = "quickstart"
+  config.seeds = (0,) if smoke else (0, 1, 2)
+
+  base = config.base
+  base.steps = 40 if smoke else 4000
+  base.batch_size = 100
+  base.data = {"name": "mnist1d"}
+  base.model = {"name": "mnist1d_conv"}
+  base.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
+  base.schedule = {"name": "cosine", "learning_rate": 0.05}
+  base.log_every = 20 if smoke else 100
+  base.eval_every = 20 if smoke else 200
+  base.checkpoint_every = 20 if smoke else 2000
+  base.tensorboard = False
+
+  steps = base.get_ref("steps")
+  every = 10 if smoke else 100
+  config.methods = ("dense", "static", "set", "rigl", "seft", "gmp")
+  config.algorithms = {
+    name: recipes.algorithm(
+      name,
+      sparsity=0.9,
+      delta_t=every,
+      t_end=steps * 3 // 4,
+      begin=steps // 4,
+      end=steps * 3 // 4,
+      prune_every=every,
+    )
+    for name in config.methods
+  }
+  config.expected = (
+    ("static", "set"),
+    ("static", "rigl"),
+    ("rigl", "gmp"),
+    ("gmp", "dense"),
+  )
+  return config

@@ -1,0 +1,289 @@
+"""What finished runs amount to: a table, report.md, and its pictures.
+
+Every number comes from the runs' own records, masks and models.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import rich.console
+import rich.table
+from scipy import stats
+
+from experiments import plots, programs
+from experiments.train import Result
+from experiments.workdir import storage
+from sparsejax import flops
+from sparsejax import report as library_report
+
+
+class Run(NamedTuple):
+  """A finished run: its config and what it left."""
+
+  config: ml_collections.ConfigDict
+  result: Result
+
+
+class Row(NamedTuple):
+  """A method's line in the table.
+
+  Attributes:
+    method: Its name.
+    accuracy: Final test accuracies, in percent, one per seed.
+    nnz: Active weights, all leaves counted.
+    size: All weights.
+    training: FLOPs of a training step relative to dense.
+    inference: FLOPs of a forward pass relative to dense.
+  """
+
+  method: str
+  accuracy: tuple[float, ...]
+  nnz: int
+  size: int
+  training: float
+  inference: float
+
+  @property
+  def mean(self) -> float:
+    """The mean accuracy, in percent."""
+    return statistics.fmean(self.accuracy)
+
+  @property
+  def spread(self) -> str:
+    """The accuracy with its standard deviation over seeds, for people."""
+    if len(self.accuracy) < 2:
+      return f"{self.mean:.2f}"
+    return f"{self.mean:.2f} ± {statistics.stdev(self.accuracy):.2f}"
+
+
+_COLUMNS = (
+  "method",
+  "test accuracy [%]",
+  "runs",
+  "active weights",
+  "training FLOPs",
+  "inference FLOPs",
+)
+
+
+def rows(runs: Mapping[str, Sequence[Run]]) -> list[Row]:
+  """Sums up the runs of each method.
+
+  Args:
+    runs: Runs by method; those of one method differ in their seed.
+
+  Returns:
+    One row per method. FLOPs are those of its first run.
+  """
+  return [_row(name, group) for name, group in runs.items()]
+
+
+def _row(name: str, group: Sequence[Run]) -> Row:
+  first = group[0]
+  dense, sparse = _forward_flops(first)
+  return Row(
+    method=name,
+    accuracy=tuple(100 * r.result.metrics["accuracy"] for r in group),
+    nnz=first.result.metrics["nnz"],
+    size=first.result.metrics["size"],
+    training=_training_flops(first, dense) / flops.dense_training_flops(dense),
+    inference=sparse / dense,
+  )
+
+
+def _leaf_flops(run: Run):
+  """Forward FLOPs of one example, by parameter."""
+  dataset, model = programs.parts(run.config)
+
+  def forward(params, x):
+    variables = {"params": params, "batch_stats": run.result.batch_stats}
+    return model.apply(variables, dataset.prepare(x), False)
+
+  x = dataset.train[0][:1]
+  x = jax.ShapeDtypeStruct(x.shape, x.dtype)
+  return flops.param_flops(forward, run.result.params, x)
+
+
+def _forward_flops(run: Run) -> tuple[float, float]:
+  leaves = _leaf_flops(run)
+  dense = sum(jax.tree.leaves(leaves))
+  return dense, float(flops.sparse_flops(leaves, run.result.masks))
+
+
+def _training_flops(run: Run, dense: float) -> float:
+  """FLOPs of a mean training step, by the cost model of RigL's appendix H."""
+  sparse = _forward_flops(run)[1]
+  algorithm = run.config.algorithm
+  match algorithm.name:
+    case "dense":
+      return flops.dense_training_flops(dense)
+    case "static" | "set":
+      return flops.static_training_flops(sparse)
+    case "snfs":
+      return flops.snfs_training_flops(dense, sparse)
+    case "rigl" | "seft":
+      return flops.rigl_training_flops(
+        dense, sparse, delta_t=algorithm.get("delta_t", 100)
+      )
+    case "gmp":
+      return flops.pruning_training_flops(_flops_over_time(run))
+  raise ValueError(f"no cost model for {algorithm.name}")
+
+
+def _flops_over_time(run: Run) -> np.ndarray:
+  """Forward FLOPs at every step, on a line between two evaluations."""
+  leaves = jax.tree_util.tree_leaves_with_path(_leaf_flops(run))
+  costs = {
+    jax.tree_util.keystr(p, simple=True, separator="/"): f for p, f in leaves
+  }
+  tests = [r for r in run.result.history if r["split"] == "test"]
+
+  def cost(record):
+    masked = record["layers"]
+    share = {p: masked[p]["nnz"] / masked[p]["size"] for p in masked}
+    return sum(f * share.get(p, 1.0) for p, f in costs.items())
+
+  steps = [record["step"] for record in tests]
+  return np.interp(np.arange(steps[-1]), steps, list(map(cost, tests)))
+
+
+def order(
+  table: Sequence[Row], expected: Sequence[tuple[str, str]]
+) -> list[str]:
+  """Says whether methods come in the order that papers report.
+
+  Args:
+    table: The rows.
+    expected: Pairs of methods, the lower one first.
+
+  Returns:
+    A sentence per pair, with the mean difference over the seeds that both
+    share and its 95 % interval (paired t).
+  """
+  accuracy = {row.method: row.accuracy for row in table}
+  lines = []
+  for low, high in expected:
+    if low not in accuracy or high not in accuracy:
+      continue
+    a, b = np.array(accuracy[low]), np.array(accuracy[high])
+    gap = float(np.mean(b - a))
+    text = f"{high} - {low}: {gap:+.2f} points"
+    verdict = "as expected" if gap > 0 else "NOT the order that papers report"
+    if len(a) > 1 and np.any(b - a != gap):
+      interval = stats.ttest_rel(b, a).confidence_interval(0.95)
+      text += f", 95 % interval {interval.low:+.2f} to {interval.high:+.2f}"
+      if interval.low <= 0 <= interval.high:
+        verdict += f", but {len(a)} seeds cannot tell"
+    lines.append(f"{text}: {verdict}.")
+  return lines
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+  return (
+    row.method,
+    row.spread,
+    str(len(row.accuracy)),
+    f"{row.nnz:,} of {row.size:,}",
+    f"{row.training:.3f}x",
+    f"{row.inference:.3f}x",
+  )
+
+
+def show(table: Sequence[Row], title: str) -> None:
+  """Prints the table on the terminal."""
+  printed = rich.table.Table(title=title)
+  for i, column in enumerate(_COLUMNS):
+    printed.add_column(column, justify="right" if i else "left")
+  for row in table:
+    printed.add_row(*_cells(row))
+  rich.console.Console().print(printed)
+
+
+def write(
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  runs: Mapping[str, Sequence[Run]],
+  expected: Sequence[tuple[str, str]] = (),
+) -> list[Row]:
+  """Writes report.md and its pictures.
+
+  Args:
+    workdir: Where they go.
+    config: The config that was launched.
+    runs: Finished runs by method.
+    expected: Pairs of methods, as for `order`.
+
+  Returns:
+    The rows of its table.
+  """
+  table = rows(runs)
+  histories = {
+    name: [r.result.history for r in group] for name, group in runs.items()
+  }
+  group = runs.get("rigl") or next(reversed(runs.values()))
+  last = group[0]
+  text = _TEXT.format(
+    name=config.name,
+    table=_markdown(table),
+    order=_order_text(order(table, expected)),
+    method=last.config.algorithm.name,
+    seed=last.config.seed,
+    layers=library_report.table(
+      library_report.layers(
+        last.result.params, last.result.masks, _leaf_flops(last)
+      )
+    ),
+  )
+  with storage(workdir):
+    (workdir / "report.md").write_text(text)
+    plots.accuracy(histories, workdir / "accuracy.png")
+    plots.layers(histories, workdir / "layers.png")
+    plots.churn(histories, workdir / "churn.png")
+  return table
+
+
+def _markdown(table):
+  lines = [_COLUMNS, ("---", *["---:"] * (len(_COLUMNS) - 1))]
+  lines += [_cells(row) for row in table]
+  return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _order_text(lines):
+  if not lines:
+    return ""
+  listed = "\n".join(f"- {line}" for line in lines)
+  return (
+    f"\nThe order that papers report, held against these runs:\n\n{listed}\n"
+  )
+
+
+_TEXT = """\
+# {name}
+
+{table}
+
+Accuracy is that of the last step, mean ± standard deviation over seeds. FLOPs
+are relative to dense, by the cost model of RigL's paper (appendix H), with
+2 per multiply-add; masks cost what a machine would that skips zeros.
+{order}
+## Accuracy over steps
+
+![test accuracy over steps](accuracy.png)
+
+## Where the zeros are
+
+![zeros in every layer](layers.png)
+
+The layers of {method} with seed {seed}:
+
+{layers}
+
+## How the masks moved
+
+![new weights over steps](churn.png)
+"""
