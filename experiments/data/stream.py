@@ -64,7 +64,8 @@ def stream(
     process_count: how many slices, e.g. `jax.process_count()`.
     data_dir: TFDS's folder; None is its own default.
     num_threads: threads that read; each prepares one batch ahead.
-    worker_count: processes that read; 0 reads in this one.
+    worker_count: processes that read; 0 reads in this one. Others want absl's
+      flags parsed, as they are under `absl.app.run`.
 
   Returns:
     An iterator of {"image": uint8[batch_size / process_count, image_size,
@@ -79,7 +80,7 @@ def stream(
   """
   if name not in NUM_CLASSES:
     raise errors.unknown("streamed data set", name, NUM_CLASSES)
-  if process_count < 1 or not 0 <= process_index < process_count:
+  if not 0 <= process_index < process_count:
     raise DataError(
       f"stream: process_index must be in [0, process_count), got "
       f"{process_index} of {process_count}."

@@ -23,14 +23,12 @@ def stretches(n, batch_size, cuts):
   )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-  ("n", "batch_size"), [(10, 3), (8, 4), (3, 10), (1, 2)]
-)
+@pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (3, 10)])
 def test_every_split_into_stretches_gives_the_same(n, batch_size):
   whole = stretches(n, batch_size, [0, 12])
   assert whole.shape == (12, batch_size)
   assert whole.dtype == np.int32
-  for cuts in ([0, 1, 12], [0, 5, 6, 12], range(13)):
+  for cuts in ([0, 5, 6, 12], range(13)):
     np.testing.assert_array_equal(stretches(n, batch_size, list(cuts)), whole)
 
 

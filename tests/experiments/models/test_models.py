@@ -23,7 +23,14 @@ SHAPES = {
   "resnet32": IMAGE32,
   "resnet56": IMAGE32,
 }
-# Compiling a ResNet takes seconds: what runs here is shallow.
+# Compiling a ResNet takes seconds: what runs here is shallow, and LLVM lazy.
+jit = functools.partial(
+  jax.jit,
+  compiler_options={
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+  },
+)
 WRN = functools.partial(models.create, "wrn", 10, depth=10, width=1)
 RESNET = functools.partial(resnet.ResNet, 10, depth=8)
 SHALLOW = {"wrn": WRN, "resnet20": RESNET}
@@ -62,8 +69,8 @@ def layers_of(model, variables, x, train=False):
     model.apply, mutable=["batch_stats", "intermediates"],
     capture_intermediates=True,
   )  # fmt: skip
-  _, state = jax.jit(run, static_argnums=2)(variables, x, train)
-  return state["intermediates"], state["batch_stats"]
+  _, state = jit(run, static_argnums=2)(variables, x, train)
+  return state["intermediates"], state.get("batch_stats")
 
 
 def count(params):
@@ -139,8 +146,8 @@ def test_logits_and_parameters_are_float32(name):
 def test_dtype_is_that_of_the_computation():
   model = models.create("mnist1d_conv", 10, dtype="bfloat16")
   x = jnp.zeros((1, 40, 1))
-  _, state = model.apply(init(model, x), x, False, capture_intermediates=True)
-  conv = state["intermediates"]["conv1"]["__call__"][0]
+  seen, _ = layers_of(model, init(model, x), x)
+  conv = seen["conv1"]["__call__"][0]
   assert conv.dtype == jnp.bfloat16
 
 
@@ -213,7 +220,7 @@ def test_a_step_of_training_lowers_the_loss(name):
     )
     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-  @jax.jit
+  @jit
   def step(params):
     value, grads = jax.value_and_grad(loss)(params)
     return value, jax.tree.map(lambda p, g: p - 1e-3 * g, params, grads), grads
@@ -260,11 +267,25 @@ def test_wrn_projects_the_activated_input_where_shapes_differ():
   )
 
 
+def test_wrn_pads_after_at_stride_2_as_tensorflow_does():
+  model, x = WRN(), images()
+  v = init(model, x)
+  kernel = v["params"]["stage2_block1"]["conv1"]["kernel"]
+  kernel = jnp.zeros_like(kernel).at[0, 0].set(jnp.eye(*kernel.shape[2:]))
+  v["params"]["stage2_block1"]["conv1"]["kernel"] = kernel
+  seen, _ = layers_of(model, v, x)
+  activated = jax.nn.relu(seen["stage2_block1"]["bn1"]["__call__"][0])
+  convolved = seen["stage2_block1"]["conv1"]["__call__"][0]
+  np.testing.assert_allclose(
+    convolved[..., : activated.shape[-1]], activated[:, ::2, ::2], atol=1e-6
+  )
+
+
 def test_wrn_dropout_acts_in_training_only():
   model, x = WRN(dropout=0.3), images()
   v = init(model, x)
 
-  @functools.partial(jax.jit, static_argnums=0)
+  @functools.partial(jit, static_argnums=0)
   def run(train, seed):
     rngs = {"dropout": jax.random.key(seed, impl="rbg")}
     y, _ = model.apply(v, x, train, rngs=rngs, mutable="batch_stats")
@@ -278,7 +299,8 @@ def test_kernel_init_is_chosen_by_name():
   key, x = jax.random.key(0, impl="rbg"), jnp.zeros((1, 28, 28, 1))
   for name, variance in (("he_normal", 2 / 784), ("glorot_uniform", 2 / 1084)):
     model = models.create("lenet_300_100", 10, kernel_init=name)
-    kernel = model.init(key, x, False)["params"]["dense1"]["kernel"]
+    variables = jit(model.init, static_argnums=2)(key, x, False)
+    kernel = variables["params"]["dense1"]["kernel"]
     assert np.var(kernel) == pytest.approx(variance, rel=0.02)
 
 
