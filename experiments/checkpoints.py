@@ -37,7 +37,9 @@ def open_manager(
   """
   preservation = ocp.checkpoint_managers.LatestN(keep)
   options = ocp.CheckpointManagerOptions(
-    preservation_policy=preservation, cleanup_tmp_directories=True
+    preservation_policy=preservation,
+    cleanup_tmp_directories=True,
+    save_root_metadata=False,
   )
   try:
     return ocp.CheckpointManager(Path(directory).absolute(), options=options)

@@ -5,7 +5,10 @@ python -m experiments.main --config=configs/FILE.py[:arg] \
 """
 
 import importlib
+import re
 import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -16,6 +19,7 @@ DRIVERS = {"train": "experiments.train", "compare": "experiments.compare"}
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's own directory.")
+_OVERRIDE = re.compile(r"--?config\.([^=\[]+)")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -30,9 +34,42 @@ def main(argv: list[str]) -> None:
   importlib.import_module(DRIVERS[name]).run(_CONFIG.value, _WORKDIR.value)
 
 
+def _parse(argv: list[str]) -> list[str]:
+  """Parses flags; explains a key that the config lacks, or no config."""
+  try:
+    rest = app.parse_flags_with_usage(argv)
+    _CONFIG.value.keys()  # raises if there is no such file
+    return rest
+  except OSError as error:
+    raise errors.UserError(str(error).splitlines()[-1].strip()) from error
+  except (AttributeError, KeyError, TypeError):
+    # config_flags looks for overrides in sys.argv itself.
+    sys.argv = [a for a in argv if not _OVERRIDE.match(a)]
+    flags.FLAGS(sys.argv)
+    for override in filter(None, map(_OVERRIDE.match, argv)):
+      _check_key(override[1])
+    raise
+
+
+def _check_key(path: str) -> None:
+  """Refuses the path of a key that the config lacks."""
+  known = set(_paths(_CONFIG.value))
+  if path not in known:
+    raise errors.unknown("key of the config", path, known)
+
+
+def _paths(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+  for key, value in config.items():
+    yield prefix + key
+    if hasattr(value, "items"):
+      yield from _paths(value, f"{prefix}{key}.")
+
+
 if __name__ == "__main__":
   try:
-    app.run(main)
+    app.run(main, flags_parser=_parse)
   except errors.UserError as error:
     print(f"Error: {error}", file=sys.stderr)
     sys.exit(getattr(error, "exit_code", 1))
+  except KeyboardInterrupt:  # before training, when nothing needs saving
+    sys.exit("Interrupted")

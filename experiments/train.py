@@ -45,6 +45,15 @@ class Result(NamedTuple):
   masks: Any
 
 
+class _Examples(NamedTuple):
+  """The data set in device memory; the test set in batches, see `evaluate`."""
+
+  x: jax.Array
+  y: jax.Array
+  x_test: list[jax.Array]
+  y_test: list[jax.Array]
+
+
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Trains with a progress bar and says how it ended: main.py's driver."""
   done = workdir_lib.finished(workdir)
@@ -79,31 +88,36 @@ def train(
       to stop, once it has saved.
   """
   build.check(config)
+  program = programs.get(config)
+  examples = _on_device(
+    json.dumps(config.data.to_dict()), config.eval_batch_size
+  )
   with workdir_lib.locked(workdir) as path:
     workdir_lib.admit(path, build.plain(config))
     opened = checkpoints.open_manager(
       path / "checkpoints", keep=config.checkpoints_to_keep
     )
     with contextlib.closing(opened) as manager:
-      state = _finished_state(config, path, manager, progress or _untracked)
+      state = _finished_state(
+        config, program, examples, path, manager, progress or _untracked
+      )
     history = metrics.read(path)
     masks = jax.tree.map(np.asarray, sparsejax.get_masks(state.opt_state))
     final = _last_test(history)
-    workdir_lib.finish(path, config.steps, final)
+    if workdir_lib.finished(path) != final:
+      workdir_lib.finish(path, config.steps, final)
   return Result(final, history, state.params, state.batch_stats, masks)
 
 
 def _finished_state(
   config: ml_collections.ConfigDict,
+  program: programs.Programs,
+  examples: _Examples,
   path: Path,
   manager: ocp.CheckpointManager,
   progress: progress_lib.Track,
 ) -> programs.State:
   """The run's last state, on the host: as it was saved, or else by training."""
-  program = programs.get(config)
-  examples = _on_device(
-    json.dumps(build.plain(config)["data"]), config.eval_batch_size
-  )
   keys = build.streams(config.seed)
   like = jax.eval_shape(
     lambda: program.begin(keys, program.draw(keys, examples.x[:1]))
@@ -196,15 +210,6 @@ def _stretch(
   for _ in range(step, stop):
     state = program.step(state, batches)
   return state
-
-
-class _Examples(NamedTuple):
-  """The data set in device memory; the test set in batches, see `evaluate`."""
-
-  x: jax.Array
-  y: jax.Array
-  x_test: list[jax.Array]
-  y_test: list[jax.Array]
 
 
 @functools.lru_cache(maxsize=2)
