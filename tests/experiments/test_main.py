@@ -7,12 +7,7 @@ import sys
 
 import pytest
 
-SMALL = (
-  "--config=configs/rigl_mnist1d.py:set,smoke",
-  "--config.data.name=digits",
-  "--config.model.name=lenet_300_100",
-  "--config.tensorboard=False",
-)
+SMALL = ("--config=tests/experiments/small.py:set",)
 
 
 def launch(*arguments, **environment):
@@ -53,7 +48,10 @@ def test_a_run_and_the_same_command_again(tmp_path, cache):
   ("arguments", "message"),
   [
     (["--config.lerning_rate=1"], "did you mean 'schedule.learning_rate'"),
-    (["--config.optimizer.momentun=1"], "did you mean 'optimizer.momentum'"),
+    (
+      ["--config.optimizer.momentun=1"],
+      "called 'optimizer.momentun'; did you mean",
+    ),
     (["--config.steps=abc"], "invalid literal for int"),
     (["--config.algorithm.name=ste"], "did you mean 'set'"),
     (["--config=configs/nowhere.py"], "No such file .* 'configs/nowhere.py'"),

@@ -9,34 +9,13 @@ import pytest
 from flax import linen as nn
 
 import sparsejax
-from experiments import build, checkpoints, metrics, models, programs, train
+from experiments import checkpoints, metrics, models, programs, train
 from experiments.errors import UserError
-
-STEPS = 24
-MOVES = {"sparsity": 0.8, "delta_t": 4, "t_end": 18}
-ALGORITHMS = {
-  "dense": {},
-  "set": MOVES,
-  "rigl": {**MOVES, "accumulate": 2},
-  "gmp": {"sparsity": 0.8, "begin": 4, "end": 16, "delta_t": 4},
-}
+from tests.experiments import small
 
 
 def make(algorithm="rigl", /, **changes):
-  config = build.defaults()
-  config.name = algorithm
-  config.steps = STEPS
-  config.batch_size = 32
-  config.data = {"name": "digits"}
-  config.model = {"name": "lenet_300_100", "hidden": (8,)}
-  config.optimizer = {"name": "adam"}
-  config.schedule = {"name": "cosine", "learning_rate": 0.01}
-  config.algorithm = {"name": algorithm, **ALGORITHMS[algorithm]}
-  config.log_every = 5
-  config.eval_every = 8
-  config.eval_batch_size = 100  # of 360: the last batch is filled up
-  config.checkpoint_every = 6
-  config.tensorboard = False
+  config = small.get_config(algorithm)
   for key, value in changes.items():
     config[key] = value
   return config
@@ -77,7 +56,7 @@ def saved_leaves(path):
   return jax.tree.leaves(state)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", small.ALGORITHMS)
 def test_a_crashed_run_ends_in_the_same_bits(algorithm, tmp_path):
   config = make(algorithm)
   whole = train.train(config, tmp_path / "whole")
@@ -279,10 +258,9 @@ def test_a_damaged_checkpoint_costs_time_and_no_bits(tmp_path, caplog):
 
 
 def test_another_config_is_refused(tmp_path):
-  config = make(steps=5)
-  train.train(config, tmp_path)
+  train.train(make(), tmp_path)
   with pytest.raises(UserError, match="seed: 0 -> 1"):
-    train.train(make(steps=5, seed=1), tmp_path)
+    train.train(make(seed=1), tmp_path)
 
 
 def test_nothing_is_made_for_a_name_that_is_wrong(tmp_path):
