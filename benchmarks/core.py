@@ -14,16 +14,16 @@ import tempfile
 import time
 from typing import NamedTuple
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import models
 import sparsejax
+from experiments import models
 
 _CSV = flags.DEFINE_string("csv", None, "Also write the table to this file.")
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each comparison.")
@@ -32,14 +32,23 @@ _QUICKSTART = flags.DEFINE_bool("quickstart", True, "Also time quickstart.")
 MIB = 2**20
 
 
+COLUMNS = ("what", "measured", "wanted", "met", "temporary memory")
+
+
 class Row(NamedTuple):
-  """One line of the table."""
+  """One line of the table; see COLUMNS."""
 
   what: str
-  measured: float
+  measured: str
   wanted: str
-  met: bool
+  met: str
   memory: str
+
+
+def row(what, measured, wanted="-", met=None, memory="-") -> Row:
+  """A line; `met` is None where nothing in particular was wanted."""
+  verdict = {None: "-", True: "yes", False: "NO"}[met]
+  return Row(what, f"{measured:.3g}", wanted, verdict, memory)
 
 
 def interleave(functions, rounds):
@@ -127,15 +136,10 @@ def train_rows(name, model, shape, limits, rounds):
   rows = []
   for i, (w, limit) in enumerate(zip(what, limits, strict=True), start=1):
     measured = ratio(times, i, 0)
-    rows.append(
-      Row(
-        f"{name}: {w}",
-        measured,
-        "-" if limit is None else f"<= {limit}",
-        limit is None or measured <= limit,
-        f"{temporary(programs[i]):.0f} MiB (dense {temporary(programs[0]):.0f})",
-      )
-    )
+    ours, dense = temporary(programs[i]), temporary(programs[0])
+    memory = f"{ours:.0f} MiB (dense {dense:.0f})"
+    goal = ("-", None) if limit is None else (f"<= {limit}", measured <= limit)
+    rows.append(row(f"{name}: {w}", measured, *goal, memory))
   return rows
 
 
@@ -172,13 +176,13 @@ def selection_row(n, rounds):
     [lambda: counting(*args), lambda: sorting(*args)], max(3, rounds // 3)
   )
   measured = ratio(times, 1, 0)
-  matrices = temporary(counting) * MIB / w.nbytes
-  return Row(
+  ours, theirs = (temporary(p) * MIB / w.nbytes for p in (counting, sorting))
+  return row(
     f"{n} x {n} mask update: two argsort rankings / ours",
     measured,
     ">= 12, <= 3 matrices",
-    measured >= 12 and matrices <= 3,
-    f"{matrices:.2f} matrices (argsort {temporary(sorting) * MIB / w.nbytes:.1f})",
+    measured >= 12 and ours <= 3,
+    f"{ours:.2f} matrices (argsort {theirs:.1f})",
   )
 
 
@@ -197,7 +201,7 @@ def quickstart_row():
       stdout=subprocess.DEVNULL,
     )
     minutes = (time.perf_counter() - begin) / 60
-  return Row("quickstart, minutes", minutes, "<= 3", minutes <= 3, "-")
+  return row("quickstart, minutes", minutes, "<= 3", minutes <= 3)
 
 
 def main(argv):
@@ -224,19 +228,16 @@ def main(argv):
   if _QUICKSTART.value:
     rows.append(quickstart_row())
 
-  table = Table(title="sparsejax, ratios of medians", show_lines=False)
-  for name in ("what", "measured", "wanted", "met", "temporary memory"):
-    table.add_column(name, justify="left" if name == "what" else "right")
-  for r in rows:
-    met = "yes" if r.met else "NO"
-    table.add_row(r.what, f"{r.measured:.3g}", r.wanted, met, r.memory)
+  table = Table(title="sparsejax against dense training")
+  for i, name in enumerate(COLUMNS):
+    table.add_column(name, justify="right" if i else "left")
+  for line in rows:
+    table.add_row(*line)
   Console(width=130).print(table)
   if _CSV.value:
     with pathlib.Path(_CSV.value).open("w", newline="") as file:
       file.write(f"# python -m benchmarks.core --csv={_CSV.value}\n")
-      writer = csv.writer(file)
-      writer.writerow(Row._fields)
-      writer.writerows(rows)
+      csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
 
 if __name__ == "__main__":

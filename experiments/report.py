@@ -3,6 +3,7 @@
 Every number comes from the runs' own records, masks and models.
 """
 
+import csv
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -241,10 +242,19 @@ def write(
   )
   with storage(workdir):
     (workdir / "report.md").write_text(text)
+    _write_csv(workdir / "table.csv", table, config.name)
     plots.accuracy(histories, workdir / "accuracy.png")
     plots.layers(histories, workdir / "layers.png")
     plots.churn(histories, workdir / "churn.png")
   return table
+
+
+def _write_csv(file, table, name):
+  command = f"python -m experiments.main --config=configs/{name}.py"
+  with file.open("w", newline="") as out:
+    out.write(f"# {command} --workdir=runs/{name}\n")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([_COLUMNS, *map(_cells, table)])
 
 
 def _markdown(table):

@@ -197,9 +197,19 @@ def uniform_like(key: jax.Array, tree: PyTree) -> PyTree:
 def uniform_leaf(key: jax.Array, x: jax.Array) -> jax.Array:
   """Uniform float32 noise in [0, 1) of one array's shape and sharding."""
   draw = jax.random.uniform
-  if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
+  # Committed only as the array is: a step would be compiled twice otherwise,
+  # for the masks at first and for those that it returns.
+  if not isinstance(x, jax.core.Tracer) and getattr(x, "committed", False):
     draw = jax.jit(draw, static_argnums=1, out_shardings=x.sharding)
-  return draw(key, jnp.shape(x))
+  return sharded_like(draw(key, jnp.shape(x)), x)
+
+
+def sharded_like(noise: jax.Array, x: jax.Array) -> jax.Array:
+  """Noise with the sharding of an array, where that is part of its type."""
+  sharding = jax.typeof(x).sharding
+  if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
+    noise = jax.sharding.reshard(noise, sharding)
+  return noise
 
 
 def fold_in_path(key: jax.Array, path: tuple) -> jax.Array:

@@ -15,6 +15,7 @@ _BITS_PER_PASS = 3
 _MAX_SIZE = 2**31 - 1
 
 
+@jax.jit
 def top_k_mask(
   scores: jax.Array, k: jax.Array | int, where: jax.Array | None = None
 ) -> jax.Array:
@@ -111,7 +112,7 @@ def _kth_largest(keys, k) -> jax.Array:
   digits = [jnp.asarray(d, dtype) for d in range(1, 1 << _BITS_PER_PASS)]
 
   def settle(i, t):
-    shift = (_BITS_PER_PASS * (passes - 1 - i)).astype(dtype)
+    shift = jnp.asarray(_BITS_PER_PASS * (passes - 1 - i), dtype)
     steps = [d << shift for d in digits]
     counts = _count(keys(), [t | s for s in steps])
     # The first pass has fewer bits left than digits have: those that

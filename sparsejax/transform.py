@@ -113,38 +113,28 @@ def sparsify(
     def masked(tree, masks):
       return masks_lib.apply_masks(tree, masks) if enforce else tree
 
-    def step():
-      new = mask_update.update(grads, old, params, False)
-      updates, inner_state = inner.update(
-        masked(grads, old.masks), state.inner_state, params, **extra
-      )
-      if enforce:
-        updates = _towards(updates, params, old.masks, params)
-      return updates, state_type(_counted(new), inner_state)
-
-    def move():
-      new = mask_update.update(grads, old, params, True)
-      kept = jax.tree.map(jnp.logical_and, old.masks, new.masks)
-      values, inner_state = params, state.inner_state
-      if enforce:
-        values = _grow(grown_values, old, new, params)
-        inner_state = _reset(
-          inner, inner_state, kept, new.masks, grads, grown_moments
-        )
-      updates, stepped = inner.update(
-        masked(grads, new.masks), inner_state, values, **extra
-      )
-      if not step_on_update:
-        updates = jax.tree.map(jnp.zeros_like, updates)
-        stepped = _stand_still(inner, inner_state, stepped, params)
-      if enforce:
-        updates = _towards(updates, params, new.masks, values)
-      return updates, state_type(_counted(new), stepped)
-
     now = when(old.count) if update_masks is None else update_masks
-    if isinstance(now, bool | np.bool_):
-      return move() if now else step()
-    return lax.cond(now, move, step)
+    now = bool(now) if isinstance(now, np.bool_) else now
+    new = _either(
+      now,
+      lambda: mask_update.update(grads, old, params, True),
+      lambda: mask_update.update(grads, old, params, False),
+    )
+    values, inner_state = params, state.inner_state
+    if enforce and now is not False:
+      values = _grow(grown_values, old, new, params)
+      inner_state = _reset(inner, inner_state, old, new, grads, grown_moments)
+    updates, stepped = inner.update(
+      masked(grads, new.masks), inner_state, values, **extra
+    )
+    if now is not False and not step_on_update:
+      stay = jax.tree.map(jnp.zeros_like, updates)
+      updates = _where(now, stay, updates)
+      still = _stand_still(inner, inner_state, stepped, params)
+      stepped = _where(now, still, stepped)
+    if enforce:
+      updates = _towards(updates, params, new.masks, values)
+    return updates, state_type(_counted(new), stepped)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -263,6 +253,20 @@ def _find(tree, kind):
   return [x for x in leaves if isinstance(x, kind)]
 
 
+def _either(now, then, otherwise):
+  """One of two functions' results; a Python bool leaves no trace of it."""
+  if isinstance(now, bool):
+    return then() if now else otherwise()
+  return lax.cond(now, then, otherwise)
+
+
+def _where(now, then, otherwise):
+  """One of two trees, elementwise: no copy, as a `lax.cond` would make."""
+  if now is True:
+    return then
+  return jax.tree.map(lambda a, b: jnp.where(now, a, b), then, otherwise)
+
+
 def _counted(state):
   return state._replace(count=state.count + 1)
 
@@ -295,13 +299,13 @@ def _grow(initializer, old, new, params):
       key = jax.random.wrap_key_data(old.key, impl="threefry2x32")
       key = jax.random.fold_in(jax.random.fold_in(key, old.count), 1)
       key = scores.fold_in_path(key, path)
-      first = initializer(key, p.shape, p.dtype)
+      first = scores.sharded_like(initializer(key, p.shape, p.dtype), p)
     return jnp.where(now, jnp.where(was, p, first), jnp.zeros_like(p))
 
   return jax.tree_util.tree_map_with_path(leaf, old.masks, new.masks, params)
 
 
-def _reset(inner, inner_state, kept, masks, grads, grown_moments):
+def _reset(inner, inner_state, old, new, grads, grown_moments):
   """Moments of kept weights; zero, or their first value, elsewhere.
 
   Whatever has not a weight's shape, such as factored moments, is left alone.
@@ -315,8 +319,9 @@ def _reset(inner, inner_state, kept, masks, grads, grown_moments):
       first = jnp.where(mask, grown_moments(moment, grad), first)
     return jnp.where(kept, moment, first.astype(moment.dtype))
 
+  kept = jax.tree.map(jnp.logical_and, old.masks, new.masks)
   return optax.tree.map_params(
-    inner, leaf, inner_state, kept, masks, grads, is_leaf=is_hole
+    inner, leaf, inner_state, kept, new.masks, grads, is_leaf=is_hole
   )
 
 
