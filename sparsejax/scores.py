@@ -91,7 +91,7 @@ def momentum(decay: float = 0.9) -> Score:
     >>> print(score.update(g, score.init(g))[0])
     [0.1 0.2]
   """
-  return optax.chain(_widen(), optax.ema(decay, debias=False), gradient())
+  return optax.chain(_average(decay), gradient())
 
 
 def smoothed(score: Score, decay: float) -> Score:
@@ -112,7 +112,7 @@ def smoothed(score: Score, decay: float) -> Score:
     raise ValueError(f"got decay={decay}, wanted one in [0, 1)")
   if decay == 0:
     return score
-  return optax.chain(score, _widen(), optax.ema(decay, debias=False))
+  return optax.chain(score, _average(decay))
 
 
 def accumulated(score: Score, steps: int, *, period: int) -> Score:
@@ -216,6 +216,16 @@ def fold_in_path(key: jax.Array, path: tuple) -> jax.Array:
   """A key of one leaf's own, the same in every process and leaf order."""
   name = masks_lib.path_name(path)
   return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def _average(decay: float) -> optax.GradientTransformation:
+  """An exponential average that is wide from its first state on."""
+  ema = optax.ema(decay, debias=False)
+
+  def init(params):
+    return ema.init(jax.tree.map(_wide, params))
+
+  return optax.chain(_widen(), ema._replace(init=init))
 
 
 def _widen() -> optax.GradientTransformation:
