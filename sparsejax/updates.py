@@ -233,10 +233,16 @@ def prune(
     The mask update. Its key serves random scores.
 
   Raises:
-    ValueError: If a sparsity is out of range.
+    ValueError: If a sparsity is out of range, or the initial one is above
+      the final one.
   """
   distributions.check_sparsity(sparsity)
   distributions.check_sparsity(initial_sparsity, "initial_sparsity")
+  if initial_sparsity > sparsity:
+    raise ValueError(
+      f"initial_sparsity: got {initial_sparsity}, wanted at most the final "
+      f"sparsity {sparsity}: what is pruned does not come back"
+    )
   pattern = pattern or patterns.unstructured()
   score = optax.with_extra_args_support(score)
 
