@@ -4,10 +4,12 @@ Every number comes from the runs' own records, masks and models.
 """
 
 import csv
+import shlex
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import ml_collections
@@ -17,17 +19,19 @@ import rich.table
 from scipy import stats
 
 from experiments import plots, programs
-from experiments.train import Result
 from experiments.workdir import storage
 from sparsejax import flops
 from sparsejax import report as library_report
+
+if TYPE_CHECKING:
+  from experiments.train import Result
 
 
 class Run(NamedTuple):
   """A finished run: its config and what it left."""
 
   config: ml_collections.ConfigDict
-  result: Result
+  result: "Result"
 
 
 class Row(NamedTuple):
@@ -242,17 +246,17 @@ def write(
   )
   with storage(workdir):
     (workdir / "report.md").write_text(text)
-    _write_csv(workdir / "table.csv", table, config.name)
+    _write_csv(workdir / "table.csv", table)
     plots.accuracy(histories, workdir / "accuracy.png")
     plots.layers(histories, workdir / "layers.png")
     plots.churn(histories, workdir / "churn.png")
   return table
 
 
-def _write_csv(file, table, name):
-  command = f"python -m experiments.main --config=configs/{name}.py"
+def _write_csv(file, table):
+  command = shlex.join(["python", "-m", "experiments.main", *sys.argv[1:]])
   with file.open("w", newline="") as out:
-    out.write(f"# {command} --workdir=runs/{name}\n")
+    out.write(f"# {command}\n")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows([_COLUMNS, *map(_cells, table)])
 

@@ -20,7 +20,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import sparsejax
-from experiments import build, checkpoints, data, metrics, programs, signals
+from experiments import (
+  build,
+  checkpoints,
+  data,
+  metrics,
+  programs,
+  report,
+  signals,
+)
 from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
 from experiments.errors import UserError
@@ -55,14 +63,17 @@ class _Examples(NamedTuple):
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Trains with a progress bar and says how it ended: main.py's driver."""
+  """Trains with a progress bar and reports how it ended: main.py's driver."""
   done = workdir_lib.finished(workdir)
   with progress_lib.bar() as progress:
-    final = train(config, workdir, progress=progress).metrics
+    result = train(config, workdir, progress=progress)
+  final = result.metrics
+  runs = {config.algorithm.name: [report.Run(config, result)]}
+  report.write(Path(workdir), config, runs)
   print(
     f"{config.name} in {workdir} {'was already' if done else 'is'} finished: "
     f"accuracy {final['accuracy']:.4f}, {final['nnz']} of {final['size']} "
-    "weights active"
+    "weights active. The report is report.md there."
   )
 
 
@@ -188,7 +199,10 @@ def _finished_state(
 
 
 def _unshared(state: programs.State) -> programs.State:
-  """Copies a state, of which no two leaves may be one buffer to be donated."""
+  """Copies a state that is to be donated, since its keys are used elsewhere.
+
+  Nor may any two of its leaves be one buffer.
+  """
   return jax.tree.map(jnp.array, state)
 
 

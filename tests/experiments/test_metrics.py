@@ -49,7 +49,9 @@ def test_resuming_ends_in_the_same_file(tmp_path):
   assert (whole / name).read_bytes() == (part / name).read_bytes()
 
 
-@pytest.mark.parametrize("tail", ['{"step": 5, "sp', "\x00\x00\n", "[]\n"])
+@pytest.mark.parametrize(
+  "tail", ['{"step": 5, "sp', '{"step": 5}', "\x00\x00\n", "[]\n"]
+)
 def test_a_line_cut_short_is_dropped(tmp_path, tail):
   fill(tmp_path, range(5))
   with (tmp_path / "metrics.jsonl").open("a") as file:

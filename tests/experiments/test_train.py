@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 import sparsejax
-from experiments import checkpoints, metrics, models, programs, train
+from experiments import build, checkpoints, metrics, models, programs, train
 from experiments.errors import UserError
 from tests.experiments import small
 
@@ -74,6 +74,31 @@ def test_a_crashed_run_ends_in_the_same_bits(algorithm, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, result.masks, whole.masks)
 
 
+def test_a_crash_right_after_a_save(tmp_path, monkeypatch):
+  """When the newest record, of step 16, is not due to be written yet."""
+  train.train(make(), tmp_path / "whole")
+  save = checkpoints.save
+
+  def save_and_crash(manager, step, state):
+    save(manager, step, state)
+    if step == 18:
+      raise Crash
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints, "save", save_and_crash)
+    with pytest.raises(Crash):
+      train.train(make(), tmp_path / "part")
+  train.train(make(), tmp_path / "part")
+  assert_same_run(tmp_path / "whole", tmp_path / "part")
+
+
+def test_the_order_does_not_depend_on_how_much_is_drawn(tmp_path, monkeypatch):
+  train.train(make(), tmp_path / "whole")
+  monkeypatch.setattr(train, "_block", lambda config, n: 7)
+  train.train(make(), tmp_path / "part")
+  assert_same_run(tmp_path / "whole", tmp_path / "part")
+
+
 def test_a_crash_between_the_last_save_and_the_end(tmp_path):
   config = make()
   train.train(config, tmp_path)
@@ -105,7 +130,7 @@ def test_a_run_writes_what_it_should(tmp_path):
   assert last["density"] == pytest.approx(sparsejax.density(result.masks))
   assert sum(layer["nnz"] for layer in last["layers"].values()) == nnz
   assert first["churn"] == first["churn_since_start"] == 0
-  assert 0 < last["churn_since_start"] < 1
+  assert 0 < last["churn"] < last["churn_since_start"] < 1
   for params, mask in zip(
     *map(jax.tree.leaves, (result.params, result.masks)), strict=True
   ):
@@ -170,11 +195,21 @@ class Tiny(nn.Module):
 
 
 def test_convolutions_batch_norm_and_dropout_resume(tmp_path, monkeypatch):
+  keys = []
+
+  def augment(key, x):
+    data = jax.random.key_data(key)
+    jax.debug.callback(lambda k: keys.append(tuple(k.tolist())), data)
+    return x + 0.1 * jax.random.normal(key, x.shape)
+
+  dataset = build.dataset({"name": "digits"})._replace(augment=augment)
+  monkeypatch.setattr(build, "dataset", lambda options: dataset)
   monkeypatch.setitem(models.MODELS, "tiny", Tiny)
   config = make(
     model={"name": "tiny"}, steps=12, augment=True, label_smoothing=0.1
   )
   whole = train.train(config, tmp_path / "whole")
+  assert len(set(keys)) == 12  # another one in every step
   with pytest.raises(Crash):
     train.train(config, tmp_path / "part", progress=crash_at([10]))
   train.train(config, tmp_path / "part")
@@ -183,7 +218,9 @@ def test_convolutions_batch_norm_and_dropout_resume(tmp_path, monkeypatch):
     assert np.any((x != 0) & (x != 1))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+# The first is seen when a checkpoint is due, the other when a record is.
+@pytest.mark.parametrize(("every", "good"), [(6, 12), (11, 11)])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, every, good):
   config = make(
     optimizer={"name": "sgd", "momentum": 0.0},
     schedule={
@@ -192,19 +229,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
       "boundaries": (14,),
       "factor": 1e38,
     },
+    checkpoint_every=every,
   )
   for _ in range(2):  # the same command meets the same end
     with pytest.raises(
       UserError,
-      match=r"not finite at step 1[5-8]; the last good .* that of step 12, in",
+      match=rf"loss is not finite at step 15; .* good .* of step {good}, in",
     ):
       train.train(config, tmp_path)
     assert not (tmp_path / "finished.json").exists()
     manager = checkpoints.open_manager(tmp_path / "checkpoints")
-    assert manager.latest_step() == 12
+    assert manager.latest_step() == good
     manager.close()
-    assert all(r["step"] <= 16 for r in metrics.read(tmp_path))
-    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    train_steps = [
+      r["step"] for r in metrics.read(tmp_path) if r["split"] == "train"
+    ]
+    assert train_steps == [5, 10, 15]
 
 
 def test_params_that_are_not_finite_are_not_saved(tmp_path):

@@ -1,0 +1,132 @@
+"""Comparisons: their runs, table, report and pictures."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from experiments import compare, report, train
+from experiments.errors import UserError
+from tests.experiments import small
+
+
+def make(methods=("dense", "set", "rigl", "gmp"), seeds=(0, 1)):
+  config = compare.defaults()
+  config.name = "small"
+  config.seeds = seeds
+  base = small.get_config("rigl")
+  config.base = base
+  config.methods = methods
+  config.algorithms = {
+    name: small.get_config(name).algorithm for name in small.ALGORITHMS
+  }
+  config.expected = (("set", "rigl"), ("rigl", "dense"), ("x", "rigl"))
+  return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  path = tmp_path_factory.mktemp("compare")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, "argv", ["main.py", "--config=a.py", "--workdir=b c"])
+    compare.run(make(), str(path))
+  return path
+
+
+def test_every_run_is_there_and_the_table_holds_their_numbers(finished):
+  comment, *lines = (finished / "table.csv").read_text().splitlines()
+  assert comment == (
+    "# python -m experiments.main --config=a.py '--workdir=b c'"
+  )
+  table = {row["method"]: row for row in csv.DictReader(lines)}
+  assert list(table) == ["dense", "set", "rigl", "gmp"]
+  for name, row in table.items():
+    finals = [
+      json.loads((finished / f"runs/{name}-{seed}/finished.json").read_text())
+      for seed in (0, 1)
+    ]
+    accuracy = [100 * f["metrics"]["accuracy"] for f in finals]
+    assert row["test accuracy [%]"] == (
+      f"{np.mean(accuracy):.2f} ± {np.std(accuracy, ddof=1):.2f}"
+    )
+    assert row["runs"] == "2"
+    metrics = finals[0]["metrics"]
+    assert row["active weights"] == f"{metrics['nnz']:,} of {metrics['size']:,}"
+
+
+def test_flops_follow_the_cost_model(finished):
+  lines = (finished / "table.csv").read_text().splitlines()[1:]
+  table = {row["method"]: row for row in csv.DictReader(lines)}
+
+  def cost(name, kind):
+    return float(table[name][f"{kind} FLOPs"].rstrip("x"))
+
+  assert cost("dense", "training") == cost("dense", "inference") == 1
+  # 64-8-10: each weight costs the same, so FLOPs go with the weights kept.
+  assert cost("set", "inference") == pytest.approx(0.2, abs=2e-3)
+  assert cost("set", "training") == cost("set", "inference")
+  sparse, period = cost("set", "inference"), small.MOVES["delta_t"]
+  rigl = (3 * sparse * period + 2 * sparse + 1) / (3 * (period + 1))
+  assert cost("rigl", "training") == pytest.approx(rigl, abs=2e-3)
+  assert cost("gmp", "inference") == cost("set", "inference")
+  assert cost("set", "training") < cost("gmp", "training") < 1
+
+
+def test_the_report_shows_table_order_layers_and_pictures(finished):
+  text = (finished / "report.md").read_text()
+  assert "| rigl |" in text
+  assert "rigl - set:" in text
+  assert "dense1/kernel" in text or "logits/kernel" in text
+  for name in ("accuracy.png", "layers.png", "churn.png"):
+    assert f"({name})" in text
+    picture = image.imread(finished / name)[..., :3]
+    assert picture.shape[0] > 200
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_the_same_command_again_trains_nothing(finished, monkeypatch, capsys):
+  before = (finished / "report.md").read_bytes()
+  monkeypatch.setattr(train, "_stretch", None)  # a step would be an error
+  compare.run(make(), str(finished))
+  assert (finished / "report.md").read_bytes() == before
+  assert "small: 2 seeds" in capsys.readouterr().out
+
+
+def test_another_comparison_is_refused(finished):
+  with pytest.raises(UserError, match="seeds"):
+    compare.run(make(seeds=(0, 1, 2)), str(finished))
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"methods": ()}, "nothing to run"),
+    ({"seeds": ()}, "nothing to run"),
+    ({"methods": ("rigel",)}, "rigl"),
+  ],
+)
+def test_a_comparison_of_nothing_is_an_error(changes, message, tmp_path):
+  with pytest.raises(UserError, match=message):
+    compare.run(make(**changes), str(tmp_path / "a"))
+  assert not (tmp_path / "a").exists()
+
+
+def row(name, *accuracy):
+  return report.Row(name, accuracy, 1, 2, 1.0, 1.0)
+
+
+def test_order_says_what_the_seeds_say():
+  table = [row("a", 1.0, 2.0, 3.0), row("b", 2.1, 3.0, 4.2), row("c", 9.0)]
+  (line,) = report.order(table, [("a", "b")])
+  # Differences 1.1, 1.0, 1.2: mean 1.1, t(0.975, 2) s / sqrt(3) = 0.248.
+  assert line.startswith("b - a: +1.10 points, 95 % interval +0.85 to +1.35")
+  assert line.endswith("as expected.")
+  (line,) = report.order(table, [("b", "a")])
+  assert "NOT the order that papers report" in line
+  table = [row("a", 1.0, 2.0, 3.0), row("b", 0.0, 3.0, 4.0)]
+  (line,) = report.order(table, [("a", "b")])
+  assert line.endswith("as expected, but 3 seeds cannot tell.")
+  assert report.order(table, [("a", "missing")]) == []

@@ -1,0 +1,71 @@
+"""The README does what it says: its examples run, its tables are today's."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import sparsejax
+from experiments import tables
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_examples_run(number):
+  exec(compile(EXAMPLES[number], f"README example {number}", "exec"), {})
+
+
+def test_the_sparse_loop_takes_ten_lines_of_code():
+  (loop,) = [e for e in EXAMPLES if "def train_step" in e]
+  ours = [line for line in loop.splitlines() if "sparsejax" in line]
+  assert len(ours) <= 5  # an import, a transformation, init, masks, a check
+
+
+def test_your_own_algorithm_is_an_algorithm():
+  (example,) = [e for e in EXAMPLES if "def mine" in e]
+  assert len([x for x in example.splitlines() if x.strip()]) <= 33
+  scope = {}
+  exec(example, scope)
+  tx = scope["mine"](
+    optax.adam(1e-2), 0.75, key=jax.random.key(0), t_end=100, delta_t=2
+  )
+  params = {"w": jax.random.normal(jax.random.key(1), (8, 8))}
+  params, state = sparsejax.init(tx, params)
+  first = sparsejax.get_masks(state)["w"]
+
+  @jax.jit
+  def step(params, state, key):
+    grads = {"w": jax.random.normal(key, (8, 8))}
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  for i in range(7):
+    params, state = step(params, state, jax.random.key(i))
+    masks = sparsejax.get_masks(state)
+    assert sparsejax.nnz(masks) == 16
+    assert jnp.all(masks["w"] | (params["w"] == 0))
+  assert bool(jnp.any(first != masks["w"]))
+
+
+def test_tables_are_those_of_the_results():
+  assert README.count("<!-- table:") == README.count("<!-- end -->") >= 2
+  assert tables.fill(README, ROOT) == README
+
+
+def test_a_changed_result_changes_the_table(tmp_path):
+  file = tmp_path / "a.csv"
+  file.write_text("# make it\nname,value\nx,1\n")
+  text = "before\n<!-- table: a.csv -->\n<!-- end -->\nafter\n"
+  filled = tables.fill(text, tmp_path)
+  assert "| x | 1 |" in filled
+  assert "Made by `make it`." in filled
+  file.write_text("# make it\nname,value\nx,2\n")
+  again = tables.fill(filled, tmp_path)
+  assert "| x | 2 |" in again
+  assert "| x | 1 |" not in again
