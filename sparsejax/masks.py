@@ -50,6 +50,7 @@ def apply_masks(tree: PyTree, masks: PyTree) -> PyTree:
 
   Raises:
     ValueError: If the two trees or the shapes of two leaves differ.
+    TypeError: If a mask is not bool.
 
   Example:
     >>> import jax.numpy as jnp
@@ -59,13 +60,20 @@ def apply_masks(tree: PyTree, masks: PyTree) -> PyTree:
   check_like(masks, tree, "masks")
   # By leaves, since containers may differ: NNX wraps its optimizer's state.
   leaves, treedef = jax.tree.flatten(tree, is_leaf=is_hole)
-  flat = jax.tree.leaves(masks, is_leaf=is_hole)
-  return treedef.unflatten(map(_apply, flat, leaves))
+  flat = jax.tree_util.tree_leaves_with_path(masks, is_leaf=is_hole)
+  return treedef.unflatten(
+    _apply(path, mask, x) for (path, mask), x in zip(flat, leaves, strict=True)
+  )
 
 
-def _apply(mask, x):
+def _apply(path, mask, x):
   if is_hole(mask) or is_hole(x) or jnp.ndim(mask) == 0:
     return x
+  if mask.dtype != bool:
+    raise TypeError(
+      f"{path_name(path) or 'the array'}: got a mask of {mask.dtype}, wanted "
+      "bool, True where active: convert it, for example with mask != 0"
+    )
   return jnp.where(mask, x, jnp.zeros_like(x))
 
 
@@ -213,6 +221,11 @@ def check_like(tree: PyTree, like: PyTree, what: str) -> None:
     raise ValueError(
       f"{path or 'the array'}: {problem}. Pass a tree of the same structure "
       "as the params, leaf by leaf"
+    )
+  if list(got) != list(wanted):
+    raise ValueError(
+      f"{what} have their leaves in the order {list(got)}, wanted "
+      f"{list(wanted)} as the params. Pass a tree of the same structure"
     )
 
 

@@ -81,6 +81,9 @@ def momentum(decay: float = 0.9) -> Score:
   Returns:
     The score, float32 or wider. Its state holds one array per parameter.
 
+  Raises:
+    ValueError: If the decay is outside [0, 1).
+
   References:
     Dettmers and Zettlemoyer, Sparse Networks from Scratch: Faster Training
     without Losing Performance, arXiv:1907.04840, 2019, section 3.
@@ -108,8 +111,6 @@ def smoothed(score: Score, decay: float) -> Score:
   Raises:
     ValueError: If the decay is outside [0, 1).
   """
-  if not 0 <= decay < 1:
-    raise ValueError(f"got decay={decay}, wanted one in [0, 1)")
   if decay == 0:
     return score
   return optax.chain(score, _average(decay))
@@ -130,6 +131,8 @@ def accumulated(score: Score, steps: int, *, period: int) -> Score:
   Raises:
     ValueError: If `steps` is not in [1, period].
   """
+  if period < 1:
+    raise ValueError(f"got {period} steps between updates, wanted at least 1")
   if not 1 <= steps <= period:
     raise ValueError(
       f"got {steps} gradients to average, wanted 1 to {period}, the number "
@@ -220,6 +223,8 @@ def fold_in_path(key: jax.Array, path: tuple) -> jax.Array:
 
 def _average(decay: float) -> optax.GradientTransformation:
   """An exponential average that is wide from its first state on."""
+  if not 0 <= decay < 1:
+    raise ValueError(f"got decay={decay}, wanted one in [0, 1)")
   ema = optax.ema(decay, debias=False)
 
   def init(params):

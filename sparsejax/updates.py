@@ -105,7 +105,7 @@ def static(
   pattern = pattern or patterns.unstructured()
 
   def init(key, params):
-    draw, rest = jax.random.split(key)
+    draw, rest = jax.random.split(_checked(key))
     counts = distributions.budgets(params, sparsity, distribution, prunable)
 
     def leaf(path, p):
@@ -358,7 +358,16 @@ def _broadcast(masks, params):
 
 def _own_key(key):
   """Raw data of a threefry key, which any checkpoint can hold."""
-  return jax.random.bits(key, (2,), jnp.uint32)
+  return jax.random.bits(_checked(key), (2,), jnp.uint32)
+
+
+def _checked(key):
+  if not hasattr(key, "dtype"):
+    raise TypeError(
+      f"got key={key!r}, wanted a PRNG key: make one, for example with "
+      "jax.random.key(0)"
+    )
+  return key
 
 
 def _now_key(state):

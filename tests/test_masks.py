@@ -104,6 +104,12 @@ def test_what_does_not_fit_is_named(masks, message):
     lib.apply_masks(PARAMS, masks)
 
 
+def test_masks_have_to_be_bool():
+  masks = {"a": MASKS["a"].astype(jnp.float32), "b": [True]}
+  with pytest.raises(TypeError, match=r"a: got a mask of float32, wanted bool"):
+    lib.apply_masks(PARAMS, masks)
+
+
 def test_a_bare_array_has_a_name_too():
   with pytest.raises(ValueError, match=r"the array: masks of shape \(3,\)"):
     lib.apply_masks(jnp.ones(2), jnp.ones(3, bool))
