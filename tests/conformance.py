@@ -18,19 +18,37 @@ def _moving(algorithm, **options):
   )
 
 
+def _fixed(inner, key=KEY, sparsity=SPARSITY):
+  kept = round(48 * (1 - sparsity))
+  kernel = np.arange(48).reshape(6, 8) * 7 % 48 < kept
+  return sparsejax.fixed(inner, {"bias": True, "kernel": kernel})
+
+
 ALGORITHMS = {
+  "fixed": _fixed,
   "static": lambda inner, key=KEY, sparsity=SPARSITY: sparsejax.static(
     inner, sparsity, key=key
   ),
   "set": _moving(sparsejax.set_),
   "rigl": _moving(sparsejax.rigl),
-  "rigl_accumulate": _moving(sparsejax.rigl, accumulate=2),
   "snfs": _moving(sparsejax.snfs),
-  "seft": _moving(sparsejax.seft),
-  "seft_smoothed": _moving(sparsejax.seft, smoothing=0.9),
+  "seft": _moving(sparsejax.seft, smoothing=0.9),
   "gmp": lambda inner, key=KEY, sparsity=SPARSITY: sparsejax.gmp(
     inner, sparsity, key=key, begin=2, end=6, delta_t=2
   ),
+}
+
+# Options that change a row's state or its path; fewer optimizers will do.
+VARIANTS = {
+  "rigl_accumulate": _moving(sparsejax.rigl, accumulate=2),
+  "rigl_no_regrow": _moving(sparsejax.rigl, regrow=False),
+  "rigl_grown": _moving(
+    sparsejax.rigl,
+    grown_values=jax.nn.initializers.normal(0.1),
+    grown_moments=lambda moment, grad: 0.1 * jnp.abs(grad),
+  ),
+  "rigl_step_on_update": _moving(sparsejax.rigl, step_on_update=True),
+  "seft_one_batch": _moving(sparsejax.seft),
 }
 
 
@@ -44,10 +62,8 @@ def _labels(tree):
 
 OPTIMIZERS = {
   "sgd": lambda: optax.sgd(0.1, momentum=0.9),
-  "schedule": lambda: optax.sgd(optax.cosine_decay_schedule(0.1, 10)),
   "adam": lambda: optax.adam(1e-2),
   "adamw": lambda: optax.adamw(optax.linear_schedule(1e-2, 1e-3, 10)),
-  "nadamw": lambda: optax.nadamw(1e-2),
   "lion": lambda: optax.lion(1e-3),
   "rmsprop": lambda: optax.rmsprop(1e-3, momentum=0.9),
   "adafactor": lambda: optax.adafactor(1e-2, min_dim_size_to_factor=4),
@@ -57,9 +73,10 @@ OPTIMIZERS = {
   "clip": lambda: optax.chain(
     optax.clip_by_global_norm(1.0), optax.adamw(1e-2)
   ),
-  "inject": lambda: optax.inject_hyperparams(optax.adamw)(
-    learning_rate=optax.linear_schedule(1e-2, 1e-3, 10)
-  ),
+  # In bfloat16, b2 = 0.999 would be 1, with or without masks.
+  "inject": lambda: optax.inject_hyperparams(
+    optax.adamw, hyperparam_dtype=jnp.float32
+  )(learning_rate=optax.linear_schedule(1e-2, 1e-3, 10)),
   "masked": lambda: optax.chain(
     optax.masked(optax.add_decayed_weights(1e-2), _kernels),
     optax.masked(optax.adam(1e-2), _kernels),
@@ -72,6 +89,21 @@ OPTIMIZERS = {
   ),
   "apply_if_finite": lambda: optax.apply_if_finite(optax.adam(1e-2), 3),
 }
+
+# Close to one above, and so for fewer algorithms.
+MORE_OPTIMIZERS = {
+  "schedule": lambda: optax.sgd(optax.cosine_decay_schedule(0.1, 10)),
+  "nadamw": lambda: optax.nadamw(1e-2),
+}
+
+
+def small_params(dtype=jnp.float32):
+  """A kernel to be sparse and a bias to stay dense: what compiles fastest."""
+  keys = jax.random.split(jax.random.key(1))
+  return {
+    "bias": jax.random.normal(keys[0], (8,), dtype),
+    "kernel": jax.random.normal(keys[1], (6, 8), dtype),
+  }
 
 
 def params(dtype=jnp.float32):
@@ -99,7 +131,20 @@ def gradients(params, noise):
 
 
 def inactive_are_zero(params, masks):
-  ok = jax.tree.map(
-    lambda p, m: jnp.all(m | (p == 0)) if m.ndim else True, params, masks
+  """Whether it is so, of host copies: eager JAX would take longer."""
+  pairs = zip(
+    *map(jax.tree.leaves, jax.device_get((params, masks))), strict=True
   )
-  return all(jax.tree.leaves(ok))
+  return all(np.all(m | (p == 0)) for p, m in pairs if np.ndim(m))
+
+
+def same(a, b):
+  """Whether two trees have the same structure, dtypes and bits."""
+  if jax.tree.structure(a) != jax.tree.structure(b):
+    return False
+  pairs = zip(*map(jax.tree.leaves, jax.device_get((a, b))), strict=True)
+  return all(
+    np.asarray(x).dtype == np.asarray(y).dtype
+    and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+    for x, y in pairs
+  )
