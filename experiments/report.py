@@ -22,6 +22,7 @@ from experiments import plots, programs
 from experiments.workdir import storage
 from sparsejax import flops
 from sparsejax import report as library_report
+from sparsejax.masks import path_name
 
 if TYPE_CHECKING:
   from experiments.train import Result
@@ -143,9 +144,7 @@ def _training_flops(run: Run, dense: float) -> float:
 def _flops_over_time(run: Run) -> np.ndarray:
   """Forward FLOPs at every step, on a line between two evaluations."""
   leaves = jax.tree_util.tree_leaves_with_path(_leaf_flops(run))
-  costs = {
-    jax.tree_util.keystr(p, simple=True, separator="/"): f for p, f in leaves
-  }
+  costs = {path_name(path): cost for path, cost in leaves}
   tests = [r for r in run.result.history if r["split"] == "test"]
 
   def cost(record):

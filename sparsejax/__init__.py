@@ -2,8 +2,10 @@
 
 from sparsejax import (
   distributions,
+  flops,
   masks,
   patterns,
+  report,
   schedules,
   scores,
   select,
@@ -40,6 +42,7 @@ __all__ = [
   "density",
   "distributions",
   "fixed",
+  "flops",
   "forward_params",
   "get_masks",
   "gmp",
@@ -47,6 +50,7 @@ __all__ = [
   "masks",
   "nnz",
   "patterns",
+  "report",
   "rigl",
   "schedules",
   "scores",

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from sparsejax import flops as flops_lib
+from sparsejax.masks import path_name
 
 
 class Layer(NamedTuple):
@@ -81,9 +82,12 @@ def layers(params: Any, masks: Any, flops: Any = None) -> list[Layer]:
   if flops is not None:
     costs = jax.tree.leaves(flops)
   return [
-    _layer(path or "params", param, np.asarray(mask), cost)
+    _layer(path_name(path) or "params", param, np.asarray(mask), cost)
     for (path, param), mask, cost in zip(
-      _paths(params), jax.tree.leaves(masks), costs, strict=True
+      jax.tree_util.tree_leaves_with_path(params),
+      jax.tree.leaves(masks),
+      costs,
+      strict=True,
     )
   ]
 
@@ -175,13 +179,6 @@ def table(rows: Iterable[Layer]) -> str:
 
 
 _TEXT_COLUMNS = 3  # leaf, shape and dtype go to the left, numbers to the right
-
-
-def _paths(tree: Any) -> list[tuple[str, Any]]:
-  return [
-    (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  ]
 
 
 def _layer(path: str, param: Any, mask: np.ndarray, cost: int | None) -> Layer:
