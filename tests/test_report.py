@@ -110,7 +110,7 @@ def test_paths_of_any_pytree():
   params = eqx.filter(net, eqx.is_inexact_array)
   assert paths(params)[:2] == ["layers/0/weight", "layers/0/bias"]
   state = nnx.state(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.Param)
-  assert [p for p in paths(state)] == ["bias", "kernel"]
+  assert list(paths(state)) == ["bias", "kernel"]
   assert paths((x, [x])) == ["0", "1/0"]
   assert paths(x) == ["params"]
 
