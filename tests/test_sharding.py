@@ -1,0 +1,114 @@
+"""On a mesh: masks lie as their parameters do, and nothing is gathered."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import sparsejax
+
+KEY = jax.random.key(0)
+STEPS = 4
+
+
+def moving(algorithm, **options):
+  return algorithm(
+    optax.sgd(0.1, 0.9), 0.6, key=KEY, delta_t=2, t_end=100, **options
+  )
+
+
+ALGORITHMS = {
+  "rigl": lambda: moving(sparsejax.rigl),
+  # Random values lie as the params do, too.
+  "set": lambda: moving(
+    sparsejax.set_, grown_values=jax.nn.initializers.uniform(0.1)
+  ),
+  "seft": lambda: moving(sparsejax.seft, smoothing=0.9),
+  "snfs": lambda: moving(sparsejax.snfs),
+  "gmp": lambda: sparsejax.gmp(
+    optax.sgd(0.1, 0.9), 0.6, key=KEY, begin=1, end=3, delta_t=2
+  ),
+}
+SPECS = {
+  "b": PartitionSpec("y"),
+  "w": PartitionSpec(None, "y", "x"),
+}
+SHAPES = {"b": (8,), "w": (3, 6, 8)}
+
+
+def tree(seed):
+  keys = jax.random.split(jax.random.key(seed), len(SHAPES))
+  pairs = zip(keys, SHAPES.items(), strict=True)
+  # Rounded, so that sums and products are exact in any order.
+  return {p: jnp.round(8 * jax.random.normal(k, s)) / 8 for k, (p, s) in pairs}
+
+
+def run(name, put=lambda x: x):
+  """Masks at first, after every step, and the program of a mask update."""
+  tx = ALGORITHMS[name]()
+  params, state = sparsejax.init(tx, put(tree(0)))
+  found = [sparsejax.get_masks(state)]
+  update = jax.jit(tx.update, static_argnames="update_masks")
+  move = update.lower(params, state, params, update_masks=True).compile()
+  for t in range(STEPS):
+    grads = put(tree(t + 1))
+    if t % 2:
+      updates, state = move(grads, state, params)
+    else:
+      updates, state = update(grads, state, params, update_masks=False)
+    params = optax.apply_updates(params, updates)
+    found.append(sparsejax.get_masks(state))
+  return found, params, move.as_text()
+
+
+@functools.cache
+def on_one_device(name):
+  return run(name)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_masks_on_a_mesh(name, kind):
+  mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+
+  def put(params):
+    return {
+      p: jax.device_put(x, NamedSharding(mesh, SPECS[p]))
+      for p, x in params.items()
+    }
+
+  found, params, text = run(name, put)
+  wanted, plain, _ = on_one_device(name)
+  assert (np.asarray(wanted[0]["w"]) != np.asarray(wanted[-1]["w"])).any()
+  for got, want in zip(found, wanted, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert got["w"].sharding.is_equivalent_to(
+      NamedSharding(mesh, SPECS["w"]), got["w"].ndim
+    )
+  jax.tree.map(np.testing.assert_array_equal, params, plain)
+  check_collectives(text, mesh.size)
+
+
+def check_collectives(text, devices):
+  """Reductions to scalars: XLA gathers one number a device for them."""
+  assert not re.search(r" (sort|gather|all-to-all|collective-permute)\(", text)
+  moved = re.findall(r"= \(?(\w+)\[([\d,]*)\]\S* (all-\w+)[\w-]*\(", text)
+  assert moved
+  for dtype, shape, operation in moved:
+    size = math.prod(map(int, filter(None, shape.split(","))))
+    assert size <= devices, f"{operation} of {dtype}[{shape}]"
+
+
+def test_the_check_sees_what_is_gathered():
+  mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+  x = jax.device_put(jnp.arange(64.0), NamedSharding(mesh, PartitionSpec("x")))
+  for f in (jnp.cumsum, jnp.sort):
+    text = jax.jit(f).lower(x).compile().as_text()
+    with pytest.raises(AssertionError):
+      check_collectives(text, mesh.size)
