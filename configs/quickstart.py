@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.seeds = (0,) if smoke else (0, 1, 2)
 
   base = config.base
-  base.steps = 40 if smoke else 4000
+  base.steps = 40 if smoke else 3000
   base.batch_size = 100
   base.data = {"name": "mnist1d"}
   base.model = {"name": "mnist1d_conv", "channels": 50}
@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   base.schedule = {"name": "cosine", "learning_rate": 0.05}
   base.log_every = 20 if smoke else 100
   base.eval_every = 20 if smoke else 200
-  base.checkpoint_every = 20 if smoke else 2000
+  base.checkpoint_every = 20 if smoke else 1000
   base.tensorboard = False
 
   steps = base.get_ref("steps")

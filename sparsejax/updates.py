@@ -321,13 +321,15 @@ def _size(p):
 
 def _broadcast(masks, params):
   """Masks of the params' treedef, from a prefix of it, checked."""
-
-  def whole(path, mask, part):
-    if jax.tree.structure(part) == jax.tree.structure(0):
-      return check(path, mask, part)
-    return jax.tree_util.tree_map_with_path(
-      lambda rest, p: check((*path, *rest), mask, p), part
+  try:
+    full = jax.tree.map(
+      lambda mask, part: jax.tree.map(lambda _: mask, part), masks, params
     )
+  except ValueError as error:
+    raise ValueError(
+      f"the masks do not fit the params: {error}. Give a tree of the params' "
+      "structure, or a prefix of it"
+    ) from error
 
   def check(path, mask, p):
     name = path_name(path) or "the array"
@@ -348,12 +350,7 @@ def _broadcast(masks, params):
       )
     return jnp.asarray(mask)
 
-  try:
-    return jax.tree_util.tree_map_with_path(whole, masks, params)
-  except ValueError as error:
-    if "structure" not in str(error) and "arity" not in str(error):
-      raise
-    raise ValueError(f"the masks do not fit the params: {error}") from error
+  return jax.tree_util.tree_map_with_path(check, full, params)
 
 
 def _own_key(key):
