@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from experiments.errors import UserError
+from experiments.workdir import storage
 
 _SHOWN = 5  # leaves named in an error
 _DISK = re.compile(r"errno|os error|no space|quota|file too large", re.I)
@@ -35,16 +36,17 @@ def open_manager(
   Returns:
     Orbax's manager, which saves in the background; to be closed.
   """
-  preservation = ocp.checkpoint_managers.LatestN(keep)
+  directory = Path(directory).absolute()
   options = ocp.CheckpointManagerOptions(
-    preservation_policy=preservation,
-    cleanup_tmp_directories=True,
+    preservation_policy=ocp.checkpoint_managers.LatestN(keep),
     save_root_metadata=False,
   )
-  try:
-    return ocp.CheckpointManager(Path(directory).absolute(), options=options)
-  except OSError as error:
-    raise UserError(f"cannot write in {directory}: {error}") from error
+  with storage(directory):
+    directory.mkdir(parents=True, exist_ok=True)
+    # Orbax would do this in the background, beside the first new save.
+    for broken_off in directory.glob("*.orbax-checkpoint-tmp*"):
+      shutil.rmtree(broken_off)
+    return ocp.CheckpointManager(directory, options=options)
 
 
 def snapshot(state: Any) -> Any:
