@@ -55,9 +55,10 @@ def run(name, put=lambda x: x):
   params, state = sparsejax.init(tx, put(tree(0)))
   found = [sparsejax.get_masks(state)]
   update = jax.jit(tx.update, static_argnames="update_masks")
-  move = update.lower(params, state, params, update_masks=True).compile()
   for t in range(STEPS):
     grads = put(tree(t + 1))
+    if t == 1:  # by now the whole state is on the mesh, keys included
+      move = update.lower(grads, state, params, update_masks=True).compile()
     if t % 2:
       updates, state = move(grads, state, params)
     else:
