@@ -51,7 +51,10 @@ def _check(algorithm, name, inner, dtype, place, options, tmp_path):
     else:
       assert masks["kernel"].sum() == first["kernel"].sum()
     compiled.append(train_step._cache_size())
-  assert compiled[-1] == compiled[1]
+  # Once; twice where the inner optimizer by itself changes types: optax makes
+  # bfloat16 moments float32 by a float32 hyperparameter.
+  mixed = hasattr(inner.init(params), "hyperparams") and dtype == jnp.bfloat16
+  assert compiled[-1] == compiled[1] <= 1 + mixed
   assert masks["kernel"].sum() == 19  # 40 % of 48, rounded
   assert masks["bias"].shape == ()
   assert masks["bias"]
