@@ -99,8 +99,8 @@ class Programs(NamedTuple):
   """The jitted functions of one config.
 
   Attributes:
-    draw: `(keys, x) -> variables` of the model; x: some inputs, of which the
-      shape counts. Models share it, whatever the algorithm.
+    draw: `(keys) -> variables` of the model. Models share it, whatever the
+      algorithm.
     begin: `(keys, variables) -> State`.
     step: `(State, Batches) -> State`: one ordinary step. Donates the state.
     steps: `(State, Batches, until) -> State`: ordinary steps up to `until`,
@@ -267,7 +267,8 @@ def _make(text: str) -> Programs:
 def _draw(text: str) -> Callable[..., Any]:
   dataset, model = _parts(*json.loads(text))
 
-  def draw(keys, x):
+  def draw(keys):
+    x = jnp.zeros((1, *dataset.like.shape), dataset.like.dtype)
     return model.init(_key(keys, "init"), dataset.prepare(x), False)
 
   return jax.jit(draw)

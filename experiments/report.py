@@ -110,8 +110,7 @@ def _leaf_flops(run: Run):
     variables = {"params": params, "batch_stats": run.result.batch_stats}
     return model.apply(variables, dataset.prepare(x), False)
 
-  x = dataset.train[0][:1]
-  x = jax.ShapeDtypeStruct(x.shape, x.dtype)
+  x = jax.ShapeDtypeStruct((1, *dataset.like.shape), dataset.like.dtype)
   return flops.param_flops(forward, run.result.params, x)
 
 

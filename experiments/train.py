@@ -5,8 +5,6 @@ bits. What is compiled is in programs.py, what a config means in build.py.
 """
 
 import contextlib
-import functools
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -23,11 +21,11 @@ import sparsejax
 from experiments import (
   build,
   checkpoints,
-  data,
   metrics,
   programs,
   report,
   signals,
+  source,
 )
 from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
@@ -51,15 +49,6 @@ class Result(NamedTuple):
   params: Any
   batch_stats: Any
   masks: Any
-
-
-class _Examples(NamedTuple):
-  """The data set in device memory; the test set in batches, see `evaluate`."""
-
-  x: jax.Array
-  y: jax.Array
-  x_test: list[jax.Array]
-  y_test: list[jax.Array]
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -100,9 +89,6 @@ def train(
   """
   build.check(config)
   program = programs.get(config)
-  examples = _on_device(
-    json.dumps(config.data.to_dict()), config.eval_batch_size
-  )
   with workdir_lib.locked(workdir) as path:
     workdir_lib.admit(path, build.plain(config))
     opened = checkpoints.open_manager(
@@ -110,7 +96,7 @@ def train(
     )
     with contextlib.closing(opened) as manager:
       state = _finished_state(
-        config, program, examples, path, manager, progress or _untracked
+        config, program, path, manager, progress or _untracked
       )
     history = metrics.read(path)
     masks = jax.tree.map(np.asarray, sparsejax.get_masks(state.opt_state))
@@ -123,7 +109,6 @@ def train(
 def _finished_state(
   config: ml_collections.ConfigDict,
   program: programs.Programs,
-  examples: _Examples,
   path: Path,
   manager: ocp.CheckpointManager,
   progress: progress_lib.Track,
@@ -131,15 +116,16 @@ def _finished_state(
   """The run's last state, on the host: as it was saved, or else by training."""
   keys = build.streams(config.seed)
   like = jax.eval_shape(
-    lambda: program.begin(keys, program.draw(keys, examples.x[:1]))
+    lambda keys: program.begin(keys, program.draw(keys)), keys
   )
   step, saved = checkpoints.restore(manager, like) or (-1, None)
   if step == config.steps:
     return saved
+  examples = source.of(config, keys["data"])
 
   def evaluate(state):
     scores = programs.no_scores()
-    for x, y in zip(examples.x_test, examples.y_test, strict=True):
+    for x, y in examples.tests():
       scores = program.evaluate(scores, state, x, y)
     zeros, seen = program.inspect(state)
     recorder.test(step, scores, zeros)
@@ -162,22 +148,21 @@ def _finished_state(
   ):
     recorder = Recorder(write, params=like.params, batch_size=config.batch_size)
     if saved is None:
-      variables = program.draw(keys, examples.x[:1])
+      variables = program.draw(keys)
       step, state = 0, _unshared(program.begin(keys, variables))
       state = evaluate(state)
     else:
       state = _unshared(saved)
     advance = progress(config.name, config.steps, step)
     moves = build.mask_steps(config)
-    block = _block(config, n=len(examples.y))
-    batches = _batches(config, keys["data"], examples, block)
     try:
       while step < config.steps:
         if moves(step):
-          state, step = program.move(state, batches(step)), step + 1
+          state, step = program.move(state, examples.batches(step)), step + 1
         else:
-          stop = _next_stop(config, step, block, moves)
-          state = _stretch(program, state, batches(step), step, stop)
+          stop = _next_stop(config, step, examples.block, moves)
+          batches = examples.batches(step)
+          state = _stretch(program, state, batches, step, stop)
           step = stop
         if due(config.log_every):
           recorder.train(step, state.sums)
@@ -224,47 +209,6 @@ def _stretch(
   for _ in range(step, stop):
     state = program.step(state, batches)
   return state
-
-
-@functools.lru_cache(maxsize=2)
-def _on_device(text: str, eval_batch_size: int) -> _Examples:
-  """Loads a data set, given as JSON, once for all runs of a process."""
-  dataset = build.dataset(json.loads(text))
-  x, y = dataset.test
-  rows = -(-len(y) // eval_batch_size) * eval_batch_size
-  fill = rows - len(y)
-  x = np.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
-  y = np.pad(y, (0, fill), constant_values=-1)
-  parts = len(y) // eval_batch_size
-  x_test, y_test = (
-    [jnp.asarray(part) for part in np.split(a, parts)] for a in (x, y)
-  )
-  return _Examples(*map(jnp.asarray, dataset.train), x_test, y_test)
-
-
-def _block(config: ml_collections.ConfigDict, n: int) -> int:
-  """How many steps' order to draw at once: several epochs, and many steps."""
-  return min(config.steps, max(1000, 4 * n // config.batch_size))
-
-
-def _batches(
-  config: ml_collections.ConfigDict,
-  key: jax.Array,
-  examples: _Examples,
-  block: int,
-) -> Callable[[int], programs.Batches]:
-  """Maps a step to the batches of the block that it lies in."""
-  n = len(examples.y)
-  key = programs.wrap(key)
-
-  @functools.lru_cache(maxsize=1)
-  def drawn(first):
-    order = data.batch_indices(
-      key, n=n, batch_size=config.batch_size, start=first, steps=block
-    )
-    return programs.Batches(examples.x, examples.y, order, np.int32(first))
-
-  return lambda step: drawn(step - step % block)
 
 
 def _next_stop(

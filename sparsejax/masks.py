@@ -194,13 +194,16 @@ def unpack_bits(packed: PyTree, like: PyTree) -> PyTree:
   return jax.tree_util.tree_map_with_path(leaf, packed, like)
 
 
-def check_like(tree: PyTree, like: PyTree, what: str) -> None:
+def check_like(
+  tree: PyTree, like: PyTree, what: str, *, scalars: bool = True
+) -> None:
   """Refuses a tree that does not fit another, naming the first odd leaf.
 
   Args:
-    tree: The tree to check. Its scalars and holes fit every leaf.
+    tree: The tree to check. Its holes fit every leaf.
     like: The tree that it is for.
     what: What `tree` holds, for the message.
+    scalars: Whether its scalars fit every leaf too, as the mask True does.
 
   Raises:
     ValueError: If the key paths differ, or the shapes of two leaves.
@@ -212,7 +215,7 @@ def check_like(tree: PyTree, like: PyTree, what: str) -> None:
       problem = f"{what} have a leaf that the params lack"
     elif path not in got:
       problem = f"{what} lack a leaf that the params have"
-    elif got[path] not in (wanted[path], ()):
+    elif got[path] != wanted[path] and not (scalars and got[path] == ()):
       problem = (
         f"{what} of shape {got[path]}, wanted {wanted[path]} as the params"
       )

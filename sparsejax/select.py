@@ -6,6 +6,7 @@ Counts are scalars, whatever the size, shape or sharding of the scores.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -90,19 +91,23 @@ def _ordered(x: jax.Array) -> jax.Array:
   return jnp.where(jnp.isnan(x), jnp.ones_like(i), i)
 
 
-def _count(keys: jax.Array, thresholds) -> tuple[jax.Array, ...]:
+def _count(keys: jax.Array, thresholds) -> Sequence[jax.Array]:
   """Counts, in one pass, the keys that reach each threshold.
 
-  One reduction of several operands: XLA vectorizes it on a CPU, which it does
-  not do with a reduction of one.
+  On one device by one reduction of several operands: XLA vectorizes it on a
+  CPU, which it does not do with a reduction of one. Where keys may be sharded,
+  by a reduction each: XLA makes scalar all-reduces of these, but would gather
+  the several operands' partial counts.
   """
-  counts = lax.reduce(
-    tuple((keys >= t).astype(jnp.int32) for t in thresholds),
-    tuple(jnp.int32(0) for _ in thresholds),
+  reached = [keys >= jnp.asarray(t, keys.dtype) for t in thresholds]
+  if jax.device_count() > 1:
+    return [jnp.sum(r, dtype=jnp.int32) for r in reached]
+  return lax.reduce(
+    tuple(r.astype(jnp.int32) for r in reached),
+    tuple(jnp.int32(0) for _ in reached),
     lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
     tuple(range(keys.ndim)),
   )
-  return tuple(counts)
 
 
 def _kth_largest(keys, k) -> jax.Array:

@@ -106,7 +106,12 @@ def sparsify(
         "got params=None, wanted the params, which say what is to become "
         "zero: tx.update(grads, opt_state, params)"
       )
-    masks_lib.check_like(grads, params, "gradients")
+    masks_lib.check_like(grads, params, "gradients", scalars=False)
+    if jax.tree.structure(grads) != jax.tree.structure(params):
+      raise ValueError(
+        f"got gradients in {jax.tree.structure(grads)}, wanted the params' "
+        f"{jax.tree.structure(params)}"
+      )
     old = state.mask_state
     masks_lib.check_like(old.masks, params, "masks in the optimizer state")
 
@@ -182,7 +187,8 @@ def _check_finite(params):
     if not isinstance(x, jax.core.Tracer)
     and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
   ]
-  finite = _all_finite([x for _, x in leaves])
+  with jax.ensure_compile_time_eval():  # `init` may itself be under jit
+    finite = _all_finite([x for _, x in leaves])
   for (path, x), ok in zip(leaves, finite, strict=True):
     if not ok:
       raise ValueError(

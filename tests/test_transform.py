@@ -235,10 +235,10 @@ def test_a_python_bool_is_settled_at_trace_time():
       *(params, state, params),
     )
 
-  assert "reduce" in names(None)
+  assert "reduce_sum" in names(None)
   assert "cond" in names(None)
-  assert "reduce" in names(True)
-  assert not {"reduce", "cond", "while", "scan"} & set(names(False))
+  assert "reduce_sum" in names(True)
+  assert not {"reduce_sum", "cond", "while", "scan"} & set(names(False))
 
 
 @pytest.mark.parametrize("update_masks", [True, False])

@@ -41,19 +41,22 @@ class Dataset(NamedTuple):
   Attributes:
     name: as given to `load`.
     train: x, y. x: uint8[n, h, w, c] images or float32[n, ...] features;
-      y: int32[n] labels in [0, num_classes).
+      y: int32[n] labels in [0, num_classes). None for a set that does not
+      fit in memory: see stream.py.
     test: as train.
     num_classes: how many classes there are.
     prepare: x[b, ...] -> float32[b, ...]; under jit.
     augment: key, x[b, ...] -> x; the same shape and dtype; under jit.
+    like: shape and dtype of one input, without the axis of the batch.
   """
 
   name: str
-  train: Split
-  test: Split
+  train: Split | None
+  test: Split | None
   num_classes: int
   prepare: Callable[[jax.Array], jax.Array]
   augment: Callable[[jax.Array, jax.Array], jax.Array]
+  like: jax.ShapeDtypeStruct
 
 
 def mnist1d(*, data_dir: str | None = None) -> Dataset:
@@ -228,19 +231,26 @@ def cifar(
   )
 
 
-def imagenet2012(*, data_dir: str | None = None) -> Dataset:
-  """ImageNet does not fit in memory: always an error that says what to use.
+def imagenet2012(
+  *, data_dir: str | None = None, image_size: int = 224
+) -> Dataset:
+  """ImageNet, which does not fit in memory: what is known of it without it.
 
   Args:
-    data_dir: not used.
+    data_dir: TFDS's folder, which stream.py reads; not looked at here.
+    image_size: height and width of the images, in pixels.
 
-  Raises:
-    DataError: always.
+  Returns:
+    The data set, without arrays. Crops and mirrors are drawn on the host, so
+    `augment` does nothing.
   """
   del data_dir
-  raise DataError(
-    "imagenet2012 does not fit in memory: read it with "
-    "experiments.data.stream.stream('imagenet2012', ...)."
+  # torchvision's statistics of the pixels / 255:
+  # pytorch.org/vision/stable/models.html.
+  prepare = transforms.normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+  like = jax.ShapeDtypeStruct((image_size, image_size, 3), np.uint8)
+  return Dataset(
+    "imagenet2012", None, None, 1000, prepare, transforms.keep, like
   )
 
 
@@ -300,6 +310,13 @@ def _dataset(
   for split, (_, y) in splits.items():
     check_labels(name, split, y, num_classes)
   splits = {split: (x, y.astype(np.int32)) for split, (x, y) in splits.items()}
+  x = splits["train"][0]
   return Dataset(
-    name, splits["train"], splits["test"], num_classes, prepare, augment
+    name,
+    splits["train"],
+    splits["test"],
+    num_classes,
+    prepare,
+    augment,
+    jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
   )

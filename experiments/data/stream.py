@@ -14,12 +14,8 @@ import numpy as np
 from PIL import Image
 
 from experiments import errors
-from experiments.data import sets, tfds_source, transforms
+from experiments.data import sets, tfds_source
 from experiments.data.failures import DataError
-
-# torchvision's ImageNet statistics of the pixels / 255:
-# pytorch.org/vision/stable/models.html.
-prepare = transforms.normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 NUM_CLASSES = {"imagenet2012": 1000, "cifar10": 10, "cifar100": 100}
 
@@ -69,8 +65,8 @@ def stream(
 
   Returns:
     An iterator of {"image": uint8[batch_size / process_count, image_size,
-    image_size, 3], "label": int32[batch_size / process_count]}; `prepare`
-    makes the images float32 on the device.
+    image_size, 3], "label": int32[batch_size / process_count]}; the set's
+    `prepare` makes the images float32 on the device.
 
   Raises:
     UserError: the name is unknown; the near ones are listed.

@@ -9,7 +9,15 @@ import pytest
 from flax import linen as nn
 
 import sparsejax
-from experiments import build, checkpoints, metrics, models, programs, train
+from experiments import (
+  build,
+  checkpoints,
+  metrics,
+  models,
+  programs,
+  source,
+  train,
+)
 from experiments.errors import UserError
 from tests.experiments import small
 
@@ -94,7 +102,7 @@ def test_a_crash_right_after_a_save(tmp_path, monkeypatch):
 
 def test_the_order_does_not_depend_on_how_much_is_drawn(tmp_path, monkeypatch):
   train.train(make(), tmp_path / "whole")
-  monkeypatch.setattr(train, "_block", lambda config, n: 7)
+  monkeypatch.setattr(source, "_block", lambda config, n: 7)
   train.train(make(), tmp_path / "part")
   assert_same_run(tmp_path / "whole", tmp_path / "part")
 

@@ -317,7 +317,11 @@ def test_augmentation_is_keyed_per_example():
     ("digits", {"pad": 4}, "option of data set digits"),
     ("cifar10", {"normalize": "none"}, "dataset, image; got 'none'"),
     ("mnist", {"source": "web"}, "source must be idx or tfds; got 'web'"),
-    ("imagenet2012", {}, "does not fit in memory.*stream"),
+    (
+      "imagenet2012",
+      {"size": 64},
+      "option of data set imagenet2012.*'image_size'",
+    ),
   ],
 )
 def test_a_wrong_name_or_option_is_named(name, options, message):

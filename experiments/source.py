@@ -1,0 +1,131 @@
+"""Where a run's batches come from: device memory, or a stream of the disk.
+
+Both are functions of the seed and the step alone, so a resumed run sees what
+it would have seen.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from experiments import build, data, programs
+from experiments.data import stream
+
+
+class Source(NamedTuple):
+  """The examples of a run.
+
+  Attributes:
+    block: How many steps one answer of `batches` serves.
+    batches: Maps a step to the batches of the block that it lies in.
+    tests: Gives the test set, in batches x, y; a label of -1 fills the last.
+  """
+
+  block: int
+  batches: Callable[[int], programs.Batches]
+  tests: Callable[[], Iterable[tuple[jax.Array, jax.Array]]]
+
+
+class _Resident(NamedTuple):
+  """A data set in device memory, its test set in batches."""
+
+  x: jax.Array
+  y: jax.Array
+  tests: list[tuple[jax.Array, jax.Array]]
+
+
+def of(config: ml_collections.ConfigDict, key: jax.Array) -> Source:
+  """Opens the data of a run.
+
+  Args:
+    config: The run's config.
+    key: Raw data uint32[2] of the key of their order.
+
+  Returns:
+    The source.
+  """
+  if build.dataset(config.data.to_dict()).train is None:
+    return _streamed(config, key)
+  examples = _on_device(
+    json.dumps(config.data.to_dict()), config.eval_batch_size
+  )
+  n = len(examples.y)
+  block = _block(config, n)
+
+  @functools.lru_cache(maxsize=1)
+  def drawn(first):
+    order = data.batch_indices(
+      programs.wrap(key),
+      n=n,
+      batch_size=config.batch_size,
+      start=first,
+      steps=block,
+    )
+    return programs.Batches(examples.x, examples.y, order, np.int32(first))
+
+  return Source(
+    block=block,
+    batches=lambda step: drawn(step - step % block),
+    tests=lambda: examples.tests,
+  )
+
+
+def _block(config: ml_collections.ConfigDict, n: int) -> int:
+  """How many steps' order to draw at once: several epochs, and many steps."""
+  return min(config.steps, max(1000, 4 * n // config.batch_size))
+
+
+@functools.lru_cache(maxsize=2)
+def _on_device(text: str, eval_batch_size: int) -> _Resident:
+  """Loads a data set, given as JSON, once for all runs of a process."""
+  dataset = build.dataset(json.loads(text))
+  x, y = dataset.test
+  rows = -(-len(y) // eval_batch_size) * eval_batch_size
+  fill = rows - len(y)
+  x = np.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
+  y = np.pad(y, (0, fill), constant_values=-1)
+  parts = rows // eval_batch_size
+  tests = [
+    (jnp.asarray(a), jnp.asarray(b))
+    for a, b in zip(np.split(x, parts), np.split(y, parts), strict=True)
+  ]
+  return _Resident(*map(jnp.asarray, dataset.train), tests)
+
+
+def _streamed(config: ml_collections.ConfigDict, key: jax.Array) -> Source:
+  """Batches as they come, one step at a time, crops and mirrors drawn."""
+  options = config.data.to_dict()
+  size = build.dataset(options).like.shape[0]
+  opened = functools.partial(
+    stream.stream,
+    options["name"],
+    image_size=size,
+    seed=int(key[0]),
+    data_dir=options.get("data_dir"),
+  )
+  order = np.arange(config.batch_size, dtype=np.int32)[None]
+  position, train = None, None
+
+  @functools.lru_cache(maxsize=1)
+  def drawn(step):
+    nonlocal position, train
+    if step != position:
+      train = opened(
+        "train", batch_size=config.batch_size, train=True, start_step=step
+      )
+    batch, position = next(train), step + 1
+    x, y = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
+    return programs.Batches(x, y, order, np.int32(step))
+
+  def tests():
+    size = config.eval_batch_size
+    for batch in opened("validation", batch_size=size, train=False):
+      yield jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
+
+  return Source(block=1, batches=drawn, tests=tests)
