@@ -222,19 +222,27 @@ def fold_in_path(key: jax.Array, path: tuple) -> jax.Array:
 
 
 def _average(decay: float) -> optax.GradientTransformation:
-  """An exponential average that is wide from its first state on."""
+  """The exponential average, which forgets what is not finite.
+
+  A batch with NaN or infinity gives a score that is not finite, by which no
+  mask moves, but it leaves the average as it was.
+  """
   if not 0 <= decay < 1:
     raise ValueError(f"got decay={decay}, wanted one in [0, 1)")
-  ema = optax.ema(decay, debias=False)
 
   def init(params):
-    return ema.init(jax.tree.map(_wide, params))
+    return {"average": jax.tree.map(lambda p: jnp.zeros_like(_wide(p)), params)}
 
-  return optax.chain(_widen(), ema._replace(init=init))
+  def update(grads, state, params=None):
+    del params
+    old = state["average"]
+    new = jax.tree.map(
+      lambda a, g: decay * a + (1 - decay) * _wide(g), old, grads
+    )
+    kept = jax.tree.map(lambda n, o: jnp.where(jnp.isfinite(n), n, o), new, old)
+    return new, {"average": kept}
 
-
-def _widen() -> optax.GradientTransformation:
-  return optax.stateless_with_tree_map(lambda g, w: _wide(g))
+  return optax.GradientTransformation(init, update)
 
 
 def _wide(x):

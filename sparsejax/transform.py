@@ -128,7 +128,9 @@ def sparsify(
     values, inner_state = params, state.inner_state
     if enforce and now is not False:
       values = _grow(grown_values, old, new, params)
-      inner_state = _reset(inner, inner_state, old, new, grads, grown_moments)
+      inner_state = _reset(
+        inner, inner_state, now, old, new, grads, grown_moments
+      )
     updates, stepped = inner.update(
       masked(grads, new.masks), inner_state, values, **extra
     )
@@ -311,7 +313,7 @@ def _grow(initializer, old, new, params):
   return jax.tree_util.tree_map_with_path(leaf, old.masks, new.masks, params)
 
 
-def _reset(inner, inner_state, old, new, grads, grown_moments):
+def _reset(inner, inner_state, now, old, new, grads, grown_moments):
   """Moments of kept weights; zero, or their first value, elsewhere.
 
   Whatever has not a weight's shape, such as factored moments, is left alone.
@@ -325,7 +327,11 @@ def _reset(inner, inner_state, old, new, grads, grown_moments):
       first = jnp.where(mask, grown_moments(moment, grad), first)
     return jnp.where(kept, moment, first.astype(moment.dtype))
 
-  kept = jax.tree.map(jnp.logical_and, old.masks, new.masks)
+  # On an ordinary step everything is kept, what lies outside the mask too:
+  # the same bits as with update_masks=False.
+  kept = jax.tree.map(
+    lambda was, is_: (was & is_) | jnp.logical_not(now), old.masks, new.masks
+  )
   return optax.tree.map_params(
     inner, leaf, inner_state, kept, new.masks, grads, is_leaf=is_hole
   )

@@ -2,9 +2,7 @@
 
 import collections
 import hashlib
-import math
 import os
-import re
 import subprocess
 import sys
 
@@ -725,6 +723,7 @@ def test_rule_10_pruning_waits_too():
 # Rule 11: masks have their parameter's sharding, and selection only counts.
 
 COMMUNICATION = (
+  "all-gather",
   "all-to-all",
   "collective-permute",
   "reduce-scatter",
@@ -754,10 +753,7 @@ def test_rule_11_sharded_masks_without_gathering(name, axis_type):
     step = jax.jit(_step(tx, update_masks=True))
     text = step.lower(got, state, sharded).compile().as_text()
     assert not [c for c in COMMUNICATION if c in text]
-    # Of every device, one count may be gathered: no weight, score or mask.
-    for shape in re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", text):
-      assert math.prod(map(int, shape.split(","))) <= 8
-    assert "all-gather-start" not in text
+    assert "all-reduce" in text
     for _ in range(4):
       got, state = step(got, state, jax.tree.map(jnp.cos, got))
     masks = sparsejax.get_masks(state)

@@ -137,3 +137,17 @@ def test_random_is_keyed_by_path_alone():
   assert one["a"]["w"].dtype == jnp.float32
   other = noise({"a": {"w": x}}, jax.random.key(4))
   assert (other["a"]["w"] != one["a"]["w"]).any()
+
+
+@pytest.mark.parametrize(
+  "score", [lib.momentum(0.5), lib.smoothed(lib.gradient(), 0.5)]
+)
+def test_one_bad_batch_does_not_spoil_the_average(score):
+  good, bad = jnp.array([1.0, -2.0]), jnp.array([jnp.nan, -2.0])
+  state = score.init(good)
+  _, state = score.update(good, state, good)
+  rated, state = score.update(bad, state, good)
+  assert not jnp.isfinite(rated[0])  # by this no mask moves
+  rated, _ = score.update(good, state, good)
+  # 0.5 of one good batch, and half of that again; the other had three.
+  np.testing.assert_allclose(rated, [0.75, 1.75])
