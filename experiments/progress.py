@@ -52,6 +52,9 @@ def bar(console: rich.console.Console | None = None) -> Iterator[Track]:
         rate = f"{speed:.0f} steps/s" if speed else ""
         fields = {"note": note} if note else {}
         display.update(task, completed=step, rate=rate, **fields)
+        if step >= total:  # leave a line, and the room to the runs to come
+          display.update(task, visible=False)
+          display.print(f"{name}: done {note}", markup=False, highlight=False)
 
       return advance
 
