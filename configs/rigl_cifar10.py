@@ -47,7 +47,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.steps = 6 if smoke else 97_656
   config.batch_size = 8 if smoke else 128
   config.augment = True
-  config.data = {"name": "cifar10", "normalize": "image"}
+  config.data = {
+    "name": "cifar10",
+    "data_dir": ml_collections.config_dict.placeholder(str),  # TFDS's own
+    "normalize": "image",
+  }
   config.model = {
     "name": "wrn",
     "depth": 10 if smoke else 22,

@@ -36,7 +36,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.name = f"{algorithm}_fashion_mnist_{model}"
   config.steps = 40 if smoke else 24_000
   config.batch_size = 100
-  config.data = {"name": "fashion_mnist"}
+  config.data = {
+    "name": "fashion_mnist",
+    "data_dir": ml_collections.config_dict.placeholder(str),  # Debian's
+    "source": "idx",
+  }
   config.model = {"name": MODELS[model]}
   config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
   config.schedule = {"name": "cosine", "learning_rate": 0.05}

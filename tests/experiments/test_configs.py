@@ -91,3 +91,11 @@ def test_cifar_smoke_on_mock_data(tmp_path):
   assert result.metrics["density"] == pytest.approx(0.1, abs=1e-3)
   churn = [r["churn_since_start"] for r in result.history if "density" in r]
   assert churn[-1] > 0
+
+
+@pytest.mark.parametrize("name", ["rigl_fashion_mnist", "rigl_cifar10"])
+def test_the_folder_that_an_error_asks_for_is_a_flag(name, tmp_path):
+  config = load(name, "smoke")
+  config.data.data_dir = str(tmp_path / "nowhere")
+  with pytest.raises(data.MissingDataError, match=r"--config\.data\.data_dir"):
+    train.train(config, tmp_path / "run")
