@@ -362,11 +362,7 @@ def _drop_and_grow(
 def _cosine(fraction, t_end):
   if callable(fraction):
     return fraction
-  if not 0 <= fraction <= 1:
-    raise ValueError(
-      f"got fraction={fraction}, wanted the share of active weights that "
-      "moves, in [0, 1]"
-    )
+  updates.check_fraction(fraction)
   if t_end < 1:
     raise ValueError(
       f"got t_end={t_end}, wanted the step from which masks stay, at least 1"

@@ -16,7 +16,7 @@ from sparsejax import masks as masks_lib
 from sparsejax import scores
 from sparsejax.masks import PyTree, is_hole
 from sparsejax.schedules import When
-from sparsejax.updates import MaskState, MaskUpdate
+from sparsejax.updates import MaskState, MaskUpdate, now_key
 
 
 class SparseState(NamedTuple):
@@ -304,8 +304,7 @@ def _grow(initializer, old, new, params):
       return p
     first = jnp.zeros_like(p)
     if initializer is not jax.nn.initializers.zeros:
-      key = jax.random.wrap_key_data(old.key, impl="threefry2x32")
-      key = jax.random.fold_in(jax.random.fold_in(key, old.count), 1)
+      key = jax.random.fold_in(now_key(old), 1)
       key = scores.fold_in_path(key, path)
       first = scores.sharded_like(initializer(key, p.shape, p.dtype), p)
     return jnp.where(now, jnp.where(was, p, first), jnp.zeros_like(p))

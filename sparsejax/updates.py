@@ -161,11 +161,7 @@ def drop_and_grow(
     arXiv:1911.11134, 2020, section 3 and algorithm 1.
   """
   if not callable(fraction):
-    if not 0 <= fraction <= 1:
-      raise ValueError(
-        f"got fraction={fraction}, wanted the share of active weights that "
-        "moves, in [0, 1]"
-      )
+    check_fraction(fraction)
     fraction = optax.constant_schedule(fraction)
   pattern = pattern or patterns.unstructured()
   drop = optax.with_extra_args_support(drop)
@@ -182,7 +178,7 @@ def drop_and_grow(
     return state._replace(scores=(drop.init(params), grow.init(params)))
 
   def update(grads, state, params, now):
-    key = _now_key(state)
+    key = now_key(state)
     by_drop, drop_state = _rate(drop, grads, state.scores[0], params, now, key)
     by_grow, grow_state = _rate(grow, grads, state.scores[1], params, now, key)
     state = state._replace(scores=(drop_state, grow_state))
@@ -200,6 +196,15 @@ def drop_and_grow(
     return _move(state, leaf, by_drop, by_grow)
 
   return MaskUpdate(init, update)
+
+
+def check_fraction(fraction: float) -> None:
+  """Raises a ValueError unless a share of active weights is in [0, 1]."""
+  if not 0 <= fraction <= 1:
+    raise ValueError(
+      f"got fraction={fraction}, wanted the share of active weights that "
+      "moves, in [0, 1]"
+    )
 
 
 def _least(budget, mask):
@@ -265,7 +270,7 @@ def prune(
 
   def update(grads, state, params, now):
     by, score_state = _rate(
-      score, grads, state.scores, params, now, _now_key(state)
+      score, grads, state.scores, params, now, now_key(state)
     )
     state = state._replace(scores=score_state)
     if not now:
@@ -367,7 +372,8 @@ def _checked(key):
   return key
 
 
-def _now_key(state):
+def now_key(state: MaskState) -> jax.Array:
+  """The key of this step's draws, which the state's key and count make."""
   key = jax.random.wrap_key_data(state.key, impl="threefry2x32")
   return jax.random.fold_in(key, state.count)
 
