@@ -2,8 +2,8 @@
 
 Each reads like its paper's pseudo-code and is made of public pieces. What
 the keywords `options` take is what `updates.drop_and_grow` (or `prune`) and
-`sparsify` take: distribution, prunable, pattern, regrow; grown_values,
-grown_moments.
+`sparsify` take: distribution, prunable, pattern, regrow, and masks to begin
+with, such as those of `initial`; grown_values, grown_moments.
 """
 
 from typing import Any

@@ -72,13 +72,7 @@ def fixed(masks: PyTree) -> MaskUpdate:
 
   def init(key, params):
     del key
-    full = _broadcast(masks, params)
-    budget = jax.tree.map(
-      lambda m, p: jnp.sum(m, dtype=jnp.int32) if m.ndim else _size(p),
-      full,
-      params,
-    )
-    return _first_state(full, budget, key=None)
+    return _first_state(*_given(masks, params), key=None)
 
   return MaskUpdate(init, lambda grads, state, params, now: state)
 
@@ -89,14 +83,17 @@ def static(
   distribution: Distribution = distributions.erdos_renyi_kernel,
   prunable: Prunable = distributions.matrices,
   pattern: Pattern | None = None,
+  masks: PyTree | None = None,
 ) -> MaskUpdate:
-  """Random masks that never move.
+  """Masks that never move: random ones, or those that are given.
 
   Args:
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
     distribution: How many weights each of them keeps.
     prunable: Which leaves are sparse.
     pattern: The shape that zeros may take; unstructured by default.
+    masks: Masks to take instead, as for `fixed`. They say what each leaf
+      keeps, whatever the arguments above do.
 
   Returns:
     The mask update.
@@ -106,6 +103,8 @@ def static(
 
   def init(key, params):
     draw, rest = jax.random.split(_checked(key))
+    if masks is not None:
+      return _first_state(*_given(masks, params), key=_own_key(rest))
     counts = distributions.budgets(params, sparsity, distribution, prunable)
 
     def leaf(path, p):
@@ -114,9 +113,10 @@ def static(
       noise = scores_lib.uniform_leaf(scores_lib.fold_in_path(draw, path), p)
       return pattern.top_k(noise, n, None), jnp.int32(n)
 
-    pairs = jax.tree_util.tree_map_with_path(leaf, params)
-    masks, budget = _unzip(pairs, params)
-    return _first_state(masks, budget, key=_own_key(rest))
+    drawn, budget = _unzip(
+      jax.tree_util.tree_map_with_path(leaf, params), params
+    )
+    return _first_state(drawn, budget, key=_own_key(rest))
 
   return MaskUpdate(init, lambda grads, state, params, now: state)
 
@@ -131,12 +131,13 @@ def drop_and_grow(
   prunable: Prunable = distributions.matrices,
   pattern: Pattern | None = None,
   regrow: bool = True,
+  masks: PyTree | None = None,
 ) -> MaskUpdate:
   """Drops the active weights rated lowest, grows as many rated highest.
 
   Of n active weights of a leaf, trunc(fraction x n) move. Masks begin at
-  random. A leaf whose scores are not all finite stays as it is, and that is
-  counted in the state.
+  random, unless they are given. A leaf whose scores are not all finite stays
+  as it is, and that is counted in the state.
 
   Args:
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
@@ -149,6 +150,8 @@ def drop_and_grow(
     pattern: The shape that zeros may take; unstructured by default.
     regrow: Whether a weight just dropped may grow back at once. It then has
       never left, and keeps its value and moments.
+    masks: The first masks, as for `static`; each leaf keeps as many weights
+      as they do.
 
   Returns:
     The mask update.
@@ -171,6 +174,7 @@ def drop_and_grow(
     distribution=distribution,
     prunable=prunable,
     pattern=pattern,
+    masks=masks,
   )
 
   def init(key, params):
@@ -220,6 +224,7 @@ def prune(
   distribution: Distribution = distributions.erdos_renyi_kernel,
   prunable: Prunable = distributions.matrices,
   pattern: Pattern | None = None,
+  masks: PyTree | None = None,
 ) -> MaskUpdate:
   """Prunes the active weights rated lowest, from dense to the final budget.
 
@@ -233,6 +238,8 @@ def prune(
     distribution: How many weights each sparse leaf keeps.
     prunable: Which leaves are sparse.
     pattern: The shape that zeros may take; unstructured by default.
+    masks: The first masks, as for `static`, instead of dense ones. A leaf in
+      which they keep less than its final budget is not pruned.
 
   Returns:
     The mask update. Its key serves random scores.
@@ -259,13 +266,17 @@ def prune(
 
   def init(key, params):
     final = distributions.budgets(params, sparsity, distribution, prunable)
-    masks = jax.tree_util.tree_map_with_path(
+    first = jax.tree_util.tree_map_with_path(
       lambda path, p: (
         jnp.ones_like(p, bool) if path_name(path) in final else jnp.array(True)
       ),
       params,
     )
-    state = _first_state(masks, counts(params, sparsity), _own_key(key))
+    budget = counts(params, sparsity)
+    if masks is not None:
+      first, left = _given(masks, params)
+      budget = jax.tree.map(jnp.minimum, budget, left)
+    state = _first_state(first, budget, _own_key(key))
     return state._replace(scores=score.init(params))
 
   def update(grads, state, params, now):
@@ -324,6 +335,17 @@ def _size(p):
   return jnp.int32(np.size(p))
 
 
+def _given(masks, params):
+  """Masks of the params' treedef, and how many weights each leaf keeps."""
+  full = _broadcast(masks, params)
+  budget = jax.tree.map(
+    lambda m, p: jnp.sum(m, dtype=jnp.int32) if m.ndim else _size(p),
+    full,
+    params,
+  )
+  return full, budget
+
+
 def _broadcast(masks, params):
   """Masks of the params' treedef, from a prefix of it, checked."""
   try:
@@ -348,7 +370,8 @@ def _broadcast(masks, params):
         f"{name}: got a mask of {jnp.result_type(mask)}, wanted bool, True "
         "where active: convert it, for example with mask != 0"
       )
-    if np.ndim(mask) == 0 and not mask:
+    traced = isinstance(mask, jax.core.Tracer)
+    if np.ndim(mask) == 0 and not traced and not mask:
       raise ValueError(
         f"{name}: got the mask False, which would leave no weight: give a mask "
         "of the leaf's shape, or True to stay dense"

@@ -310,3 +310,63 @@ def test_fixed_refuses_masks_that_do_not_fit(masks, error, message):
   tx = sparsejax.fixed(optax.sgd(0.1), masks)
   with pytest.raises(error, match=message):
     sparsejax.init(tx, PARAMS)
+
+
+FIRST = {"a": MASK, "b": jnp.array(True)}
+LEAVES = {"a": W, "b": jnp.ones(3)}
+
+
+@pytest.mark.parametrize("name", ["static", "set_", "rigl", "seft", "snfs"])
+def test_an_algorithm_begins_with_the_masks_that_it_is_given(name):
+  options = {} if name == "static" else {"t_end": 100, "delta_t": 2}
+  tx = getattr(sparsejax, name)(
+    optax.sgd(0.1), 0.9, key=KEY, masks=FIRST, **options
+  )
+  params, state = sparsejax.init(tx, LEAVES)
+  np.testing.assert_array_equal(params["a"], jnp.where(MASK, W, 0))
+  assert jax.tree.map(int, state.mask_state.budget) == {"a": 4, "b": 3}
+  grads = {"a": GRADS, "b": jnp.ones(3)}
+  _, state = tx.update(grads, state, params, update_masks=True)
+  assert sparsejax.nnz(sparsejax.get_masks(state)) == 4
+
+
+def test_masks_may_be_traced():
+  def begin(masks):
+    tx = sparsejax.rigl(optax.adam(0.1), 0.5, key=KEY, t_end=9, masks=masks)
+    return sparsejax.init(tx, LEAVES)
+
+  params, state = jax.jit(begin)(FIRST)
+  assert int(state.mask_state.budget["a"]) == 4
+  np.testing.assert_array_equal(params["a"] != 0, MASK)
+
+
+def test_pruning_begins_with_given_masks_and_leaves_what_is_sparser():
+  """Half of `a` is left, more than its budget; 1 of `b`, less than it."""
+  few = jnp.arange(8).reshape(2, 4) == 5
+  masks = {"a": MASK.reshape(2, 4), "b": few}
+  params = {"a": W.reshape(2, 4), "b": jnp.ones((2, 4))}
+  tx = sparsejax.gmp(
+    optax.sgd(0.0),
+    0.75,
+    key=KEY,
+    begin=0,
+    end=2,
+    delta_t=1,
+    distribution=sparsejax.distributions.uniform,
+    masks=masks,
+  )
+  params, state = sparsejax.init(tx, params)
+  assert jax.tree.map(int, state.mask_state.budget) == {"a": 2, "b": 1}
+  for _ in range(3):
+    _, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+  found = sparsejax.get_masks(state)
+  assert which(found["a"].ravel()) == [0, 1]
+  np.testing.assert_array_equal(found["b"], few)
+
+
+def test_masks_that_do_not_fit_are_named():
+  tx = sparsejax.rigl(
+    optax.sgd(0.1), 0.5, key=KEY, t_end=9, masks={"a": MASK[:3], "b": True}
+  )
+  with pytest.raises(ValueError, match=r"a: got a mask of shape \(3,\)"):
+    sparsejax.init(tx, LEAVES)
