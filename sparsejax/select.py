@@ -2,7 +2,8 @@
 
 Selection counts: every pass over the scores counts how many reach each of
 seven thresholds, and so settles three more bits of the k-th largest one.
-Counts are scalars, whatever the size, shape or sharding of the scores.
+Counts are scalars, whatever the size, shape or sharding of the scores; so
+those of several leaves are added, and a tree is ranked as one array.
 """
 
 import math
@@ -11,6 +12,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from sparsejax import masks as masks_lib
+from sparsejax.masks import PyTree
 
 _BITS_PER_PASS = 3
 _MAX_SIZE = 2**31 - 1
@@ -47,37 +51,135 @@ def top_k_mask(
     [ True False  True False]
   """
   scores = jnp.asarray(scores)
+  _check(scores)
+  return _top_k([scores], k, [where])[0]
+
+
+@jax.jit
+def top_k_masks(
+  scores: PyTree, k: jax.Array | int, where: PyTree | None = None
+) -> PyTree:
+  """Marks the k largest scores of a whole tree, by one threshold over it.
+
+  The order is that of `top_k_mask` on the leaves laid end to end: ties go to
+  the earlier leaf, then to the lower linear index. Leaves of several dtypes
+  are compared by value.
+
+  Args:
+    scores: A pytree of floating arrays of any shapes, of at most 2**31 - 1
+      elements together: counts are int32.
+    k: How many to mark in all, an integer scalar; it may be traced.
+    where: Optional bool masks of the same structure: the candidates. Each is
+      of its leaf's shape, or a scalar that holds for the whole leaf.
+
+  Returns:
+    A tree of bool arrays of the shapes of `scores` with exactly k True
+    together, or every candidate True if there are fewer than k.
+
+  Raises:
+    TypeError: If a score is not floating.
+    ValueError: If there are more elements than an int32 can count, or `where`
+      does not fit the scores.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> scores = {"a": jnp.array([3.0, 1.0]), "b": jnp.array([[2.0], [2.0]])}
+    >>> masks = top_k_masks(scores, 2)
+    >>> print(masks["a"], masks["b"].ravel())
+    [ True False] [ True False]
+  """
+  paths, treedef = jax.tree_util.tree_flatten_with_path(scores)
+  leaves = [jnp.asarray(x) for _, x in paths]
+  for (path, _), x in zip(paths, leaves, strict=True):
+    _check(x, masks_lib.path_name(path))
+  total = sum(x.size for x in leaves)
+  if total > _MAX_SIZE:
+    raise ValueError(
+      f"got {total} scores in {len(leaves)} leaves, wanted at most {_MAX_SIZE} "
+      "in all: rank parts of the tree by themselves, for example layer by layer"
+    )
+  candidates = [None] * len(leaves)
+  if where is not None:
+    masks_lib.check_like(where, scores, "candidates")
+    candidates = jax.tree.leaves(where)
+  return treedef.unflatten(_top_k(_of_one_dtype(leaves), k, candidates))
+
+
+def _check(scores, name=""):
+  where = f"{name}: " if name else ""
   if not jnp.issubdtype(scores.dtype, jnp.floating):
     raise TypeError(
-      f"scores must be floating, got {scores.dtype}{list(scores.shape)}"
+      f"{where}scores must be floating, got {scores.dtype}{list(scores.shape)}"
     )
   if scores.size > _MAX_SIZE:
     raise ValueError(
-      f"got {scores.size} scores of shape {scores.shape}, wanted at most "
-      f"{_MAX_SIZE}: split the array, for example along its first axis"
+      f"{where}got {scores.size} scores of shape {scores.shape}, wanted at "
+      f"most {_MAX_SIZE}: split the array, for example along its first axis"
     )
-  if scores.size == 0:
-    return jnp.zeros(scores.shape, bool)
-  keys = _ordered(scores)
-  if where is not None:
-    keys = jnp.where(where, keys, jnp.zeros_like(keys))
+
+
+def _top_k(leaves, k, where) -> list[jax.Array]:
+  """`top_k_mask` of arrays of one dtype, as if they were laid end to end."""
+  shapes = [x.shape for x in leaves]
+  ends = [sum(map(math.prod, shapes[i:])) for i in range(1, len(shapes) + 1)]
+  total = sum(map(math.prod, shapes))
+  if total == 0:
+    return [jnp.zeros(s, bool) for s in shapes]
+  keys = [
+    _ordered(x) if w is None else jnp.where(w, _ordered(x), 0)
+    for x, w in zip(leaves, where, strict=True)
+  ]
   # With fewer than k candidates the threshold is 0, which none of them is.
   k = jnp.asarray(k, jnp.int32)
-  threshold = _kth_largest(lambda: keys, k)
+  threshold = _kth_largest(lambda: keys, k, jnp.iinfo(keys[0].dtype).bits)
   above, reached = _count(keys, [threshold + 1, threshold])
+
+  def from_end():
+    return [_count_from_end(s, n) for s, n in zip(shapes, ends, strict=True)]
 
   # A surplus of ties at the threshold: the same search over their index,
   # counted from the end so that the lowest ones are the largest.
   def ranked():
-    return jnp.where(keys == threshold, _count_from_end(keys.shape), 0)
+    return [
+      jnp.where(x == threshold, index, 0)
+      for x, index in zip(keys, from_end(), strict=True)
+    ]
 
   cut = lax.cond(
     (reached > k) & (threshold > 0),
-    lambda: _kth_largest(ranked, k - above),
+    lambda: _kth_largest(ranked, k - above, total.bit_length()),
     lambda: jnp.uint32(0),
   )
-  tied = (keys == threshold) & (_count_from_end(keys.shape) >= cut)
-  return (keys > threshold) | (tied & (threshold > 0) & (k > above))
+  last = (threshold > 0) & (k > above)
+  return [
+    (x > threshold) | ((x == threshold) & (index >= cut) & last)
+    for x, index in zip(keys, from_end(), strict=True)
+  ]
+
+
+def _of_one_dtype(leaves):
+  """Widens what is narrower than the widest, if there are several dtypes."""
+  dtypes = {x.dtype for x in leaves}
+  if len(dtypes) < 2:
+    return leaves
+  wide = max(jnp.float32, *dtypes, key=lambda d: jnp.finfo(d).bits)
+  return [_widen(x, jnp.dtype(wide)) for x in leaves]
+
+
+def _widen(x, dtype):
+  """The same values in a wider dtype, subnormal numbers among them."""
+  if x.dtype == dtype:
+    return x
+  wide = x.astype(dtype)
+  if dtype != jnp.float64:
+    return wide
+  # Arithmetic may flush float32's subnormal numbers: take them from the bits.
+  info = jnp.finfo(x.dtype)
+  bits = lax.bitcast_convert_type(x, f"uint{info.bits}")
+  size = bits & ((1 << (info.bits - 1)) - 1)
+  small = size.astype(dtype) * float(info.smallest_subnormal)
+  small = jnp.where(size < bits, -small, small)
+  return jnp.where(size < 1 << info.nmant, small, wide)
 
 
 def _ordered(x: jax.Array) -> jax.Array:
@@ -91,29 +193,36 @@ def _ordered(x: jax.Array) -> jax.Array:
   return jnp.where(jnp.isnan(x), jnp.ones_like(i), i)
 
 
-def _count(keys: jax.Array, thresholds) -> Sequence[jax.Array]:
-  """Counts, in one pass, the keys that reach each threshold.
+def _count(leaves, thresholds) -> Sequence[jax.Array]:
+  """Counts, in one pass, the keys of all leaves that reach each threshold.
 
   On one device by one reduction of several operands: XLA vectorizes it on a
   CPU, which it does not do with a reduction of one. Where keys may be sharded,
   by a reduction each: XLA makes scalar all-reduces of these, but would gather
   the several operands' partial counts.
   """
-  reached = [keys >= jnp.asarray(t, keys.dtype) for t in thresholds]
-  if jax.device_count() > 1:
-    return [jnp.sum(r, dtype=jnp.int32) for r in reached]
-  return lax.reduce(
-    tuple(r.astype(jnp.int32) for r in reached),
-    tuple(jnp.int32(0) for _ in reached),
-    lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-    tuple(range(keys.ndim)),
-  )
+
+  def leaf(keys):
+    reached = [keys >= jnp.asarray(t, keys.dtype) for t in thresholds]
+    if jax.device_count() > 1:
+      return [jnp.sum(r, dtype=jnp.int32) for r in reached]
+    return lax.reduce(
+      tuple(r.astype(jnp.int32) for r in reached),
+      tuple(jnp.int32(0) for _ in reached),
+      lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+      tuple(range(keys.ndim)),
+    )
+
+  return [sum(counts) for counts in zip(*map(leaf, leaves), strict=True)]
 
 
-def _kth_largest(keys, k) -> jax.Array:
-  """The largest t that at least k of `keys()` reach; 0 if there is none."""
-  dtype = jax.eval_shape(keys).dtype
-  passes = -(-jnp.iinfo(dtype).bits // _BITS_PER_PASS)
+def _kth_largest(keys, k, bits) -> jax.Array:
+  """The largest t that at least k of all `keys()` reach; 0 if there is none.
+
+  Keys are lists of unsigned arrays, of at most so many bits.
+  """
+  dtype = jax.eval_shape(keys)[0].dtype
+  passes = -(-bits // _BITS_PER_PASS)
   digits = [jnp.asarray(d, dtype) for d in range(1, 1 << _BITS_PER_PASS)]
 
   def settle(i, t):
@@ -131,9 +240,12 @@ def _kth_largest(keys, k) -> jax.Array:
   return lax.fori_loop(0, passes, settle, jnp.zeros((), dtype))
 
 
-def _count_from_end(shape: tuple[int, ...]) -> jax.Array:
-  """The linear index of each element, the last one 1 and the first largest."""
-  index = jnp.uint32(1)
+def _count_from_end(shape: tuple[int, ...], after: int) -> jax.Array:
+  """The linear index of each element from the end, which `after` more follow.
+
+  The last element of all is 1, and the first is the largest.
+  """
+  index = jnp.uint32(1 + after)
   for axis, size in enumerate(shape):
     stride = math.prod(shape[axis + 1 :])
     line = tuple(size if a == axis else 1 for a in range(len(shape)))

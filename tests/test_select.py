@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sparsejax.select import top_k_mask
+from sparsejax.select import top_k_mask, top_k_masks
 
 DTYPES = {
   "float32": np.float32,
@@ -186,3 +186,148 @@ def test_too_many_scores_are_refused():
 def test_other_scores_than_floats_are_refused(dtype):
   with pytest.raises(TypeError, match=r"must be floating, got \w+\[2, 3\]"):
     top_k_mask(jnp.ones((2, 3), dtype), 1)
+
+
+# Over a whole tree.
+
+TREES = {
+  "float32": {"b": (4, 5), "a": (7,), "c": ()},
+  "bfloat16": [(3, 2, 2), (0, 3), (5,), (1, 1)],
+}
+MIXED = {
+  "half": ["float32", "bfloat16", "float16"],
+  "double": ["bfloat16", "float64", "float32", "float16"],
+}
+
+
+def end_to_end(tree):
+  """The leaves laid end to end, as float64."""
+  with np.errstate(invalid="ignore"):  # of signalling NaN
+    flat = [np.ravel(x).astype(np.float64) for x in jax.tree.leaves(tree)]
+  return np.concatenate(flat)
+
+
+def check_tree(scores, k, where=None):
+  """Against the argsort of the leaves laid end to end."""
+  masks = top_k_masks(jax.tree.map(jnp.asarray, scores), k, where)
+  assert jax.tree.structure(masks) == jax.tree.structure(scores)
+  for mask, x in zip(
+    jax.tree.leaves(masks), jax.tree.leaves(scores), strict=True
+  ):
+    assert mask.dtype == bool
+    assert mask.shape == np.shape(x)
+  if where is not None:
+    where = jax.tree.map(np.broadcast_to, where, jax.tree.map(np.shape, scores))
+    where = end_to_end(where).astype(bool)
+  wanted = expected(end_to_end(scores), k, where)
+  np.testing.assert_array_equal(end_to_end(masks).astype(bool), wanted)
+
+
+def drawn_tree(data, shapes, names):
+  """Scores of few values, whose leaves are of these dtypes in turn."""
+
+  def leaf(shape, name):
+    pick = hnp.arrays(np.int8, shape, elements=st.integers(0, 17))
+    return values(DTYPES[name])[data.draw(pick)]
+
+  flat, treedef = jax.tree.flatten(shapes, is_leaf=lambda s: type(s) is tuple)
+  return treedef.unflatten(map(leaf, flat, names))
+
+
+@pytest.mark.parametrize("name", TREES)
+@settings(max_examples=60, deadline=None, database=None)
+@given(data=st.data())
+def test_a_tree_is_a_stable_argsort_of_its_leaves_end_to_end(name, data):
+  scores = drawn_tree(data, TREES[name], [name] * 4)
+  k = data.draw(st.integers(-2, end_to_end(scores).size + 2))
+  where = jax.tree.map(lambda x: data.draw(hnp.arrays(bool, x.shape)), scores)
+  check_tree(scores, k, where)
+
+
+@pytest.mark.parametrize("names", MIXED)
+@settings(max_examples=60, deadline=None, database=None)
+@given(data=st.data())
+def test_leaves_of_several_dtypes_are_ordered_by_value(names, data):
+  shapes = [(3, 4), (6,), (5,), (2, 3)][: len(MIXED[names])]
+  scores = drawn_tree(data, shapes, MIXED[names])
+  k = data.draw(st.integers(0, end_to_end(scores).size))
+  with jax.enable_x64(names == "double"):
+    check_tree(scores, k)
+
+
+@pytest.mark.parametrize("narrow", ["float32", "bfloat16", "float16"])
+def test_every_bit_pattern_keeps_its_place_among_wider_ones(narrow):
+  """Each value of the narrow dtype next to its neighbours in the wide one."""
+  dtype = np.dtype(DTYPES[narrow])
+  bits = np.random.default_rng(0).bytes(300 * dtype.itemsize)
+  a = np.frombuffer(bits, dtype)
+  wide = np.float64 if narrow == "float32" else np.float32
+  with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+    b = np.nextafter(a.astype(wide), wide(np.inf))
+    c = np.nextafter(a.astype(wide), -wide(np.inf))
+  with jax.enable_x64(narrow == "float32"):
+    for k in range(1, 900, 128):
+      check_tree([a, b, c], k)
+
+
+def test_a_scalar_candidate_holds_for_the_whole_leaf():
+  scores = {"a": np.float32([5, 1]), "b": np.float32([4, 3, 2])}
+  where = {"a": np.array(True), "b": np.array([False, True, True])}
+  check_tree(scores, 2, where)
+  check_tree(scores, 9, where)
+  check_tree(scores, 3, {"a": np.array(False), "b": np.array(True)})
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_surplus_of_ties_cuts_one_leaf_and_leaves_the_later_out(
+  monkeypatch, devices
+):
+  monkeypatch.setattr(jax, "device_count", lambda: devices)
+  fresh = jax.jit(lambda *args: top_k_masks.__wrapped__(*args))
+  scores = [jnp.ones((2, 3)), jnp.ones((0,)), jnp.ones(63), jnp.ones((8, 8))]
+  for k in (0, 1, 5, 6, 7, 68, 69, 70, 132, 133, 134):
+    masks = fresh(scores, k)
+    np.testing.assert_array_equal(end_to_end(masks), np.arange(133) < k)
+
+
+def test_a_tree_under_jit_and_vmap():
+  rng = np.random.default_rng(0)
+  scores = {"a": rng.integers(0, 5, (4, 6)), "b": rng.integers(0, 5, (4, 3, 2))}
+  scores = {p: x.astype(np.float32) for p, x in scores.items()}
+  ks = np.array([0, 3, 7, 99])
+  masks = jax.jit(jax.vmap(top_k_masks))(scores, ks)
+  for i, k in enumerate(ks):
+    row = {p: x[i] for p, x in scores.items()}
+    got = end_to_end({p: m[i] for p, m in masks.items()})
+    np.testing.assert_array_equal(got, expected(end_to_end(row), k))
+
+
+def test_one_leaf_is_as_top_k_mask_and_no_leaf_is_no_mask():
+  scores = jnp.array([2.0, 1, 2, 2])
+  np.testing.assert_array_equal(top_k_masks(scores, 2), top_k_mask(scores, 2))
+  assert top_k_masks({"a": {}, "b": None}, 3) == {"a": {}, "b": None}
+  empty = top_k_masks([jnp.ones((0, 2))], 3)[0]
+  assert empty.shape == (0, 2)
+  assert empty.dtype == bool
+
+
+def test_a_tree_is_counted_and_nothing_else():
+  tree = {"a": jnp.ones((16, 8)), "b": jnp.ones((5, 3), jnp.bfloat16)}
+  names = set(primitives(jax.make_jaxpr(top_k_masks)(tree, 5).jaxpr))
+  assert "reduce_sum" in names
+  shuffling = {"sort", "top_k", "gather", "all_gather", "scatter", "reshape"}
+  assert not names & (shuffling | {"cumsum", "dynamic_slice", "concatenate"})
+
+
+def test_what_a_tree_cannot_be_ranked_by_is_refused():
+  half = jax.ShapeDtypeStruct((2**30,), jnp.bfloat16)
+  rest = jax.ShapeDtypeStruct((2**30 - 1,), jnp.bfloat16)
+  assert jax.eval_shape(top_k_masks, [half, rest], 5)[0].shape == (2**30,)
+  with pytest.raises(ValueError, match=r"2147483648 scores in 2 leaves"):
+    jax.eval_shape(top_k_masks, [half, half], 5)
+  with pytest.raises(TypeError, match=r"^a/0: .* floating, got int32\[2\]"):
+    top_k_masks({"a": [jnp.ones(2, int)]}, 1)
+  with pytest.raises(ValueError, match=r"^b: candidates of shape \(2,\)"):
+    top_k_masks({"b": jnp.ones(3)}, 1, {"b": np.ones(2, bool)})
+  with pytest.raises(ValueError, match=r"^c: candidates have a leaf"):
+    top_k_masks({"b": jnp.ones(3)}, 1, {"c": np.ones(3, bool)})

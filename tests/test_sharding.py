@@ -119,3 +119,20 @@ def test_the_check_sees_what_is_gathered():
     text = jax.jit(f).lower(x).compile().as_text()
     with pytest.raises(AssertionError):
       check_collectives(text)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_one_threshold_over_a_tree_on_a_mesh(kind):
+  mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+  scores = tree(0)  # rounded: ties are many
+  shardings = {p: NamedSharding(mesh, s) for p, s in SPECS.items()}
+  spread = jax.device_put(scores, shardings)
+  program = jax.jit(sparsejax.select.top_k_masks).lower(spread, 0).compile()
+  check_collectives(program.as_text())
+  for k in (0, 3, 50, 100, 151):
+    got = program(spread, k)
+    wanted = sparsejax.select.top_k_masks(scores, k)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    assert sum(int(m.sum()) for m in jax.tree.leaves(got)) == k
+    for p, mask in got.items():
+      assert mask.sharding.is_equivalent_to(shardings[p], mask.ndim)
