@@ -1,0 +1,286 @@
+"""Instruments that look inside sparse networks: pure functions on pytrees.
+
+What they measure is told by arrays and dicts by key path; tables are for
+report.py, pictures for others.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax import distributions, select
+from sparsejax import masks as masks_lib
+from sparsejax.distributions import Prunable
+from sparsejax.masks import PyTree, path_name
+
+
+class Flow(NamedTuple):
+  """Gradient norms of one leaf, or of several together.
+
+  Attributes:
+    active: Scalar, float32 or wider: the L2 norm at active weights.
+    inactive: Likewise, at the others; 0 where a leaf is dense.
+  """
+
+  active: jax.Array
+  inactive: jax.Array
+
+
+class Dead(NamedTuple):
+  """Which units of a leaf nothing flows through, whatever the weights.
+
+  Attributes:
+    inputs: bool [n_in]: True for input units that no active weight leaves.
+    outputs: bool [n_out]: True for output units that no active weight reaches.
+  """
+
+  inputs: jax.Array
+  outputs: jax.Array
+
+
+def layer_sensitivity(
+  loss_fn: Callable[[PyTree, Any], jax.Array],
+  params: PyTree,
+  batches: Sequence[Any],
+  sparsities: Sequence[float],
+  *,
+  prunable: Prunable = distributions.matrices,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The loss after one leaf alone was pruned by magnitude, leaf by leaf.
+
+  Sparsity is the share of all of a leaf's weights. Those that are inactive, and
+  so zero, go first: a leaf that is as sparse already stays as it is. The loss
+  is compiled once, the selection once per shape.
+
+  Args:
+    loss_fn: `(params, batch) -> loss`, a scalar.
+    params: The params, exactly zero where inactive.
+    batches: What the loss is averaged over, each batch with the same weight.
+    sparsities: Shares of zeros, each in [0, 1); a leaf keeps size x (1 -
+      sparsity) weights, to the nearest integer, and at least 1.
+    prunable: `(path, leaf) -> bool`: the leaves to look at.
+
+  Returns:
+    The mean loss of the params as they are, a scalar; and by key path the
+    mean losses of the pruned ones, of shape [len(sparsities)].
+
+  Raises:
+    ValueError: If there are no batches or sparsities, a sparsity is out of
+      range, or no leaf is prunable.
+
+  References:
+    Han et al., Learning both Weights and Connections for Efficient Neural
+    Networks, arXiv:1506.02626, 2015, figure 6.
+    Li et al., Pruning Filters for Efficient ConvNets, arXiv:1608.08710, 2017,
+    section 3.2, where it is filters that are pruned.
+
+  Example:
+    >>> params = {"w": jnp.array([[3.0, -1.0], [2.0, 4.0]])}
+    >>> def loss_fn(params, batch):
+    ...   return batch - jnp.abs(params["w"]).sum()
+    >>> loss, losses = layer_sensitivity(loss_fn, params, [10.0], [0.5, 0.75])
+    >>> print(loss, losses["w"])
+    0.0 [3. 6.]
+  """
+  batches = list(batches)
+  if not batches or not len(sparsities):
+    raise ValueError(
+      f"got {len(batches)} batches and {len(sparsities)} sparsities, wanted at "
+      "least one of each"
+    )
+  kept = [
+    distributions.budgets(params, s, _one_by_one, prunable) for s in sparsities
+  ]
+  loss = jax.jit(loss_fn)
+
+  def mean_loss(params):
+    return jnp.mean(jnp.stack([loss(params, batch) for batch in batches]))
+
+  def pruned(name, k):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, x: _largest(x, k) if path_name(path) == name else x, params
+    )
+
+  losses = {
+    name: jnp.stack([mean_loss(pruned(name, k[name])) for k in kept])
+    for name in kept[0]
+  }
+  return mean_loss(params), losses
+
+
+def _one_by_one(shapes, sparsity):
+  """Every leaf's own budget, which the others' rounding leaves alone."""
+  return {
+    path: distributions.uniform({path: shape}, sparsity)[path]
+    for path, shape in shapes.items()
+  }
+
+
+def _largest(x, k):
+  return jnp.where(select.top_k_mask(jnp.abs(x), k), x, jnp.zeros_like(x))
+
+
+def overlaps(masks: Sequence[PyTree]) -> jax.Array:
+  """Intersection over union of every pair of masks, all leaves together.
+
+  Args:
+    masks: n mask trees for the same params. A leaf that is dense in some of
+      them counts as fully active there; one that is dense in both of a pair
+      is left out.
+
+  Returns:
+    float32 [n, n], symmetric, in [0, 1]; 1 for a pair without active weights.
+
+  Raises:
+    ValueError: If two trees or the shapes of two leaves differ.
+
+  Example:
+    >>> a, b = jnp.array([1, 1, 0, 0], bool), jnp.array([0, 1, 0, 0], bool)
+    >>> print(overlaps([a, b, jnp.array(True)]))
+    [[1.   0.5  0.5 ]
+     [0.5  1.   0.25]
+     [0.5  0.25 1.  ]]
+  """
+  table = [[1.0] * len(masks) for _ in masks]
+  for i, a in enumerate(masks):
+    for j, b in enumerate(masks[:i]):
+      table[i][j] = table[j][i] = _overlap(b, a)
+  return jnp.asarray(table, jnp.float32).reshape(len(masks), len(masks))
+
+
+def _overlap(a, b):
+  masks_lib.check_like(jax.tree.map(lambda _: True, b), a, "masks")
+  wanted = jax.tree.map(lambda x, y: x if np.ndim(x) else y, a, b)
+  masks_lib.check_like(b, wanted, "masks")
+  both = masks_lib.nnz(jax.tree.map(jnp.logical_and, a, b))
+  either = masks_lib.nnz(jax.tree.map(jnp.logical_or, a, b))
+  empty = either == 0
+  return both / (either + empty) + empty
+
+
+def explored(ever: PyTree, masks: PyTree) -> PyTree:
+  """Adds the weights that are active now to those that ever were.
+
+  Their share, `masks.density` of the union, is the in-time
+  over-parametrisation rate R_s. One call after each mask update will do.
+
+  Args:
+    ever: The union so far; at first, the first masks.
+    masks: The masks now.
+
+  Returns:
+    The union, a mask tree.
+
+  Raises:
+    ValueError: If the two trees or the shapes of two leaves differ.
+
+  References:
+    Liu et al., Do We Actually Need Dense Over-Parameterization? In-Time
+    Over-Parameterization in Sparse Training, arXiv:2102.02887, 2021, section 3.
+
+  Example:
+    >>> ever = jnp.array([1, 0, 0, 0], bool)
+    >>> for mask in ([0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]):
+    ...   ever = explored(ever, jnp.array(mask, bool))
+    >>> masks_lib.density(ever)
+    0.75
+  """
+  masks_lib.check_like(masks, ever, "masks")
+  return jax.tree.map(jnp.logical_or, ever, masks)
+
+
+def gradient_flow(grads: PyTree, masks: PyTree) -> tuple[Flow, dict[str, Flow]]:
+  """The norm of the gradient at active and at inactive weights.
+
+  Args:
+    grads: The dense gradients.
+    masks: Bool masks of their shapes, or the scalar True where a leaf is
+      dense.
+
+  Returns:
+    The norms of all leaves together; and those of each, by key path.
+
+  Raises:
+    ValueError: If the two trees or the shapes of two leaves differ.
+
+  References:
+    Evci et al., Gradient Flow in Sparse Neural Networks and How Lottery
+    Tickets Win, arXiv:2010.03533, 2022, section 3.
+
+  Example:
+    >>> grads = {"w": jnp.array([3.0, 4.0, 7.0]), "b": jnp.array([12.0])}
+    >>> masks = {"w": jnp.array([1, 1, 0], bool), "b": jnp.array(True)}
+    >>> total, leaves = gradient_flow(grads, masks)
+    >>> print(leaves["w"].active, leaves["w"].inactive, total.active)
+    5.0 7.0 13.0
+  """
+  masks_lib.check_like(masks, grads, "masks")
+  squares = {
+    path_name(path): _squares(g, mask)
+    for (path, g), mask in zip(
+      jax.tree_util.tree_leaves_with_path(grads),
+      jax.tree.leaves(masks),
+      strict=True,
+    )
+  }
+  total = Flow(*map(sum, zip(*squares.values(), strict=True)))
+  norms = {path: Flow(*map(jnp.sqrt, flow)) for path, flow in squares.items()}
+  return Flow(*map(jnp.sqrt, total)), norms
+
+
+def _squares(g, mask):
+  # In float32 at least, where the squares of small gradients do not vanish.
+  square = jnp.square(g.astype(jnp.promote_types(g.dtype, jnp.float32)))
+  return Flow(
+    active=jnp.sum(square, where=mask),
+    inactive=jnp.sum(square, where=jnp.logical_not(mask)),
+  )
+
+
+def dead_units(
+  masks: PyTree, *, axes: tuple[int, int] = (-2, -1)
+) -> dict[str, Dead]:
+  """The units of every sparse leaf that have no active weight.
+
+  An output unit without one gives its bias, whatever the input; what comes
+  into an input unit without one is lost.
+
+  Args:
+    masks: A mask tree. Leaves that are dense have no dead units and are left
+      out; vectors count as [1, n].
+    axes: Where input and output units lie: the last two axes in Flax, whose
+      kernels are [..., in, out]; the first two, (0, 1), in the layouts
+      [in, out, ...]; (1, 0) in Equinox and PyTorch. With grouped convolutions
+      the inputs are those of one group.
+
+  Returns:
+    By key path, which input and output units are dead.
+
+  References:
+    Lasby et al., Dynamic Sparse Training with Structured Sparsity,
+    arXiv:2305.02299, 2024, section 3: such units are neurons that were ablated.
+
+  Example:
+    >>> mask = jnp.array([[1, 0, 0], [1, 1, 0]], bool)
+    >>> dead = dead_units({"w": mask, "b": jnp.array(True)})["w"]
+    >>> print(dead.inputs, dead.outputs)
+    [False False] [False False  True]
+  """
+
+  def leaf(mask):
+    mask = jnp.reshape(mask, (1,) * (2 - mask.ndim) + mask.shape)
+    every = range(mask.ndim)
+    used = (
+      jnp.any(mask, axis=tuple(a for a in every if a != axis % mask.ndim))
+      for axis in axes
+    )
+    return Dead(*map(jnp.logical_not, used))
+
+  return {
+    path_name(path): leaf(mask)
+    for path, mask in jax.tree_util.tree_leaves_with_path(masks)
+    if np.ndim(mask)
+  }
