@@ -4,6 +4,8 @@ Params hold the zeros: the update of an inactive weight is what brings it to
 exactly 0. So the loss needs no masks, and its gradient is the dense one.
 """
 
+import contextlib
+import contextvars
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +19,8 @@ from sparsejax import scores
 from sparsejax.masks import PyTree, is_hole
 from sparsejax.schedules import When
 from sparsejax.updates import MaskState, MaskUpdate, now_key
+
+_taken_over = contextvars.ContextVar("mask state", default=None)
 
 
 class SparseState(NamedTuple):
@@ -95,9 +99,10 @@ def sparsify(
   state_type = SparseState if enforce else ForwardMaskedState
 
   def init_fn(params):
-    mask_state = mask_update.init(key, params)
-    if enforce:
-      params = masks_lib.apply_masks(params, mask_state.masks)
+    if (mask_state := _taken_over.get()) is None:
+      mask_state = mask_update.init(key, params)
+      if enforce:
+        params = masks_lib.apply_masks(params, mask_state.masks)
     return state_type(mask_state, inner.init(params))
 
   def update_fn(grads, state, params=None, *, update_masks=None, **extra):
@@ -137,7 +142,7 @@ def sparsify(
     if now is not False and not step_on_update:
       stay = jax.tree.map(jnp.zeros_like, updates)
       updates = _where(now, stay, updates)
-      still = _stand_still(inner, inner_state, stepped, params)
+      still = stand_still(inner, inner_state, stepped, params)
       stepped = _where(now, still, stepped)
     if enforce:
       updates = _towards(updates, params, new.masks, values)
@@ -172,9 +177,28 @@ def init(
   _check_finite(params)
   opt_state = tx.init(params)
   masks = get_masks(opt_state)
-  if not _find(opt_state, ForwardMaskedState):
+  if not find(opt_state, ForwardMaskedState):
     params = masks_lib.apply_masks(params, masks)
   return params, opt_state
+
+
+@contextlib.contextmanager
+def taking_over(mask_state: MaskState):
+  """Has `init` of any `sparsify` take over masks, on params with their zeros.
+
+  What lies around it, at any depth, hands `init` the params alone.
+
+  Args:
+    mask_state: The mask state to begin with.
+
+  Yields:
+    Nothing.
+  """
+  token = _taken_over.set(mask_state)
+  try:
+    yield
+  finally:
+    _taken_over.reset(token)
 
 
 @jax.jit
@@ -213,7 +237,7 @@ def get_masks(opt_state: optax.OptState) -> PyTree:
   Raises:
     ValueError: If there are no masks, or several for one leaf.
   """
-  found = [s.masks for s in _find(opt_state, MaskState)]
+  found = [s.masks for s in find(opt_state, MaskState)]
   if not found:
     raise ValueError(
       f"there are no masks in this optimizer state, a "
@@ -249,13 +273,13 @@ def forward_params(params: PyTree, opt_state: optax.OptState) -> PyTree:
     Bengio et al., Estimating or Propagating Gradients Through Stochastic
     Neurons for Conditional Computation, arXiv:1308.3432, 2013, section 4.
   """
-  if not _find(opt_state, ForwardMaskedState):
+  if not find(opt_state, ForwardMaskedState):
     return params
   masked = masks_lib.apply_masks(params, get_masks(opt_state))
   return jax.tree.map(lambda p, m: p + lax.stop_gradient(m - p), params, masked)
 
 
-def _find(tree, kind):
+def find(tree, kind):
   """The outermost nodes of one type."""
   leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kind))
   return [x for x in leaves if isinstance(x, kind)]
@@ -336,7 +360,7 @@ def _reset(inner, inner_state, now, old, new, grads, grown_moments):
   )
 
 
-def _stand_still(inner, old, new, params):
+def stand_still(inner, old, new, params):
   """The old state, but for counters that no moments go with.
 
   A state that holds arrays per parameter is kept whole: Adam's count belongs
