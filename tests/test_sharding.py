@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import sparsejax
+from sparsejax import lottery
 
 KEY = jax.random.key(0)
 STEPS = 4
@@ -135,4 +136,24 @@ def test_one_threshold_over_a_tree_on_a_mesh(kind):
     jax.tree.map(np.testing.assert_array_equal, got, wanted)
     assert sum(int(m.sum()) for m in jax.tree.leaves(got)) == k
     for p, mask in got.items():
+      assert mask.sharding.is_equivalent_to(shardings[p], mask.ndim)
+
+
+def test_a_round_of_pruning_on_a_mesh():
+  mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+  params = tree(0)
+  masks = {p: x != 0 for p, x in params.items()}
+  shardings = {p: NamedSharding(mesh, s) for p, s in SPECS.items()}
+  spread = jax.device_put((params, masks), (shardings, shardings))
+
+  def prune(params, masks):
+    return lottery.prune_round(params, masks, 0.2)
+
+  program = jax.jit(prune).lower(*spread).compile()
+  check_collectives(program.as_text())
+  for _ in range(3):
+    masks = prune(params, masks)
+    spread = spread[0], program(*spread)
+    jax.tree.map(np.testing.assert_array_equal, spread[1], masks)
+    for p, mask in spread[1].items():
       assert mask.sharding.is_equivalent_to(shardings[p], mask.ndim)
