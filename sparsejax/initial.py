@@ -1,0 +1,538 @@
+"""Masks before training, for the `masks` of an algorithm.
+
+Each function takes `(loss_fn, params, batches, sparsity)` and keywords, and
+returns masks, so that one may stand for another, eagerly or under `jax.jit`.
+All keep exact budgets, ties as `select` settles them: by default one over all
+prunable leaves together, size x (1 - sparsity) rounded half up, under which a
+leaf may keep any number; with a `distribution`, one leaf by leaf. Scores that
+are not finite are refused by name, except under `jax.jit`, where they cannot
+be seen: NaN then ranks last.
+
+Before believing in a mask, train without what its method knows: with
+`lottery.shuffle(masks, key=...)`, which keeps the number per layer only, and
+with weights drawn anew (Frankle et al., Pruning Neural Networks at
+Initialization: Why Are We Missing the Mark?, arXiv:2009.08576, 2021).
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from sparsejax import distributions, select
+from sparsejax import masks as masks_lib
+from sparsejax import scores as scores_lib
+from sparsejax.distributions import Distribution, Prunable
+from sparsejax.masks import PyTree, is_hole, path_name
+from sparsejax.scores import Score
+
+LossFn = Callable[[PyTree, Any], jax.Array]
+
+
+def random(
+  loss_fn: LossFn | None,
+  params: PyTree,
+  batches: Sequence[Any] | None,
+  sparsity: float,
+  *,
+  key: jax.Array,
+  prunable: Prunable = distributions.matrices,
+  distribution: Distribution | None = distributions.erdos_renyi_kernel,
+) -> PyTree:
+  """Keeps weights at random: the masks that `static` draws by the same key.
+
+  Args:
+    loss_fn: Not looked at.
+    params: A pytree of arrays.
+    batches: Not looked at.
+    sparsity: The share of zeros among the prunable leaves, in [0, 1).
+    key: PRNG key of the masks.
+    prunable: `(path, leaf) -> bool`: the leaves to make sparse.
+    distribution: How many weights each of them keeps; None to draw over all
+      together.
+
+  Returns:
+    Bool masks of the params' treedef, shapes and sharding; the scalar True
+    where a leaf is not prunable.
+
+  Raises:
+    ValueError: If the budget cannot be met; see `distributions.budgets`.
+
+  Example:
+    >>> params = {"w": jnp.ones((10, 10)), "b": jnp.ones(10)}
+    >>> masks = random(None, params, None, 0.9, key=jax.random.key(0))
+    >>> int(masks["w"].sum()), bool(masks["b"])
+    (10, True)
+  """
+  del loss_fn, batches
+  part, kept = _budget(params, sparsity, prunable, distribution)
+  draw, _ = jax.random.split(key)  # as `updates.static` splits it
+  return _masks(params, _keep(kept, scores_lib.uniform_like(draw, part)))
+
+
+def magnitude(
+  loss_fn: LossFn | None,
+  params: PyTree,
+  batches: Sequence[Any] | None,
+  sparsity: float,
+  *,
+  prunable: Prunable = distributions.matrices,
+  distribution: Distribution | None = None,
+) -> PyTree:
+  """Keeps the largest |w|.
+
+  Args:
+    loss_fn: Not looked at.
+    params: A pytree of arrays.
+    batches: Not looked at.
+    sparsity: The share of zeros among the prunable leaves, in [0, 1).
+    prunable: `(path, leaf) -> bool`: the leaves to make sparse.
+    distribution: How many weights each of them keeps; by default those that
+      rate highest over all together.
+
+  Returns:
+    Bool masks of the params' treedef, shapes and sharding; the scalar True
+    where a leaf is not prunable.
+
+  Raises:
+    ValueError: If the budget cannot be met, or a weight is not finite.
+
+  Example:
+    >>> params = {"a": jnp.array([[1.0, -4.0]]), "b": jnp.array([[3.0, 2.0]])}
+    >>> masks = magnitude(None, params, None, 0.5)
+    >>> print(masks["a"], masks["b"])
+    [[False  True]] [[ True False]]
+  """
+  del loss_fn, batches
+  part, kept = _budget(params, sparsity, prunable, distribution)
+  return _select(params, kept, jax.tree.map(jnp.abs, _wide(part)))
+
+
+def snip(
+  loss_fn: LossFn,
+  params: PyTree,
+  batches: Sequence[Any],
+  sparsity: float,
+  *,
+  prunable: Prunable = distributions.matrices,
+  distribution: Distribution | None = None,
+  score: Score | None = None,
+) -> PyTree:
+  """Keeps the weights to whose removal the loss is most sensitive: |w g|.
+
+  Args:
+    loss_fn: `(params, batch) -> scalar`.
+    params: A pytree of arrays.
+    batches: A list or tuple of batches, any pytrees; g is the mean of their
+      gradients.
+    sparsity: The share of zeros among the prunable leaves, in [0, 1).
+    prunable: `(path, leaf) -> bool`: the leaves to make sparse.
+    distribution: How many weights each of them keeps; by default those that
+      rate highest over all together.
+    score: What rates the weights by g, `scores.sensitivity()` by default.
+
+  Returns:
+    Bool masks of the params' treedef, shapes and sharding; the scalar True
+    where a leaf is not prunable.
+
+  Raises:
+    ValueError: If the budget cannot be met, there is no batch, the loss is
+      not a scalar or a score is not finite.
+    TypeError: If the batches are not in a list or tuple.
+
+  References:
+    Lee et al., SNIP: Single-shot Network Pruning based on Connection
+    Sensitivity, arXiv:1810.02340, 2019, equation 6 and algorithm 1.
+
+  Example:
+    >>> params = {"w": jnp.array([[1.0, -2.0, 0.5]])}
+    >>> x = jnp.array([1.0, 0.1, 4.0])
+    >>> masks = snip(lambda p, x: (p["w"] @ x).sum(), params, [x], 0.5)
+    >>> print(masks["w"])
+    [[ True False  True]]
+  """
+  part, kept = _budget(params, sparsity, prunable, distribution)
+  score = scores_lib.sensitivity() if score is None else score
+  grads = _mean(jax.grad(_scalar(loss_fn)), batches, part, params)
+  return _select(params, kept, score.update(grads, score.init(part), part)[0])
+
+
+def grasp(
+  loss_fn: LossFn,
+  params: PyTree,
+  batches: Sequence[Any],
+  sparsity: float,
+  *,
+  prunable: Prunable = distributions.matrices,
+  distribution: Distribution | None = None,
+) -> PyTree:
+  """Keeps the weights that hold the norm of the gradient up.
+
+  To first order, removing the weight w changes |g|^2 by 2 S, S = -w (H g)
+  with the gradient g and the Hessian H of the prunable leaves. As in the
+  paper the largest S go, since without them |g|^2 is larger, and the lowest
+  stay, whatever their sign; other codes name -S the score. H g is a
+  derivative of the gradient along itself, so there is no Hessian.
+
+  Args:
+    loss_fn: `(params, batch) -> scalar`. A temperature belongs in it: the
+      authors divide the logits by 200.
+    params: A pytree of arrays.
+    batches: A list or tuple of batches, any pytrees; g and H are those of
+      the mean of their losses.
+    sparsity: The share of zeros among the prunable leaves, in [0, 1).
+    prunable: `(path, leaf) -> bool`: the leaves to make sparse.
+    distribution: How many weights each of them keeps; by default those that
+      rate highest over all together.
+
+  Returns:
+    Bool masks of the params' treedef, shapes and sharding; the scalar True
+    where a leaf is not prunable.
+
+  Raises:
+    ValueError: If the budget cannot be met, there is no batch, the loss is
+      not a scalar or a score is not finite.
+    TypeError: If the batches are not in a list or tuple.
+
+  References:
+    Wang et al., Picking Winning Tickets Before Training by Preserving
+    Gradient Flow, arXiv:2002.07376, 2020, algorithm 1.
+
+  Example:
+    >>> params = {"w": jnp.array([[1.0, -2.0, 0.5]])}
+    >>> x = jnp.array([1.0, 0.1, 4.0])
+    >>> masks = grasp(lambda p, x: (p["w"] @ x).sum() ** 2, params, [x], 0.5)
+    >>> print(masks["w"])
+    [[ True False  True]]
+  """
+  part, kept = _budget(params, sparsity, prunable, distribution)
+  gradient = jax.grad(_scalar(loss_fn))
+
+  def along(part, params, direction, batch):
+    at = functools.partial(gradient, params=params, batch=batch)
+    return jax.jvp(at, (part,), (direction,))[1]
+
+  g = _mean(gradient, batches, part, params)
+  g = jax.tree.map(lambda p, g: g.astype(p.dtype), part, g)
+  hg = _mean(along, batches, part, params, g)
+  return _select(params, kept, jax.tree.map(jnp.multiply, _wide(part), hg))
+
+
+def force(
+  loss_fn: LossFn,
+  params: PyTree,
+  batches: Sequence[Any],
+  sparsity: float,
+  *,
+  prunable: Prunable = distributions.matrices,
+  distribution: Distribution | None = None,
+  rounds: int = 10,
+) -> PyTree:
+  """SNIP by and by: every round rates what the last one has left.
+
+  From round to round fewer weights are kept, in a geometric series. Their
+  |w g| has the gradient g of the pruned net, yet of all weights, each w as
+  it was at first: what has been pruned may come back.
+
+  Args:
+    loss_fn: `(params, batch) -> scalar`.
+    params: A pytree of arrays.
+    batches: A list or tuple of batches, any pytrees; g is the mean of their
+      gradients, in every round.
+    sparsity: The share of zeros among the prunable leaves, in [0, 1).
+    prunable: `(path, leaf) -> bool`: the leaves to make sparse.
+    distribution: How many weights each of them keeps; by default those that
+      rate highest over all together.
+    rounds: How often to prune; 1 is SNIP.
+
+  Returns:
+    Bool masks of the params' treedef, shapes and sharding; the scalar True
+    where a leaf is not prunable.
+
+  Raises:
+    ValueError: If the budget cannot be met, there is no batch or no round,
+      the loss is not a scalar or a score is not finite.
+    TypeError: If the batches are not in a list or tuple.
+
+  References:
+    de Jorge et al., Progressive Skeletonization: Trimming more fat from a
+    network at initialization, arXiv:2006.09081, 2021.
+
+  Example:
+    >>> params = {"w": jnp.array([[1.0, -2.0, 0.5]])}
+    >>> x = jnp.array([1.0, 0.1, 4.0])
+    >>> masks = force(lambda p, x: (p["w"] @ x).sum() ** 2, params, [x], 0.5)
+    >>> print(masks["w"])
+    [[ True False  True]]
+  """
+  part, kept = _budget(params, sparsity, prunable, distribution)
+  gradient = jax.grad(_scalar(loss_fn))
+
+  def rate(masks):
+    left = masks_lib.apply_masks(part, masks)
+    return _product(part, _mean(gradient, batches, left, params))
+
+  return _progressive(rate, params, part, kept, rounds, regrow=True)
+
+
+def synflow(
+  loss_fn: LossFn,
+  params: PyTree,
+  batches: Sequence[Any],
+  sparsity: float,
+  *,
+  prunable: Prunable = distributions.matrices,
+  distribution: Distribution | None = None,
+  rounds: int = 100,
+) -> PyTree:
+  """Keeps the paths through which most flows, without data.
+
+  R is the sum of the outputs for inputs of ones, of a net whose params are
+  all made positive; |w dR/dw| rates the weights, in rounds that keep the
+  share (1 - sparsity)^(i / rounds). What is pruned stays so. While all
+  leaves compete, and without biases, no layer that everything passes is
+  emptied; a residual block, which is passed by, may be.
+
+  R grows exponentially with depth. So that neither R nor its derivative
+  leaves the range of float32, inputs and outputs are scaled by powers of two,
+  which changes all scores of a net without biases by the same factor: exact
+  for R from about 1e-70 to 1e70. Where zeros do not give zeros (biases that
+  are not zero, integer inputs) nothing is scaled.
+
+  Args:
+    loss_fn: `(params, x) -> outputs`, any array: the net, not the loss.
+      Positive params make ReLU the identity; BatchNorm belongs in evaluation
+      mode, with the statistics of its initialisation.
+    params: A pytree of arrays.
+    batches: `[x]`: inputs of which only shapes and dtypes count; one example
+      is enough. What comes after the first is not looked at.
+    sparsity: The share of zeros among the prunable leaves, in [0, 1).
+    prunable: `(path, leaf) -> bool`: the leaves to make sparse.
+    distribution: How many weights each of them keeps; by default those that
+      rate highest over all together.
+    rounds: How often to prune.
+
+  Returns:
+    Bool masks of the params' treedef, shapes and sharding; the scalar True
+    where a leaf is not prunable.
+
+  Raises:
+    ValueError: If the budget cannot be met, there is no batch or no round, or
+      R is zero, since no path is left, or beyond what its dtype holds.
+    TypeError: If the batches are not in a list or tuple.
+
+  References:
+    Tanaka et al., Pruning neural networks without any data by iteratively
+    conserving synaptic flow, arXiv:2006.05467, 2020, algorithm 1.
+
+  Example:
+    >>> params = [jnp.array([[1.0, 3.0]]), jnp.array([[-2.0], [1.0]])]
+    >>> net = lambda p, x: jax.nn.relu(x @ p[0]) @ p[1]
+    >>> masks = synflow(net, params, [jnp.zeros((1, 1))], 0.5)
+    >>> print(masks[0], masks[1].T)
+    [[False  True]] [[False  True]]
+  """
+  part, kept = _budget(params, sparsity, prunable, distribution)
+  params, part = _positive(params), _positive(part)
+  x = _checked(batches)[0]
+
+  def flow(part, scale):
+    def filled(x):
+      ones = jnp.ones_like(x)
+      return ones * scale.astype(ones.dtype) if _floating(ones) else ones
+
+    outputs = loss_fn(_join(params, part), jax.tree.map(filled, x))
+    return jnp.sum(outputs, dtype=jnp.promote_types(outputs.dtype, "float32"))
+
+  def rate(masks):
+    left = masks_lib.apply_masks(part, masks)
+    scale = _scale(functools.partial(flow, left))
+    grads = jax.grad(lambda left: scale * flow(left, scale))(left)
+    return _product(left, grads)
+
+  hint = (
+    "the flow R is zero or beyond what its dtype holds. Lower the sparsity if "
+    "no path can be left, else make params and net float64"
+  )
+  return _progressive(rate, params, part, kept, rounds, regrow=False, hint=hint)
+
+
+def _scale(flow) -> jax.Array:
+  """A power of two to scale inputs and outputs by: about R^(-1/2).
+
+  Forward values then range from R^(-1/2) to R^(1/2) and the derivatives
+  back again, with |w dR/dw| adding up to about 1 in a layer.
+  """
+  exponents = jnp.array([0, -120, 120])
+  tried = jnp.ldexp(1.0, exponents)
+  # In one loop, so that the net is compiled once for all.
+  flows = lax.map(flow, jnp.concatenate([jnp.zeros_like(tried[:1]), tried]))
+  silent, reached = flows[0] == 0, flows[1:]
+  ok = jnp.isfinite(reached) & (reached > 0)
+  first = jnp.argmax(ok)
+  log = jnp.log2(reached[first]) - exponents[first]
+  half = jnp.round(jnp.clip(log / 2, -120, 120)).astype(jnp.int32)
+  scale = jnp.where(ok[first], jnp.ldexp(1.0, -half), jnp.nan)
+  return jnp.where(silent, scale, 1.0)
+
+
+def _progressive(rate, params, part, kept, rounds, *, regrow, hint=None):
+  """Masks by `rate(masks)` of the masks before, with fewer and fewer kept."""
+  if not isinstance(rounds, int | np.integer) or rounds < 1:
+    raise ValueError(f"got rounds={rounds!r}, wanted how often, at least 1")
+  done = np.arange(1, rounds + 1) / rounds
+
+  def series(n, leaves):
+    size = sum(x.size for x in jax.tree.leaves(leaves))
+    return jnp.asarray(np.rint(size * (n / max(size, 1)) ** done), jnp.int32)
+
+  steps = jax.tree.map(series, kept, part)
+
+  def prune(i, carry):
+    masks, finite = carry
+    rated = rate(masks)
+    counts = jax.tree.map(lambda n: n[i], steps)
+    finite = jax.tree.map(jnp.logical_and, finite, _finite(rated))
+    return _keep(counts, rated, *(() if regrow else (masks,))), finite
+
+  everything = jax.tree.map(lambda p: jnp.ones_like(p, bool), part)
+  start = everything, jax.tree.map(lambda p: jnp.array(True), part)
+  masks, finite = lax.fori_loop(0, rounds, prune, start)
+  return _masks(params, masks, finite, hint)
+
+
+def _budget(params, sparsity, prunable, distribution):
+  """The prunable part of the params, and how many weights it keeps.
+
+  Holes take the place of what is not prunable. The number is one integer for
+  all together, or a tree of one for each leaf: a prefix of the part.
+  """
+  counts = distributions.budgets(
+    params, sparsity, distribution or _sizes, prunable
+  )
+  part = jax.tree_util.tree_map_with_path(
+    lambda path, p: p if path_name(path) in counts else optax.MaskedNode(),
+    params,
+  )
+  if distribution is not None:
+    return part, jax.tree_util.tree_map_with_path(
+      lambda path, p: counts[path_name(path)], part
+    )
+  size = sum(counts.values())
+  share = 1 - distributions.check_sparsity(sparsity)
+  kept = math.floor(size * share + Fraction(1, 2))
+  if kept == 0:
+    raise ValueError(
+      f"sparsity: {sparsity} leaves none of {size} weights in {len(counts)} "
+      "leaves, wanted at least one: lower it"
+    )
+  return part, kept
+
+
+def _sizes(shapes, sparsity):
+  del sparsity
+  return {path: math.prod(shape) for path, shape in shapes.items()}
+
+
+def _keep(kept, rated, *where):
+  """The highest of all leaves together, or leaf by leaf, as `kept` is."""
+  return jax.tree.map(
+    lambda n, *trees: select.top_k_masks(trees[0], n, *trees[1:]),
+    kept,
+    rated,
+    *where,
+  )
+
+
+def _select(params, kept, rated):
+  return _masks(params, _keep(kept, rated), _finite(rated))
+
+
+def _masks(params, masks, finite=(), hint=None):
+  """Masks of the params' treedef, from those of the prunable part."""
+  for path, ok in jax.tree_util.tree_leaves_with_path(finite):
+    if not isinstance(ok, jax.core.Tracer) and not ok:
+      hint = hint or (
+        "look for NaN or infinity in the params, the batches and the gradients"
+      )
+      raise ValueError(
+        f"{path_name(path) or 'the array'}: got scores that are not finite, "
+        f"wanted finite ones: {hint}"
+      )
+
+  def leaf(p, mask):
+    if is_hole(mask):
+      return jnp.array(True)
+    # XLA may have left a gradient on another sharding than its param's.
+    known = not isinstance(p, jax.core.Tracer) and getattr(p, "committed", 0)
+    return jax.device_put(mask, p.sharding) if known else mask
+
+  return jax.tree.map(leaf, params, masks)
+
+
+def _finite(rated):
+  return jax.tree.map(lambda s: jnp.all(jnp.isfinite(s)), rated)
+
+
+def _scalar(loss_fn):
+  """The loss as a function of the prunable part, checked as it is traced."""
+
+  def loss(part, params, batch):
+    value = loss_fn(_join(params, part), batch)
+    if (shape := jax.tree.map(jnp.shape, value)) != ():
+      raise ValueError(
+        f"loss_fn: got a value of shape {shape}, wanted a scalar: take the "
+        "mean over the batch, and return nothing beside it"
+      )
+    return value
+
+  return loss
+
+
+def _join(params, part):
+  return jax.tree.map(lambda p, x: p if is_hole(x) else x, params, part)
+
+
+def _mean(f, batches, *args):
+  """The mean of `f(*args, batch)` over the batches, float32 or wider."""
+  f = jax.jit(f)
+  trees = (_wide(f(*args, batch)) for batch in _checked(batches))
+  total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), trees)
+  return jax.tree.map(lambda x: x / len(batches), total)
+
+
+def _checked(batches):
+  if not isinstance(batches, list | tuple):
+    raise TypeError(
+      f"batches: got {type(batches).__name__}, wanted a list or tuple of "
+      "batches: put one batch into a list, [batch]"
+    )
+  if not batches:
+    raise ValueError("batches: got none, wanted at least one: [batch]")
+  return batches
+
+
+def _product(part, grads):
+  """|w g|."""
+  return scores_lib.sensitivity().update(grads, optax.EmptyState(), part)[0]
+
+
+def _wide(tree):
+  return jax.tree.map(
+    lambda x: jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)), tree
+  )
+
+
+def _positive(tree):
+  return jax.tree.map(lambda x: jnp.abs(x) if _floating(x) else x, tree)
+
+
+def _floating(x):
+  return jnp.issubdtype(jnp.result_type(x), jnp.floating)
