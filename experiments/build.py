@@ -18,9 +18,10 @@ import optax
 import sparsejax
 from experiments import data
 from experiments.errors import UserError, unknown
-from sparsejax import distributions, schedules
+from sparsejax import distributions, initial, lottery, schedules, scores
 
 STREAMS = ("init", "masks", "data", "dropout", "augment")
+DRAWN = "drawn"  # first masks as the algorithm draws them
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -46,11 +47,13 @@ def defaults() -> ml_collections.ConfigDict:
   config.optimizer = {"name": "sgd"}
   config.schedule = {"name": "constant", "learning_rate": 0.1}
   config.algorithm = {"name": "dense"}
+  config.initial = {"name": DRAWN}
   config.log_every = 100
   config.eval_every = 500
   config.eval_batch_size = 1000
   config.checkpoint_every = 1000
   config.checkpoints_to_keep = 2
+  config.keep_steps = ()  # whose checkpoints are kept besides
   config.tensorboard = True
   return config.lock()
 
@@ -80,7 +83,35 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"config.label_smoothing is {config.label_smoothing}; wanted a share in "
       "[0, 1)"
     )
+  for step in config.keep_steps:
+    if not isinstance(step, int) or not 0 <= step <= config.steps:
+      raise UserError(
+        f"config.keep_steps has {step!r}; wanted steps of the run, 0 to "
+        f"{config.steps}"
+      )
   transformation(config, jax.random.key(0))
+  _check_initial(config)
+
+
+def _check_initial(config: ml_collections.ConfigDict) -> None:
+  """Checks the names in `initial`; its numbers when masks are made."""
+  name, options = _named("initial", config.initial)
+  if name != DRAWN and name not in INITIAL:
+    raise unknown("initial", name, {DRAWN, *INITIAL})
+  known = set()
+  if name != DRAWN:
+    known = {"batches", "shuffle", "reinit", "by_path"}
+    known |= _keywords(INITIAL[name]) - {"key", "prunable"}
+    if "sparsity" not in config.algorithm:
+      raise UserError(
+        f"config.initial is {name}, but algorithm {config.algorithm.name} has "
+        f"no sparsity; wanted initial {DRAWN}, or a sparse algorithm"
+      )
+  for option in options:
+    if option not in known:
+      raise unknown(f"option of initial {name}", option, known)
+  if options.get("score", "sensitivity") not in SCORES:
+    raise unknown("score", options["score"], SCORES)
 
 
 def _check_value(key: str, value: Any, default: Any) -> None:
@@ -90,6 +121,8 @@ def _check_value(key: str, value: Any, default: Any) -> None:
         f"config.{key} is {value!r}; wanted a mapping with a name"
       )
     return
+  if isinstance(default, tuple):
+    value = tuple(value) if isinstance(value, list) else value
   fits = type(value) is type(default)
   if not fits and not (isinstance(default, float) and type(value) is int):
     raise UserError(
@@ -120,6 +153,15 @@ def streams(seed: int) -> dict[str, jax.Array]:
   return {name: stream(name) for name in STREAMS}
 
 
+def folded(
+  keys: Mapping[str, jax.Array], name: str, number: int
+) -> dict[str, jax.Array]:
+  """Streams of which one is another, by a number, and the rest the same."""
+  key = jax.random.wrap_key_data(keys[name], impl="threefry2x32")
+  other = jax.random.key_data(jax.random.fold_in(key, number))
+  return {**keys, name: other}
+
+
 def dataset(options: Mapping[str, Any]) -> data.Dataset:
   """Loads a data set, once for all runs of a process."""
   return _load(json.dumps(options, sort_keys=True))
@@ -131,13 +173,14 @@ def _load(text: str) -> data.Dataset:
 
 
 def transformation(
-  config: ml_collections.ConfigDict, key: jax.Array
+  config: ml_collections.ConfigDict, key: jax.Array, masks: Any = None
 ) -> optax.GradientTransformationExtraArgs:
   """Builds the sparse optimizer.
 
   Args:
     config: The run's config.
     key: The key of masks; may be traced, so that seeds share a program.
+    masks: The masks to begin with; drawn by the algorithm if None.
 
   Returns:
     The gradient transformation.
@@ -145,16 +188,83 @@ def transformation(
   Raises:
     UserError: If a name, a keyword or a value is wrong.
   """
-  rate = _call("schedule", SCHEDULES, config.schedule, steps=config.steps)
+  rate = _schedule(config)
   inner = _call("optimizer", OPTIMIZERS, config.optimizer, rate)
   name, options = _named("algorithm", config.algorithm)
   if "distribution" in options or "by_path" in options:
     options["distribution"] = _distribution(options)
   if "prunable" in options:
     options["prunable"] = distributions.matching(options["prunable"])
-  keys = {} if name == "dense" else {"key": key}
+  drawn = {} if name == "dense" else {"key": key, "masks": masks}
   given = {"name": name, **options}
-  return _call("algorithm", ALGORITHMS, given, inner, **keys)
+  return _call("algorithm", ALGORITHMS, given, inner, **drawn)
+
+
+def learning_rate(config: ml_collections.ConfigDict, step: int) -> float:
+  """The learning rate of a run's schedule at a step."""
+  return float(_schedule(config)(step))
+
+
+def _schedule(config):
+  return _call("schedule", SCHEDULES, config.schedule, steps=config.steps)
+
+
+def initial_masks(
+  config: ml_collections.ConfigDict,
+  params: Any,
+  *,
+  loss: Callable[[Any, int], jax.Array],
+  outputs: Callable[[Any, jax.Array], jax.Array],
+  x: jax.ShapeDtypeStruct,
+  key: jax.Array,
+) -> Any:
+  """Finds the masks that training starts with, by the method of `initial`.
+
+  Args:
+    config: The run's config. `initial` holds, besides a `name` of INITIAL and
+      that function's keywords: `batches`, how many batches of training data
+      to take (1); `shuffle`, whether to shuffle the masks within each layer.
+    params: The model's parameters.
+    loss: `(params, step) -> loss` on the batch of that step.
+    outputs: `(params, x) -> logits` of a model in evaluation mode.
+    x: Shape and dtype of its inputs.
+    key: PRNG key.
+
+  Returns:
+    The masks.
+
+  Raises:
+    UserError: If a name, a keyword or a value is wrong.
+  """
+  name, options = _named("initial", config.initial)
+  options.pop("reinit", None)
+  shuffled = options.pop("shuffle", False)
+  steps = range(options.pop("batches", 1))
+  draw, rest = jax.random.split(key)
+  given = {}
+  if name == "random":
+    given["key"] = draw
+  batches = list(steps)
+  if name == "synflow":
+    loss, batches = outputs, [x]
+  if "distribution" in options or "by_path" in options:
+    options["distribution"] = _distribution(options)
+  if "score" in options:
+    options["score"] = _call("score", SCORES, {"name": options["score"]})
+  if "prunable" in config.algorithm:
+    prunable = distributions.matching(config.algorithm.prunable)
+    given["prunable"] = prunable
+  masks = _call(
+    "initial",
+    INITIAL,
+    {"name": name, **options},
+    loss,
+    params,
+    batches,
+    config.algorithm.sparsity,
+    **given,
+  )
+  return lottery.shuffle(masks, key=rest) if shuffled else masks
 
 
 def mask_steps(config: ml_collections.ConfigDict) -> schedules.When:
@@ -182,6 +292,19 @@ ALGORITHMS = {
   "seft": sparsejax.seft,
   "gmp": sparsejax.gmp,
 }
+
+# Masks before training: what `initial` may name, besides DRAWN.
+
+INITIAL = {
+  "random": initial.random,
+  "magnitude": initial.magnitude,
+  "snip": initial.snip,
+  "grasp": initial.grasp,
+  "synflow": initial.synflow,
+  "force": initial.force,
+}
+
+SCORES = {"sensitivity": scores.sensitivity, "gradient": scores.gradient}
 
 DISTRIBUTIONS = {
   "uniform": distributions.uniform,

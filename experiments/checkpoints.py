@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,24 @@ _DISK = re.compile(r"errno|os error|no space|quota|file too large", re.I)
 
 
 def open_manager(
-  directory: str | os.PathLike, *, keep: int = 2
+  directory: str | os.PathLike, *, keep: int = 2, keep_steps: Sequence[int] = ()
 ) -> ocp.CheckpointManager:
   """Opens the directory, made if need be, and clears away broken-off saves.
 
   Args:
     directory: Where the checkpoints are, one numbered directory each.
     keep: How many of them to keep.
+    keep_steps: Steps whose checkpoints are kept besides.
 
   Returns:
     Orbax's manager, which saves in the background; to be closed.
   """
   directory = Path(directory).absolute()
+  policies = ocp.checkpoint_managers
   options = ocp.CheckpointManagerOptions(
-    preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+    preservation_policy=policies.AnyPreservationPolicy(
+      [policies.LatestN(keep), policies.CustomSteps(tuple(keep_steps))]
+    ),
     save_root_metadata=False,
   )
   with storage(directory):
@@ -123,8 +128,7 @@ def restore(
     except UserError:
       raise
     except Exception as error:  # Orbax and TensorStore have many kinds
-      reason = str(error).strip().splitlines() or [type(error).__name__]
-      damaged.append((step, reason[0][:200]))
+      damaged.append((step, _reason(error)))
   for step, reason in damaged:
     logging.warning(
       "The checkpoint of step %d is damaged (%s): moved to %s; going on %s.",
@@ -136,6 +140,30 @@ def restore(
   if damaged:
     manager.reload()
   return found
+
+
+def restore_step(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
+  """Restores the checkpoint of one step, as NumPy arrays.
+
+  Raises:
+    UserError: If there is none, it is damaged, or it holds another tree.
+  """
+  where = Path(manager.directory)
+  if step not in manager.all_steps():
+    raise UserError(
+      f"{where} has no checkpoint of step {step}, only of "
+      f"{', '.join(map(str, sorted(manager.all_steps()))) or 'none'}. Remove "
+      f"{where.parent}, and give the same command again."
+    )
+  try:
+    return _restore(manager, step, like)
+  except UserError:
+    raise
+  except Exception as error:  # Orbax and TensorStore have many kinds
+    raise UserError(
+      f"the checkpoint {where / str(step)} is damaged ({_reason(error)}). "
+      f"Remove {where.parent}, and give the same command again."
+    ) from error
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
@@ -206,7 +234,7 @@ def _set_aside(manager: ocp.CheckpointManager, step: int) -> Path:
 
 def _failed(manager: ocp.CheckpointManager, error: Exception) -> Exception:
   """A clear error if it was the disk; otherwise a fault, as it came."""
-  reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+  reason = _reason(error)
   if not isinstance(error, OSError) and not _DISK.search(str(error)):
     return error
   if "no space" in reason.lower():
@@ -214,6 +242,12 @@ def _failed(manager: ocp.CheckpointManager, error: Exception) -> Exception:
   manager.reload()
   kept = ", ".join(map(str, sorted(manager.all_steps()))) or "none"
   return UserError(
-    f"could not save a checkpoint in {manager.directory}: {reason[:300]}. "
+    f"could not save a checkpoint in {manager.directory}: {reason}. "
     f"Complete ones: {kept}. Free some space and give the same command again."
   )
+
+
+def _reason(error: Exception) -> str:
+  """The first line of an error, for a message of ours."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0][:300]

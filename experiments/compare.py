@@ -20,9 +20,11 @@ def defaults() -> ml_collections.ConfigDict:
 
   Returns:
     The config: `base`, the config of a run but for what differs;
-    `algorithms`, that part of it by the method's name; `methods`, those to
-    run, in the order of the table; `seeds`; and `expected`, pairs of methods
-    of which papers report the first to do worse.
+    `algorithms` and `initial`, these parts of it by the method's name, the
+    latter only where it is not the base's; `methods`, those to run, in the
+    order of the table; `sparsities`, at each of which to run them, if not only
+    at their own; `seeds`; and `expected`, pairs of methods of which papers
+    report the first to do worse.
   """
   config = ml_collections.ConfigDict()
   config.driver = "compare"
@@ -30,16 +32,27 @@ def defaults() -> ml_collections.ConfigDict:
   config.seeds = (0, 1, 2)
   config.base = build.defaults()
   config.algorithms = ml_collections.ConfigDict()
+  config.initial = ml_collections.ConfigDict()
   config.methods = ()
+  config.sparsities = ()
   config.expected = ()
   return config
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs what is not finished, then prints the table and writes the report."""
-  planned = {name: list(runs) for name, runs in _plan(config)}
+  planned = {entry: list(runs) for entry, runs in _plan(config)}
   with workdir_lib.locked(workdir) as path:
-    workdir_lib.admit(path, build.plain(config))
+    # Each run has its own config to hold on to; others may join them.
+    free = (
+      "seeds",
+      "algorithms",
+      "initial",
+      "methods",
+      "sparsities",
+      "expected",
+    )
+    workdir_lib.admit(path, build.plain(config), free=free)
     done = _train(planned, path)
     table = report.write(path, config, done, config.expected)
   report.show(table, f"{config.name}: {len(config.seeds)} seeds")
@@ -48,35 +61,46 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   print(f"\nThe report is {path / 'report.md'}")
 
 
-def _plan(config) -> Iterator[tuple[str, Iterator[ml_collections.ConfigDict]]]:
+def _plan(
+  config,
+) -> Iterator[tuple[report.Entry, Iterator[ml_collections.ConfigDict]]]:
   """The config of every run, by method, all checked before any begins."""
   if not config.methods or not config.seeds:
     raise UserError("config.methods or config.seeds is empty; nothing to run")
   for name in config.methods:
     if name not in config.algorithms:
       raise unknown("algorithm of the config", name, config.algorithms)
-    runs = []
-    for seed in config.seeds:
-      one = config.base.copy_and_resolve_references()
-      one.unlock()
-      one.algorithm = config.algorithms[name].copy_and_resolve_references()
-      one.seed = seed
-      one.name = f"{name}, seed {seed}"
-      build.check(one)
-      runs.append(one)
-    yield name, runs
+    fits = config.sparsities and config.algorithms[name].name != "dense"
+    for sparsity in config.sparsities if fits else (None,):
+      entry = report.Entry(name, sparsity)
+      yield entry, [_config(config, entry, seed) for seed in config.seeds]
 
 
-def _train(planned, path: Path) -> dict[str, list[report.Run]]:
+def _config(config, entry, seed) -> ml_collections.ConfigDict:
+  one = config.base.copy_and_resolve_references()
+  one.unlock()
+  one.algorithm = config.algorithms[entry.method].copy_and_resolve_references()
+  if entry.sparsity is not None:
+    one.algorithm.unlock()
+    one.algorithm.sparsity = entry.sparsity
+  if entry.method in config.initial:
+    one.initial = config.initial[entry.method].copy_and_resolve_references()
+  one.seed = seed
+  one.name = f"{entry}, seed {seed}"
+  build.check(one)
+  return one
+
+
+def _train(planned, path: Path) -> dict[report.Entry, list[report.Run]]:
   total = sum(map(len, planned.values()))
   done = {}
   with progress_lib.bar() as progress:
     advance = progress("all runs", total, 0)
-    for name, configs in planned.items():
-      done[name] = []
+    for entry, configs in planned.items():
+      done[entry] = []
       for config in configs:
-        folder = path / "runs" / f"{name}-{config.seed}"
+        folder = path / "runs" / f"{entry.folder}-{config.seed}"
         result = train.train(config, folder, progress=progress)
-        done[name].append(report.Run(config, result))
+        done[entry].append(report.Run(config, result))
         advance(sum(map(len, done.values())))
   return done

@@ -15,7 +15,11 @@ from ml_collections import config_flags
 
 from experiments import errors
 
-DRIVERS = {"train": "experiments.train", "compare": "experiments.compare"}
+DRIVERS = {
+  "train": "experiments.train",
+  "compare": "experiments.compare",
+  "lottery": "experiments.lottery",
+}
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's own directory.")

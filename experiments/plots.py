@@ -3,14 +3,19 @@
 What is drawn comes from the runs; nothing here computes a result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from experiments.intervals import interval
+
+if TYPE_CHECKING:
+  from experiments.report import Row
 
 History = Sequence[Mapping[str, Any]]
 Runs = Mapping[str, Sequence[History]]
@@ -20,7 +25,7 @@ _COLOURS = (
   "#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7",
   "#999999",
 )  # fmt: skip
-_STYLE = {
+STYLE = {
   "axes.axisbelow": True,
   "axes.grid": True,
   "axes.spines.right": False,
@@ -38,14 +43,14 @@ def accuracy(runs: Runs, file: Path) -> None:
     runs: The records of the runs of each method.
     file: Where the PNG goes.
   """
-  with matplotlib.rc_context(_STYLE):
-    figure, axes = _figure()
-    for (name, histories), colour in zip(runs.items(), _cycle(), strict=False):
-      steps, values = _curves(histories, "accuracy")
+  with matplotlib.rc_context(STYLE):
+    picture, axes = figure()
+    for (name, histories), colour in zip(runs.items(), cycle(), strict=False):
+      steps, values = curves(histories, "accuracy")
       _band(axes, steps, 100 * values, name, colour)
     axes.set(xlabel="step", ylabel="test accuracy [%]")
     axes.legend(loc="best")
-    _save(figure, file)
+    save(picture, file)
 
 
 def layers(runs: Runs, file: Path) -> None:
@@ -58,10 +63,10 @@ def layers(runs: Runs, file: Path) -> None:
   last = {name: _tests(histories[0])[-1] for name, histories in runs.items()}
   last = {name: record for name, record in last.items() if record["layers"]}
   paths = list(dict.fromkeys(p for r in last.values() for p in r["layers"]))
-  with matplotlib.rc_context(_STYLE):
-    figure, axes = _figure(width=max(7, 0.9 * len(paths)))
+  with matplotlib.rc_context(STYLE):
+    picture, axes = figure(width=max(7, 0.9 * len(paths)))
     width = 0.8 / max(len(last), 1)
-    colours = dict(zip(runs, _cycle(), strict=False))
+    colours = dict(zip(runs, cycle(), strict=False))
     for i, (name, record) in enumerate(last.items()):
       rows = [record["layers"][path] for path in paths]
       sparsity = [100 * (1 - row["nnz"] / row["size"]) for row in rows]
@@ -70,8 +75,8 @@ def layers(runs: Runs, file: Path) -> None:
     axes.set_xticks(range(len(paths)), paths, rotation=20, ha="right")
     axes.set(ylabel="zeros at the end [%]", ylim=(0, 100))
     if last:
-      figure.legend(loc="outside upper center", ncols=len(last))
-    _save(figure, file)
+      picture.legend(loc="outside upper center", ncols=len(last))
+    save(picture, file)
 
 
 def churn(runs: Runs, file: Path) -> None:
@@ -81,41 +86,78 @@ def churn(runs: Runs, file: Path) -> None:
     runs: The records of the runs of each method; the dense ones are left out.
     file: Where the PNG goes.
   """
-  with matplotlib.rc_context(_STYLE):
-    figure, both = _figure(columns=2, width=10)
+  with matplotlib.rc_context(STYLE):
+    picture, both = figure(columns=2, width=10)
     labels = {
       "churn": "new since the last evaluation",
       "churn_since_start": "new since the first step",
     }
     for axes, (key, label) in zip(both, labels.items(), strict=True):
-      for (name, histories), colour in zip(
-        runs.items(), _cycle(), strict=False
-      ):
+      for (name, histories), colour in zip(runs.items(), cycle(), strict=False):
         if not _tests(histories[0])[-1]["layers"]:
           continue
-        steps, values = _curves(histories, key)
+        steps, values = curves(histories, key)
         _band(axes, steps[1:], 100 * values[:, 1:], name, colour)
       axes.set(xlabel="step", ylabel=f"{label} [% of active]")
       axes.set_ylim(bottom=0)
     handles, names = both[0].get_legend_handles_labels()
     if handles:
-      figure.legend(
+      picture.legend(
         handles, names, loc="outside upper center", ncols=len(names)
       )
-    _save(figure, file)
+    save(picture, file)
 
 
-def _figure(columns=1, width=7.0):
-  figure = Figure(figsize=(width, 4), dpi=120, layout="constrained")
-  FigureCanvasAgg(figure)
-  return figure, figure.subplots(1, columns)
+def sparsities(table: Sequence["Row"], file: Path) -> None:
+  """Draws final test accuracy against sparsity, with 95 % intervals.
+
+  Args:
+    table: The rows of the report; those without a sparsity are level lines.
+    file: Where the PNG goes.
+  """
+  methods = list(dict.fromkeys(row.entry.method for row in table))
+  with matplotlib.rc_context(STYLE):
+    picture, axes = figure(width=9, height=5)
+    ticks = sorted(
+      {row.entry.sparsity for row in table if row.entry.sparsity is not None}
+    )
+    # Beyond the colours, the same ones dashed.
+    for i, (name, colour) in enumerate(zip(methods, cycle(), strict=False)):
+      rows = [row for row in table if row.entry.method == name]
+      style = {"color": colour, "ls": "-" if i < len(_COLOURS) else "--"}
+      if rows[0].entry.sparsity is None:
+        axes.axhline(rows[0].mean, label=name, lw=1, **style)
+        continue
+      # Side by side, so that the intervals can be told apart.
+      at = [ticks.index(row.entry.sparsity) for row in rows]
+      at = np.array(at) + 0.5 * (i / len(methods) - 0.5)
+      means = np.array([row.mean for row in rows])
+      ends = np.array([interval(row.accuracy) for row in rows])
+      error = np.abs(ends.T - means) if np.isfinite(ends).all() else None
+      axes.errorbar(
+        at, means, error, fmt="o", ms=4, lw=1, label=name, capsize=2, **style
+      )
+      axes.plot(at, means, lw=0.8, alpha=0.6, **style)
+    axes.set_xticks(range(len(ticks)), [f"{100 * t:g}" for t in ticks])
+    axes.set(xlabel="zeros [%]", ylabel="test accuracy [%]")
+    picture.legend(loc="outside right center")
+    save(picture, file)
 
 
-def _save(figure, file):
+def figure(columns=1, width=7.0, height=4.0, **options):
+  """A figure with a row of axes, drawn without a display."""
+  made = Figure(figsize=(width, height), dpi=120, layout="constrained")
+  FigureCanvasAgg(made)
+  return made, made.subplots(1, columns, **options)
+
+
+def save(figure: Figure, file: Path) -> None:
+  """Writes a PNG, the same bytes for the same picture."""
   figure.savefig(file, metadata={"Software": None})
 
 
-def _cycle():
+def cycle() -> Iterator[str]:
+  """The colours, over and over."""
   while True:
     yield from _COLOURS
 
@@ -124,8 +166,8 @@ def _tests(history: History) -> list[Mapping[str, Any]]:
   return [record for record in history if record["split"] == "test"]
 
 
-def _curves(histories, key):
-  """Steps, and values as an array [runs, steps]."""
+def curves(histories: Sequence[History], key: str):
+  """Steps, and what evaluations found, as an array [runs, steps]."""
   tests = [_tests(history) for history in histories]
   steps = np.array([record["step"] for record in tests[0]])
   return steps, np.array([[r[key] for r in records] for records in tests])

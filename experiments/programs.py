@@ -19,10 +19,12 @@ from jax import lax
 
 import sparsejax
 from experiments import build, data, models
+from sparsejax import lottery
 from sparsejax import masks as masks_lib
 
 NEVER = np.iinfo(np.int32).max
-COUNTS = ("nnz", "new", "new_since_start")  # what `inspect` counts in a layer
+# What `inspect` counts in a layer.
+COUNTS = ("nnz", "new", "new_since_start", "explored")
 
 
 class Sums(NamedTuple):
@@ -67,6 +69,7 @@ class State(NamedTuple):
     sums: Since the last log point.
     first_masks: The masks before the first step, packed to bits.
     seen_masks: The masks at the last evaluation, likewise.
+    ever_masks: What was active at any time so far, likewise.
   """
 
   step: jax.Array
@@ -77,6 +80,7 @@ class State(NamedTuple):
   sums: Sums
   first_masks: Any
   seen_masks: Any
+  ever_masks: Any
 
 
 class Batches(NamedTuple):
@@ -101,19 +105,26 @@ class Programs(NamedTuple):
   Attributes:
     draw: `(keys) -> variables` of the model. Models share it, whatever the
       algorithm.
-    begin: `(keys, variables) -> State`.
+    initial: `(keys, variables, Batches) -> masks` of the method that the
+      config names, from the batches of the first steps.
+    begin: `(keys, variables, masks=None) -> State`: with masks drawn by the
+      algorithm, or with those given.
+    rewind: `(State, params, batch_stats, masks, keys) -> State`: starts again
+      at the step of a state, from these params and with these masks.
     step: `(State, Batches) -> State`: one ordinary step. Donates the state.
     steps: `(State, Batches, until) -> State`: ordinary steps up to `until`,
       which is traced: one program serves all lengths. Donates the state.
     move: `(State, Batches) -> State`: one step, in which the masks move.
       Donates the state.
-    evaluate: `(Scores, State, x, y) -> Scores`: adds a batch of the test set;
-      a label of -1 marks what only fills it up.
+    evaluate: `(Scores, variables, x, y) -> Scores`: adds a batch of the test
+      set; a label of -1 marks what only fills it up.
     inspect: `(State) -> (dict, seen_masks)`: where the zeros are now.
   """
 
   draw: Callable[..., Any]
+  initial: Callable[..., Any]
   begin: Callable[..., State]
+  rewind: Callable[..., State]
   step: Callable[..., State]
   steps: Callable[..., State]
   move: Callable[..., State]
@@ -137,13 +148,21 @@ def get(config: ml_collections.ConfigDict) -> Programs:
 
 _BAKED = (
   *("steps", "augment", "label_smoothing", "data", "model"),
-  *("optimizer", "schedule", "algorithm"),
+  *("optimizer", "schedule", "algorithm", "initial"),
 )
 
 
 def wrap(key: jax.Array) -> jax.Array:
   """Turns raw key data of `build.streams` into a key."""
   return jax.random.wrap_key_data(key, impl="threefry2x32")
+
+
+def variables(state: State) -> dict[str, Any]:
+  """What the model of a state is evaluated with."""
+  return {
+    "params": sparsejax.forward_params(state.params, state.opt_state),
+    "batch_stats": state.batch_stats,
+  }
 
 
 def no_scores() -> Scores:
@@ -170,31 +189,34 @@ def _make(text: str) -> Programs:
   config = ml_collections.ConfigDict(json.loads(text))
   dataset, model = parts(config)
 
-  def transformation(keys):
-    return build.transformation(config, _key(keys, "masks"))
+  def transformation(keys, masks=None):
+    return build.transformation(config, _key(keys, "masks"), masks)
 
-  def begin(keys, variables):
+  def begin(keys, variables, masks=None):
     params, opt_state = sparsejax.init(
-      transformation(keys), variables["params"]
+      transformation(keys, masks), variables["params"]
     )
-    packed = masks_lib.pack_bits(sparsejax.get_masks(opt_state))
-    return State(
-      step=jnp.zeros([], jnp.int32),
-      params=params,
-      batch_stats=variables.get("batch_stats", {}),
-      opt_state=opt_state,
-      keys=keys,
-      sums=no_sums(),
-      first_masks=packed,
-      seen_masks=packed,
-    )
+    zero = jnp.zeros([], jnp.int32)
+    stats = variables.get("batch_stats", {})
+    return _from(zero, params, stats, opt_state, keys)
 
-  def loss_fn(params, state, x, y):
-    variables = {
-      "params": sparsejax.forward_params(params, state.opt_state),
-      "batch_stats": state.batch_stats,
-    }
-    dropout = jax.random.fold_in(_key(state.keys, "dropout"), state.step)
+  def rewind(state, params, batch_stats, masks, keys):
+    params, opt_state = lottery.rewind(
+      transformation(state.keys), params, state.opt_state, masks
+    )
+    return _from(state.step, params, batch_stats, opt_state, keys)
+
+  def batch(keys, batches, step):
+    rows = batches.order[step - batches.first]
+    x, y = dataset.prepare(batches.x[rows]), batches.y[rows]
+    if config.augment:
+      key = jax.random.fold_in(_key(keys, "augment"), step)
+      x = dataset.augment(key, x)
+    return x, y
+
+  def loss_fn(params, batch_stats, keys, step, x, y):
+    variables = {"params": params, "batch_stats": batch_stats}
+    dropout = jax.random.fold_in(_key(keys, "dropout"), step)
     logits, new = model.apply(
       variables, x, True, mutable=["batch_stats"], rngs={"dropout": dropout}
     )
@@ -204,20 +226,44 @@ def _make(text: str) -> Programs:
     correct = jnp.sum(logits.argmax(-1) == y, dtype=jnp.int32)
     return loss, (correct, new.get("batch_stats", {}))
 
+  def initial(keys, variables, batches):
+    stats = variables.get("batch_stats", {})
+
+    def loss(params, step):
+      x, y = batch(keys, batches, step)
+      return loss_fn(params, stats, keys, step, x, y)[0]
+
+    def outputs(params, x):
+      return model.apply({"params": params, "batch_stats": stats}, x, False)
+
+    return build.initial_masks(
+      config,
+      variables["params"],
+      loss=loss,
+      outputs=outputs,
+      x=jax.ShapeDtypeStruct((1, *dataset.like.shape), jnp.float32),
+      key=_key(keys, "masks"),
+    )
+
   def step(state, batches, *, update_masks):
-    rows = batches.order[state.step - batches.first]
-    x, y = dataset.prepare(batches.x[rows]), batches.y[rows]
-    if config.augment:
-      key = jax.random.fold_in(_key(state.keys, "augment"), state.step)
-      x = dataset.augment(key, x)
+    x, y = batch(state.keys, batches, state.step)
+
+    def loss_of(params):
+      params = sparsejax.forward_params(params, state.opt_state)
+      return loss_fn(params, state.batch_stats, state.keys, state.step, x, y)
+
     (loss, (correct, batch_stats)), grads = jax.value_and_grad(
-      loss_fn, has_aux=True
-    )(state.params, state, x, y)
+      loss_of, has_aux=True
+    )(state.params)
     updates, opt_state = transformation(state.keys).update(
       grads, state.opt_state, state.params, update_masks=update_masks
     )
     sums = state.sums
     bad = jnp.where(jnp.isfinite(loss), NEVER, state.step)
+    ever_masks = state.ever_masks
+    if update_masks:
+      packed = masks_lib.pack_bits(sparsejax.get_masks(opt_state))
+      ever_masks = jax.tree.map(jnp.bitwise_or, ever_masks, packed)
     return state._replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
@@ -229,17 +275,14 @@ def _make(text: str) -> Programs:
         steps=sums.steps + 1,
         bad=jnp.minimum(sums.bad, bad),
       ),
+      ever_masks=ever_masks,
     )
 
   def steps(state, batches, until):
     ordinary = functools.partial(step, batches=batches, update_masks=False)
     return lax.while_loop(lambda s: s.step < until, ordinary, state)
 
-  def evaluate(scores, state, x, y):
-    variables = {
-      "params": sparsejax.forward_params(state.params, state.opt_state),
-      "batch_stats": state.batch_stats,
-    }
+  def evaluate(scores, variables, x, y):
     logits = model.apply(variables, dataset.prepare(x), False)
     losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.maximum(y, 0)
@@ -254,7 +297,9 @@ def _make(text: str) -> Programs:
   donating = functools.partial(jax.jit, donate_argnames="state")
   return Programs(
     draw=_draw(json.dumps([config.data.to_dict(), config.model.to_dict()])),
+    initial=jax.jit(initial),
     begin=jax.jit(begin),
+    rewind=jax.jit(rewind),
     step=donating(functools.partial(step, update_masks=False)),
     steps=donating(steps),
     move=donating(functools.partial(step, update_masks=True)),
@@ -285,8 +330,24 @@ def _parts(data_options, model_options):
   return dataset, model
 
 
+def _from(step, params, batch_stats, opt_state, keys) -> State:
+  """The state in which training starts, or starts again."""
+  packed = masks_lib.pack_bits(sparsejax.get_masks(opt_state))
+  return State(
+    step=step,
+    params=params,
+    batch_stats=batch_stats,
+    opt_state=opt_state,
+    keys=keys,
+    sums=no_sums(),
+    first_masks=packed,
+    seen_masks=packed,
+    ever_masks=packed,
+  )
+
+
 def _inspect(state: State) -> tuple[dict, Any]:
-  """Counts, leaf by leaf, active weights and those new since two moments."""
+  """Counts, leaf by leaf, weights that are active, new, or ever were."""
   masks = sparsejax.get_masks(state.opt_state)
   packed = masks_lib.pack_bits(masks)
   stray = jax.tree.map(
@@ -294,14 +355,17 @@ def _inspect(state: State) -> tuple[dict, Any]:
   )
   leaves = zip(
     jax.tree_util.tree_leaves_with_path(masks),
-    *map(jax.tree.leaves, (packed, state.seen_masks, state.first_masks)),
+    *map(jax.tree.leaves, (packed, state.seen_masks)),
+    *map(jax.tree.leaves, (state.first_masks, state.ever_masks)),
     strict=True,
   )
   layers = {
     masks_lib.path_name(path): dict(
-      zip(COUNTS, map(_bits, (now, now & ~seen, now & ~first)), strict=True)
+      zip(
+        COUNTS, map(_bits, (now, now & ~seen, now & ~first, ever)), strict=True
+      )
     )
-    for (path, mask), now, seen, first in leaves
+    for (path, mask), now, seen, first, ever in leaves
     if mask.ndim
   }
   return {"layers": layers, "stray": sum(jax.tree.leaves(stray))}, packed

@@ -80,7 +80,12 @@ class Recorder:
         f"{zeros['stray']} inactive weights are not 0: the zeros got lost"
       )
     layers = {
-      path: {"size": self._sizes[path], "nnz": c["nnz"], **_churn(c)}
+      path: {
+        "size": self._sizes[path],
+        "nnz": c["nnz"],
+        **_churn(c),
+        "explored": int(c["explored"]) / self._sizes[path],
+      }
       for path, c in zeros["layers"].items()
     }
     counts = list(zeros["layers"].values())
@@ -97,6 +102,7 @@ class Recorder:
       "nnz": size - maskable + total["nnz"],
       "density": total["nnz"] / maskable if maskable else 1.0,
       **_churn(total),
+      "explored": total["explored"] / maskable if maskable else 1.0,
       "layers": layers,
     }
 

@@ -16,9 +16,9 @@ import ml_collections
 import numpy as np
 import rich.console
 import rich.table
-from scipy import stats
 
 from experiments import plots, programs
+from experiments.intervals import interval
 from experiments.workdir import storage
 from sparsejax import flops
 from sparsejax import report as library_report
@@ -35,11 +35,38 @@ class Run(NamedTuple):
   result: "Result"
 
 
-class Row(NamedTuple):
-  """A method's line in the table.
+class Entry(NamedTuple):
+  """What runs that differ in their seed have in common.
 
   Attributes:
-    method: Its name.
+    method: The method's name.
+    sparsity: The share of zeros, where a method is run at several.
+  """
+
+  method: str
+  sparsity: float | None = None
+
+  def __str__(self):
+    if self.sparsity is None:
+      return self.method
+    return f"{self.method}, {_percent(self.sparsity)}"
+
+  @property
+  def folder(self) -> str:
+    """A name for directories."""
+    at = "" if self.sparsity is None else f"-{self.sparsity:g}"
+    return self.method.replace(" ", "_") + at
+
+
+def _percent(share: float) -> str:
+  return f"{round(100 * share, 6):g} %"
+
+
+class Row(NamedTuple):
+  """A line in the table.
+
+  Attributes:
+    entry: Method and sparsity.
     accuracy: Final test accuracies, in percent, one per seed.
     nnz: Active weights, all leaves counted.
     size: All weights.
@@ -47,7 +74,7 @@ class Row(NamedTuple):
     inference: FLOPs of a forward pass relative to dense.
   """
 
-  method: str
+  entry: Entry
   accuracy: tuple[float, ...]
   nnz: int
   size: int
@@ -77,23 +104,23 @@ _COLUMNS = (
 )
 
 
-def rows(runs: Mapping[str, Sequence[Run]]) -> list[Row]:
-  """Sums up the runs of each method.
+def rows(runs: Mapping[Entry, Sequence[Run]]) -> list[Row]:
+  """Sums up the runs of each entry.
 
   Args:
-    runs: Runs by method; those of one method differ in their seed.
+    runs: Runs by entry; those of one entry differ in their seed.
 
   Returns:
-    One row per method. FLOPs are those of its first run.
+    One row per entry. FLOPs are those of its first run.
   """
-  return [_row(name, group) for name, group in runs.items()]
+  return [_row(entry, group) for entry, group in runs.items()]
 
 
-def _row(name: str, group: Sequence[Run]) -> Row:
+def _row(entry: Entry, group: Sequence[Run]) -> Row:
   first = group[0]
   dense, sparse = _forward_flops(first)
   return Row(
-    method=name,
+    entry=entry,
     accuracy=tuple(100 * r.result.metrics["accuracy"] for r in group),
     nnz=first.result.metrics["nnz"],
     size=first.result.metrics["size"],
@@ -168,27 +195,41 @@ def order(
     A sentence per pair, with the mean difference over the seeds that both
     share and its 95 % interval (paired t).
   """
-  accuracy = {row.method: row.accuracy for row in table}
+  accuracy = {row.entry: row.accuracy for row in table}
+  sparsities = dict.fromkeys(row.entry.sparsity for row in table)
   lines = []
   for low, high in expected:
-    if low not in accuracy or high not in accuracy:
-      continue
-    a, b = np.array(accuracy[low]), np.array(accuracy[high])
-    gap = float(np.mean(b - a))
-    text = f"{high} - {low}: {gap:+.2f} points"
-    verdict = "as expected" if gap > 0 else "NOT the order that papers report"
-    if len(a) > 1 and np.any(b - a != gap):
-      interval = stats.ttest_rel(b, a).confidence_interval(0.95)
-      text += f", 95 % interval {interval.low:+.2f} to {interval.high:+.2f}"
-      if interval.low <= 0 <= interval.high:
-        verdict += f", but {len(a)} seeds cannot tell"
-    lines.append(f"{text}: {verdict}.")
+    for sparsity in sparsities:
+      pair = [_nearest(accuracy, name, sparsity) for name in (low, high)]
+      if None in pair or all(e.sparsity != sparsity for e in pair):
+        continue
+      lines.append(_compared(*pair, *(np.array(accuracy[e]) for e in pair)))
   return lines
+
+
+def _nearest(entries, name, sparsity):
+  """The method's entry of that sparsity, or its only one."""
+  for entry in (Entry(name, sparsity), Entry(name)):
+    if entry in entries:
+      return entry
+  return None
+
+
+def _compared(low, high, a, b) -> str:
+  gap = float(np.mean(b - a))
+  text = f"{high} - {low}: {gap:+.2f} points"
+  verdict = "as expected" if gap > 0 else "NOT the order that papers report"
+  if len(a) > 1:
+    bottom, top = interval(b - a)
+    text += f", 95 % interval {bottom:+.2f} to {top:+.2f}"
+    if bottom <= 0 <= top:
+      verdict += f", but {len(a)} seeds cannot tell"
+  return f"{text}: {verdict}."
 
 
 def _cells(row: Row) -> tuple[str, ...]:
   return (
-    row.method,
+    str(row.entry),
     row.spread,
     str(len(row.accuracy)),
     f"{row.nnz:,} of {row.size:,}",
@@ -210,7 +251,7 @@ def show(table: Sequence[Row], title: str) -> None:
 def write(
   workdir: Path,
   config: ml_collections.ConfigDict,
-  runs: Mapping[str, Sequence[Run]],
+  runs: Mapping[Entry, Sequence[Run]],
   expected: Sequence[tuple[str, str]] = (),
 ) -> list[Row]:
   """Writes report.md and its pictures.
@@ -218,22 +259,28 @@ def write(
   Args:
     workdir: Where they go.
     config: The config that was launched.
-    runs: Finished runs by method.
+    runs: Finished runs by entry.
     expected: Pairs of methods, as for `order`.
 
   Returns:
     The rows of its table.
   """
   table = rows(runs)
+  shown = _shown(runs)
   histories = {
-    name: [r.result.history for r in group] for name, group in runs.items()
+    entry.method: [r.result.history for r in group]
+    for entry, group in shown.items()
   }
-  group = runs.get("rigl") or next(reversed(runs.values()))
+  group = next(
+    (g for e, g in shown.items() if e.method == "rigl"), None
+  ) or next(reversed(shown.values()))
   last = group[0]
+  several = [e.sparsity for e in runs if e.sparsity is not None]
   text = _TEXT.format(
     name=config.name,
-    table=_markdown(table),
+    table=_markdown([_COLUMNS, *map(_cells, table)]),
     order=_order_text(order(table, expected)),
+    sparsities=_sparsities_text(table, shown) if several else "",
     method=last.config.algorithm.name,
     seed=last.config.seed,
     layers=library_report.table(
@@ -244,25 +291,60 @@ def write(
   )
   with storage(workdir):
     (workdir / "report.md").write_text(text)
-    _write_csv(workdir / "table.csv", table)
+    _write_csv(workdir / "table.csv", [_COLUMNS, *map(_cells, table)])
     plots.accuracy(histories, workdir / "accuracy.png")
     plots.layers(histories, workdir / "layers.png")
     plots.churn(histories, workdir / "churn.png")
+    if several:
+      _write_csv(workdir / "sparsities.csv", _wide(table))
+      plots.sparsities(table, workdir / "sparsities.png")
   return table
 
 
-def _write_csv(file, table):
+def _shown(runs):
+  """The entries of one sparsity, the middle one, and those that have none."""
+  sparsities = sorted({e.sparsity for e in runs if e.sparsity is not None})
+  middle = sparsities[len(sparsities) // 2] if sparsities else None
+  return {e: g for e, g in runs.items() if e.sparsity in (None, middle)}
+
+
+def _wide(table: Sequence[Row]) -> list[tuple[str, ...]]:
+  """Accuracies, a line per method and a column per sparsity, below a header."""
+  sparsities = sorted(
+    {row.entry.sparsity for row in table if row.entry.sparsity is not None}
+  )
+  found = {row.entry: row for row in table}
+  lines = [("method", *map(_percent, sparsities), "runs")]
+  for method in dict.fromkeys(row.entry.method for row in table):
+    rows = [found[_nearest(found, method, s)] for s in sparsities]
+    runs = str(len(rows[0].accuracy))
+    lines.append((method, *(row.spread for row in rows), runs))
+  return lines
+
+
+def _sparsities_text(table, shown):
+  at = next(e.sparsity for e in shown if e.sparsity is not None)
+  return (
+    "\n## Accuracy at several sparsities\n\n"
+    f"{_markdown(_wide(table))}\n\n"
+    "![test accuracy against sparsity](sparsities.png)\n\n"
+    f"The pictures below show the runs at {_percent(at)}.\n"
+  )
+
+
+def _write_csv(file, lines):
   command = shlex.join(["python", "-m", "experiments.main", *sys.argv[1:]])
   with file.open("w", newline="") as out:
     out.write(f"# {command}\n")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([_COLUMNS, *map(_cells, table)])
+    csv.writer(out, lineterminator="\n").writerows(lines)
 
 
-def _markdown(table):
-  lines = [_COLUMNS, ("---", *["---:"] * (len(_COLUMNS) - 1))]
-  lines += [_cells(row) for row in table]
-  return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _markdown(lines):
+  header, *rows = lines
+  rule = ("---", *["---:"] * (len(header) - 1))
+  return "\n".join(
+    f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)
+  )
 
 
 def _order_text(lines):
@@ -282,7 +364,7 @@ _TEXT = """\
 Accuracy is that of the last step, mean ± standard deviation over seeds. FLOPs
 are relative to dense, by the cost model of RigL's paper (appendix H), with
 2 per multiply-add; masks cost what a machine would that skips zeros.
-{order}
+{order}{sparsities}
 ## Accuracy over steps
 
 ![test accuracy over steps](accuracy.png)

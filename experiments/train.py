@@ -5,6 +5,7 @@ bits. What is compiled is in programs.py, what a config means in build.py.
 """
 
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -57,7 +58,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   with progress_lib.bar() as progress:
     result = train(config, workdir, progress=progress)
   final = result.metrics
-  runs = {config.algorithm.name: [report.Run(config, result)]}
+  entry = report.Entry(config.algorithm.name)
+  runs = {entry: [report.Run(config, result)]}
   report.write(Path(workdir), config, runs)
   print(
     f"{config.name} in {workdir} {'was already' if done else 'is'} finished: "
@@ -71,6 +73,7 @@ def train(
   workdir: str | os.PathLike,
   *,
   progress: progress_lib.Track | None = None,
+  start: Callable[[programs.Programs], programs.State] | None = None,
 ) -> Result:
   """Trains, goes on training, or reads what a finished run has left.
 
@@ -78,6 +81,8 @@ def train(
     config: As `build.defaults` makes it.
     workdir: The run's own directory.
     progress: Where to show progress, as `progress.bar` yields it.
+    start: Makes the state to start from, of the config's programs, when there
+      is no checkpoint; the config's seed and `initial` make it otherwise.
 
   Returns:
     The result, the same for all three.
@@ -91,12 +96,14 @@ def train(
   program = programs.get(config)
   with workdir_lib.locked(workdir) as path:
     workdir_lib.admit(path, build.plain(config))
-    opened = checkpoints.open_manager(
-      path / "checkpoints", keep=config.checkpoints_to_keep
-    )
-    with contextlib.closing(opened) as manager:
+    with _opened(config, path) as manager:
       state = _finished_state(
-        config, program, path, manager, progress or _untracked
+        config,
+        program,
+        path,
+        manager,
+        progress or _untracked,
+        start or functools.partial(_first_state, config),
       )
     history = metrics.read(path)
     masks = jax.tree.map(np.asarray, sparsejax.get_masks(state.opt_state))
@@ -106,27 +113,84 @@ def train(
   return Result(final, history, state.params, state.batch_stats, masks)
 
 
+def state_at(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike, step: int
+) -> programs.State:
+  """Reads the state that a run had at one of its `keep_steps`.
+
+  Args:
+    config: The run's.
+    workdir: Its directory.
+    step: The step.
+
+  Returns:
+    The state, NumPy arrays.
+
+  Raises:
+    UserError: If there is no such checkpoint, or it is damaged.
+  """
+  with _opened(config, Path(workdir).absolute()) as manager:
+    like = _like(config, programs.get(config))
+    return checkpoints.restore_step(manager, step, like)
+
+
+def _opened(config, path):
+  return contextlib.closing(
+    checkpoints.open_manager(
+      path / "checkpoints",
+      keep=config.checkpoints_to_keep,
+      keep_steps=config.keep_steps,
+    )
+  )
+
+
+def _like(
+  config: ml_collections.ConfigDict, program: programs.Programs
+) -> programs.State:
+  """The shapes and dtypes of a run's state."""
+  return jax.eval_shape(
+    lambda keys: program.begin(keys, program.draw(keys)),
+    build.streams(config.seed),
+  )
+
+
+def _first_state(
+  config: ml_collections.ConfigDict, program: programs.Programs
+) -> programs.State:
+  """Draws params and masks from the seed, as the config says."""
+  keys = build.streams(config.seed)
+  variables = program.draw(keys)
+  if config.initial.name == build.DRAWN:
+    return program.begin(keys, variables)
+  batches = source.of(config, keys["data"]).batches(0)
+  masks = program.initial(keys, variables, batches)
+  if config.initial.get("reinit"):
+    variables = program.draw(build.folded(keys, "init", 1))
+  return program.begin(keys, variables, masks)
+
+
 def _finished_state(
   config: ml_collections.ConfigDict,
   program: programs.Programs,
   path: Path,
   manager: ocp.CheckpointManager,
   progress: progress_lib.Track,
+  start: Callable[[programs.Programs], programs.State],
 ) -> programs.State:
   """The run's last state, on the host: as it was saved, or else by training."""
-  keys = build.streams(config.seed)
-  like = jax.eval_shape(
-    lambda keys: program.begin(keys, program.draw(keys)), keys
-  )
+  like = _like(config, program)
   step, saved = checkpoints.restore(manager, like) or (-1, None)
   if step == config.steps:
     return saved
-  examples = source.of(config, keys["data"])
+  # Copied: a state that is to be donated must not share what is used elsewhere.
+  state = jax.tree.map(jnp.array, start(program) if saved is None else saved)
+  examples = source.of(config, np.asarray(state.keys["data"]))
 
   def evaluate(state):
     scores = programs.no_scores()
+    variables = programs.variables(state)
     for x, y in examples.tests():
-      scores = program.evaluate(scores, state, x, y)
+      scores = program.evaluate(scores, variables, x, y)
     zeros, seen = program.inspect(state)
     recorder.test(step, scores, zeros)
     return state._replace(seen_masks=seen)
@@ -142,17 +206,19 @@ def _finished_state(
   def due(every):
     return step == config.steps or (every > 0 and step % every == 0)
 
+  def to_save():
+    return due(config.checkpoint_every) or step in config.keep_steps
+
   with (
     signals.caught() as came,
     metrics.writer(path, after=step, tensorboard=config.tensorboard) as write,
   ):
     recorder = Recorder(write, params=like.params, batch_size=config.batch_size)
     if saved is None:
-      variables = program.draw(keys)
-      step, state = 0, _unshared(program.begin(keys, variables))
+      step = int(state.step)
       state = evaluate(state)
-    else:
-      state = _unshared(saved)
+      if step in config.keep_steps:
+        save(state)
     advance = progress(config.name, config.steps, step)
     moves = build.mask_steps(config)
     try:
@@ -172,7 +238,7 @@ def _finished_state(
         recorder.flush(keep=1)
         advance(step, recorder.note)
         stopped_by = came()
-        if stopped_by or due(config.checkpoint_every):
+        if stopped_by or to_save():
           saved = save(state)
         if stopped_by and step < config.steps:
           checkpoints.settle(manager)
@@ -181,14 +247,6 @@ def _finished_state(
       raise _diverged(path, error, checkpoints.latest(manager)) from None
   checkpoints.settle(manager)
   return saved
-
-
-def _unshared(state: programs.State) -> programs.State:
-  """Copies a state that is to be donated, since its keys are used elsewhere.
-
-  Nor may any two of its leaves be one buffer.
-  """
-  return jax.tree.map(jnp.array, state)
 
 
 def _stretch(
@@ -220,6 +278,7 @@ def _next_stop(
   """Where the stretch that begins at a step has to end."""
   periods = (config.log_every, config.eval_every, config.checkpoint_every)
   ends = [(step // p + 1) * p for p in (*periods, block) if p]
+  ends += [kept for kept in config.keep_steps if kept > step]
   end = min(*ends, config.steps)
   return next((s for s in range(step + 1, end) if moves(s)), end)
 

@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from absl import logging
 
 from experiments.errors import UserError
 
-FORMAT = 1  # of config.json; rises when old runs can no longer be resumed
+FORMAT = 2  # of config.json; rises when old runs can no longer be resumed
 try:
   VERSION = importlib.metadata.version("sparsejax")
 except importlib.metadata.PackageNotFoundError:  # run from a bare checkout
@@ -85,12 +85,15 @@ def storage(path: Path) -> Iterator[None]:
     ) from error
 
 
-def admit(path: Path, config: Mapping[str, Any]) -> None:
+def admit(
+  path: Path, config: Mapping[str, Any], *, free: Collection[str] = ()
+) -> None:
   """Writes the config on the first start; afterwards, lets only it in.
 
   Args:
     path: The run's directory, locked.
     config: The config as nested mappings of what JSON can hold.
+    free: Its keys whose values may change; the newest are written.
 
   Raises:
     UserError: If the directory holds the run of another config or of another
@@ -118,10 +121,13 @@ def admit(path: Path, config: Mapping[str, Any]) -> None:
   there = saved["config"]
   if not isinstance(there, Mapping):
     raise UserError(f"{file} holds no config. Give another --workdir.")
-  if there != here:
+  bound = [
+    {k: v for k, v in one.items() if k not in free} for one in (there, here)
+  ]
+  if bound[0] != bound[1]:
     raise UserError(
       f"{path} holds the run of another config (there -> here):\n"
-      + "\n".join(f"  {line}" for line in difference(there, here))
+      + "\n".join(f"  {line}" for line in difference(*bound))
       + "\nGive another --workdir, or the config that it was started with."
     )
   if saved["sparsejax"] != VERSION:
@@ -132,6 +138,8 @@ def admit(path: Path, config: Mapping[str, Any]) -> None:
       saved["sparsejax"],
       VERSION,
     )
+  if there != here:
+    write_json(file, {**saved, "config": here})
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

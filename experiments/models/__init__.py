@@ -10,7 +10,7 @@ import functools
 from flax import linen as nn
 
 from experiments import errors
-from experiments.models import feedforward, resnet
+from experiments.models import feedforward, resnet, vgg
 
 __all__ = ["MODELS", "create"]
 
@@ -23,6 +23,7 @@ MODELS = {
   "resnet20": functools.partial(resnet.ResNet, depth=20),
   "resnet32": functools.partial(resnet.ResNet, depth=32),
   "resnet56": functools.partial(resnet.ResNet, depth=56),
+  "vgg16": vgg.VGG,
 }
 
 

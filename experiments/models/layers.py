@@ -1,4 +1,4 @@
-"""What the models share: how kernels are drawn, how inputs are checked."""
+"""What the models share: initializers, norms, the output, checked inputs."""
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,52 @@ def initializer(name: str) -> nn.initializers.Initializer:
   if name not in _INITS:
     raise unknown("kernel initializer", name, _INITS)
   return getattr(nn.initializers, name)()
+
+
+_SCALES = {
+  "ones": nn.initializers.ones,
+  "uniform": nn.initializers.uniform(1.0),
+}
+
+
+def batch_norm(model: nn.Module, train: bool, *, name: str) -> nn.BatchNorm:
+  """Returns BatchNorm with the decay and epsilon of our residual nets' sources.
+
+  They are those of google-research/rigl and facebookresearch/open_lth alike.
+
+  Args:
+    model: has `dtype` and `norm_scale`, what the scales begin with: "ones", or
+      "uniform" for draws from [0, 1), as open_lth has it.
+    train: normalise by the batch and move the running statistics.
+    name: the layer's.
+
+  Returns:
+    The layer.
+
+  Raises:
+    UserError: `norm_scale` is unknown.
+  """
+  if model.norm_scale not in _SCALES:
+    raise unknown("norm_scale", model.norm_scale, _SCALES)
+  return nn.BatchNorm(
+    not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    dtype=model.dtype,
+    scale_init=_SCALES[model.norm_scale],
+    name=name,
+  )
+
+
+def pool_and_classify(model: nn.Module, x: jax.Array) -> jax.Array:
+  """Averages x[batch, height, width, c] over pixels; the output layer."""
+  x = nn.Dense(
+    model.num_classes,
+    kernel_init=initializer(model.kernel_init),
+    dtype=model.dtype,
+    name="logits",
+  )(x.mean(axis=(1, 2)))
+  return jnp.asarray(x, jnp.float32)
 
 
 def as_batch(x: jax.Array, what: str, dtype: jax.typing.DTypeLike) -> jax.Array:

@@ -12,9 +12,6 @@ from flax import linen as nn
 from experiments.errors import UserError
 from experiments.models import layers
 
-# Decay and epsilon of both sources: google-research/rigl and open_lth.
-_batch_norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
-
 
 class WideResNet(nn.Module):
   """WRN-depth-width, the network of RigL's CIFAR-10 results (WRN-22-2).
@@ -32,6 +29,7 @@ class WideResNet(nn.Module):
     width: the factor on the stages' 16, 32, 64 channels.
     dropout: rate between a block's convolutions.
     kernel_init: the name of the kernels' initializer.
+    norm_scale: what BatchNorm's scales begin with, "ones" or "uniform".
     dtype: in which to compute.
   """
 
@@ -40,6 +38,7 @@ class WideResNet(nn.Module):
   width: int = 2
   dropout: float = 0.0
   kernel_init: str = "he_normal"
+  norm_scale: str = "ones"
   dtype: jax.typing.DTypeLike = jnp.float32
 
   @nn.compact
@@ -66,11 +65,12 @@ class WideResNet(nn.Module):
           strides=2 if stage and not block else 1,
           dropout=self.dropout,
           kernel_init=self.kernel_init,
+          norm_scale=self.norm_scale,
           dtype=self.dtype,
           name=f"stage{stage + 1}_block{block + 1}",
         )(x, train)
-    x = _batch_norm(not train, dtype=self.dtype, name="bn")(x)
-    return _pool_and_classify(self, nn.relu(x))
+    x = layers.batch_norm(self, train, name="bn")(x)
+    return layers.pool_and_classify(self, nn.relu(x))
 
 
 class _WideBlock(nn.Module):
@@ -80,18 +80,19 @@ class _WideBlock(nn.Module):
   strides: int
   dropout: float
   kernel_init: str
+  norm_scale: str
   dtype: jax.typing.DTypeLike
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    y = nn.relu(_batch_norm(not train, dtype=self.dtype, name="bn1")(x))
+    y = nn.relu(layers.batch_norm(self, train, name="bn1")(x))
     if x.shape[-1] != self.features:
       x = _conv(self, self.features, 1, self.strides, name="shortcut")(y)
     # At stride 2 the source, in TensorFlow, pads below and on the right.
     y = _conv(
       self, self.features, 3, self.strides, name="conv1", padding="SAME"
     )(y)
-    y = nn.relu(_batch_norm(not train, dtype=self.dtype, name="bn2")(y))
+    y = nn.relu(layers.batch_norm(self, train, name="bn2")(y))
     y = nn.Dropout(self.dropout, deterministic=not train)(y)
     return x + _conv(self, self.features, 3, name="conv2")(y)
 
@@ -114,6 +115,7 @@ class ResNet(nn.Module):
       open_lth (facebookresearch/open_lth), is a 1 x 1 convolution with
       BatchNorm: 2,752 parameters more at width 16.
     kernel_init: the name of the kernels' initializer.
+    norm_scale: what BatchNorm's scales begin with, "ones" or "uniform".
     dtype: in which to compute.
   """
 
@@ -122,6 +124,7 @@ class ResNet(nn.Module):
   width: int = 16
   shortcut: str = "A"
   kernel_init: str = "he_normal"
+  norm_scale: str = "ones"
   dtype: jax.typing.DTypeLike = jnp.float32
 
   @nn.compact
@@ -144,7 +147,7 @@ class ResNet(nn.Module):
     blocks = _blocks(self.depth, extra=2)
     x = layers.as_batch(x, "batch height width channels", self.dtype)
     x = _conv(self, self.width, 3, name="conv1")(x)
-    x = nn.relu(_batch_norm(not train, dtype=self.dtype, name="bn1")(x))
+    x = nn.relu(layers.batch_norm(self, train, name="bn1")(x))
     for stage in range(3):
       for block in range(blocks):
         x = _Block(
@@ -152,10 +155,11 @@ class ResNet(nn.Module):
           strides=2 if stage and not block else 1,
           shortcut=self.shortcut,
           kernel_init=self.kernel_init,
+          norm_scale=self.norm_scale,
           dtype=self.dtype,
           name=f"stage{stage + 1}_block{block + 1}",
         )(x, train)
-    return _pool_and_classify(self, x)
+    return layers.pool_and_classify(self, x)
 
 
 class _Block(nn.Module):
@@ -165,11 +169,12 @@ class _Block(nn.Module):
   strides: int
   shortcut: str
   kernel_init: str
+  norm_scale: str
   dtype: jax.typing.DTypeLike
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    norm = functools.partial(_batch_norm, not train, dtype=self.dtype)
+    norm = functools.partial(layers.batch_norm, self, train)
     y = _conv(self, self.features, 3, self.strides, name="conv1")(x)
     y = nn.relu(norm(name="bn1")(y))
     y = norm(name="bn2")(_conv(self, self.features, 3, name="conv2")(y))
@@ -214,14 +219,3 @@ def _conv(
     dtype=model.dtype,
     name=name,
   )
-
-
-def _pool_and_classify(model: nn.Module, x: jax.Array) -> jax.Array:
-  """Averages x[batch, height, width, c] over pixels; the output layer."""
-  x = nn.Dense(
-    model.num_classes,
-    kernel_init=layers.initializer(model.kernel_init),
-    dtype=model.dtype,
-    name="logits",
-  )(x.mean(axis=(1, 2)))
-  return jnp.asarray(x, jnp.float32)

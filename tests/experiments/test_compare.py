@@ -115,7 +115,7 @@ def test_a_comparison_of_nothing_is_an_error(changes, message, tmp_path):
 
 
 def row(name, *accuracy):
-  return report.Row(name, accuracy, 1, 2, 1.0, 1.0)
+  return report.Row(report.Entry(name), accuracy, 1, 2, 1.0, 1.0)
 
 
 def test_order_says_what_the_seeds_say():
@@ -130,3 +130,62 @@ def test_order_says_what_the_seeds_say():
   (line,) = report.order(table, [("a", "b")])
   assert line.endswith("as expected, but 3 seeds cannot tell.")
   assert report.order(table, [("a", "missing")]) == []
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+  """Methods at two sparsities, one of them from masks found before training."""
+  path = tmp_path_factory.mktemp("several")
+  config = make(("dense", "rigl", "rigl from snip"), seeds=(0, 1))
+  config.algorithms["rigl from snip"] = config.algorithms.rigl
+  config.initial = {"rigl from snip": {"name": "snip", "batches": 2}}
+  config.sparsities = (0.5, 0.8)
+  config.expected = (("rigl", "dense"), ("rigl", "rigl from snip"))
+  config.base.steps = 8
+  compare.run(config, str(path))
+  return path
+
+
+def test_every_method_is_run_at_every_sparsity(several):
+  found = {
+    folder.name: json.loads((folder / "finished.json").read_text())["metrics"]
+    for folder in (several / "runs").iterdir()
+  }
+  assert {name: m["density"] for name, m in found.items()} == {
+    f"{name}-{seed}": pytest.approx(density, abs=2e-3)
+    for name, density in [
+      ("dense", 1),
+      ("rigl-0.5", 0.5),
+      ("rigl-0.8", 0.2),
+      ("rigl_from_snip-0.5", 0.5),
+      ("rigl_from_snip-0.8", 0.2),
+    ]
+    for seed in (0, 1)
+  }
+  configs = [
+    json.loads((several / "runs" / name / "config.json").read_text())
+    for name in ("rigl-0.8-0", "rigl_from_snip-0.8-0")
+  ]
+  assert [c["config"]["initial"]["name"] for c in configs] == ["drawn", "snip"]
+
+
+def test_a_table_has_a_column_per_sparsity(several):
+  _, *lines = (several / "sparsities.csv").read_text().splitlines()
+  table = list(csv.DictReader(lines))
+  assert [row["method"] for row in table] == ["dense", "rigl", "rigl from snip"]
+  assert list(table[0]) == ["method", "50 %", "80 %", "runs"]
+  assert table[0]["50 %"] == table[0]["80 %"]  # dense, whatever is asked
+  final = [
+    json.loads((several / f"runs/rigl-0.8-{seed}/finished.json").read_text())
+    for seed in (0, 1)
+  ]
+  accuracy = [100 * f["metrics"]["accuracy"] for f in final]
+  assert table[1]["80 %"] == (
+    f"{np.mean(accuracy):.2f} ± {np.std(accuracy, ddof=1):.2f}"
+  )
+  text = (several / "report.md").read_text()
+  assert "rigl from snip, 80 % - rigl, 80 %:" in text
+  assert "dense - rigl, 50 %:" in text
+  assert "(sparsities.png)" in text
+  picture = image.imread(several / "sparsities.png")[..., :3]
+  assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20

@@ -58,7 +58,7 @@ def test_an_unknown_argument_names_the_near_ones():
 
 def test_quickstart_compares_six_methods_with_three_seeds():
   config = load("quickstart")
-  runs = {name: list(group) for name, group in compare._plan(config)}
+  runs = {e.method: list(group) for e, group in compare._plan(config)}
   assert list(runs) == ["dense", "static", "set", "rigl", "seft", "gmp"]
   assert {len(group) for group in runs.values()} == {3}
   sparse = [c.algorithm for n, g in runs.items() if n != "dense" for c in g]

@@ -32,7 +32,7 @@ def whole(tmp_path_factory, cache):
 
 def last_state(path):
   manager = checkpoints.open_manager(path / "checkpoints")
-  state = manager.restore(STEPS)["state"]
+  state = manager.restore(manager.latest_step())["state"]
   manager.close()
   return jax.tree.leaves(state)
 
@@ -97,3 +97,42 @@ def test_a_request_to_stop_saves_first(tmp_path, whole, cache, number):
   code, _, err = finish(*command, **cache)
   assert code == 0, err
   assert_same_run(whole, tmp_path)
+
+
+TICKETS = ("--config=tests/experiments/small_lottery.py",)
+
+
+def runs_of(path):
+  files = path.rglob("metrics.jsonl")
+  return {str(file.parent.relative_to(path)) for file in files}
+
+
+@pytest.mark.slow
+def test_lottery_tickets_killed_at_any_moment(tmp_path, cache):
+  """Within levels and between them; every run ends in the same bits."""
+  whole, part = tmp_path / "whole", tmp_path / "part"
+  code, _, err = finish(*TICKETS, f"--workdir={whole}", **cache)
+  assert code == 0, err
+  rng = random.Random()
+  seed = part / "seed-0"
+  for run, step in (
+    (seed / "dense", 90),
+    (seed / "rewound/level-01", 120),
+    (seed / "rewound/level-02-child", rng.randrange(10, 190)),
+    (seed / "learning_rate/level-02", rng.randrange(10, 190)),
+    (seed / "random/level-01", 200),
+  ):
+    process = launch(*TICKETS, f"--workdir={part}", **cache)
+    wait_for(run, step, process)
+    time.sleep(rng.uniform(0, 0.1))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+  code, _, err = finish(*TICKETS, f"--workdir={part}", **cache)
+  assert code == 0, err
+  assert len(runs_of(whole)) == 1 + 3 * 2 + 2
+  assert runs_of(part) == runs_of(whole)
+  for run in runs_of(whole):
+    assert_same_run(whole / run, part / run)
+  tables = [(p / "table.csv").read_text().split("\n", 1) for p in (whole, part)]
+  assert tables[0][1] == tables[1][1]

@@ -22,6 +22,7 @@ SHAPES = {
   "resnet20": IMAGE32,
   "resnet32": IMAGE32,
   "resnet56": IMAGE32,
+  "vgg16": IMAGE32,
 }
 # Compiling a ResNet takes seconds: what runs here is shallow, and LLVM lazy.
 jit = functools.partial(
@@ -33,7 +34,8 @@ jit = functools.partial(
 )
 WRN = functools.partial(models.create, "wrn", 10, depth=10, width=1)
 RESNET = functools.partial(resnet.ResNet, 10, depth=8)
-SHALLOW = {"wrn": WRN, "resnet20": RESNET}
+VGG = functools.partial(models.create, "vgg16", 10, stages=((4,), (4, 8)))
+SHALLOW = {"wrn": WRN, "resnet20": RESNET, "vgg16": VGG}
 
 
 @functools.cache
@@ -96,6 +98,12 @@ def resnet_size(depth, classes=10):
   return 9 * convs + norms + 64 * classes + classes
 
 
+def vgg_size(*widths):
+  """Convolutions with biases and norms after each; one linear layer."""
+  pairs = zip((3, *widths), widths, strict=False)
+  return sum(9 * a * b + 3 * b for a, b in pairs) + 10 * widths[-1] + 10
+
+
 @pytest.mark.parametrize(
   ("name", "options", "size"),
   [
@@ -115,6 +123,7 @@ def resnet_size(depth, classes=10):
     ("resnet32", {}, 464_154),
     ("resnet56", {}, 853_018),
     ("resnet20", {"shortcut": "B"}, 272_474),
+    ("vgg16", {}, vgg_size(64, 64, 128, 128, *[256] * 3, *[512] * 6)),
   ],
 )
 def test_parameter_counts(name, options, size):
@@ -151,6 +160,17 @@ def test_dtype_is_that_of_the_computation():
   assert conv.dtype == jnp.bfloat16
 
 
+def test_the_scales_of_norms_may_be_drawn():
+  model = VGG(norm_scale="uniform")
+  params = model.init(jax.random.key(0), images(), False)["params"]
+  scales = np.concatenate([params[f"bn{i}"]["scale"] for i in (1, 2, 3)])
+  assert len(np.unique(scales)) == 16
+  assert 0 <= scales.min() < 0.3
+  assert 0.7 < scales.max() < 1
+  with pytest.raises(UserError, match="uniform"):
+    VGG(norm_scale="unifrom").init(jax.random.key(0), images(), False)
+
+
 def test_layer_names_are_stable():
   assert set(abstract("lenet_300_100")["params"]) == {
     "dense1",
@@ -175,7 +195,7 @@ def test_layer_names_are_stable():
   assert {"shortcut", "shortcut_bn"} < set(resnet["stage2_block1"])
 
 
-@pytest.mark.parametrize("create", [WRN, RESNET])
+@pytest.mark.parametrize("create", [WRN, RESNET, VGG])
 def test_batch_statistics_move_in_training_only(create):
   model, x = create(), images()
   v = init(model, x)
@@ -203,7 +223,7 @@ def test_batch_norm_has_the_decay_and_epsilon_of_the_source():
 
 @pytest.mark.parametrize(
   "name",
-  ["lenet_300_100", "lenet5", "mnist1d_conv", "small_conv", "wrn", "resnet20"],
+  ["lenet_300_100", "lenet5", "mnist1d_conv", "small_conv", *SHALLOW],
 )
 def test_a_step_of_training_lowers_the_loss(name):
   model = SHALLOW.get(name, functools.partial(models.create, name, 10))()
