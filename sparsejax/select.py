@@ -121,39 +121,45 @@ def _check(scores, name=""):
 def _top_k(leaves, k, where) -> list[jax.Array]:
   """`top_k_mask` of arrays of one dtype, as if they were laid end to end."""
   shapes = [x.shape for x in leaves]
-  ends = [sum(map(math.prod, shapes[i:])) for i in range(1, len(shapes) + 1)]
-  total = sum(map(math.prod, shapes))
+  sizes = [math.prod(s) for s in shapes]
+  total = sum(sizes)
   if total == 0:
     return [jnp.zeros(s, bool) for s in shapes]
   keys = [
     _ordered(x) if w is None else jnp.where(w, _ordered(x), 0)
     for x, w in zip(leaves, where, strict=True)
   ]
+  candidates = [(x, True) for x in keys]
   # With fewer than k candidates the threshold is 0, which none of them is.
   k = jnp.asarray(k, jnp.int32)
-  threshold = _kth_largest(lambda: keys, k, jnp.iinfo(keys[0].dtype).bits)
-  above, reached = _count(keys, [threshold + 1, threshold])
+  dtype = keys[0].dtype
+  threshold = _kth_largest(lambda i: candidates, k, dtype)
+  above, reached = _count(candidates, [threshold + 1, threshold])
 
-  def from_end():
-    return [_count_from_end(s, n) for s, n in zip(shapes, ends, strict=True)]
-
-  # A surplus of ties at the threshold: the same search over their index,
-  # counted from the end so that the lowest ones are the largest.
-  def ranked():
+  # Elements are numbered from the end, so that the first one is the largest.
+  def numbered(one):
+    after = [sum(sizes[i + 1 :]) for i in range(len(sizes))]
     return [
-      jnp.where(x == threshold, index, 0)
-      for x, index in zip(keys, from_end(), strict=True)
+      _count_from_end(s, one + jnp.uint32(n))
+      for s, n in zip(shapes, after, strict=True)
     ]
 
+  # Made in every pass: XLA would else keep them, which takes twice the memory
+  # and is no faster.
+  def ties(i):
+    tied, one, _ = lax.optimization_barrier((threshold, jnp.uint32(1), i))
+    return [(n, x == tied) for n, x in zip(numbered(one), keys, strict=True)]
+
+  # A surplus of ties at the threshold: the same search over their numbers.
   cut = lax.cond(
     (reached > k) & (threshold > 0),
-    lambda: _kth_largest(ranked, k - above, total.bit_length()),
+    lambda: _kth_largest(ties, k - above, jnp.uint32, total.bit_length()),
     lambda: jnp.uint32(0),
   )
   last = (threshold > 0) & (k > above)
   return [
-    (x > threshold) | ((x == threshold) & (index >= cut) & last)
-    for x, index in zip(keys, from_end(), strict=True)
+    (x > threshold) | ((x == threshold) & (n >= cut) & last)
+    for x, n in zip(keys, numbered(jnp.uint32(1)), strict=True)
   ]
 
 
@@ -194,16 +200,17 @@ def _ordered(x: jax.Array) -> jax.Array:
 
 
 def _count(leaves, thresholds) -> Sequence[jax.Array]:
-  """Counts, in one pass, the keys of all leaves that reach each threshold.
+  """Counts, in one pass, what of all leaves reaches each threshold.
 
-  On one device by one reduction of several operands: XLA vectorizes it on a
-  CPU, which it does not do with a reduction of one. Where keys may be sharded,
-  by a reduction each: XLA makes scalar all-reduces of these, but would gather
-  the several operands' partial counts.
+  A leaf is a pair of keys and which of them take part. On one device by one
+  reduction of several operands: XLA vectorizes it on a CPU, which it does not
+  do with a reduction of one. Where keys may be sharded, by a reduction each:
+  XLA makes scalar all-reduces of these, but would gather the several operands'
+  partial counts.
   """
 
-  def leaf(keys):
-    reached = [keys >= jnp.asarray(t, keys.dtype) for t in thresholds]
+  def leaf(keys, among):
+    reached = [(keys >= jnp.asarray(t, keys.dtype)) & among for t in thresholds]
     if jax.device_count() > 1:
       return [jnp.sum(r, dtype=jnp.int32) for r in reached]
     return lax.reduce(
@@ -213,22 +220,24 @@ def _count(leaves, thresholds) -> Sequence[jax.Array]:
       tuple(range(keys.ndim)),
     )
 
-  return [sum(counts) for counts in zip(*map(leaf, leaves), strict=True)]
+  counts = [leaf(*pair) for pair in leaves]
+  return [sum(c) for c in zip(*counts, strict=True)]
 
 
-def _kth_largest(keys, k, bits) -> jax.Array:
-  """The largest t that at least k of all `keys()` reach; 0 if there is none.
+def _kth_largest(leaves, k, dtype, bits=None) -> jax.Array:
+  """The largest t that at least k of all keys reach; 0 if there is none.
 
-  Keys are lists of unsigned arrays, of at most so many bits.
+  `leaves(i)` are those of `_count`, in pass i. Keys are of an unsigned dtype,
+  of which so many bits are in use.
   """
-  dtype = jax.eval_shape(keys)[0].dtype
-  passes = -(-bits // _BITS_PER_PASS)
+  dtype = jnp.dtype(dtype)
+  passes = -(-(bits or jnp.iinfo(dtype).bits) // _BITS_PER_PASS)
   digits = [jnp.asarray(d, dtype) for d in range(1, 1 << _BITS_PER_PASS)]
 
   def settle(i, t):
     shift = jnp.asarray(_BITS_PER_PASS * (passes - 1 - i), dtype)
     steps = [d << shift for d in digits]
-    counts = _count(keys(), [t | s for s in steps])
+    counts = _count(leaves(i), [t | s for s in steps])
     # The first pass has fewer bits left than digits have: those that
     # overflow are not reached.
     digit = sum(
@@ -240,12 +249,9 @@ def _kth_largest(keys, k, bits) -> jax.Array:
   return lax.fori_loop(0, passes, settle, jnp.zeros((), dtype))
 
 
-def _count_from_end(shape: tuple[int, ...], after: int) -> jax.Array:
-  """The linear index of each element from the end, which `after` more follow.
-
-  The last element of all is 1, and the first is the largest.
-  """
-  index = jnp.uint32(1 + after)
+def _count_from_end(shape: tuple[int, ...], last: jax.Array) -> jax.Array:
+  """Numbers elements from the end by linear index; `last` is the last one's."""
+  index = last
   for axis, size in enumerate(shape):
     stride = math.prod(shape[axis + 1 :])
     line = tuple(size if a == axis else 1 for a in range(len(shape)))
