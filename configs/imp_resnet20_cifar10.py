@@ -38,7 +38,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config = recipes.imp_cifar10(rewind=500, smoke=smoke)
   config.name = "imp_resnet20_cifar10"
   config.base.model = {
-    "name": "resnet20",
+    "name": "resnet",
+    "depth": 8 if smoke else 20,
     "shortcut": "B",
     "width": 2 if smoke else 16,
     "norm_scale": "uniform",

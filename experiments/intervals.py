@@ -13,8 +13,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     values: One number per seed; differences, for a paired comparison.
 
   Returns:
-    Its lower and upper end: infinite for a single value, the mean itself if
-    all are equal.
+    Its lower and upper end; infinite where no spread can be told: for a single
+    value, or if all are equal, as those of runs that are the same may be.
 
   Example:
     >>> low, high = interval([1.1, 1.0, 1.2])
@@ -22,9 +22,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     0.852 1.348
   """
   values = np.asarray(values, float)
-  if len(values) < 2:
+  if len(values) < 2 or np.all(values == values[0]):
     return -np.inf, np.inf
-  if np.all(values == values[0]):
-    return float(values[0]), float(values[0])
   low, high = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
   return float(low), float(high)
+
+
+def shown(low: float, high: float, number: str = ".2f") -> str:
+  """An interval for people, `-` if it is infinite."""
+  if not np.isfinite([low, high]).all():
+    return "-"
+  return f"{low:{number}} to {high:{number}}"

@@ -26,22 +26,27 @@ def tickets(table: Sequence["Row"], file: Path) -> None:
     file: Where the PNG goes.
   """
   dense, *rest = table
+  branches = list(dict.fromkeys(row.branch for row in rest if row.level))
   with matplotlib.rc_context(plots.STYLE):
-    figure, axes = plots.figure(width=7.5, height=4.8)
+    figure, axes = plots.figure(width=8, height=5)
     level = np.mean(list(dense.accuracy.values()))
     axes.axhline(level, color="#555555", linewidth=1, linestyle="--")
     axes.annotate("dense", (100, level), (0, 4), textcoords="offset points")
-    branches = dict.fromkeys(row.branch for row in rest)
-    for name, colour in zip(branches, plots.cycle(), strict=False):
-      rows = [dense, *(r for r in rest if r.branch == name and r.level)]
-      left = [row.left for row in rows]
+    for i, (name, colour) in enumerate(
+      zip(branches, plots.cycle(), strict=False)
+    ):
+      rows = [row for row in rest if row.branch == name and row.level]
       values = [list(row.accuracy.values()) for row in rows]
-      axes.plot(
-        left, np.mean(values, 1), "o-", ms=3.5, lw=1.5, label=name, color=colour
+      means = np.mean(values, 1)
+      bounds = np.array([interval(v) for v in values]).T
+      error = np.abs(bounds - means) if np.isfinite(bounds).all() else None
+      # Side by side, so that the intervals can be told apart.
+      shift = 1.02 ** (i - (len(branches) - 1) / 2)
+      left = [row.left * shift for row in rows]
+      axes.plot(left, means, "o-", ms=3.5, lw=1.5, label=name, color=colour)
+      axes.errorbar(
+        left, means, error, fmt="none", lw=1, alpha=0.45, ecolor=colour
       )
-      bounds = np.array([interval(v) for v in values])
-      if np.isfinite(bounds).all():
-        axes.fill_between(left, *bounds.T, color=colour, alpha=0.15, lw=0)
     _weights_left(axes, [row.left for row in table])
     axes.set(ylabel="test accuracy [%]")
     axes.legend(loc="best")
@@ -55,29 +60,69 @@ def curves(levels: Sequence["Level"], file: Path) -> None:
     levels: All levels of all seeds.
     file: Where the PNG goes.
   """
+
+  def draw(axes, group, style):
+    steps, values = plots.curves([one.history for one in group], "accuracy")
+    axes.plot(steps, 100 * values.mean(0), **style)
+
+  def finish(axes):
+    final = [100 * one.metrics["accuracy"] for one in levels]
+    span = max(final) - min(final)
+    axes.set(xlabel="step", ylim=(min(final) - span - 1, max(final) + 1))
+
+  _panels(levels, file, draw, finish, "test accuracy [%]")
+
+
+def lines(levels: Sequence["Level"], file: Path) -> None:
+  """Draws the test error on the line between two children.
+
+  Args:
+    levels: All levels of all seeds; those without a line are left out.
+    file: Where the PNG goes.
+  """
+
+  def draw(axes, group, style):
+    values = 100 * np.mean([one.line for one in group], 0)
+    axes.plot(np.linspace(0, 1, len(values)), values, **style)
+
+  def finish(axes):
+    axes.set(xlabel="from the first child to the second")
+
+  connected = [one for one in levels if one.line is not None]
+  _panels(connected, file, draw, finish, "test error [%]")
+
+
+def _panels(levels, file, draw, finish, what):
+  """A panel for each branch, a colour for each of a few levels."""
   branches = list(dict.fromkeys(one.branch for one in levels))
   shown = _spread(sorted({one.level for one in levels}))
+  columns = min(4, len(branches))
+  rows = -(-len(branches) // columns)
   with matplotlib.rc_context(plots.STYLE):
     figure, panels = plots.figure(
-      columns=len(branches), width=1.5 + 3.0 * len(branches), sharey=True
+      columns,
+      width=1.5 + 2.8 * columns,
+      height=0.8 + 2.8 * rows,
+      rows=rows,
+      sharey=True,
+      squeeze=False,
     )
-    panels = np.atleast_1d(panels)
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
-    for axes, name in zip(panels, branches, strict=True):
-      for number, colour in zip(shown, colours, strict=True):
-        group = [
-          one for one in levels if (one.branch, one.level) == (name, number)
-        ]
-        if not group:
-          continue
-        steps, values = plots.curves([one.history for one in group], "accuracy")
-        left = 100 * np.mean([one.metrics["density"] for one in group])
-        axes.plot(
-          steps, 100 * values.mean(0), color=colour, lw=1.3, label=f"{left:.1f}"
-        )
-      axes.set(title=name, xlabel="step")
-    panels[0].set(ylabel="test accuracy [%]")
-    handles, labels = panels[0].get_legend_handles_labels()
+    for axes, name in zip(panels.flat, branches, strict=False):
+      for number, colour in zip(shown, _shades(shown), strict=True):
+        key = name, number
+        group = [one for one in levels if (one.branch, one.level) == key]
+        if group:
+          left = 100 * np.mean([one.metrics["density"] for one in group])
+          draw(
+            axes, group, {"color": colour, "lw": 1.3, "label": f"{left:.1f}"}
+          )
+      axes.set_title(name)
+      finish(axes)
+    for axes in panels.flat[len(branches) :]:
+      axes.remove()
+    for axes in panels[:, 0]:
+      axes.set(ylabel=what)
+    handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(
       handles,
       labels,
@@ -108,8 +153,7 @@ def barriers(
       )
     _weights_left(by_left, [row.left for row in rows])
     shown = _spread(sorted({row.level for row in rows}))
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
-    for level, colour in zip(shown, colours, strict=True):
+    for level, colour in zip(shown, _shades(shown), strict=True):
       own = sorted(
         (r for r in rows if r.level == level), key=lambda r: steps[r.branch]
       )
@@ -127,51 +171,6 @@ def barriers(
     plots.save(figure, file)
 
 
-def lines(levels: Sequence["Level"], file: Path) -> None:
-  """Draws the test error on the line between two children.
-
-  Args:
-    levels: All levels of all seeds; those without a line are left out.
-    file: Where the PNG goes.
-  """
-  levels = [one for one in levels if one.line is not None]
-  branches = list(dict.fromkeys(one.branch for one in levels))
-  shown = _spread(sorted({one.level for one in levels}))
-  with matplotlib.rc_context(plots.STYLE):
-    figure, panels = plots.figure(
-      columns=len(branches), width=1.5 + 3.0 * len(branches), sharey=True
-    )
-    panels = np.atleast_1d(panels)
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
-    for axes, name in zip(panels, branches, strict=True):
-      for number, colour in zip(shown, colours, strict=True):
-        group = [
-          one for one in levels if (one.branch, one.level) == (name, number)
-        ]
-        if not group:
-          continue
-        values = 100 * np.mean([one.line for one in group], 0)
-        left = 100 * np.mean([one.metrics["density"] for one in group])
-        axes.plot(
-          np.linspace(0, 1, len(values)),
-          values,
-          color=colour,
-          lw=1.3,
-          label=f"{left:.1f}",
-        )
-      axes.set(title=name, xlabel="from the first child to the second")
-    panels[0].set(ylabel="test error [%]")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-      handles,
-      labels,
-      loc="outside upper center",
-      ncols=max(len(shown), 1),
-      title="weights left [%]",
-    )
-    plots.save(figure, file)
-
-
 def _with_seeds(axes, x, rows, label, colour):
   """The mean over seeds as a line, each seed as a faint dot."""
   means = [np.mean(list(row.barriers.values())) for row in rows]
@@ -179,6 +178,11 @@ def _with_seeds(axes, x, rows, label, colour):
   for at, row in zip(x, rows, strict=True):
     values = list(row.barriers.values())
     axes.plot([at] * len(values), values, ".", ms=4, color=colour, alpha=0.4)
+
+
+def _shades(shown):
+  """A colour for each level, dark for dense."""
+  return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
 
 
 def _weights_left(axes, left):

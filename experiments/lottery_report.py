@@ -15,7 +15,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from experiments import lottery_plots
+from experiments import intervals, lottery_plots
 from experiments.intervals import interval
 from experiments.workdir import storage
 from sparsejax.lottery import barrier
@@ -149,7 +149,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     str(row.level),
     f"{row.left:.2f}",
     f"{np.mean(values):.2f}",
-    f"{low:.2f} to {high:.2f}" if len(values) > 1 else "-",
+    intervals.shown(low, high),
     str(len(values)),
     " ".join(f"{v:.2f}" for v in values),
     f"{np.mean(barriers):.2f}" if barriers else "-",
@@ -218,7 +218,7 @@ def _text(config, table, compared, pictures) -> str:
         "| ---: | ---: | ---: | ---: |",
         *(
           f"| {row.level} | {row.left:.2f} | {gap:+.2f} | "
-          f"{bottom:+.2f} to {top:+.2f} |"
+          f"{intervals.shown(bottom, top, '+.2f')} |"
           for row, gap, bottom, top in levels
         ),
       ]

@@ -144,11 +144,11 @@ def sparsities(table: Sequence["Row"], file: Path) -> None:
     save(picture, file)
 
 
-def figure(columns=1, width=7.0, height=4.0, **options):
-  """A figure with a row of axes, drawn without a display."""
+def figure(columns=1, width=7.0, height=4.0, rows=1, **options):
+  """A figure with rows and columns of axes, drawn without a display."""
   made = Figure(figsize=(width, height), dpi=120, layout="constrained")
   FigureCanvasAgg(made)
-  return made, made.subplots(1, columns, **options)
+  return made, made.subplots(rows, columns, **options)
 
 
 def save(figure: Figure, file: Path) -> None:

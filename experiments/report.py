@@ -17,8 +17,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from experiments import plots, programs
-from experiments.intervals import interval
+from experiments import intervals, plots, programs
 from experiments.workdir import storage
 from sparsejax import flops
 from sparsejax import report as library_report
@@ -220,8 +219,8 @@ def _compared(low, high, a, b) -> str:
   text = f"{high} - {low}: {gap:+.2f} points"
   verdict = "as expected" if gap > 0 else "NOT the order that papers report"
   if len(a) > 1:
-    bottom, top = interval(b - a)
-    text += f", 95 % interval {bottom:+.2f} to {top:+.2f}"
+    bottom, top = intervals.interval(b - a)
+    text += f", 95 % interval {intervals.shown(bottom, top, '+.2f')}"
     if bottom <= 0 <= top:
       verdict += f", but {len(a)} seeds cannot tell"
   return f"{text}: {verdict}."

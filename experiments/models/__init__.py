@@ -20,6 +20,7 @@ MODELS = {
   "mnist1d_conv": feedforward.SignalConv,
   "small_conv": feedforward.SmallConv,
   "wrn": resnet.WideResNet,
+  "resnet": resnet.ResNet,
   "resnet20": functools.partial(resnet.ResNet, depth=20),
   "resnet32": functools.partial(resnet.ResNet, depth=32),
   "resnet56": functools.partial(resnet.ResNet, depth=56),

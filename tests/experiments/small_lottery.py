@@ -1,4 +1,4 @@
-"""Lottery tickets in seconds: digits, a net of 64-8-10, all kinds of branches."""
+"""Lottery tickets in seconds: digits, a net of 64-8-10, all branches."""
 
 import ml_collections
 

@@ -95,9 +95,15 @@ def test_the_same_command_again_trains_nothing(finished, monkeypatch, capsys):
   assert "small: 2 seeds" in capsys.readouterr().out
 
 
-def test_another_comparison_is_refused(finished):
-  with pytest.raises(UserError, match="seeds"):
-    compare.run(make(seeds=(0, 1, 2)), str(finished))
+def test_another_base_is_refused_and_seeds_may_join(finished):
+  other = make()
+  other.base.batch_size = 16
+  with pytest.raises(UserError, match=r"base\.batch_size: 32 -> 16"):
+    compare.run(other, str(finished))
+  before = (finished / "runs/set-1/metrics.jsonl").stat().st_mtime_ns
+  compare.run(make(methods=("set",), seeds=(0, 1, 2)), str(finished))
+  assert (finished / "runs/set-2/finished.json").exists()
+  assert (finished / "runs/set-1/metrics.jsonl").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

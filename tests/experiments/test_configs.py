@@ -3,11 +3,14 @@
 import runpy
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 import tensorflow_datasets as tfds
 
-from experiments import build, compare, data, train
+from experiments import build, compare, data, lottery, models, train
 from experiments.errors import UserError
+from sparsejax import distributions
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALGORITHMS = tuple(build.ALGORITHMS)
@@ -63,6 +66,80 @@ def test_quickstart_compares_six_methods_with_three_seeds():
   assert {len(group) for group in runs.values()} == {3}
   sparse = [c.algorithm for n, g in runs.items() if n != "dense" for c in g]
   assert {c.sparsity for c in sparse} == {0.9}
+
+
+TICKETS = (
+  "imp_fashion_mnist",
+  "imp_rewinding",
+  "imp_resnet20_cifar10",
+  "imp_vgg16_cifar10",
+)
+
+
+@pytest.mark.parametrize("arg", ["", "smoke"])
+@pytest.mark.parametrize("name", TICKETS)
+def test_lottery_tickets_are_a_valid_config(name, arg):
+  config = load(name, arg)
+  lottery._check(config)
+  assert config.name == name
+  assert (config.base.steps < 100) == (arg == "smoke")
+
+
+@pytest.mark.parametrize(
+  ("name", "step", "pruned"),
+  [
+    ("imp_resnet20_cifar10", 500, {"conv1", "logits", "shortcut"}),
+    ("imp_vgg16_cifar10", 1000, {"conv1"}),
+  ],
+)
+def test_tickets_on_cifar_are_the_papers_recipe(name, step, pruned):
+  config = load(name)
+  base = config.base
+  assert (base.steps, base.batch_size) == (160 * 391, 128)
+  rates = [build.learning_rate(base, t * 391 + 1) for t in (0, 79, 80, 120)]
+  assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
+  assert config.branches.rewound.step == step
+  assert base.model.norm_scale == "uniform"
+  assert lottery._dense_config(config, 0).keep_steps == (0, step)
+  model = models.create(num_classes=10, **base.model)
+  params = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False)
+  )["params"]
+  budgets = distributions.budgets(
+    params,
+    0.5,
+    distributions.uniform,
+    distributions.matching(base.algorithm.get("prunable", "kernel")),
+  )
+  layers = {path.split("/")[-2] for path in budgets}
+  assert pruned <= layers
+  assert ("logits" in layers) == ("logits" in pruned)
+
+
+def test_init_pruning_compares_every_start_at_four_sparsities():
+  runs = {
+    entry: list(group) for entry, group in compare._plan(load("init_pruning"))
+  }
+  methods = dict.fromkeys(e.method for e in runs)
+  assert {e.sparsity for e in runs} == {None, 0.8, 0.9, 0.95, 0.98}
+  assert len(runs) == 1 + 4 * (len(methods) - 1)
+  for entry, group in runs.items():
+    names = {c.initial.name for c in group}
+    start = entry.method.removeprefix("rigl from ")
+    wanted = {"dense": "drawn", "random": "drawn", "gradient": "snip"}
+    assert names == {wanted.get(start, start)}
+    if entry.sparsity:
+      assert {c.algorithm.sparsity for c in group} == {entry.sparsity}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imp_resnet20_cifar10", "imp_vgg16_cifar10"])
+def test_tickets_on_cifar_smoke_on_mock_data(name, tmp_path):
+  with tfds.testing.mock_data(num_examples=24):
+    lottery.run(load(name, "smoke"), str(tmp_path))
+  done = {p.parent.name for p in (tmp_path / "seed-0").rglob("finished.json")}
+  assert {"dense", "level-01", "level-02", "level-02-child"} <= done
+  assert "| rewound | 2 |" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.slow

@@ -39,6 +39,18 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
   assert (tmp_path / "config.json").read_text() == before
 
 
+def test_what_is_free_may_change(tmp_path):
+  workdir.admit(tmp_path, CONFIG, free=("seed",))
+  workdir.admit(tmp_path, {**CONFIG, "seed": 1}, free=("seed",))
+  saved = json.loads((tmp_path / "config.json").read_text())
+  assert saved["config"]["seed"] == 1
+  other = {"seed": 2, "optimizer": {"name": "adam", "boundaries": (1, 2)}}
+  with pytest.raises(UserError) as error:
+    workdir.admit(tmp_path, other, free=("seed",))
+  assert "optimizer.name" in str(error.value)
+  assert "seed:" not in str(error.value)
+
+
 def test_a_config_of_another_format_is_refused(tmp_path):
   workdir.admit(tmp_path, CONFIG)
   file = tmp_path / "config.json"

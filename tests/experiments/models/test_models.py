@@ -1,6 +1,7 @@
 """The models: published sizes, shapes, BatchNorm, one training step."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from experiments import models
 from experiments.errors import UserError
-from experiments.models import resnet
+from experiments.models import layers, resnet
 
 IMAGE28, IMAGE32, SIGNAL = (28, 28, 1), (32, 32, 3), (40, 1)
 SHAPES = {
@@ -19,6 +20,7 @@ SHAPES = {
   "mnist1d_conv": SIGNAL,
   "small_conv": IMAGE28,
   "wrn": IMAGE32,
+  "resnet": IMAGE32,
   "resnet20": IMAGE32,
   "resnet32": IMAGE32,
   "resnet56": IMAGE32,
@@ -139,7 +141,7 @@ def test_parameter_counts_follow_from_the_papers():
 
 
 @pytest.mark.parametrize(
-  "name", sorted(set(models.MODELS) - {"resnet32", "resnet56"})
+  "name", sorted(set(models.MODELS) - {"resnet20", "resnet32", "resnet56"})
 )
 def test_logits_and_parameters_are_float32(name):
   model = models.create(name, 7, dtype="bfloat16")
@@ -161,14 +163,18 @@ def test_dtype_is_that_of_the_computation():
 
 
 def test_the_scales_of_norms_may_be_drawn():
-  model = VGG(norm_scale="uniform")
-  params = model.init(jax.random.key(0), images(), False)["params"]
-  scales = np.concatenate([params[f"bn{i}"]["scale"] for i in (1, 2, 3)])
-  assert len(np.unique(scales)) == 16
-  assert 0 <= scales.min() < 0.3
-  assert 0.7 < scales.max() < 1
+  def drawn(norm_scale):
+    model = types.SimpleNamespace(norm_scale=norm_scale, dtype=jnp.float32)
+    norm = layers.batch_norm(model, False, name="bn")
+    return norm.init(jax.random.key(0), jnp.ones((1, 99)))["params"]["scale"]
+
+  scales = drawn("uniform")
+  assert len(np.unique(scales)) > 90
+  assert 0 <= scales.min() < 0.1
+  assert 0.9 < scales.max() < 1
+  assert np.all(drawn("ones") == 1)
   with pytest.raises(UserError, match="uniform"):
-    VGG(norm_scale="unifrom").init(jax.random.key(0), images(), False)
+    drawn("unifrom")
 
 
 def test_layer_names_are_stable():
