@@ -405,6 +405,7 @@ class Layer(NamedTuple):
 
 def test_any_tree_and_leaves_that_are_not_floating():
   params = {
+    "key": KEY,
     "steps": jnp.zeros((2, 2), jnp.int32),
     "layers": [
       Layer(w, jnp.zeros(w.shape[1])) for w in (PARAMS["a"], PARAMS["b"])
@@ -420,7 +421,7 @@ def test_any_tree_and_leaves_that_are_not_floating():
   masks = initial.synflow(apply, params, [DATA], 0.8, rounds=3)
   assert jax.tree.structure(masks) == jax.tree.structure(params)
   shapes = [np.shape(m) for m in jax.tree.leaves(masks)]
-  assert shapes == [(5, 7), (), (7, 3), (), ()]
+  assert shapes == [(), (5, 7), (), (7, 3), (), ()]
   assert all(m for m in jax.tree.leaves(masks) if m.ndim == 0)
 
 
@@ -436,6 +437,10 @@ def test_scores_of_bfloat16_params_are_float32():
     np.testing.assert_array_equal(
       prune(linear, params, [x], 0.5), [[False, True]]
     )
+  # 256 + 1 is 256 in bfloat16: gradients are added up in float32, too.
+  batches = [jnp.array([[a, b]], jnp.bfloat16) for a, b in [(256, 256), (0, 1)]]
+  masks = initial.snip(linear, jnp.ones_like(params), batches, 0.5)
+  np.testing.assert_array_equal(masks, [[False, True]])
 
 
 @pytest.mark.parametrize("name", ["grasp", "synflow"])
@@ -447,11 +452,7 @@ def test_bfloat16_params(name):
 
 @pytest.mark.parametrize(
   ("name", "kind"),
-  [
-    ("random", AxisType.Explicit),
-    ("snip", AxisType.Auto),
-    ("synflow", AxisType.Auto),
-  ],
+  [("random", AxisType.Explicit), ("synflow", AxisType.Auto)],
 )
 def test_masks_lie_as_their_params(eager, name, kind):
   mesh = jax.make_mesh((7,), ("x",), axis_types=(kind,))
@@ -464,6 +465,22 @@ def test_masks_lie_as_their_params(eager, name, kind):
   same(masks, eager[name])
   for p, mask in masks.items():
     assert mask.sharding.is_equivalent_to(params[p].sharding, 2)
+
+
+def test_masks_lie_as_their_params_though_gradients_do_not():
+  mesh = jax.make_mesh((7,), ("x",), axis_types=(AxisType.Auto,))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  lying = NamedSharding(mesh, PartitionSpec("x"))
+
+  def gathered(w, x):
+    w = jax.lax.with_sharding_constraint(w, everywhere)
+    return jnp.sum(w * x)
+
+  w = jax.device_put(jnp.ones((7, 3)), lying)
+  x = jnp.arange(21.0).reshape(7, 3)
+  masks = initial.snip(gathered, w, [x], 0.5, score=scores.gradient())
+  np.testing.assert_array_equal(masks, x > 9)
+  assert masks.sharding.is_equivalent_to(lying, 2)
 
 
 # What is refused.
@@ -498,6 +515,19 @@ def test_scores_that_are_not_finite(name):
   params = PARAMS | {"b": PARAMS["b"].at[0, 0].set(jnp.nan)}
   with pytest.raises(ValueError, match=r"[ab]: got scores .*not finite.* look"):
     run(name, params)
+
+
+def test_scores_that_were_not_finite_in_an_early_round():
+  """The first weight's is NaN, so that it is pruned: then 0 has a score."""
+
+  def partly_nan(w, _):
+    return jnp.sqrt(0.5 - w[0]) + jnp.sum(w[1:])
+
+  params = jnp.arange(1.0, 5.0)
+  with pytest.raises(ValueError, match=r"the array: got scores .*not finite"):
+    initial.force(
+      partly_nan, params, [None], 0.5, prunable=everything, rounds=2
+    )
 
 
 def test_scores_that_are_not_finite_rank_last_under_jit():
