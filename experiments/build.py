@@ -100,7 +100,7 @@ def _check_initial(config: ml_collections.ConfigDict) -> None:
     raise unknown("initial", name, {DRAWN, *INITIAL})
   known = set()
   if name != DRAWN:
-    known = {"batches", "shuffle", "reinit", "by_path"}
+    known = {"batches", "temperature", "shuffle", "reinit", "by_path"}
     known |= _keywords(INITIAL[name]) - {"key", "prunable"}
     if "sparsity" not in config.algorithm:
       raise UserError(
@@ -213,7 +213,7 @@ def initial_masks(
   config: ml_collections.ConfigDict,
   params: Any,
   *,
-  loss: Callable[[Any, int], jax.Array],
+  loss: Callable[..., jax.Array],
   outputs: Callable[[Any, jax.Array], jax.Array],
   x: jax.ShapeDtypeStruct,
   key: jax.Array,
@@ -223,9 +223,12 @@ def initial_masks(
   Args:
     config: The run's config. `initial` holds, besides a `name` of INITIAL and
       that function's keywords: `batches`, how many batches of training data
-      to take (1); `shuffle`, whether to shuffle the masks within each layer.
+      to take (1); `temperature`, by which to divide logits (200 for GraSP, as
+      its authors' code does, else 1); `shuffle`, whether to shuffle the masks
+      within each layer; `reinit`, whether to train other weights than those
+      that the masks were found for.
     params: The model's parameters.
-    loss: `(params, step) -> loss` on the batch of that step.
+    loss: `(params, step, temperature) -> loss` on the batch of that step.
     outputs: `(params, x) -> logits` of a model in evaluation mode.
     x: Shape and dtype of its inputs.
     key: PRNG key.
@@ -239,12 +242,13 @@ def initial_masks(
   name, options = _named("initial", config.initial)
   options.pop("reinit", None)
   shuffled = options.pop("shuffle", False)
-  steps = range(options.pop("batches", 1))
+  batches = list(range(options.pop("batches", 1)))
+  temperature = options.pop("temperature", 200.0 if name == "grasp" else 1.0)
   draw, rest = jax.random.split(key)
   given = {}
   if name == "random":
     given["key"] = draw
-  batches = list(steps)
+  loss = functools.partial(loss, temperature=temperature)
   if name == "synflow":
     loss, batches = outputs, [x]
   if "distribution" in options or "by_path" in options:

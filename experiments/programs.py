@@ -214,7 +214,7 @@ def _make(text: str) -> Programs:
       x = dataset.augment(key, x)
     return x, y
 
-  def loss_fn(params, batch_stats, keys, step, x, y):
+  def loss_fn(params, batch_stats, keys, step, x, y, temperature=1.0):
     variables = {"params": params, "batch_stats": batch_stats}
     dropout = jax.random.fold_in(_key(keys, "dropout"), step)
     logits, new = model.apply(
@@ -222,16 +222,16 @@ def _make(text: str) -> Programs:
     )
     targets = jax.nn.one_hot(y, dataset.num_classes)
     targets = optax.smooth_labels(targets, config.label_smoothing)
-    loss = optax.softmax_cross_entropy(logits, targets).mean()
+    losses = optax.softmax_cross_entropy(logits / temperature, targets)
     correct = jnp.sum(logits.argmax(-1) == y, dtype=jnp.int32)
-    return loss, (correct, new.get("batch_stats", {}))
+    return losses.mean(), (correct, new.get("batch_stats", {}))
 
   def initial(keys, variables, batches):
     stats = variables.get("batch_stats", {})
 
-    def loss(params, step):
+    def loss(params, step, temperature):
       x, y = batch(keys, batches, step)
-      return loss_fn(params, stats, keys, step, x, y)[0]
+      return loss_fn(params, stats, keys, step, x, y, temperature)[0]
 
     def outputs(params, x):
       return model.apply({"params": params, "batch_stats": stats}, x, False)
