@@ -22,7 +22,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     0.852 1.348
   """
   values = np.asarray(values, float)
-  if len(values) < 2 or np.all(values == values[0]):
+  if len(values) < 2 or np.allclose(values, values[0], rtol=1e-9, atol=1e-9):
     return -np.inf, np.inf
   low, high = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
   return float(low), float(high)

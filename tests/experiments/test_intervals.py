@@ -15,7 +15,7 @@ def test_students_t_by_hand():
   assert interval([1, 2, 6]) == pytest.approx((3 - half, 3 + half), abs=1e-4)
 
 
-@pytest.mark.parametrize("values", [[2.0], [2.0, 2.0, 2.0]])
+@pytest.mark.parametrize("values", [[2.0], [2.0, 2.0], [0.1 + 0.2, 0.3]])
 def test_without_a_spread_there_is_no_interval(values):
   assert interval(values) == (-np.inf, np.inf)
   assert shown(*interval(values)) == "-"
