@@ -122,8 +122,7 @@ def _top_k(leaves, k, where) -> list[jax.Array]:
   """`top_k_mask` of arrays of one dtype, as if they were laid end to end."""
   shapes = [x.shape for x in leaves]
   sizes = [math.prod(s) for s in shapes]
-  total = sum(sizes)
-  if total == 0:
+  if sum(sizes) == 0:
     return [jnp.zeros(s, bool) for s in shapes]
   keys = [
     _ordered(x) if w is None else jnp.where(w, _ordered(x), 0)
@@ -144,16 +143,18 @@ def _top_k(leaves, k, where) -> list[jax.Array]:
       for s, n in zip(shapes, after, strict=True)
     ]
 
-  # Made in every pass: XLA would else keep them, which takes twice the memory
-  # and is no faster.
   def ties(i):
-    tied, one, _ = lax.optimization_barrier((threshold, jnp.uint32(1), i))
+    tied, one = threshold, jnp.uint32(1)
+    if jax.device_count() == 1:
+      # Made anew in every pass: XLA would keep them, which takes twice the
+      # memory and more time. On several devices that compiles faster.
+      tied, one, _ = lax.optimization_barrier((tied, one, i))
     return [(n, x == tied) for n, x in zip(numbered(one), keys, strict=True)]
 
   # A surplus of ties at the threshold: the same search over their numbers.
   cut = lax.cond(
     (reached > k) & (threshold > 0),
-    lambda: _kth_largest(ties, k - above, jnp.uint32, total.bit_length()),
+    lambda: _kth_largest(ties, k - above, jnp.uint32),
     lambda: jnp.uint32(0),
   )
   last = (threshold > 0) & (k > above)
@@ -210,12 +211,13 @@ def _count(leaves, thresholds) -> Sequence[jax.Array]:
   """
 
   def leaf(keys, among):
-    reached = [(keys >= jnp.asarray(t, keys.dtype)) & among for t in thresholds]
+    steps = [jnp.asarray(t, keys.dtype) for t in thresholds]
     if jax.device_count() > 1:
-      return [jnp.sum(r, dtype=jnp.int32) for r in reached]
+      keys = keys if among is True else jnp.where(among, keys, 0)
+      return [jnp.sum(keys >= t, dtype=jnp.int32) for t in steps]
     return lax.reduce(
-      tuple(r.astype(jnp.int32) for r in reached),
-      tuple(jnp.int32(0) for _ in reached),
+      tuple(((keys >= t) & among).astype(jnp.int32) for t in steps),
+      tuple(jnp.int32(0) for _ in steps),
       lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
       tuple(range(keys.ndim)),
     )
@@ -224,14 +226,12 @@ def _count(leaves, thresholds) -> Sequence[jax.Array]:
   return [sum(c) for c in zip(*counts, strict=True)]
 
 
-def _kth_largest(leaves, k, dtype, bits=None) -> jax.Array:
+def _kth_largest(leaves, k, dtype) -> jax.Array:
   """The largest t that at least k of all keys reach; 0 if there is none.
 
-  `leaves(i)` are those of `_count`, in pass i. Keys are of an unsigned dtype,
-  of which so many bits are in use.
+  `leaves(i)` are those of `_count`, in pass i, with keys of an unsigned dtype.
   """
-  dtype = jnp.dtype(dtype)
-  passes = -(-(bits or jnp.iinfo(dtype).bits) // _BITS_PER_PASS)
+  passes = -(-jnp.iinfo(dtype).bits // _BITS_PER_PASS)
   digits = [jnp.asarray(d, dtype) for d in range(1, 1 << _BITS_PER_PASS)]
 
   def settle(i, t):
