@@ -25,6 +25,7 @@ _COLOURS = (
   "#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7",
   "#999999",
 )  # fmt: skip
+_LINES = ("-", "--", "-.", (0, (1, 1)))
 STYLE = {
   "axes.axisbelow": True,
   "axes.grid": True,
@@ -108,11 +109,14 @@ def churn(runs: Runs, file: Path) -> None:
     save(picture, file)
 
 
-def sparsities(table: Sequence["Row"], file: Path) -> None:
+def sparsities(
+  table: Sequence["Row"], families: Mapping[str, tuple[int, int]], file: Path
+) -> None:
   """Draws final test accuracy against sparsity, with 95 % intervals.
 
   Args:
     table: The rows of the report; those without a sparsity are level lines.
+    families: By method, which of the colours it has, and which kind of line.
     file: Where the PNG goes.
   """
   methods = list(dict.fromkeys(row.entry.method for row in table))
@@ -121,25 +125,29 @@ def sparsities(table: Sequence["Row"], file: Path) -> None:
     ticks = sorted(
       {row.entry.sparsity for row in table if row.entry.sparsity is not None}
     )
-    # Beyond the colours, the same ones dashed.
-    for i, (name, colour) in enumerate(zip(methods, cycle(), strict=False)):
+    for i, name in enumerate(methods):
       rows = [row for row in table if row.entry.method == name]
-      style = {"color": colour, "ls": "-" if i < len(_COLOURS) else "--"}
       if rows[0].entry.sparsity is None:
-        axes.axhline(rows[0].mean, label=name, lw=1, **style)
+        axes.axhline(rows[0].mean, label=name, lw=1, ls=":", color="#555555")
         continue
+      colour, line = families[name]
+      style = {
+        "color": _COLOURS[colour % len(_COLOURS)],
+        "ls": _LINES[line % len(_LINES)],
+      }
       # Side by side, so that the intervals can be told apart.
       at = [ticks.index(row.entry.sparsity) for row in rows]
       at = np.array(at) + 0.5 * (i / len(methods) - 0.5)
       means = np.array([row.mean for row in rows])
-      ends = np.array([interval(row.accuracy) for row in rows])
-      error = np.abs(ends.T - means) if np.isfinite(ends).all() else None
+      ends = np.array([interval(row.accuracy) for row in rows]).T
+      error = np.where(np.isfinite(ends), np.abs(ends - means), 0)
+      axes.plot(at, means, "o", ms=4, lw=1.2, label=name, **style)
       axes.errorbar(
-        at, means, error, fmt="o", ms=4, lw=1, label=name, capsize=2, **style
+        at, means, error, fmt="none", lw=1, alpha=0.5, ecolor=style["color"]
       )
-      axes.plot(at, means, lw=0.8, alpha=0.6, **style)
     axes.set_xticks(range(len(ticks)), [f"{100 * t:g}" for t in ticks])
     axes.set(xlabel="zeros [%]", ylabel="test accuracy [%]")
+    axes.set_ylim(top=min(100, axes.get_ylim()[1]))
     picture.legend(loc="outside right center")
     save(picture, file)
 

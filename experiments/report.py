@@ -296,7 +296,7 @@ def write(
     plots.churn(histories, workdir / "churn.png")
     if several:
       _write_csv(workdir / "sparsities.csv", _wide(table))
-      plots.sparsities(table, workdir / "sparsities.png")
+      plots.sparsities(table, _families(runs), workdir / "sparsities.png")
   return table
 
 
@@ -305,6 +305,28 @@ def _shown(runs):
   sparsities = sorted({e.sparsity for e in runs if e.sparsity is not None})
   middle = sparsities[len(sparsities) // 2] if sparsities else None
   return {e: g for e, g in runs.items() if e.sparsity in (None, middle)}
+
+
+def _families(runs) -> dict[str, tuple[int, int]]:
+  """The colour and the kind of line that a picture gives each method.
+
+  Those that begin alike share a colour, those of one algorithm a kind of line;
+  if all begin alike, each has a colour of its own.
+  """
+  starts, algorithms = {}, {}
+  for entry, group in runs.items():
+    if entry.sparsity is not None:
+      config = group[0].config
+      starts[entry.method] = str(config.initial.to_dict())
+      algorithms[entry.method] = config.algorithm.name
+  if len(set(starts.values())) == 1:
+    return {method: (i, 0) for i, method in enumerate(starts)}
+  first = list(dict.fromkeys(starts.values()))
+  second = list(dict.fromkeys(algorithms.values()))
+  return {
+    method: (first.index(starts[method]), second.index(algorithms[method]))
+    for method in starts
+  }
 
 
 def _wide(table: Sequence[Row]) -> list[tuple[str, ...]]:
