@@ -133,15 +133,18 @@ def prune_round(
 @functools.partial(jax.jit, static_argnames=("keep", "scope"))
 def _prune(by, masks, keep, scope):
   """The pruned masks, and whether the scores of each leaf are finite."""
-  count = jax.tree.map(lambda m: jnp.sum(m, dtype=jnp.int32), masks)
+  counts = jax.tree.map(
+    lambda x, m: select.count(m, m & jnp.isfinite(x)), by, masks
+  )
+  nnz = jax.tree.map(lambda m, c: c[0], masks, counts)
+  finite = jax.tree.map(lambda m, c: c[0] == c[1], masks, counts)
   if scope == "global":
-    n = _share(sum(jax.tree.leaves(count)), keep)
+    n = _share(sum(jax.tree.leaves(nnz)), keep)
     pruned = select.top_k_masks(by, n, masks)
   else:
     pruned = jax.tree.map(
-      lambda x, n, m: select.top_k_mask(x, _share(n, keep), m), by, count, masks
+      lambda x, n, m: select.top_k_mask(x, _share(n, keep), m), by, nnz, masks
     )
-  finite = jax.tree.map(lambda x, m: jnp.all(jnp.isfinite(x) | ~m), by, masks)
   ok = jnp.all(jnp.array(jax.tree.leaves(finite)))
   return jax.tree.map(lambda a, b: jnp.where(ok, a, b), pruned, masks), finite
 

@@ -200,27 +200,47 @@ def _ordered(x: jax.Array) -> jax.Array:
   return jnp.where(jnp.isnan(x), jnp.ones_like(i), i)
 
 
-def _count(leaves, thresholds) -> Sequence[jax.Array]:
-  """Counts, in one pass, what of all leaves reaches each threshold.
+def count(*flags: jax.Array) -> Sequence[jax.Array]:
+  """Counts, in one pass, what is True in each of several arrays of one shape.
 
-  A leaf is a pair of keys and which of them take part. On one device by one
-  reduction of several operands: XLA vectorizes it on a CPU, which it does not
-  do with a reduction of one. Where keys may be sharded, by a reduction each:
-  XLA makes scalar all-reduces of these, but would gather the several operands'
-  partial counts.
+  On one device by one reduction of several operands: XLA vectorizes it on a
+  CPU, which it does not do with a reduction of one. Where arrays may be
+  sharded, by a reduction each: XLA makes scalar all-reduces of these, but would
+  gather the several operands' partial counts.
+
+  Args:
+    *flags: Bool arrays of one shape.
+
+  Returns:
+    An int32 scalar for each.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> x = jnp.arange(5)
+    >>> [int(n) for n in count(x > 1, x > 3)]
+    [3, 1]
+  """
+  if jax.device_count() > 1:
+    return [jnp.sum(f, dtype=jnp.int32) for f in flags]
+  return lax.reduce(
+    tuple(f.astype(jnp.int32) for f in flags),
+    tuple(jnp.int32(0) for _ in flags),
+    lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+    tuple(range(flags[0].ndim)),
+  )
+
+
+def _count(leaves, thresholds) -> Sequence[jax.Array]:
+  """Counts, in one pass, the keys of all leaves that reach each threshold.
+
+  A leaf is a pair: its keys, and which of them take part.
   """
 
   def leaf(keys, among):
+    if among is not True and jax.device_count() > 1:
+      keys, among = jnp.where(among, keys, 0), True
     steps = [jnp.asarray(t, keys.dtype) for t in thresholds]
-    if jax.device_count() > 1:
-      keys = keys if among is True else jnp.where(among, keys, 0)
-      return [jnp.sum(keys >= t, dtype=jnp.int32) for t in steps]
-    return lax.reduce(
-      tuple(((keys >= t) & among).astype(jnp.int32) for t in steps),
-      tuple(jnp.int32(0) for _ in steps),
-      lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-      tuple(range(keys.ndim)),
-    )
+    return count(*((keys >= t) & among for t in steps))
 
   counts = [leaf(*pair) for pair in leaves]
   return [sum(c) for c in zip(*counts, strict=True)]
