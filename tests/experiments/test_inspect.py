@@ -13,7 +13,17 @@ import pytest
 from flax import linen as nn
 from matplotlib import image
 
-from experiments import build, inspect, models, plots, programs, train
+from experiments import (
+  build,
+  finished,
+  inspect,
+  looks,
+  looks_report,
+  models,
+  plots,
+  programs,
+  train,
+)
 from experiments.errors import UserError
 from tests.experiments import small
 
@@ -40,7 +50,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(root):
-  return {one.name: one for one in inspect.find(root)}
+  return {one.name: one for one in finished.find(root)}
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +80,9 @@ def test_finished_runs_are_found_in_order(root, runs, tmp_path):
   head = {"config": {"driver": "lottery", "methods": ["c", "b"]}}
   (tmp_path / "config.json").write_text(json.dumps(head))
   (tmp_path / "finished.json").write_text("{}")
-  names = [one.name.removeprefix("seed-1/") for one in inspect.find(tmp_path)]
+  names = [one.name.removeprefix("seed-1/") for one in finished.find(tmp_path)]
   assert names == ["a", "c", "b/level-2", "b/level-10"]
-  assert [one.name for one in inspect.find(root / "runs/set-1")] == ["."]
+  assert [one.name for one in finished.find(root / "runs/set-1")] == ["."]
 
 
 @pytest.mark.parametrize(
@@ -89,22 +99,22 @@ def test_finished_runs_are_found_in_order(root, runs, tmp_path):
 def test_names_tell_method_and_stage(name, method, stage, tmp_path):
   config = small.get_config("set")
   config.seed = 3
-  one = inspect._run(tmp_path, tmp_path / name, config)
+  one = finished._run(tmp_path, tmp_path / name, config)
   assert (one.method, one.stage, one.seed) == (method, stage, 3)
 
 
 def test_sensitivity_starts_from_the_loss_of_the_last_evaluation(sparse):
   """Of 360 examples in batches of 100; what fills the last is left out."""
-  found = inspect.measure(sparse, 1000)
+  found = looks.measure(sparse, 1000)
   assert found.examples == 360
   assert found.loss == pytest.approx(sparse.tests[-1]["loss"], rel=1e-5)
   own = {path: 1 - x["nnz"] / x["size"] for path, x in _last(sparse).items()}
   assert found.own == pytest.approx(own)
   for path, losses in found.losses.items():
-    kept = np.array(inspect.SPARSITIES) <= own[path]
+    kept = np.array(looks.SPARSITIES) <= own[path]
     np.testing.assert_allclose(losses[kept], found.loss, rtol=1e-6)
     assert (losses[~kept] != found.loss).all()
-  assert inspect.measure(sparse, 150).examples == 200
+  assert looks.measure(sparse, 150).examples == 200
 
 
 def _last(one):
@@ -112,11 +122,11 @@ def _last(one):
 
 
 def test_gradients_are_those_of_the_first_batches(sparse):
-  left = inspect.load(sparse)
-  found = inspect.look(sparse)
-  drawn = inspect._examples(sparse).batches(0)
-  at = drawn.order[: inspect.TRAIN_BATCHES].ravel()
-  program = inspect._programs(inspect.architecture(sparse.config))
+  left = looks.load(sparse)
+  found = looks.look(sparse)
+  drawn = looks._examples(sparse).batches(0)
+  at = drawn.order[: looks.TRAIN_BATCHES].ravel()
+  program = looks._programs(finished.architecture(sparse.config))
   grads = program.add_grads(
     jax.tree.map(np.zeros_like, left.params),
     *(left.params, left.batch_stats, drawn.x[at], drawn.y[at]),
@@ -147,15 +157,15 @@ def test_a_unit_is_silent_if_no_test_example_makes_it_fire(sparse, monkeypatch):
   bias[4] = -(first[4] + second[4]) / 2  # fires for one example
   assert first[3] < fill @ kernel[:, 3]
   assert (x @ kernel)[:, 4].argmax() < 300  # which is not in the last batch
-  left = inspect.load(sparse)
+  left = looks.load(sparse)
   dense1 = {"kernel": kernel, "bias": bias}
   masks = {"kernel": kernel != 0, "bias": left.masks["dense1"]["bias"]}
   left = left._replace(
     params={**left.params, "dense1": dense1},
     masks={**left.masks, "dense1": masks},
   )
-  monkeypatch.setattr(inspect, "load", lambda one: left)
-  found = inspect.look(sparse)
+  monkeypatch.setattr(looks, "load", lambda one: left)
+  found = looks.look(sparse)
   assert found.silent.keys() == {"dense1"}
   assert np.flatnonzero(found.silent["dense1"]).tolist() == [2, 3]
   dead = found.dead["dense1/kernel"]
@@ -165,10 +175,10 @@ def test_a_unit_is_silent_if_no_test_example_makes_it_fire(sparse, monkeypatch):
 
 def test_a_net_is_looked_at_as_its_model_runs_it(sparse, monkeypatch):
   """What is inactive counts as zero, also where a method keeps its value."""
-  left = inspect.load(sparse)
+  left = looks.load(sparse)
   kept = left._replace(params=jax.tree.map(np.ones_like, left.params))
   monkeypatch.setattr(train, "train", lambda config, folder: kept)
-  params = inspect.load(sparse).params
+  params = looks.load(sparse).params
   mask = left.masks["dense1"]["kernel"]
   np.testing.assert_array_equal(params["dense1"]["kernel"] != 0, mask)
 
@@ -191,13 +201,13 @@ def test_layers_that_feed_a_norm_or_a_sum_are_not_asked(monkeypatch):
   monkeypatch.setitem(models.MODELS, "residual", Residual)
   config = small.get_config("dense")
   config.model = {"name": "residual"}
-  one = inspect.Run(".", None, config, "", "", [])
-  x, y = next(iter(inspect._examples(one).tests()))
+  one = finished.Run(".", None, config, "", "", [])
+  x, y = next(iter(looks._examples(one).tests()))
   variables = programs.get(config).draw(build.streams(0))
-  program = inspect._programs(inspect.architecture(config))
+  program = looks._programs(finished.architecture(config))
   layers = program.fires(variables, x, y)
   assert len(layers) == 5
-  assert sorted(inspect._rectified(one, layers, x)) == ["dense", "norm"]
+  assert sorted(looks._rectified(one, layers, x)) == ["dense", "norm"]
 
 
 def test_masks_are_compared_where_one_thing_differs(sparse):
@@ -213,12 +223,12 @@ def test_masks_are_compared_where_one_thing_differs(sparse):
     for level in (1, 2, 3)
   ]
   dense = sparse._replace(tests=[{"density": 1.0}])
-  leaders = inspect._leaders(runs)
+  leaders = finished.leaders_of(runs)
   assert [one.title for one in leaders] == [
     "a, level 3, seed 0", "b, level 3, seed 0"
   ]  # fmt: skip
   levels = ["level 1", "level 2", "level 3"]
-  found = list(inspect._groups([*runs, dense], [*leaders, dense]))
+  found = list(looks.groups([*runs, dense], [*leaders, dense]))
   assert [(title, names) for title, names, _ in found] == [
     ("methods, level 3", ["a", "b"]),
     ("seeds of a, level 3", ["0", "1"]),
@@ -230,7 +240,7 @@ def test_masks_are_compared_where_one_thing_differs(sparse):
     for name, each in zip(names, group, strict=True):
       assert name in (each.stage, str(each.seed))
       assert title in (f"seeds of {each.label}", f"{each.method}, seed 0")
-  assert inspect._chosen([*runs, dense], None) is runs[-1]
+  assert finished.chosen([*runs, dense], None) is runs[-1]
 
 
 def test_overlap_over_steps_follows_from_the_counts():
@@ -254,15 +264,15 @@ def test_overlap_over_steps_follows_from_the_counts():
     ("churn_since_start", "a", [3 / 11, 2 / 10]),
     ("churn_since_start", None, [5 / 13, 4 / 12]),
   ):
-    np.testing.assert_allclose(inspect.moved(tests, key, path), wanted)
+    np.testing.assert_allclose(looks.moved(tests, key, path), wanted)
 
 
 def test_chance_is_the_overlap_of_random_masks():
   a = {"w": np.arange(10) < 5, "b": np.array(True)}
   b = {"w": np.arange(10) < 2, "b": np.array(True)}
   # 10 x 0.1 in common, 10 x (0.5 + 0.2 - 0.1) in either.
-  assert inspect._chance(a, b) == pytest.approx(1 / 6)
-  assert inspect._chance({**a, "w": np.array(True)}, b) == pytest.approx(0.2)
+  assert looks._chance(a, b) == pytest.approx(1 / 6)
+  assert looks._chance({**a, "w": np.array(True)}, b) == pytest.approx(0.2)
 
 
 # What is written.
@@ -276,11 +286,11 @@ def test_the_report_holds_what_was_found(root, report, sparse, runs):
   layers = ["dense1/kernel", "logits/kernel"]
   pruned = rows(report, "layer | zeros")
   assert list(pruned) == layers
-  found = inspect.measure(runs["runs/set-1"], 1000)
+  found = looks.measure(runs["runs/set-1"], 1000)
   for layer, cells in pruned.items():
     assert cells[-1] == f"{found.losses[layer][-1] - found.loss:+.4f}"
     assert cells[1] == "as it is"
-  masks = [inspect.load(runs[f"runs/set-{seed}"]).masks for seed in (0, 1)]
+  masks = [looks.load(runs[f"runs/set-{seed}"]).masks for seed in (0, 1)]
   a, b = (
     np.concatenate([np.ravel(m[k]["kernel"]) for k in ("dense1", "logits")])
     for m in masks
@@ -288,7 +298,7 @@ def test_the_report_holds_what_was_found(root, report, sparse, runs):
   seeds = rows(report, "compared")["seeds of set"]
   assert seeds[:2] == ["2", f"{(a & b).sum() / (a | b).sum():.3f}"]
   moved = [
-    inspect.moved(runs[f"runs/set-{seed}"].tests, "churn_since_start")[-1]
+    looks.moved(runs[f"runs/set-{seed}"].tests, "churn_since_start")[-1]
     for seed in (0, 1)
   ]
   assert list(rows(report, "method")) == ["set"]
@@ -351,7 +361,7 @@ def test_recorded_exploration_is_shown(runs, tmp_path, monkeypatch):
   assert len(one.tests) == 4
   tests = [with_explored(i, record) for i, record in enumerate(one.tests)]
   one = one._replace(tests=tests)
-  text = inspect._motion_text(tmp_path, [one], [one], one)
+  text = looks_report.motion_text(tmp_path, [one], [one], one)
   assert rows(text, "method")["set"][-1] == "0.375"
   assert rows(text, "layer")["dense1/kernel"][-1] == "0.750"
 
