@@ -1,77 +1,24 @@
 """What sparse training costs over dense training: ratios in one process.
 
-Run `python -m benchmarks.core`. Everything that is compared is interleaved,
-round by round, and a ratio is the median of the rounds' ratios; so the table
-means something on a busy machine too. Memory is what the compiled program
-asks for beyond its arguments and results.
+Run `python -m benchmarks.core`. Memory is what the compiled program asks for
+beyond its arguments and results.
 """
 
-import csv
-import pathlib
 import subprocess
 import sys
 import tempfile
 import time
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from absl import app, flags
-from rich.console import Console
-from rich.table import Table
 
 import sparsejax
+from benchmarks import measure
 from experiments import models
 
-_CSV = flags.DEFINE_string("csv", None, "Also write the table to this file.")
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each comparison.")
 _QUICKSTART = flags.DEFINE_bool("quickstart", True, "Also time quickstart.")
-
-MIB = 2**20
-
-
-COLUMNS = ("what", "measured", "wanted", "met", "temporary memory")
-
-
-class Row(NamedTuple):
-  """One line of the table; see COLUMNS."""
-
-  what: str
-  measured: str
-  wanted: str
-  met: str
-  memory: str
-
-
-def row(what, measured, wanted="-", met=None, memory="-") -> Row:
-  """A line; `met` is None where nothing in particular was wanted."""
-  verdict = {None: "-", True: "yes", False: "NO"}[met]
-  return Row(what, f"{measured:.3g}", wanted, verdict, memory)
-
-
-def interleave(functions, rounds):
-  """Seconds of each function, as an array [rounds, functions]."""
-  for f in functions:
-    f()
-  times = np.empty((rounds, len(functions)))
-  for r in range(rounds):
-    for i, f in enumerate(functions):
-      begin = time.perf_counter()
-      jax.block_until_ready(f())
-      times[r, i] = time.perf_counter() - begin
-  return times
-
-
-def ratio(times, i, j):
-  """The median over rounds of one function's time to another's."""
-  return float(np.median(times[:, i] / times[:, j]))
-
-
-def temporary(compiled) -> float:
-  """MiB that a compiled program takes beyond arguments and results."""
-  return compiled.memory_analysis().temp_size_in_bytes / MIB
 
 
 def training_steps(model, shape, optimizer):
@@ -127,7 +74,7 @@ def train_rows(name, model, shape, limits, rounds):
     optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9)
   )
   functions, programs = training_steps(model, shape, optimizer)
-  times = interleave(functions, rounds)
+  times = measure.interleave(functions, rounds)
   what = [
     "ordinary step / dense",
     "mask-update step / dense",
@@ -135,11 +82,13 @@ def train_rows(name, model, shape, limits, rounds):
   ]
   rows = []
   for i, (w, limit) in enumerate(zip(what, limits, strict=True), start=1):
-    measured = ratio(times, i, 0)
-    ours, dense = temporary(programs[i]), temporary(programs[0])
+    measured = measure.ratio(times, i, 0)
+    ours, dense = (
+      measure.temporary(p) / measure.MIB for p in (programs[i], programs[0])
+    )
     memory = f"{ours:.0f} MiB (dense {dense:.0f})"
     goal = ("-", None) if limit is None else (f"<= {limit}", measured <= limit)
-    rows.append(row(f"{name}: {w}", measured, *goal, memory))
+    rows.append(measure.row(f"{name}: {w}", measured, *goal, memory))
   return rows
 
 
@@ -172,12 +121,12 @@ def selection_row(n, rounds):
   )
   args = (w, g, mask)
   assert bool(jnp.all(counting(*args) == sorting(*args)))
-  times = interleave(
+  times = measure.interleave(
     [lambda: counting(*args), lambda: sorting(*args)], max(3, rounds // 3)
   )
-  measured = ratio(times, 1, 0)
-  ours, theirs = (temporary(p) * MIB / w.nbytes for p in (counting, sorting))
-  return row(
+  measured = measure.ratio(times, 1, 0)
+  ours, theirs = (measure.temporary(p) / w.nbytes for p in (counting, sorting))
+  return measure.row(
     f"{n} x {n} mask update: two argsort rankings / ours",
     measured,
     ">= 12, <= 3 matrices",
@@ -201,13 +150,13 @@ def quickstart_row():
       stdout=subprocess.DEVNULL,
     )
     minutes = (time.perf_counter() - begin) / 60
-  return row("quickstart, minutes", minutes, "<= 3", minutes <= 3)
+  return measure.row("quickstart, minutes", minutes, "<= 3", minutes <= 3)
 
 
 def main(argv):
   """Prints the table."""
   del argv
-  rounds = _ROUNDS.value
+  rounds = measure.ROUNDS.value
   rows = [
     *train_rows(
       "WRN-22-2, batch 128",
@@ -227,17 +176,7 @@ def main(argv):
   ]
   if _QUICKSTART.value:
     rows.append(quickstart_row())
-
-  table = Table(title="sparsejax against dense training")
-  for i, name in enumerate(COLUMNS):
-    table.add_column(name, justify="right" if i else "left")
-  for line in rows:
-    table.add_row(*line)
-  Console(width=130).print(table)
-  if _CSV.value:
-    with pathlib.Path(_CSV.value).open("w", newline="") as file:
-      file.write(f"# python -m benchmarks.core --csv={_CSV.value}\n")
-      csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+  measure.show("sparsejax against dense training", "benchmarks.core", rows)
 
 
 if __name__ == "__main__":

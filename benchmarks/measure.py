@@ -1,0 +1,78 @@
+"""What every benchmark does: time in turns, tell memory, print a table.
+
+Everything that is compared is interleaved, round by round, and a ratio is the
+median of the rounds' ratios; so a table means something on a busy machine too.
+"""
+
+import csv
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+_CSV = flags.DEFINE_string("csv", None, "Also write the table to this file.")
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each comparison.")
+
+MIB = 2**20
+
+
+COLUMNS = ("what", "measured", "wanted", "met", "temporary memory")
+
+
+class Row(NamedTuple):
+  """One line of the table; see COLUMNS."""
+
+  what: str
+  measured: str
+  wanted: str
+  met: str
+  memory: str
+
+
+def row(what, measured, wanted="-", met=None, memory="-") -> Row:
+  """A line; `met` is None where nothing in particular was wanted."""
+  verdict = {None: "-", True: "yes", False: "NO"}[met]
+  return Row(what, f"{measured:.3g}", wanted, verdict, memory)
+
+
+def interleave(functions, rounds):
+  """Seconds of each function, as an array [rounds, functions]."""
+  for f in functions:
+    jax.block_until_ready(f())
+  times = np.empty((rounds, len(functions)))
+  for r in range(rounds):
+    for i, f in enumerate(functions):
+      begin = time.perf_counter()
+      jax.block_until_ready(f())
+      times[r, i] = time.perf_counter() - begin
+  return times
+
+
+def ratio(times, i, j):
+  """The median over rounds of one function's time to another's."""
+  return float(np.median(times[:, i] / times[:, j]))
+
+
+def temporary(compiled) -> int:
+  """Bytes that a compiled program takes beyond arguments and results."""
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def show(title: str, module: str, rows: Sequence[Row]) -> None:
+  """Prints the table, and writes it where --csv says, with its command."""
+  table = Table(title=title)
+  for i, name in enumerate(COLUMNS):
+    table.add_column(name, justify="right" if i else "left")
+  for line in rows:
+    table.add_row(*line)
+  Console(width=130).print(table)
+  if _CSV.value:
+    with pathlib.Path(_CSV.value).open("w", newline="") as file:
+      file.write(f"# python -m {module} --csv={_CSV.value}\n")
+      csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
