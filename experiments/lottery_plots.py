@@ -117,6 +117,7 @@ def _panels(levels, file, draw, finish, what):
             axes, group, {"color": colour, "lw": 1.3, "label": f"{left:.1f}"}
           )
       axes.set_title(name)
+      axes.locator_params(axis="x", nbins=5)
       finish(axes)
     for axes in panels.flat[len(branches) :]:
       axes.remove()
