@@ -1,11 +1,22 @@
 """Runs that begin with masks found before training, by name."""
 
+import runpy
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, checkpoints, models, programs, train
+from experiments import (
+  build,
+  checkpoints,
+  compare,
+  models,
+  programs,
+  report,
+  train,
+)
 from experiments.errors import UserError
 from sparsejax import initial
 from tests.experiments import small
@@ -179,3 +190,17 @@ def test_steps_to_keep_are_steps_of_the_run(tmp_path):
   config.keep_steps = (25,)
   with pytest.raises(UserError, match=r"keep_steps has 25; .* 0 to 24"):
     train.train(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_snip_by_the_gradient_alone_does_worse_than_random(tmp_path):
+  """RigL's appendix M; with the weight in the score it does better."""
+  config_file = Path(__file__).parents[2] / "configs/init_pruning.py"
+  config = runpy.run_path(str(config_file))["get_config"]()
+  config.base.steps = 1000
+  accuracy = {}
+  for method in ("gradient", "random", "snip"):
+    run = compare._config(config, report.Entry(method, 0.98), seed=0)
+    accuracy[method] = train.train(run, tmp_path / method).metrics["accuracy"]
+  assert accuracy["gradient"] < accuracy["random"] - 0.02
+  assert accuracy["random"] < accuracy["snip"] - 0.05
