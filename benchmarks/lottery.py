@@ -1,14 +1,20 @@
-"""What a round of iterative magnitude pruning costs: ratios in one process.
+"""What a round of iterative magnitude pruning costs, and what lies between two.
 
 Run `python -m benchmarks.lottery`. Memory is what the compiled program asks
 for beyond its arguments and results.
 """
+
+import pathlib
+import runpy
+import tempfile
+import time
 
 import jax
 import jax.numpy as jnp
 from absl import app
 
 from benchmarks import measure
+from experiments import lottery as driver
 from sparsejax import lottery
 
 # About as many weights and leaves as ResNet-50 has, of several shapes.
@@ -66,10 +72,46 @@ def round_row(rounds):
   )
 
 
+def pause_row():
+  """Seconds from the last step of level 1 to the first of level 2.
+
+  Saving, reading back, pruning, rewinding and an evaluation lie between; the
+  net is that of configs/imp_rewinding.py.
+  """
+  config = runpy.run_path("configs/imp_rewinding.py")["get_config"]("smoke")
+  config.methods = (config.methods[1],)
+  config.stability.branches = ()
+  begun, ended = {}, {}
+
+  def track(name, total, start):
+    begun[name] = time.perf_counter()
+
+    def advance(step, note=""):
+      if step == total:
+        ended[name] = time.perf_counter()
+
+    return advance
+
+  with tempfile.TemporaryDirectory() as folder:
+    dense = driver._dense_config(config, 0)
+    seed = driver._Seed(config, dense, pathlib.Path(folder), track)
+    list(driver._levels(seed))
+  first, second = (
+    f"seed 0, {config.methods[0]}, level {level}" for level in (1, 2)
+  )
+  pause = begun[second] - ended[first]
+  return measure.row(
+    "seconds from the end of level 1 to the first step of level 2",
+    pause,
+    "<= 2",
+    pause <= 2,
+  )
+
+
 def main(argv):
   """Prints the table."""
   del argv
-  rows = [round_row(measure.ROUNDS.value)]
+  rows = [round_row(measure.ROUNDS.value), pause_row()]
   measure.show("Iterative magnitude pruning", "benchmarks.lottery", rows)
 
 
