@@ -186,13 +186,16 @@ def test_other_scores_are_given_gradients_and_keys():
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-def test_scores_that_are_not_finite_prune_nothing(scope, bad):
-  params = {**PARAMS, "b": PARAMS["b"].at[0, 1].set(bad)}
-  prune = functools.partial(lottery.prune_round, rate=0.5, scope=scope)
-  with pytest.raises(ValueError, match=r"^b: scores of active weights are NaN"):
-    prune(params, MASKS)
-  assert which(jax.jit(prune)(params, MASKS)) == which(MASKS)
+def test_scores_that_are_not_finite_prune_nothing(scope):
+  # 0.25 as elsewhere: what is compiled once serves several tests.
+  prune = functools.partial(lottery.prune_round, rate=0.25, scope=scope)
+  traced = jax.jit(prune)
+  for bad in (np.nan, np.inf):
+    b = np.array([[-1, bad], [0.25, -6]], np.float32)
+    params = {**PARAMS, "b": jnp.asarray(b)}
+    with pytest.raises(ValueError, match=r"^b: scores of active weights are"):
+      prune(params, MASKS)
+    assert which(traced(params, MASKS)) == which(MASKS)
 
 
 def test_what_a_round_refuses():
@@ -212,15 +215,14 @@ def test_what_a_round_refuses():
     prune(PARAMS, {**MASKS, "a": jnp.ones(4)}, 0.2)
 
 
-def test_a_round_may_be_mapped_and_may_prune_nothing_at_all():
-  params = [jnp.stack([jnp.arange(4.0), -jnp.arange(4.0)[::-1]])]
-  masks = [jnp.ones((2, 4), bool)]
+def test_a_round_may_be_mapped_and_masks_may_be_empty():
+  params = [jnp.stack([jnp.arange(4.0), -jnp.arange(4.0)[::-1], jnp.ones(4)])]
+  masks = [jnp.array([[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]], bool)]
   prune = functools.partial(lottery.prune_round, rate=0.5)
-  both = jax.vmap(prune)(params, masks)[0]
-  np.testing.assert_array_equal(both, [[0, 0, 1, 1], [1, 1, 0, 0]])
-  none = [jnp.zeros((2, 4), bool)]
-  assert kept(prune(params, none)) == 0
-  assert kept(lottery.prune_round(params, masks, 0.0)) == 8
+  several = jax.jit(jax.vmap(prune))(params, masks)[0]
+  np.testing.assert_array_equal(
+    several, [[0, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]
+  )
 
 
 # Rewinding.
@@ -463,16 +465,15 @@ def test_what_rewinding_refuses():
 
 
 def test_shuffled_masks_keep_their_budget_and_nest():
-  rng = np.random.default_rng(0)
-  few = {"k": jnp.asarray(rng.random((20, 30)) < 0.1), "b": jnp.array(True)}
-  many = {**few, "k": jnp.asarray(rng.random((20, 30)) < 0.4)}
+  order = np.random.default_rng(0).permutation(60).reshape(6, 10)
+  few = {"k": jnp.asarray(order < 9), "b": jnp.array(True)}
+  many = {"k": jnp.asarray(order < 30), "b": jnp.array(True)}
   a, b = (lottery.shuffle(m, key=KEY) for m in (few, many))
   for old, new in ((few, a), (many, b)):
     assert kept(new) == kept(old)
     assert new["b"].shape == ()
     assert (new["k"] != old["k"]).any()
   assert not (a["k"] & ~b["k"]).any()
-  assert not (few["k"] & ~many["k"]).all()
   other = lottery.shuffle(few, key=jax.random.key(1))
   assert (other["k"] != a["k"]).any()
 
@@ -481,10 +482,9 @@ def test_a_draw_depends_on_the_path_and_on_nothing_else():
   mask = jnp.arange(60).reshape(6, 10) < 30
   both = lottery.shuffle({"a": mask, "b": mask}, key=KEY)
   assert (both["a"] != both["b"]).any()
-  alone = lottery.shuffle({"b": mask, "other": {"a": mask}}, key=KEY)
+  shuffle = jax.jit(lambda m, key: lottery.shuffle(m, key=key))
+  alone = shuffle({"b": mask, "other": {"a": jnp.array(True)}}, KEY)
   np.testing.assert_array_equal(alone["b"], both["b"])
-  traced = jax.jit(lambda m, key: lottery.shuffle(m, key=key))(mask, KEY)
-  np.testing.assert_array_equal(traced, lottery.shuffle(mask, key=KEY))
 
 
 # The line between two networks.
