@@ -1,6 +1,6 @@
 """Pictures of what instruments find in networks, in the style of plots.py.
 
-What is drawn comes from inspect.py; nothing here computes a result.
+What is drawn comes from looks.py; nothing here computes a result.
 """
 
 import itertools
@@ -228,7 +228,7 @@ def flow(panels: Mapping[str, Mapping[str, "Flow"]], file: Path) -> None:
       wide = axes.dataLim.x1 > 30 * axes.dataLim.x0
       ticks = LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=8)
       axes.xaxis.set_major_locator(ticks)
-      axes.xaxis.set_major_formatter("{x:.0e}")
+      axes.xaxis.set_major_formatter("{x:.2g}")
       axes.xaxis.set_minor_locator(NullLocator())
       axes.margins(x=0.1)
       axes.set(xlabel="root mean square of the gradient")
