@@ -38,7 +38,7 @@ from sparsejax import distributions, lottery, scores
 RETRAIN = ("weights", "learning_rate", "fine_tune", "reinit")
 OWN_MASKS = ("pruned", "one_shot", "random")
 MASKS_OF_ANOTHER = ("same", "shuffled", "nested")
-# What may change in a workdir: each run has its own config to hold on to.
+# What may change in a workdir: branches and runs have configs of their own.
 _FREE = ("seeds", "levels", "branches", "methods", "stability", "expected")
 BRANCH = {"retrain": "weights", "step": 0, "masks": "pruned", "of": ""}
 
@@ -196,6 +196,10 @@ def _levels(seed: _Seed) -> Iterator[Level]:
   masks = {}  # of the branches so far, level by level
   for name in seed.config.methods:
     branch = {**BRANCH, **seed.config.branches[name]}
+    folder = seed.path / name
+    with workdir_lib.storage(folder):
+      folder.mkdir(exist_ok=True)
+    workdir_lib.admit(folder, branch)
     masks[name] = []
     last = dense
     for level in range(seed.config.levels + 1):
@@ -298,7 +302,7 @@ def _compiled_rounds(rate: float, scope: str, prunable: str | None) -> _Rounds:
     prune=jax.jit(prune),
     prune_at_random=jax.jit(
       lambda params, masks, key: prune(
-        params, masks, score=scores.random(), grads=params, key=key
+        params, masks, score=scores.random(), key=key
       )
     ),
     shuffle=jax.jit(lambda masks, key: lottery.shuffle(masks, key=key)),

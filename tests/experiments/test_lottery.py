@@ -305,6 +305,11 @@ def test_more_levels_and_seeds_join_a_finished_workdir(finished):
   for folder in ("seed-0/ticket/level-03", "seed-1/ticket/level-03"):
     assert (finished.path / folder / "finished.json").exists()
   other = make()
+  with other.unlocked():
+    other.branches.ticket = {"step": STEP}
+  with pytest.raises(UserError, match=r"ticket holds .*\n  step: 0 -> 6"):
+    lottery.run(other, str(finished.path))
+  other = make()
   other.rate = 0.5
   with pytest.raises(UserError, match=r"rate: 0\.2 -> 0\.5"):
     lottery.run(other, str(finished.path))
