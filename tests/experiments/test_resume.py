@@ -117,7 +117,6 @@ def test_lottery_tickets_killed_at_any_moment(tmp_path, cache):
   seed = part / "seed-0"
   for run, step in (
     (seed / "dense", 90),
-    (seed / "rewound/level-01", 120),
     (seed / "rewound/level-02-child", rng.randrange(10, 190)),
     (seed / "learning_rate/level-02", rng.randrange(10, 190)),
     (seed / "random/level-01", 200),
