@@ -45,12 +45,7 @@ def full_masks(
     ((2, 2), ())
   """
   sparse = distributions.budgets(params, 0.0, distributions.uniform, prunable)
-  return jax.tree_util.tree_map_with_path(
-    lambda path, p: (
-      jnp.ones_like(p, bool) if path_name(path) in sparse else jnp.array(True)
-    ),
-    params,
-  )
+  return masks_lib.everything(params, sparse)
 
 
 def prune_round(

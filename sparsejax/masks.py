@@ -4,6 +4,7 @@ A mask has the shape of its parameter, or is the scalar True where the whole
 leaf stays dense; so a mask tree has the treedef of the params it is for.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -75,6 +76,24 @@ def _apply(path, mask, x):
       "bool, True where active: convert it, for example with mask != 0"
     )
   return jnp.where(mask, x, jnp.zeros_like(x))
+
+
+def everything(params: PyTree, paths: Collection[str]) -> PyTree:
+  """Masks under which everything is active.
+
+  Args:
+    params: A pytree of arrays.
+    paths: Key paths of the leaves that are to become sparse.
+
+  Returns:
+    The mask tree: True everywhere in these leaves, the scalar True elsewhere.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: (
+      jnp.ones_like(p, bool) if path_name(path) in paths else jnp.array(True)
+    ),
+    params,
+  )
 
 
 def nnz(masks: PyTree) -> int | jax.Array:

@@ -15,7 +15,7 @@ import optax
 from sparsejax import distributions, patterns
 from sparsejax import scores as scores_lib
 from sparsejax.distributions import Distribution, Prunable
-from sparsejax.masks import PyTree, path_name
+from sparsejax.masks import PyTree, everything, path_name
 from sparsejax.patterns import Pattern
 from sparsejax.scores import Score
 
@@ -266,13 +266,7 @@ def prune(
 
   def init(key, params):
     final = distributions.budgets(params, sparsity, distribution, prunable)
-    first = jax.tree_util.tree_map_with_path(
-      lambda path, p: (
-        jnp.ones_like(p, bool) if path_name(path) in final else jnp.array(True)
-      ),
-      params,
-    )
-    budget = counts(params, sparsity)
+    first, budget = everything(params, final), counts(params, sparsity)
     if masks is not None:
       first, left = _given(masks, params)
       budget = jax.tree.map(jnp.minimum, budget, left)

@@ -8,7 +8,7 @@ import pytest
 
 import sparsejax
 from configs import rigl_mnist1d
-from experiments import build
+from experiments import build, optimizers
 from experiments.errors import UserError
 
 KEY = jax.random.key(0)
@@ -100,7 +100,7 @@ def test_piecewise_counts_from_the_first_step():
 
 
 def test_l2_comes_before_momentum_and_spares_vectors():
-  tx = build.sgd(0.5, momentum=0.9, weight_decay=0.1)
+  tx = optimizers.sgd(0.5, momentum=0.9, weight_decay=0.1)
   params = {"w": jnp.full((1, 1), 2.0), "b": jnp.ones(1)}
   grads = jax.tree.map(jnp.ones_like, params)
   state = tx.init(params)
@@ -114,10 +114,10 @@ def test_l2_comes_before_momentum_and_spares_vectors():
 def test_optimizers_clip():
   params = {"w": jnp.ones((2, 2))}
   grads = {"w": jnp.full((2, 2), 1e6)}
-  tx = build.sgd(0.1, clip=1.0)
+  tx = optimizers.sgd(0.1, clip=1.0)
   updates, _ = tx.update(grads, tx.init(params), params)
   np.testing.assert_allclose(updates["w"], -0.05, rtol=1e-5)
-  for make_tx in (build.adam, build.adamw):
+  for make_tx in (optimizers.adam, optimizers.adamw):
     tx = make_tx(0.1, clip=1.0)
     _, state = tx.update(grads, tx.init(params), params)
     np.testing.assert_allclose(

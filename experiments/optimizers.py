@@ -1,0 +1,142 @@
+"""Optimizers and learning-rate schedules that a config may name.
+
+All of optax; L2 regularisation comes before momentum, as in the papers.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import optax
+
+
+def sgd(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+  weight_decay: float = 0.0,
+  decay_vectors: bool = False,
+  clip: float = 0.0,
+) -> optax.GradientTransformation:
+  """SGD with momentum and L2 regularisation.
+
+  Args:
+    learning_rate: A number or a schedule.
+    momentum: Weight of the past; 0 for none.
+    nesterov: Whether to look ahead.
+    weight_decay: Coefficient l of the gradient l w of the penalty l w^2 / 2.
+    decay_vectors: Whether it applies to biases and norms too.
+    clip: Largest global norm of the gradient, before L2; 0 for no limit.
+
+  Returns:
+    The gradient transformation.
+  """
+  return _chain(
+    clip,
+    _decay(weight_decay, decay_vectors),
+    optax.sgd(learning_rate, momentum or None, nesterov),
+  )
+
+
+def adam(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 0.0,
+  decay_vectors: bool = False,
+  clip: float = 0.0,
+) -> optax.GradientTransformation:
+  """Adam; its weight decay is L2 regularisation, as for `sgd`."""
+  return _chain(
+    clip,
+    _decay(weight_decay, decay_vectors),
+    optax.adam(learning_rate, b1, b2, eps),
+  )
+
+
+def adamw(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 1e-4,
+  decay_vectors: bool = False,
+  clip: float = 0.0,
+) -> optax.GradientTransformation:
+  """Adam with decoupled weight decay."""
+  mask = None if decay_vectors else _matrices
+  inner = optax.adamw(
+    learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask
+  )
+  return _chain(clip, optax.identity(), inner)
+
+
+def _chain(clip, decay, inner):
+  first = optax.clip_by_global_norm(clip) if clip else optax.identity()
+  return optax.chain(first, decay, inner)
+
+
+def _decay(weight_decay, decay_vectors):
+  if not weight_decay:
+    return optax.identity()
+  mask = None if decay_vectors else _matrices
+  return optax.add_decayed_weights(weight_decay, mask)
+
+
+def _matrices(params):
+  return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw}
+
+
+# Schedules of the learning rate. Each may rise linearly from 0 at first.
+
+
+def constant(*, steps: int, learning_rate: float, warmup: int = 0):
+  """The same at every step."""
+  del steps
+  return _warmed(optax.constant_schedule, learning_rate, warmup)
+
+
+def cosine(
+  *, steps: int, learning_rate: float, warmup: int = 0, end: float = 0.0
+):
+  """Falls along half a cosine to `end` at the last step."""
+  after = functools.partial(
+    optax.cosine_decay_schedule,
+    decay_steps=max(1, steps - warmup),
+    alpha=end / learning_rate if learning_rate else 0.0,
+  )
+  return _warmed(after, learning_rate, warmup)
+
+
+def piecewise(
+  *,
+  steps: int,
+  learning_rate: float,
+  boundaries: tuple[int, ...],
+  factor: float,
+  warmup: int = 0,
+):
+  """Multiplied by `factor` at each of the steps `boundaries`."""
+  del steps
+  after = functools.partial(
+    optax.piecewise_constant_schedule,
+    boundaries_and_scales={b - warmup: factor for b in boundaries},
+  )
+  return _warmed(after, learning_rate, warmup)
+
+
+def _warmed(after: Callable, learning_rate: float, warmup: int):
+  if not warmup:
+    return after(learning_rate)
+  rise = optax.linear_schedule(0.0, learning_rate, warmup)
+  return optax.join_schedules([rise, after(learning_rate)], [warmup])
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine, "piecewise": piecewise}
