@@ -11,7 +11,7 @@ import time
 
 import jax
 import jax.numpy as jnp
-from absl import app
+from absl import app, logging
 
 from benchmarks import measure
 from experiments import lottery as driver
@@ -111,6 +111,7 @@ def pause_row():
 def main(argv):
   """Prints the table."""
   del argv
+  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot
   rows = [round_row(measure.ROUNDS.value), pause_row()]
   measure.show("Iterative magnitude pruning", "benchmarks.lottery", rows)
 
