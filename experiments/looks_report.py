@@ -1,6 +1,6 @@
 """The instruments' part of a report: its sections, tables and pictures."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,10 @@ from experiments.looks import (
   Sensitivity,
   moved,
 )
+from experiments.tables import table
 from sparsejax.instruments import Flow
 
 BEGIN, END = "<!-- instruments -->", "<!-- end instruments -->"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  rule = ("---", *["---:"] * (len(header) - 1))
-  lines = (f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-  return "\n".join(lines)
 
 
 def insert(path: Path, section: str) -> None:
@@ -79,7 +74,7 @@ How much the mean cross-entropy on {found.examples} test examples rises, from
 weights first, and nothing is trained afterwards. A layer that has as many zeros
 already stays as it is.
 
-{_table(header, rows)}
+{table([header, *rows])}
 """
 
 
@@ -105,7 +100,7 @@ together: 1 if they keep the same weights. Random masks that keep as many
 weights in each layer would agree as far as the last column says. Shown are at
 most {MOST_GROUPS} groups, and {MOST_MASKS} masks of each.
 
-{_table(header, rows)}
+{table([header, *rows])}
 """
 
 
@@ -134,7 +129,7 @@ the last one. R_s is the share of weights that have ever been active (Liu et
 al., arXiv:2102.02887), where it was recorded. Methods whose masks stand still
 are left out.
 
-{_table(("method", "runs", *_MOVED), rows)}
+{table([("method", "runs", *_MOVED), *rows])}
 {_motion_by_layer(path, one)}"""
 
 
@@ -194,7 +189,7 @@ def _motion_by_layer(path: Path, one: Run) -> str:
 
 The same for each layer of {one.title}.
 
-{_table(("layer", *_MOVED), rows)}
+{table([("layer", *_MOVED), *rows])}
 """
 
 
@@ -243,11 +238,11 @@ of the cross-entropy of the model in evaluation mode; RMS is the norm over the
 square root of the number of weights. The larger it is at inactive weights, the
 more the training loss would fall, to first order, if some of them were grown.
 
-{_table(("run", *_NORMS), [(t, *_norms(*v)) for t, v in every.items()])}
+{table([("run", *_NORMS), *((t, *_norms(*v)) for t, v in every.items())])}
 """
   if layers:
     rows = [(leaf, *_norms(*v)) for leaf, v in layers.items()]
-    text += f"\n{_table((f'layer of {one.label}', *_NORMS), rows)}\n"
+    text += f"\n{table([(f'layer of {one.label}', *_NORMS), *rows])}\n"
   return text
 
 
@@ -276,9 +271,9 @@ the whole test set: units whose output before the ReLU is never positive, at any
 position. That is asked of layers which a ReLU follows at once: not of the
 logits, nor of what goes into a residual sum.
 
-{_table(("run", *header), of_runs)}
+{table([("run", *header), *of_runs])}
 
-{_table((f"layer of {one.label}", *header), of_layers)}
+{table([(f"layer of {one.label}", *header), *of_layers])}
 """
 
 

@@ -3,9 +3,6 @@
 Intervals are Student's t over seeds, at 95 %; differences are paired by seed.
 """
 
-import csv
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +12,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from experiments import intervals, lottery_plots
+from experiments import intervals, lottery_plots, tables
 from experiments.intervals import interval
 from experiments.workdir import storage
 from sparsejax.lottery import barrier
@@ -134,7 +131,7 @@ def write(
         ("Error barriers", "barriers.png"),
         ("Error on the line between two children", "lines.png"),
       ]
-    _write_csv(workdir / "table.csv", table)
+    tables.write(workdir / "table.csv", [COLUMNS, *map(_cells, table)])
     (workdir / "report.md").write_text(_text(config, table, compared, pictures))
   _show(table, compared, config)
   return table
@@ -154,14 +151,6 @@ def _cells(row: Row) -> tuple[str, ...]:
     " ".join(f"{v:.2f}" for v in values),
     f"{np.mean(barriers):.2f}" if barriers else "-",
   )
-
-
-def _write_csv(file, table):
-  command = shlex.join(["python", "-m", "experiments.main", *sys.argv[1:]])
-  with file.open("w", newline="") as out:
-    out.write(f"# {command}\n")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([COLUMNS, *map(_cells, table)])
 
 
 def _show(table, compared, config):
@@ -203,8 +192,6 @@ def _verdict(low, high, lines) -> str:
 
 
 def _text(config, table, compared, pictures) -> str:
-  lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1))]
-  lines += [_cells(row) for row in table]
   parts = [
     f"# {config.name}",
     _EXPLAINED.format(rate=100 * config.rate, scope=_SCOPES[config.scope]),
@@ -225,7 +212,7 @@ def _text(config, table, compared, pictures) -> str:
       parts += [_verdict(low, high, levels), "\n".join(body)]
   parts += [
     "## All levels",
-    "\n".join(f"| {' | '.join(cells)} |" for cells in lines),
+    tables.table([COLUMNS, *map(_cells, table)]),
   ]
   return "\n\n".join(parts) + "\n"
 

@@ -3,10 +3,7 @@
 Every number comes from the runs' own records, masks and models.
 """
 
-import csv
-import shlex
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +14,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from experiments import intervals, plots, programs
+from experiments import intervals, plots, programs, tables
 from experiments.workdir import storage
 from sparsejax import flops
 from sparsejax import report as library_report
@@ -277,7 +274,7 @@ def write(
   several = [e.sparsity for e in runs if e.sparsity is not None]
   text = _TEXT.format(
     name=config.name,
-    table=_markdown([_COLUMNS, *map(_cells, table)]),
+    table=tables.table([_COLUMNS, *map(_cells, table)]),
     order=_order_text(order(table, expected)),
     sparsities=_sparsities_text(table, shown) if several else "",
     method=last.config.algorithm.name,
@@ -290,12 +287,12 @@ def write(
   )
   with storage(workdir):
     (workdir / "report.md").write_text(text)
-    _write_csv(workdir / "table.csv", [_COLUMNS, *map(_cells, table)])
+    tables.write(workdir / "table.csv", [_COLUMNS, *map(_cells, table)])
     plots.accuracy(histories, workdir / "accuracy.png")
     plots.layers(histories, workdir / "layers.png")
     plots.churn(histories, workdir / "churn.png")
     if several:
-      _write_csv(workdir / "sparsities.csv", _wide(table))
+      tables.write(workdir / "sparsities.csv", _wide(table))
       plots.sparsities(table, _families(runs), workdir / "sparsities.png")
   return table
 
@@ -347,24 +344,9 @@ def _sparsities_text(table, shown):
   at = next(e.sparsity for e in shown if e.sparsity is not None)
   return (
     "\n## Accuracy at several sparsities\n\n"
-    f"{_markdown(_wide(table))}\n\n"
+    f"{tables.table(_wide(table))}\n\n"
     "![test accuracy against sparsity](sparsities.png)\n\n"
     f"The pictures below show the runs at {_percent(at)}.\n"
-  )
-
-
-def _write_csv(file, lines):
-  command = shlex.join(["python", "-m", "experiments.main", *sys.argv[1:]])
-  with file.open("w", newline="") as out:
-    out.write(f"# {command}\n")
-    csv.writer(out, lineterminator="\n").writerows(lines)
-
-
-def _markdown(lines):
-  header, *rows = lines
-  rule = ("---", *["---:"] * (len(header) - 1))
-  return "\n".join(
-    f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)
   )
 
 

@@ -1,4 +1,4 @@
-"""The README's tables, written from the CSVs in results/.
+"""Tables as CSV and Markdown; the README's, from the CSVs in results/.
 
 `python -m experiments.tables` rewrites them; a test fails when they differ. A
 CSV begins with `# ` and the command that made it.
@@ -6,6 +6,9 @@ CSV begins with `# ` and the command that made it.
 
 import csv
 import re
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _BLOCK = re.compile(
@@ -23,11 +26,23 @@ def markdown(file: Path) -> str:
     The Markdown, with a newline at its end.
   """
   comment, *lines = file.read_text().splitlines()
-  header, *rows = csv.reader(lines)
-  rule = ["---", *["---:"] * (len(header) - 1)]
-  table = [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
   command = comment.removeprefix("# ")
-  return "\n".join([*table, "", f"Made by `{command}`.", ""])
+  return f"{table(csv.reader(lines))}\n\nMade by `{command}`.\n"
+
+
+def table(lines: Iterable[Sequence[str]]) -> str:
+  """Renders a header and rows of cells as a Markdown table."""
+  header, *rows = lines
+  rule = ("---", *["---:"] * (len(header) - 1))
+  return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def write(file: Path, lines: Iterable[Sequence[str]]) -> None:
+  """Writes a header and rows as a CSV, below the command that runs now."""
+  command = shlex.join(["python", "-m", "experiments.main", *sys.argv[1:]])
+  with file.open("w", newline="") as out:
+    out.write(f"# {command}\n")
+    csv.writer(out, lineterminator="\n").writerows(lines)
 
 
 def fill(text: str, root: Path) -> str:
