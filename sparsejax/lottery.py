@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import distributions, select, transform
+from sparsejax import distributions, select, states, steps, transform
 from sparsejax import masks as masks_lib
 from sparsejax import scores as scores_lib
 from sparsejax.distributions import Prunable
@@ -255,7 +255,7 @@ def rewind(
     [[4. 3.]
      [2. 0.]]
   """
-  found = transform.find(opt_state, MaskState)
+  found = states.find(opt_state, MaskState)
   if len(found) != 1:
     raise ValueError(
       f"got an optimizer state with {len(found)} mask states, wanted one: make "
@@ -263,7 +263,7 @@ def rewind(
     )
   _check_masks(masks, params)
   mask_state = _with_masks(found[0], masks, params)
-  if not transform.find(opt_state, transform.ForwardMaskedState):
+  if not states.find(opt_state, states.ForwardMaskedState):
     params = masks_lib.apply_masks(params, masks)
   saved = jax.tree.map(
     lambda x: mask_state if x is found[0] else x,
@@ -277,7 +277,7 @@ def rewind(
         f"got an optimizer state in {jax.tree.structure(saved)}, wanted a "
         f"state of this transformation, in {jax.tree.structure(fresh)}"
       )
-    opt_state = transform.stand_still(tx, fresh, saved, params)
+    opt_state = steps.stand_still(tx, fresh, saved, params)
   return jax.tree.map(
     lambda x: x.copy() if isinstance(x, jax.Array) else x, (params, opt_state)
   )

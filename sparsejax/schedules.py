@@ -59,6 +59,35 @@ def never(step: int | jax.Array) -> bool:
   return False
 
 
+def always(step: int | jax.Array) -> bool:
+  """True at every step, known at trace time."""
+  del step
+  return True
+
+
+def at(*steps: int) -> When:
+  """True at the steps that are listed.
+
+  Args:
+    *steps: The steps.
+
+  Returns:
+    A function of the step, to bool: a Python bool for a Python int.
+
+  Example:
+    >>> [t for t in range(10) if at(3, 8)(t)]
+    [3, 8]
+  """
+  listed = frozenset(steps)
+
+  def when(step):
+    if isinstance(step, jax.core.Tracer | jax.Array):
+      return jnp.any(step == jnp.array(steps, jnp.int32))
+    return int(step) in listed
+
+  return when
+
+
 def cubic(begin: int, end: int) -> Callable[[jax.Array], jax.Array]:
   """The share of pruning done by a step: 1 - (1 - (t - t_0) / (n dt))^3.
 

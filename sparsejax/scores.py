@@ -6,12 +6,15 @@ with optax. An extra argument `key` carries the randomness of the update.
 """
 
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from sparsejax import masks as masks_lib
+from sparsejax.distributions import matrices
 from sparsejax.masks import PyTree
 
 Score = optax.GradientTransformation
@@ -70,6 +73,93 @@ def sensitivity() -> Score:
   return optax.stateless_with_tree_map(
     lambda g, w: jnp.abs(_wide(g) * _wide(w))
   )
+
+
+def magnitude_and_gradient(weight: float) -> Score:
+  """|w| + lambda |g|: what MEST drops by.
+
+  Args:
+    weight: lambda, at least 0; at 0 this is `magnitude`.
+
+  Returns:
+    The score, float32 or wider.
+
+  Raises:
+    ValueError: If the weight is negative.
+
+  References:
+    Yuan et al., MEST: Accurate and Fast Memory-Economic Sparse Training
+    Framework on the Edge, arXiv:2110.14032, 2021.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> w, g = jnp.array([1.0, -2.0]), jnp.array([4.0, -0.5])
+    >>> print(magnitude_and_gradient(0.5).update(g, optax.EmptyState(), w)[0])
+    [3.   2.25]
+  """
+  if weight < 0:
+    raise ValueError(f"got a weight of {weight} for |g|, wanted at least 0")
+  if weight == 0:
+    return magnitude()
+  return optax.stateless_with_tree_map(
+    lambda g, w: jnp.abs(_wide(w)) + weight * jnp.abs(_wide(g))
+  )
+
+
+def movement(
+  optimizer: optax.GradientTransformation,
+  *,
+  penalty: optax.ScalarOrSchedule = 0.0,
+  prunable: Callable[[str, Any], bool] = matrices,
+) -> Score:
+  """S, which learns by the gradient w dL/dw: how far w moves from zero.
+
+  Args:
+    optimizer: What trains the scores, from zero.
+    penalty: lambda, the coefficient of the mean of sigmoid(S), taken leaf by
+      leaf and then over the sparse leaves; or a schedule of the step.
+    prunable: Which leaves are sparse, for that mean.
+
+  Returns:
+    The score, float32 or wider. Its state holds one array per parameter, and
+    the optimizer's.
+
+  References:
+    Sanh et al., Movement Pruning: Adaptive Sparsity by Fine-Tuning,
+    arXiv:2005.07683, 2020, equations 2 and 3.
+
+  Example:
+    >>> score = movement(optax.sgd(1.0))
+    >>> w, g = jnp.array([1.0, -2.0]), jnp.array([3.0, -0.5])
+    >>> print(score.update(g, score.init(w), w)[0])
+    [-3. -1.]
+  """
+  if not callable(penalty):
+    penalty = optax.constant_schedule(penalty)
+
+  def init(params):
+    first = jax.tree.map(lambda p: jnp.zeros_like(_wide(p)), params)
+    return {
+      "step": jnp.zeros([], jnp.int32),
+      "score": first,
+      "optimizer": optimizer.init(first),
+    }
+
+  def update(grads, state, params=None):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    sparse = sum(prunable(masks_lib.path_name(p), x) for p, x in leaves)
+    strength = penalty(state["step"]) / max(sparse, 1)
+
+    def slope(g, w, s):
+      less = jax.nn.sigmoid(s) * jax.nn.sigmoid(-s) * (strength / s.size)
+      return _wide(g) * _wide(w) + less
+
+    slopes = jax.tree.map(slope, grads, params, state["score"])
+    change, inner = optimizer.update(slopes, state["optimizer"], state["score"])
+    new = optax.apply_updates(state["score"], change)
+    return new, {"step": state["step"] + 1, "score": new, "optimizer": inner}
+
+  return optax.GradientTransformation(init, update)
 
 
 def momentum(decay: float = 0.9) -> Score:

@@ -105,6 +105,40 @@ def top_k_masks(
   return treedef.unflatten(_top_k(_of_one_dtype(leaves), k, candidates))
 
 
+def top_k_of_each(
+  scores: jax.Array,
+  k: jax.Array | int,
+  axis: int,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  """Marks the k largest scores of every slice along an axis, by themselves.
+
+  Args:
+    scores: Floating array of at least one axis.
+    k: How many to mark in each slice: an integer, or an integer array of the
+      length of that axis; it may be traced.
+    axis: The axis whose every index is a slice.
+    where: Optional bool array of the shape of `scores`: the candidates.
+
+  Returns:
+    A bool array of the shape of `scores`; see `top_k_mask` for order and ties.
+
+  Raises:
+    TypeError: If the scores are not floating.
+    ValueError: If a slice has more elements than an int32 can count.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> print(top_k_of_each(jnp.array([[3.0, 1.0], [2.0, 4.0]]), 1, axis=1))
+    [[ True False]
+     [False  True]]
+  """
+  k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), (scores.shape[axis],))
+  if where is None:
+    where = jnp.ones(scores.shape, bool)
+  return jax.vmap(top_k_mask, (axis, 0, axis), axis)(scores, k, where)
+
+
 def _check(scores, name=""):
   where = f"{name}: " if name else ""
   if not jnp.issubdtype(scores.dtype, jnp.floating):
@@ -125,7 +159,7 @@ def _top_k(leaves, k, where) -> list[jax.Array]:
   if sum(sizes) == 0:
     return [jnp.zeros(s, bool) for s in shapes]
   keys = [
-    _ordered(x) if w is None else jnp.where(w, _ordered(x), 0)
+    ordered(x) if w is None else jnp.where(w, ordered(x), 0)
     for x, w in zip(leaves, where, strict=True)
   ]
   candidates = [(x, True) for x in keys]
@@ -189,8 +223,20 @@ def _widen(x, dtype):
   return jnp.where(size < 1 << info.nmant, small, wide)
 
 
-def _ordered(x: jax.Array) -> jax.Array:
-  """Maps floats to unsigned integers that order alike: NaN 1, never 0."""
+def ordered(x: jax.Array) -> jax.Array:
+  """Maps floats to unsigned integers that order as `top_k_mask` says.
+
+  Args:
+    x: Floating array.
+
+  Returns:
+    An array of its shape, of the unsigned dtype of its size. NaN is 1; 0 and
+    the largest integer are what no float becomes.
+
+  Example:
+    >>> print(ordered(jnp.array([0.0, -0.0, 1.0])) >> 28)
+    [ 8  8 11]
+  """
   bits = jnp.finfo(x.dtype).bits
   uint = jnp.dtype(f"uint{bits}")
   sign = jnp.array(1 << (bits - 1), uint)

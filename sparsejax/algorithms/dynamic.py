@@ -1,10 +1,4 @@
-"""The published algorithms: score x distribution x schedule x pattern.
-
-Each reads like its paper's pseudo-code and is made of public pieces. What
-the keywords `options` take is what `updates.drop_and_grow` (or `prune`) and
-`sparsify` take: distribution, prunable, pattern, regrow, and masks to begin
-with, such as those of `initial`; grown_values, grown_moments.
-"""
+"""Dynamic sparse training: masks that move within their budget."""
 
 from typing import Any
 
@@ -12,72 +6,14 @@ import jax
 import optax
 
 from sparsejax import schedules, scores, updates
-from sparsejax.masks import PyTree
-from sparsejax.transform import sparsify
-
-Transformation = optax.GradientTransformationExtraArgs
-
-_SPARSIFY_OPTIONS = ("grown_values", "grown_moments", "step_on_update")
-
-
-def dense(inner: optax.GradientTransformation) -> Transformation:
-  """No zeros at all: the baseline, in the same loop as the others.
-
-  Args:
-    inner: Any optax optimizer.
-
-  Returns:
-    The gradient transformation; all its masks are the scalar True.
-  """
-  return fixed(inner, True)
-
-
-def fixed(inner: optax.GradientTransformation, masks: PyTree) -> Transformation:
-  """Trains the weights of a given mask, and no others.
-
-  Args:
-    inner: Any optax optimizer.
-    masks: Bool arrays of the params' shapes, True where active, or the scalar
-      True where a leaf is dense; a tree prefix will do.
-
-  Returns:
-    The gradient transformation. Its `init` raises a ValueError or a TypeError
-    that names the leaf if masks and params do not fit.
-
-  Example:
-    >>> import jax.numpy as jnp, sparsejax
-    >>> tx = fixed(optax.adam(1e-3), {"w": jnp.eye(3, dtype=bool), "b": True})
-    >>> params = {"w": jnp.ones((3, 3)), "b": jnp.ones(3)}
-    >>> params, state = sparsejax.init(tx, params)
-    >>> int(params["w"].sum())
-    3
-  """
-  return sparsify(inner, updates.fixed(masks), when=schedules.never, key=None)
-
-
-def static(
-  inner: optax.GradientTransformation,
-  sparsity: float,
-  *,
-  key: jax.Array,
-  **options: Any,
-) -> Transformation:
-  """Random masks that stay as they were drawn.
-
-  Args:
-    inner: Any optax optimizer.
-    sparsity: The share of zeros among the sparse leaves, in [0, 1).
-    key: PRNG key of the masks.
-    **options: As for `updates.static`.
-
-  Returns:
-    The gradient transformation.
-
-  Raises:
-    ValueError: If the sparsity is out of range.
-  """
-  update = updates.static(sparsity=sparsity, **options)
-  return sparsify(inner, update, when=schedules.never, key=key)
+from sparsejax.algorithms.options import (
+  annealed,
+  check_span,
+  for_sparsify,
+  for_update,
+)
+from sparsejax.distributions import Prunable
+from sparsejax.transform import SparseTransformation, sparsify
 
 
 def set_(
@@ -89,7 +25,7 @@ def set_(
   delta_t: int = 100,
   fraction: float = 0.3,
   **options: Any,
-) -> Transformation:
+) -> SparseTransformation:
   """Sparse evolutionary training: drops by |w|, grows at random.
 
   As in RigL's comparison: with the fraction annealed by a cosine, and no
@@ -102,7 +38,7 @@ def set_(
     t_end: The step from which masks stay, T_end.
     delta_t: Steps between mask updates.
     fraction: The share of active weights that moves at first, alpha.
-    **options: See the module's docstring.
+    **options: See `sparsejax.algorithms`.
 
   Returns:
     The gradient transformation.
@@ -138,7 +74,7 @@ def rigl(
   fraction: float = 0.3,
   accumulate: int = 1,
   **options: Any,
-) -> Transformation:
+) -> SparseTransformation:
   """RigL: drops by |w|, grows by the dense gradient |g|.
 
   Args:
@@ -151,7 +87,7 @@ def rigl(
       annealed as alpha / 2 (1 + cos(pi t / T_end)).
     accumulate: How many dense gradients to average for growth: the paper
       takes that of one batch.
-    **options: See the module's docstring.
+    **options: See `sparsejax.algorithms`.
 
   Returns:
     The gradient transformation.
@@ -194,7 +130,7 @@ def snfs(
   fraction: float = 0.3,
   decay: float = 0.9,
   **options: Any,
-) -> Transformation:
+) -> SparseTransformation:
   """Sparse networks from scratch: drops by |w|, grows by |momentum|.
 
   As in RigL's comparison: without moving budgets from layer to layer.
@@ -208,7 +144,7 @@ def snfs(
     fraction: The share of active weights that moves at first.
     decay: Weight of the past in the average of dense gradients, which takes
       one array per parameter.
-    **options: See the module's docstring.
+    **options: See `sparsejax.algorithms`.
 
   Returns:
     The gradient transformation.
@@ -244,7 +180,7 @@ def seft(
   smoothing: float = 0.0,
   accumulate: int = 1,
   **options: Any,
-) -> Transformation:
+) -> SparseTransformation:
   """Sensitivity-based drop-and-grow: SEFT's rule, for any model.
 
   Grows the inactive weights of the largest |g|, then goes back to the exact
@@ -261,7 +197,7 @@ def seft(
     smoothing: Weight of the past in an average of the sensitivity over all
       steps, which takes one array per parameter; 0 takes that of one batch.
     accumulate: How many dense gradients to average for growth.
-    **options: See the module's docstring.
+    **options: See `sparsejax.algorithms`.
 
   Returns:
     The gradient transformation.
@@ -288,60 +224,148 @@ def seft(
   )
 
 
-def gmp(
+def mest(
   inner: optax.GradientTransformation,
   sparsity: float,
   *,
   key: jax.Array,
-  begin: int,
-  end: int,
-  delta_t: int = 100,
-  initial_sparsity: float = 0.0,
-  score: scores.Score | None = None,
+  t_end: int,
+  delta_t: int,
+  fraction: optax.ScalarOrSchedule = 0.2,
+  surplus: optax.ScalarOrSchedule = 0.0,
+  gradient_weight: float = 0.0,
   **options: Any,
-) -> Transformation:
-  """Gradual magnitude pruning, from dense along a cubic.
+) -> SparseTransformation:
+  """MEST: elastic mutation, EM, or with a soft memory bound, EM&S.
 
-  Params take their gradient step also when masks move.
+  Drops by |w| + lambda |g|, grows at random. Mutation is elastic: its share
+  holds for three quarters of the time until T_end, half of it for the rest, and
+  then masks stay. Under a soft bound (`surplus`) more weights than the budget
+  are active from one update to the next; that falls by the same stages, and
+  none is left at T_end. Params take their gradient step also when masks move.
 
   Args:
     inner: Any optax optimizer.
-    sparsity: The final share of zeros among the sparse leaves, in [0, 1).
-    key: PRNG key, which a random score draws from.
-    begin: The first step that prunes, t_0.
-    end: The step at which the budget is met, t_0 + n dt.
-    delta_t: Steps between mask updates, dt; it has to divide `end - begin`.
-    initial_sparsity: The sparsity to prune to at `begin`, s_i.
-    score: By which to keep weights; |w| by default.
-    **options: See the module's docstring.
+    sparsity: The share of zeros among the sparse leaves, in [0, 1).
+    key: PRNG key of the masks and of the growth.
+    t_end: The step of the last update, T_end, a multiple of `delta_t`: three
+      quarters of training, in the paper's recipe.
+    delta_t: Steps between mask updates; 5 epochs there.
+    fraction: The share of active weights that mutates at first, or a schedule:
+      EM at 90 % has 0.2, EM&S has 0.
+    surplus: How many more weights than the budget are active at first, as a
+      share of it, or a schedule: EM&S at 90 % has 0.5, EM has 0.
+    gradient_weight: lambda: 0 in the authors' code, so that it drops by |w|.
+    **options: See `sparsejax.algorithms`.
 
   Returns:
     The gradient transformation.
 
   Raises:
-    ValueError: If a number is out of range, or the last update would not
-      fall on `end`.
+    ValueError: If a number is out of range, or the last update would not fall
+      on `t_end`.
 
   References:
-    Zhu and Gupta, To prune, or not to prune: exploring the efficacy of
-    pruning for model compression, arXiv:1710.01878, 2017.
+    Yuan et al., MEST: Accurate and Fast Memory-Economic Sparse Training
+    Framework on the Edge, arXiv:2110.14032, 2021.
   """
-  if delta_t < 1 or end <= begin or (end - begin) % delta_t:
-    raise ValueError(
-      f"got begin={begin}, end={end}, delta_t={delta_t}: wanted an end after "
-      "the beginning by a multiple of delta_t, so that the last update meets "
-      "the budget"
-    )
+  check_span(0, t_end, delta_t)
   options = {"step_on_update": True} | options
-  update = updates.prune(
+  update = updates.drop_and_grow(
     sparsity=sparsity,
-    score=scores.magnitude() if score is None else score,
-    progress=schedules.cubic(begin, end),
-    initial_sparsity=initial_sparsity,
-    **_without(options),
+    drop=scores.magnitude_and_gradient(gradient_weight),
+    grow=scores.random(),
+    fraction=_in_stages(fraction, t_end),
+    surplus=_in_stages(surplus, t_end),
+    **for_update(options),
   )
-  when = schedules.every(delta_t, start=begin, stop=end + 1)
-  return sparsify(inner, update, when=when, key=key, **_only(options))
+  when = schedules.every(delta_t, start=delta_t, stop=t_end + 1)
+  return sparsify(inner, update, when=when, key=key, **for_sparsify(options))
+
+
+def _everywhere(path, leaf):
+  del path, leaf
+  return True
+
+
+def _in_stages(share, t_end):
+  if callable(share) or share == 0:
+    return share
+  updates.check_fraction(share)
+  return optax.piecewise_constant_schedule(
+    share, {t_end * 3 // 4: 0.5, t_end - 1: 0.0}
+  )
+
+
+def srigl(
+  inner: optax.GradientTransformation,
+  sparsity: float,
+  *,
+  key: jax.Array,
+  t_end: int,
+  delta_t: int = 100,
+  fraction: optax.ScalarOrSchedule = 0.3,
+  ablation: float = 0.3,
+  never_ablate: Prunable | None = None,
+  accumulate: int = 1,
+  axis: int = -1,
+  **options: Any,
+) -> SparseTransformation:
+  """SRigL: RigL with the same fan-in for every neuron, and fewer neurons.
+
+  A neuron with too few salient weights is ablated, and its weights go to the
+  others of its layer. Params take their gradient step also when masks move, as
+  in the authors' code.
+
+  Args:
+    inner: Any optax optimizer.
+    sparsity: The share of zeros among the sparse leaves, in [0, 1).
+    key: PRNG key of the first masks.
+    t_end: The step from which masks stay, T_end.
+    delta_t: Steps between mask updates.
+    fraction: The share of active weights that moves at first; a cosine anneals
+      it to 0. Or a schedule of the step.
+    ablation: gamma_sal: a neuron is kept if this share of its fan-in is
+      salient, and at least one weight. 0 ablates none.
+    never_ablate: `(path, leaf) -> bool`: layers that keep all neurons, such as
+      `distributions.matching("^logits")`. The output layer has to be among
+      them: an ablated output is a class that is never predicted. Asked for
+      unless `ablation` is 0, since params do not tell which layer that is.
+    accumulate: How many dense gradients to average for growth.
+    axis: The axis of neurons: the outputs, last in Flax's layers.
+    **options: As for `updates.constant_fan_in`: distribution, prunable, masks;
+      and for `sparsify`.
+
+  Returns:
+    The gradient transformation.
+
+  Raises:
+    ValueError: If a number is out of range, or `never_ablate` is missing.
+
+  References:
+    Lasby et al., Dynamic Sparse Training with Structured Sparsity,
+    arXiv:2305.02299, 2023, section 3.
+  """
+  if never_ablate is None:
+    if ablation:
+      raise ValueError(
+        "got no never_ablate, wanted a predicate that names the output layer, "
+        "such as distributions.matching('^logits'): its neurons are classes"
+      )
+    never_ablate = _everywhere
+  options = {"step_on_update": True} | options
+  update = updates.constant_fan_in(
+    sparsity=sparsity,
+    drop=scores.magnitude(),
+    grow=scores.accumulated(scores.gradient(), accumulate, period=delta_t),
+    fraction=annealed(fraction, t_end),
+    ablation=ablation,
+    never_ablate=never_ablate,
+    axis=axis,
+    **for_update(options),
+  )
+  when = schedules.every(delta_t, start=delta_t, stop=max(t_end, delta_t))
+  return sparsify(inner, update, when=when, key=key, **for_sparsify(options))
 
 
 def _drop_and_grow(
@@ -352,27 +376,8 @@ def _drop_and_grow(
     sparsity=sparsity,
     drop=drop,
     grow=grow,
-    fraction=_cosine(fraction, t_end),
-    **_without(options),
+    fraction=annealed(fraction, t_end),
+    **for_update(options),
   )
   when = schedules.every(delta_t, start=delta_t, stop=max(t_end, delta_t))
-  return sparsify(inner, update, when=when, key=key, **_only(options))
-
-
-def _cosine(fraction, t_end):
-  if callable(fraction):
-    return fraction
-  updates.check_fraction(fraction)
-  if t_end < 1:
-    raise ValueError(
-      f"got t_end={t_end}, wanted the step from which masks stay, at least 1"
-    )
-  return optax.cosine_decay_schedule(fraction, t_end)
-
-
-def _only(options):
-  return {k: v for k, v in options.items() if k in _SPARSIFY_OPTIONS}
-
-
-def _without(options):
-  return {k: v for k, v in options.items() if k not in _SPARSIFY_OPTIONS}
+  return sparsify(inner, update, when=when, key=key, **for_sparsify(options))

@@ -1,0 +1,376 @@
+"""Methods that keep dense weights, and mask them in the forward pass.
+
+The loss has to use `sparsejax.forward_params(params, opt_state)`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparsejax import distributions, patterns, schedules, scores, updates
+from sparsejax.algorithms.options import check_span
+from sparsejax.distributions import Distribution, Prunable
+from sparsejax.masks import apply_masks
+from sparsejax.patterns import Patterns
+from sparsejax.transform import SparseTransformation, straight_through
+
+
+def ste(
+  inner: optax.GradientTransformation,
+  sparsity: float,
+  *,
+  key: jax.Array,
+  delta_t: int = 1,
+  begin: int | None = None,
+  end: int | None = None,
+  score: scores.Score | None = None,
+  **options: Any,
+) -> SparseTransformation:
+  """Magnitude pruning with the straight-through estimator.
+
+  The forward pass sees the largest weights as they are at that step; the
+  gradient goes to all of them, so any may come back.
+
+  Args:
+    inner: Any optax optimizer.
+    sparsity: The final share of zeros among the sparse leaves, in [0, 1).
+    key: PRNG key, which a random score draws from.
+    delta_t: Steps between choices of masks.
+    begin: The first step that prunes, along a cubic from `initial_sparsity`;
+      None for the final sparsity from the start.
+    end: The step at which it is reached; None likewise.
+    score: By which to choose weights; |w| by default.
+    **options: As for `updates.best`: initial_sparsity, scope, distribution,
+      prunable, pattern.
+
+  Returns:
+    The gradient transformation.
+
+  Raises:
+    ValueError: If a number is out of range, or only one of begin and end is
+      given.
+
+  References:
+    Bengio et al., Estimating or Propagating Gradients Through Stochastic
+    Neurons for Conditional Computation, arXiv:1308.3432, 2013, section 4.
+    Lee et al., JaxPruner: A Concise Library for Sparsity Research,
+    arXiv:2304.14082, 2023: with magnitudes, every step.
+
+  Example:
+    >>> import jax.numpy as jnp, sparsejax
+    >>> tx = ste(optax.adam(1e-3), 0.9, key=jax.random.key(0))
+    >>> params, state = sparsejax.init(tx, {"w": jnp.ones((10, 10))})
+    >>> seen = sparsejax.forward_params(params, state)
+    >>> int(seen["w"].sum()), int(params["w"].sum())
+    (10, 100)
+  """
+  update = updates.best(
+    sparsity=sparsity,
+    score=scores.magnitude() if score is None else score,
+    progress=_cubic(begin, end),
+    **options,
+  )
+  return straight_through(inner, update, when=_every(delta_t), key=key)
+
+
+def sr_ste(
+  inner: optax.GradientTransformation,
+  sparsity: float,
+  *,
+  key: jax.Array,
+  pattern: Patterns | None = None,
+  decay: float = 2e-4,
+  delta_t: int = 1,
+  **options: Any,
+) -> SparseTransformation:
+  """SR-STE: straight-through N:M training that decays what is pruned.
+
+  lambda w is added to the gradients of pruned weights, before anything that the
+  optimizer does to them.
+
+  Args:
+    inner: Any optax optimizer.
+    sparsity: The share of zeros, 1 - N / M.
+    key: PRNG key.
+    pattern: The shape of zeros; 2:4 along the inputs by default.
+    decay: lambda. The paper's is 2e-4; a loss that is averaged over devices
+      whose gradients are then summed makes it larger by their number.
+    delta_t: Steps between choices of masks.
+    **options: As for `ste`.
+
+  Returns:
+    The gradient transformation.
+
+  Raises:
+    ValueError: If the sparsity is not that of the pattern.
+
+  References:
+    Zhou et al., Learning N:M Fine-grained Structured Sparse Neural Networks
+    From Scratch, arXiv:2102.04010, 2021, section 4.
+  """
+  update = updates.best(
+    sparsity=sparsity,
+    score=scores.magnitude(),
+    pattern=patterns.n_of_m(2, 4) if pattern is None else pattern,
+    **options,
+  )
+
+  def decayed(grads, params, state):
+    def leaf(g, w, mask):
+      if mask.ndim == 0:
+        return g
+      return g + jnp.where(mask, 0, decay * w).astype(g.dtype)
+
+    return jax.tree.map(leaf, grads, params, state.masks)
+
+  return straight_through(
+    inner, update, when=_every(delta_t), key=key, gradients=decayed
+  )
+
+
+def top_kast(
+  inner: optax.GradientTransformation,
+  sparsity: float,
+  *,
+  key: jax.Array,
+  backward_sparsity: float,
+  delta_t: int = 1,
+  t_end: int | None = None,
+  penalty: float = 1e-4,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+) -> SparseTransformation:
+  """Top-KAST: the largest weights forward, somewhat more of them backward.
+
+  The forward pass sees a set A of the largest weights, and a larger set B of
+  them is trained. The exploration penalty |w|^2 / 2 on A, and |w|^2 / (2 D) on
+  the rest of B, D being the density of A, makes room for others. Weights
+  outside B keep their values.
+
+  Args:
+    inner: Any optax optimizer; the penalty is its weight decay.
+    sparsity: The share of zeros in the forward pass, in [0, 1).
+    key: PRNG key.
+    backward_sparsity: The share that is not trained, at most `sparsity`.
+    delta_t: Steps between choices of the sets: every one in the paper, which
+      finds 100 as good.
+    t_end: The step of the last choice, from which A alone is trained; None to
+      explore to the end.
+    penalty: The coefficient of the exploration penalty, of all its terms.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: Which leaves are sparse.
+    pattern: The shape of zeros in the forward pass.
+
+  Returns:
+    The gradient transformation.
+
+  Raises:
+    ValueError: If a number is out of range.
+
+  References:
+    Jayakumar et al., Top-KAST: Top-K Always Sparse Training,
+    arXiv:2106.03517, 2021, section 2.
+  """
+  update = updates.nested(
+    sparsity=sparsity,
+    backward_sparsity=backward_sparsity,
+    score=scores.magnitude(),
+    until=t_end,
+    distribution=distribution,
+    prunable=prunable,
+    pattern=pattern,
+  )
+
+  def penalised(grads, params, state):
+    def leaf(g, w, mask, budget):
+      if mask.ndim == 0:
+        return g
+      strength = penalty * jnp.where(mask, 1.0, mask.size / budget)
+      return g + (strength * w).astype(g.dtype)
+
+    return jax.tree.map(leaf, grads, params, state.masks, state.budget)
+
+  return straight_through(
+    inner,
+    update,
+    when=_every(delta_t, t_end),
+    key=key,
+    gradients=penalised,
+    trained=lambda state: state.scores.backward,
+  )
+
+
+def movement(
+  inner: optax.GradientTransformation,
+  sparsity: float,
+  *,
+  key: jax.Array,
+  begin: int,
+  end: int,
+  delta_t: int = 1,
+  optimizer: optax.GradientTransformation | None = None,
+  **options: Any,
+) -> SparseTransformation:
+  """Movement pruning, hard: keeps the weights that move away from zero.
+
+  Scores begin at zero and learn by the gradient w dL/dw of the masked weights,
+  straight through; the highest are kept, along a cubic. Pruned weights get no
+  gradient, and may come back as they were.
+
+  Args:
+    inner: Any optax optimizer of the weights.
+    sparsity: The final share of zeros among the sparse leaves, in [0, 1).
+    key: PRNG key.
+    begin: The first step that prunes.
+    end: The step at which the budget is met.
+    delta_t: Steps between choices of masks.
+    optimizer: That of the scores; Adam at a rate of 1e-2 by default.
+    **options: As for `updates.best`: initial_sparsity, scope, distribution,
+      prunable, pattern.
+
+  Returns:
+    The gradient transformation.
+
+  Raises:
+    ValueError: If a number is out of range.
+
+  References:
+    Sanh et al., Movement Pruning: Adaptive Sparsity by Fine-Tuning,
+    arXiv:2005.07683, 2020, sections 3 and 4.
+  """
+  update = updates.best(
+    sparsity=sparsity,
+    score=scores.movement(optimizer or optax.adam(1e-2)),
+    progress=_cubic(begin, end),
+    **options,
+  )
+  return straight_through(
+    inner, update, when=_every(delta_t), key=key, gradients=_masked
+  )
+
+
+def soft_movement(
+  inner: optax.GradientTransformation,
+  *,
+  key: jax.Array,
+  begin: int,
+  end: int,
+  threshold: float = 0.1,
+  penalty: float = 400.0,
+  least: float = 0.005,
+  delta_t: int = 1,
+  optimizer: optax.GradientTransformation | None = None,
+  prunable: Prunable = distributions.matrices,
+) -> SparseTransformation:
+  """Movement pruning, soft: keeps the weights whose score is above a threshold.
+
+  As `movement`, but masks are sigmoid(S) > tau, and a penalty on the mean of
+  sigmoid(S) settles how many weights are left, layer by layer. Threshold and
+  penalty rise from 0 along a cubic.
+
+  Args:
+    inner: Any optax optimizer of the weights.
+    key: PRNG key.
+    begin: The step at which they begin to rise.
+    end: The step at which they have risen.
+    threshold: tau, in (0, 1).
+    penalty: lambda: what sets the sparsity that comes out.
+    least: The share of its weights that a leaf keeps in any case.
+    delta_t: Steps between choices of masks.
+    optimizer: That of the scores; Adam at a rate of 1e-2 by default.
+    prunable: Which leaves are sparse.
+
+  Returns:
+    The gradient transformation. Its masks have no budget.
+
+  Raises:
+    ValueError: If a number is out of range.
+
+  References:
+    Sanh et al., Movement Pruning: Adaptive Sparsity by Fine-Tuning,
+    arXiv:2005.07683, 2020, sections 3 and 4.
+  """
+  if not 0 < threshold < 1:
+    raise ValueError(f"got threshold={threshold}, wanted one in (0, 1)")
+  rise = schedules.cubic(begin, end)
+  score = scores.movement(
+    optimizer or optax.adam(1e-2),
+    penalty=lambda step: penalty * rise(step),
+    prunable=prunable,
+  )
+
+  def limit(step):
+    tau = threshold * rise(step)
+    return jnp.log(tau) - jnp.log1p(-tau)
+
+  update = updates.above(
+    score=score, threshold=limit, least=least, prunable=prunable
+  )
+  return straight_through(
+    inner, update, when=_every(delta_t), key=key, gradients=_masked
+  )
+
+
+def str_(
+  inner: optax.GradientTransformation,
+  *,
+  key: jax.Array,
+  optimizer: optax.GradientTransformation,
+  initial: float = -10.0,
+  prunable: Prunable = distributions.matrices,
+) -> SparseTransformation:
+  """STR: soft thresholds that are learned, one per layer.
+
+  The forward pass sees sign(w) relu(|w| - sigmoid(s)). Weight decay on s makes
+  thresholds rise, and so settles how sparse each layer becomes.
+
+  Args:
+    inner: Any optax optimizer of the weights.
+    key: PRNG key.
+    optimizer: That of the scalars s: the paper's is the weights' own, with its
+      weight decay as L2 regularisation.
+    initial: The first s. Far below -100, as the authors' -3200, sigmoid and
+      gradient are 0 in float32, and weight decay alone moves it at first.
+    prunable: Which leaves are sparse.
+
+  Returns:
+    The gradient transformation. Its masks have no budget: they are what is not
+    zero in the forward pass.
+
+  References:
+    Kusupati et al., Soft Threshold Weight Reparameterization for Learnable
+    Sparsity, arXiv:2002.03231, 2020, section 3.
+  """
+  update = updates.soft_threshold(
+    optimizer=optimizer, initial=initial, prunable=prunable
+  )
+  return straight_through(
+    inner, update, when=schedules.always, key=key, gradients=_masked
+  )
+
+
+def _masked(grads, params, state):
+  del params
+  return apply_masks(grads, state.masks)
+
+
+def _cubic(begin, end):
+  if begin is None and end is None:
+    return None
+  if begin is None or end is None:
+    raise ValueError(
+      f"got begin={begin}, end={end}: wanted both steps, or neither"
+    )
+  return schedules.cubic(begin, end)
+
+
+def _every(delta_t, t_end=None):
+  if delta_t == 1 and t_end is None:
+    return schedules.always
+  if t_end is not None:
+    check_span(0, t_end, delta_t)
+    t_end += 1
+  return schedules.every(delta_t, start=delta_t, stop=t_end)

@@ -1,0 +1,268 @@
+"""Masks that move within their budget: drop some weights, grow as many."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sparsejax import distributions, patterns, select
+from sparsejax.distributions import Distribution, Prunable
+from sparsejax.masks import PyTree, path_name
+from sparsejax.patterns import Patterns
+from sparsejax.scores import Score
+from sparsejax.updates import given
+from sparsejax.updates import state as lib
+from sparsejax.updates.state import MaskUpdate
+
+
+def drop_and_grow(
+  *,
+  sparsity: float,
+  drop: Score,
+  grow: Score,
+  fraction: optax.ScalarOrSchedule,
+  surplus: optax.ScalarOrSchedule = 0.0,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  regrow: bool = True,
+  masks: PyTree | None = None,
+) -> MaskUpdate:
+  """Drops the active weights rated lowest, grows as many rated highest.
+
+  Of n active weights of a leaf, trunc(fraction x n) move, or as many of its
+  pattern's parts as that makes. Where a pattern balances parts of a leaf (N:M,
+  fan-in), the leaf's worst weights are dropped wherever they are, and every
+  part grows as many as it has lost. Masks begin at random, unless they are
+  given. A leaf whose scores are not all finite stays as it is, and that is
+  counted in the state.
+
+  Args:
+    sparsity: The share of zeros among the sparse leaves, in [0, 1).
+    drop: The score by which active weights are kept.
+    grow: The score by which inactive weights are taken in.
+    fraction: The share of active weights that moves, in [0, 1], or an optax
+      schedule of the step.
+    surplus: How many weights are active beyond the budget from one update to
+      the next, as a share of it, or a schedule of that. An update drops them
+      first, and grows so many more.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: Which leaves are sparse.
+    pattern: The shape that zeros may take, as for `static`.
+    regrow: Whether a weight just dropped may grow back at once. It then has
+      never left, and keeps its value and moments.
+    masks: The first masks, as for `static`; each leaf keeps as many weights
+      as they do.
+
+  Returns:
+    The mask update.
+
+  Raises:
+    ValueError: If the sparsity or the fraction is out of range.
+
+  References:
+    Evci et al., Rigging the Lottery: Making All Tickets Winners,
+    arXiv:1911.11134, 2020, section 3 and algorithm 1.
+  """
+  has_surplus = callable(surplus) or surplus != 0
+  fraction, surplus = as_schedule(fraction), as_schedule(surplus, "surplus")
+  start = given.static(
+    sparsity=sparsity,
+    distribution=distribution,
+    prunable=prunable,
+    pattern=pattern,
+    masks=masks,
+  )
+
+  def room(budget, step):
+    return jnp.trunc(surplus(step) * budget.astype(jnp.float32)).astype(int)
+
+  def init(key, params):
+    state = start.init(key, params)
+    if has_surplus and masks is None:
+      state = _with_surplus(key, params, state, pattern, room)
+    return state._replace(scores=(drop.init(params), grow.init(params)))
+
+  def update(grads, state, params, now, *, after=None):
+    key = lib.now_key(state)
+    by_drop, drop_state = lib.rate(
+      drop, grads, state.scores[0], params, now, key, after
+    )
+    by_grow, grow_state = lib.rate(
+      grow, grads, state.scores[1], params, now, key, after
+    )
+    state = state._replace(scores=(drop_state, grow_state))
+    if not now:
+      return state
+    share = fraction(state.count)
+
+    def leaf(pattern, mask, budget, dropped_by, grown_by):
+      n = jnp.trunc(share * budget.astype(jnp.float32)).astype(jnp.int32)
+      n, k = jnp.clip(n, 0, budget), budget
+      if has_surplus:
+        k = jnp.minimum(budget + room(budget, state.count), mask.size)
+        n = n + k - budget
+      new = pattern.swap(mask, k, n, dropped_by, grown_by, regrow)
+      return new, lib.finite(dropped_by) & lib.finite(grown_by)
+
+    return lib.move(state, pattern, leaf, by_drop, by_grow)
+
+  return MaskUpdate(init, update)
+
+
+def _with_surplus(key, params, state, pattern, room):
+  """The same draw, of some more weights."""
+  of = lib.resolved(state.masks, pattern)
+  if any(p.density is not None for p in of.values()):
+    raise ValueError(
+      "got a surplus for leaves whose pattern settles how many weights they "
+      "keep, such as n_of_m: wanted none, or another pattern"
+    )
+  budget = {
+    path_name(path): k
+    for path, k in jax.tree_util.tree_leaves_with_path(state.budget)
+  }
+  sizes = {
+    path_name(path): np.size(p)
+    for path, p in jax.tree_util.tree_leaves_with_path(params)
+  }
+  counts = {
+    path: jnp.minimum(budget[path] + room(budget[path], 0), sizes[path])
+    for path in of
+  }
+  draw, _ = jax.random.split(key)
+  more = given.drawn(draw, params, counts, pattern, state.key)
+  return state._replace(masks=more.masks)
+
+
+def constant_fan_in(
+  *,
+  sparsity: float,
+  fraction: optax.ScalarOrSchedule,
+  drop: Score,
+  grow: Score,
+  ablation: float,
+  never_ablate: Prunable,
+  axis: int = -1,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  masks: PyTree | None = None,
+) -> MaskUpdate:
+  """Drops and grows with the same fan-in for every neuron that is left.
+
+  A weight is salient if it would be kept or grown in the leaf as a whole. A
+  neuron with fewer salient weights than a share of its fan-in is ablated: it
+  loses all, and the others share its weights. It may come back at any update.
+
+  Args:
+    sparsity: The share of zeros among the sparse leaves, in [0, 1).
+    fraction: The share of active weights that moves, in [0, 1], or an optax
+      schedule of the step.
+    drop: The score by which active weights are kept.
+    grow: The score by which inactive weights are taken in.
+    ablation: Least share of salient weights of a neuron, gamma_sal, of the
+      fan-in that all neurons would have; at least one is asked for. 0 ablates
+      no neuron.
+    never_ablate: `(path, leaf) -> bool`: leaves that keep all their neurons.
+    axis: The axis of neurons: the outputs, last in Flax's layers.
+    distribution: How many weights each sparse leaf keeps, to the nearest
+      multiple of its neurons; with a neurons left, that is the largest multiple
+      of a, so it may be up to a - 1 less.
+    prunable: Which leaves are sparse.
+    masks: The first masks, as for `static`.
+
+  Returns:
+    The mask update.
+
+  Raises:
+    ValueError: If the sparsity, the fraction or the ablation is out of range.
+
+  References:
+    Lasby et al., Dynamic Sparse Training with Structured Sparsity,
+    arXiv:2305.02299, 2023, section 3: steps 1 to 7.
+  """
+  if not 0 <= ablation <= 1:
+    raise ValueError(
+      f"got ablation={ablation}, wanted the least share of salient weights, in "
+      "[0, 1]"
+    )
+  fraction = as_schedule(fraction)
+  pattern = patterns.fan_in(axis)
+  start = given.static(
+    sparsity=sparsity,
+    distribution=distribution,
+    prunable=prunable,
+    pattern=pattern if masks is None else None,
+    masks=masks,
+  )
+
+  def init(key, params):
+    state = start.init(key, params)
+    whole = jax.tree_util.tree_map_with_path(
+      lambda path, p: jnp.array(
+        ablation == 0 or bool(never_ablate(path_name(path), p))
+      ),
+      params,
+    )
+    scores = (drop.init(params), grow.init(params), whole)
+    return state._replace(scores=scores)
+
+  def update(grads, state, params, now, *, after=None):
+    key = lib.now_key(state)
+    by_drop, drop_state = lib.rate(
+      drop, grads, state.scores[0], params, now, key, after
+    )
+    by_grow, grow_state = lib.rate(
+      grow, grads, state.scores[1], params, now, key, after
+    )
+    whole = state.scores[2]
+    state = state._replace(scores=(drop_state, grow_state, whole))
+    if not now:
+      return state
+    share = fraction(state.count)
+
+    def leaf(pattern, mask, budget, dropped_by, grown_by, whole):
+      del pattern
+      neurons = mask.shape[axis]
+      inputs = mask.size // neurons
+      active = jnp.sum(mask, dtype=jnp.int32)
+      n = jnp.trunc(share * active.astype(jnp.float32)).astype(jnp.int32)
+      keep = select.top_k_mask(dropped_by, active - n, mask)
+      salient = _of_each(keep | select.top_k_mask(grown_by, n), axis)
+      least = jnp.trunc(ablation * (budget // neurons)).astype(jnp.int32)
+      enough = salient >= jnp.maximum(least, 1)
+      left = jnp.maximum(jnp.sum(enough, dtype=jnp.int32), -(-budget // inputs))
+      left = jnp.where(whole, neurons, left)
+      alive = select.top_k_mask(salient.astype(jnp.float32), left)
+      each = jnp.where(alive, jnp.minimum(budget // left, inputs), 0)
+      keep = select.top_k_of_each(dropped_by, each, axis, keep)
+      missing = each - _of_each(keep, axis)
+      grown = select.top_k_of_each(grown_by, missing, axis, ~keep)
+      return keep | grown, lib.finite(dropped_by) & lib.finite(grown_by)
+
+    return lib.move(state, None, leaf, by_drop, by_grow, whole)
+
+  return MaskUpdate(init, update)
+
+
+def _of_each(mask, axis):
+  others = tuple(a for a in range(mask.ndim) if a != axis % mask.ndim)
+  return jnp.sum(mask, axis=others, dtype=jnp.int32)
+
+
+def check_fraction(fraction: float, name: str = "fraction") -> None:
+  """Raises a ValueError unless a share of active weights is in [0, 1]."""
+  if not 0 <= fraction <= 1:
+    raise ValueError(
+      f"got {name}={fraction}, wanted a share of the active weights, in [0, 1]"
+    )
+
+
+def as_schedule(
+  fraction: optax.ScalarOrSchedule, name: str = "fraction"
+) -> optax.Schedule:
+  """A share of active weights as a schedule, checked if it is a number."""
+  if callable(fraction):
+    return fraction
+  check_fraction(fraction, name)
+  return optax.constant_schedule(fraction)

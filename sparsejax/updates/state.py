@@ -1,0 +1,199 @@
+"""What all mask updates share: their state, and the steps they are made of."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sparsejax import distributions, patterns, select
+from sparsejax.distributions import Distribution, Prunable
+from sparsejax.masks import PyTree, path_name
+from sparsejax.patterns import Patterns
+from sparsejax.scores import Score
+
+SCOPES = ("layer", "global")
+
+
+class MaskState(NamedTuple):
+  """The state of a mask update.
+
+  Attributes:
+    masks: Bool masks of the params' treedef; the scalar True where dense.
+    budget: int32 scalar per leaf: how many weights it keeps, at the end if
+      that changes; the leaf's size where dense, or where nothing limits it.
+    count: int32 scalar: steps so far, counted by `sparsify`.
+    key: uint32 [2], raw data of the key that all later draws are folded from;
+      None if there are none.
+    refused: int32 scalar: how often a leaf's masks did not move because a
+      score was not finite.
+    scores: States of the scores, and whatever else an update remembers.
+  """
+
+  masks: PyTree
+  budget: PyTree
+  count: jax.Array
+  key: Any
+  refused: jax.Array
+  scores: Any
+
+
+class MaskUpdate(NamedTuple):
+  """How masks begin and move: a pair of pure functions.
+
+  Attributes:
+    init: `(key, params) -> MaskState`.
+    update: `(grads, state, params, now, *, after=None) -> MaskState`, with the
+      dense gradients and a Python bool: True when masks are to move, False on
+      all other steps, on which scores with a state may bring it up to date.
+      `straight_through`, whose masks are for the next forward pass, gives as
+      `after` the params that it will see; scores without a state rate those.
+      An update that never serves there may leave that argument out.
+  """
+
+  init: Callable[[Any, PyTree], MaskState]
+  update: Callable[..., MaskState]
+
+
+def first_state(masks: PyTree, budget: PyTree, key: jax.Array | None):
+  """The state of step 0, of scores without a state."""
+  return MaskState(
+    masks=masks,
+    budget=budget,
+    count=jnp.zeros([], jnp.int32),
+    key=key,
+    refused=jnp.zeros([], jnp.int32),
+    scores=(),
+  )
+
+
+def own_key(key: jax.Array) -> jax.Array:
+  """Raw data of a threefry key, which any checkpoint can hold."""
+  return jax.random.bits(checked(key), (2,), jnp.uint32)
+
+
+def checked(key: jax.Array) -> jax.Array:
+  """Refuses what is no PRNG key."""
+  if not hasattr(key, "dtype"):
+    raise TypeError(
+      f"got key={key!r}, wanted a PRNG key: make one, for example with "
+      "jax.random.key(0)"
+    )
+  return key
+
+
+def now_key(state: MaskState) -> jax.Array:
+  """The key of this step's draws, which the state's key and count make."""
+  key = jax.random.wrap_key_data(state.key, impl="threefry2x32")
+  return jax.random.fold_in(key, state.count)
+
+
+def budgets(
+  params: PyTree,
+  sparsity: float,
+  distribution: Distribution,
+  prunable: Prunable,
+  pattern: Patterns | None = None,
+) -> dict[str, int]:
+  """How many weights each sparse leaf keeps, by key path."""
+  if pattern is not None:
+    distribution = patterns.distribution(distribution, pattern)
+  return distributions.budgets(params, sparsity, distribution, prunable)
+
+
+def as_tree(counts: dict[str, int], params: PyTree) -> PyTree:
+  """Counts by key path as an int32 tree; a leaf's size where there is none."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: jnp.int32(counts.get(path_name(path), np.size(p))), params
+  )
+
+
+def rate(score: Score, grads, state, params, now, key, after=None):
+  """Scores, and their state. Without state they cost nothing until `now`."""
+  has_state = bool(jax.tree.leaves(state))
+  if not now and not has_state:
+    return None, state
+  params = params if has_state or after is None else after
+  score = optax.with_extra_args_support(score)
+  return score.update(grads, state, params, key=key)
+
+
+def move(
+  state: MaskState, pattern: Patterns | None, leaf: Callable, *trees: PyTree
+) -> MaskState:
+  """Maps `leaf(pattern, mask, budget, *trees)` over the sparse leaves.
+
+  It gives the new mask, and whether all was finite: the old one stays if not.
+  """
+  of = resolved(state.masks, pattern)
+
+  def guarded(path, mask, budget, *xs):
+    if jnp.ndim(mask) == 0:
+      return mask, jnp.int32(0)
+    new, ok = leaf(of[path_name(path)], mask, budget, *xs)
+    return jnp.where(ok, new, mask), 1 - ok.astype(jnp.int32)
+
+  moved = jax.tree_util.tree_map_with_path(
+    guarded, state.masks, state.budget, *trees
+  )
+  masks, refused = unzip(moved, state.masks)
+  return state._replace(
+    masks=masks, refused=state.refused + sum(jax.tree.leaves(refused))
+  )
+
+
+def move_as_one(
+  state: MaskState, by: PyTree, k: jax.Array, among: PyTree | None
+) -> MaskState:
+  """Keeps the k best of all sparse leaves together; budgets follow."""
+  leaves, treedef = jax.tree.flatten(state.masks)
+  sparse = [i for i, m in enumerate(leaves) if jnp.ndim(m)]
+  rated = jax.tree.leaves(by)
+  where = None
+  if among is not None:
+    where = [jax.tree.leaves(among)[i] for i in sparse]
+  new = select.top_k_masks([rated[i] for i in sparse], k, where)
+  ok = jnp.all(jnp.stack([finite(rated[i]) for i in sparse]))
+  budget = jax.tree.leaves(state.budget)
+  for i, mask in zip(sparse, new, strict=True):
+    leaves[i] = jnp.where(ok, mask, leaves[i])
+    budget[i] = jnp.sum(leaves[i], dtype=jnp.int32)
+  return state._replace(
+    masks=treedef.unflatten(leaves),
+    budget=treedef.unflatten(budget),
+    refused=state.refused + 1 - ok.astype(jnp.int32),
+  )
+
+
+def resolved(masks: PyTree, pattern: Patterns | None):
+  """The pattern of each sparse leaf, by key path."""
+  leaves = jax.tree_util.tree_leaves_with_path(masks)
+  paths = [path_name(path) for path, mask in leaves if jnp.ndim(mask)]
+  return patterns.resolve(pattern, paths)
+
+
+def check_scope(scope: str, pattern: Patterns | None) -> None:
+  """Refuses a scope that is none, or that does not go with a pattern."""
+  if scope not in SCOPES:
+    raise ValueError(
+      f"got scope={scope!r}, wanted 'layer', each leaf by itself, or 'global', "
+      "all sparse leaves under one threshold"
+    )
+  if scope == "global" and pattern is not None:
+    raise ValueError(
+      "got scope='global' with a pattern, whose parts of different leaves "
+      "cannot be compared: wanted scope='layer', or unstructured zeros"
+    )
+
+
+def finite(x: jax.Array) -> jax.Array:
+  """Whether all of an array is."""
+  return jnp.all(jnp.isfinite(x))
+
+
+def unzip(pairs: PyTree, like: PyTree) -> tuple[PyTree, PyTree]:
+  """A tree of pairs, leaf by leaf of `like`, as a pair of trees."""
+  pair = jax.tree.structure((0, 0))
+  return jax.tree.transpose(jax.tree.structure(like), pair, pairs)

@@ -1,0 +1,191 @@
+"""Masks by a threshold: how many weights they keep comes out of training."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sparsejax import distributions, select
+from sparsejax.distributions import Prunable
+from sparsejax.masks import PyTree, everything, is_hole, path_name
+from sparsejax.scores import Score
+from sparsejax.updates import state as lib
+from sparsejax.updates.state import MaskUpdate
+
+
+class Thresholds(NamedTuple):
+  """Learned thresholds, in the state of `soft_threshold`.
+
+  Attributes:
+    raw: float32 scalar s per leaf, whose sigmoid is the threshold; minus
+      infinity, and so a threshold of 0, where dense.
+    optimizer: The state of what trains them.
+  """
+
+  raw: PyTree
+  optimizer: Any
+
+
+def above(
+  *,
+  score: Score,
+  threshold: optax.ScalarOrSchedule,
+  least: float = 0.0,
+  prunable: Prunable = distributions.matrices,
+) -> MaskUpdate:
+  """The weights whose score is above a threshold, chosen anew at every update.
+
+  Args:
+    score: The score.
+    threshold: The number to exceed, or an optax schedule of the step.
+    least: The least share of its weights that a leaf keeps, the best ones,
+      rounded up.
+    prunable: Which leaves are sparse.
+
+  Returns:
+    The mask update. It begins dense.
+
+  Raises:
+    ValueError: If `least` is not in [0, 1].
+  """
+  if not 0 <= least <= 1:
+    raise ValueError(f"got least={least}, wanted a share of weights, in [0, 1]")
+  if not callable(threshold):
+    threshold = optax.constant_schedule(threshold)
+
+  def init(key, params):
+    state = _dense(key, params, prunable)
+    return state._replace(scores=score.init(params))
+
+  def update(grads, state, params, now, *, after=None):
+    key = lib.now_key(state)
+    by, scored = lib.rate(score, grads, state.scores, params, now, key, after)
+    state = state._replace(scores=scored)
+    if not now:
+      return state
+    limit = threshold(state.count)
+
+    def leaf(pattern, mask, budget, by):
+      del pattern, mask, budget
+      over = by > limit
+      k = math.ceil(least * by.size)
+      if k:
+        over = jax.lax.cond(
+          jnp.sum(over, dtype=jnp.int32) < k,
+          lambda: select.top_k_mask(by, k),
+          lambda: over,
+        )
+      return over, lib.finite(by)
+
+    return lib.move(state, None, leaf, by)
+
+  return MaskUpdate(init, update)
+
+
+def soft_threshold(
+  *,
+  optimizer: optax.GradientTransformation,
+  initial: float,
+  prunable: Prunable = distributions.matrices,
+) -> MaskUpdate:
+  """The weights above a threshold that each leaf learns by its own gradient.
+
+  The forward pass sees sign(w) relu(|w| - sigmoid(s)), which
+  `forward_params` makes of this update's state.
+
+  Args:
+    optimizer: What trains the scalars s; a tree of them, by key path.
+    initial: The first s.
+    prunable: Which leaves are sparse.
+
+  Returns:
+    The mask update, for `straight_through`. It needs to be called as moving
+    masks on every step.
+
+  References:
+    Kusupati et al., Soft Threshold Weight Reparameterization for Learnable
+    Sparsity, arXiv:2002.03231, 2020, section 3.
+  """
+
+  def init(key, params):
+    state = _dense(key, params, prunable)
+    raw = jax.tree.map(
+      lambda m: jnp.float32(initial if m.ndim else -jnp.inf), state.masks
+    )
+    thresholds = Thresholds(raw, optimizer.init(_learned(raw, state.masks)))
+    masks = jax.tree.map(_over, state.masks, params, raw)
+    return state._replace(masks=masks, scores=thresholds)
+
+  def update(grads, state, params, now, *, after=None):
+    raw, optimizer_state = state.scores
+    slopes = jax.tree.map(_slope, state.masks, params, grads, raw)
+    learned = _learned(raw, state.masks)
+    change, optimizer_state = optimizer.update(
+      _learned(slopes, state.masks), optimizer_state, learned
+    )
+    learned = optax.apply_updates(learned, change)
+    raw = jax.tree_util.tree_map_with_path(
+      lambda path, s: learned.get(path_name(path), s), raw
+    )
+    state = state._replace(scores=Thresholds(raw, optimizer_state))
+    if not now:
+      return state
+    params = params if after is None else after
+    return state._replace(masks=jax.tree.map(_over, state.masks, params, raw))
+
+  return MaskUpdate(init, update)
+
+
+def shrunk(params: PyTree, thresholds: PyTree) -> PyTree:
+  """sign(w) relu(|w| - sigmoid(s)), leaf by leaf.
+
+  Args:
+    params: A pytree of arrays.
+    thresholds: A scalar s per leaf; minus infinity leaves it as it is.
+
+  Returns:
+    The tree, of the params' dtypes.
+  """
+
+  def leaf(p, s):
+    if is_hole(s):
+      return p
+    limit = jax.nn.sigmoid(s).astype(p.dtype)
+    return jnp.sign(p) * jnp.maximum(jnp.abs(p) - limit, 0)
+
+  return jax.tree.map(leaf, params, thresholds)
+
+
+def _dense(key, params, prunable):
+  # What is kept settles itself: the budgets serve to find the sparse leaves.
+  sparse = lib.budgets(params, 0.0, distributions.uniform, prunable)
+  budget = jax.tree.map(lambda p: jnp.int32(np.size(p)), params)
+  return lib.first_state(everything(params, sparse), budget, lib.own_key(key))
+
+
+def _learned(tree, masks) -> dict[str, jax.Array]:
+  """The scalars of sparse leaves, by key path."""
+  leaves = jax.tree_util.tree_leaves_with_path(masks)
+  return {
+    path_name(path): x
+    for (path, mask), x in zip(leaves, jax.tree.leaves(tree), strict=True)
+    if jnp.ndim(mask)
+  }
+
+
+def _over(mask, p, s):
+  if mask.ndim == 0:
+    return mask
+  return jnp.abs(p) > jax.nn.sigmoid(s).astype(p.dtype)
+
+
+def _slope(mask, p, g, s):
+  """The gradient of s: that of the threshold times the sigmoid's slope."""
+  if mask.ndim == 0:
+    return jnp.zeros_like(s)
+  over = jnp.abs(p) > jax.nn.sigmoid(s).astype(p.dtype)
+  down = jnp.where(over, g * jnp.sign(p), 0).astype(jnp.float32)
+  return -jnp.sum(down) * jax.nn.sigmoid(s) * jax.nn.sigmoid(-s)
