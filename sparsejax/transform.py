@@ -186,7 +186,7 @@ def straight_through(
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
-    >>> from sparsejax import schedules, scores, updates
+    >>> from sparsejax import forward_params, schedules, scores, updates
     >>> tx = straight_through(
     ...   optax.sgd(1.0), updates.best(sparsity=0.5, score=scores.magnitude()),
     ...   when=schedules.always, key=jax.random.key(0))
@@ -214,9 +214,12 @@ def straight_through(
     coming = steps.counted(old)
     now = steps.settled(update_masks, when, coming.count)
     seen = grads if gradients is None else gradients(grads, params, old)
+    held = params
     if trained is not None:
+      # Of the others weight decay, too, would make moments.
       seen = masks_lib.apply_masks(seen, trained(old))
-    updates, stepped = inner.update(seen, state.inner_state, params, **extra)
+      held = masks_lib.apply_masks(params, trained(old))
+    updates, stepped = inner.update(seen, state.inner_state, held, **extra)
     if trained is not None:
       updates = masks_lib.apply_masks(updates, trained(old))
     if now is not False and not step_on_update:
@@ -265,9 +268,10 @@ def init(
   """
   _check_finite(params)
   opt_state = tx.init(params)
-  masks = get_masks(opt_state)
-  if not find(opt_state, ForwardMaskedState):
-    params = masks_lib.apply_masks(params, masks)
+  get_masks(opt_state)
+  for state in find(opt_state, SparseState):
+    if not isinstance(state, ForwardMaskedState):
+      params = masks_lib.apply_masks(params, state.mask_state.masks)
   return params, opt_state
 
 

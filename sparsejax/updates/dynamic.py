@@ -102,6 +102,8 @@ def drop_and_grow(
       if has_surplus:
         k = jnp.minimum(budget + room(budget, state.count), mask.size)
         n = n + k - budget
+        if not regrow:  # more than k may be active: less room than without them
+          n = jnp.minimum(n, mask.size - jnp.sum(mask, dtype=jnp.int32))
       new = pattern.swap(mask, k, n, dropped_by, grown_by, regrow)
       return new, lib.finite(dropped_by) & lib.finite(grown_by)
 

@@ -66,7 +66,12 @@ def prune(
     first, budget = everything(params, final), lib.as_tree(final, params)
     if masks is not None:
       first, left = given(masks, params)
-      budget = jax.tree.map(jnp.minimum, budget, left)
+      budget = jax.tree.map(
+        lambda mask, k, n: jnp.minimum(k, n) if mask.ndim else n,
+        first,
+        budget,
+        left,
+      )
     state = lib.first_state(first, budget, lib.own_key(key))
     return state._replace(scores=score.init(params))
 
@@ -82,6 +87,8 @@ def prune(
     )
     if scope == "global":
       final = lib.budgets(params, sparsity, distribution, prunable)
+      sparse = lib.resolved(state.masks, None)  # not what was given as True
+      final = {path: n for path, n in final.items() if path in sparse}
       k = _total(final, first, left)
       return lib.move_as_one(state, by, k, state.masks)
 
@@ -420,13 +427,11 @@ def nested(
     new = forward.update(grads, before, params, now, after=after)
     if not now:
       return new._replace(scores=Nested(new.scores, state.scores.backward))
-    larger = backward.update(
-      grads,
-      before._replace(masks=state.scores.backward),
-      params,
-      now,
-      after=after,
-    ).masks
+    counts = lib.budgets(params, backward_sparsity, distribution, prunable)
+    before = before._replace(
+      masks=state.scores.backward, budget=lib.as_tree(counts, params)
+    )
+    larger = backward.update(grads, before, params, now, after=after).masks
     both = Nested(new.scores, around(new.masks, larger, new.count))
     return new._replace(scores=both)
 
