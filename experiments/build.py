@@ -12,16 +12,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
-import optax
 
 import sparsejax
 from experiments import data
 from experiments.errors import UserError, unknown
 from experiments.optimizers import OPTIMIZERS, SCHEDULES
-from sparsejax import distributions, initial, lottery, schedules, scores
+from sparsejax import distributions, initial, lottery, patterns, scores
 
 STREAMS = ("init", "masks", "data", "dropout", "augment")
+_MAPPINGS = (Mapping, ml_collections.ConfigDict)
 DRAWN = "drawn"  # first masks as the algorithm draws them
 
 
@@ -103,6 +104,11 @@ def _check_initial(config: ml_collections.ConfigDict) -> None:
   if name != DRAWN:
     known = {"batches", "temperature", "shuffle", "reinit", "by_path"}
     known |= _keywords(INITIAL[name]) - {"key", "prunable"}
+    if config.algorithm.name in _CHOOSING:
+      raise UserError(
+        f"config.initial is {name}, but algorithm {config.algorithm.name} "
+        f"chooses its first masks by itself; wanted initial {DRAWN}"
+      )
     if "sparsity" not in config.algorithm:
       raise UserError(
         f"config.initial is {name}, but algorithm {config.algorithm.name} has "
@@ -175,7 +181,7 @@ def _load(text: str) -> data.Dataset:
 
 def transformation(
   config: ml_collections.ConfigDict, key: jax.Array, masks: Any = None
-) -> optax.GradientTransformationExtraArgs:
+) -> sparsejax.SparseTransformation:
   """Builds the sparse optimizer.
 
   Args:
@@ -184,21 +190,48 @@ def transformation(
     masks: The masks to begin with; drawn by the algorithm if None.
 
   Returns:
-    The gradient transformation.
+    The gradient transformation; its `moves` says at which steps masks move.
 
   Raises:
     UserError: If a name, a keyword or a value is wrong.
   """
   rate = _schedule(config)
   inner = _call("optimizer", OPTIMIZERS, config.optimizer, rate)
+  name, _ = _named("algorithm", config.algorithm)
+  given = {"name": name, **algorithm_functions(config)}
+  drawn = {} if name == "dense" else {"key": key}
+  if masks is not None:
+    drawn["masks"] = masks
+  return _call("algorithm", ALGORITHMS, given, inner, **drawn)
+
+
+def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """An algorithm's keywords, with functions where the config names them."""
   name, options = _named("algorithm", config.algorithm)
   if "distribution" in options or "by_path" in options:
     options["distribution"] = _distribution(options)
-  if "prunable" in options:
-    options["prunable"] = distributions.matching(options["prunable"])
-  drawn = {} if name == "dense" else {"key": key, "masks": masks}
-  given = {"name": name, **options}
-  return _call("algorithm", ALGORITHMS, given, inner, **drawn)
+  for key in ("prunable", "never_ablate"):
+    if key in options:
+      options[key] = distributions.matching(options[key])
+  if "pattern" in options:
+    options["pattern"] = _pattern(options["pattern"])
+  if "score" in options:
+    options["score"] = _call("score", SCORES, {"name": options["score"]})
+  if "optimizer" in options:
+    options["optimizer"] = _second_optimizer(
+      name, options["optimizer"], _schedule(config)
+    )
+  return options
+
+
+def _second_optimizer(name, config, rate):
+  """What trains an algorithm's own scalars, at a multiple of the rate."""
+  kind = f"optimizer of {name}"
+  if not isinstance(config, _MAPPINGS) or "name" not in config:
+    raise UserError(f"the {kind} is {config!r}; wanted a mapping with a name")
+  config = {"decay_vectors": True, **config}
+  factor = config.pop("rate_factor", 1.0)
+  return _call(kind, OPTIMIZERS, config, lambda step: factor * rate(step))
 
 
 def learning_rate(config: ml_collections.ConfigDict, step: int) -> float:
@@ -272,20 +305,6 @@ def initial_masks(
   return lottery.shuffle(masks, key=rest) if shuffled else masks
 
 
-def mask_steps(config: ml_collections.ConfigDict) -> schedules.When:
-  """Tells at which steps the algorithm moves its masks, as it does itself."""
-  name, options = _named("algorithm", config.algorithm)
-  if name in ("dense", "static"):
-    return schedules.never
-  parameters = inspect.signature(ALGORITHMS[name]).parameters
-  delta_t = options.get("delta_t", parameters["delta_t"].default)
-  if name == "gmp":
-    begin, end = options["begin"], options["end"]
-    return schedules.every(delta_t, start=begin, stop=end + 1)
-  stop = max(options["t_end"], delta_t)
-  return schedules.every(delta_t, start=delta_t, stop=stop)
-
-
 # Algorithms: what a config may name, and what its keywords may be.
 
 ALGORITHMS = {
@@ -295,8 +314,42 @@ ALGORITHMS = {
   "rigl": sparsejax.rigl,
   "snfs": sparsejax.snfs,
   "seft": sparsejax.seft,
+  "mest": sparsejax.mest,
+  "srigl": sparsejax.srigl,
   "gmp": sparsejax.gmp,
+  "granet": sparsejax.granet,
+  "ac_dc": sparsejax.ac_dc,
+  "ste": sparsejax.ste,
+  "sr_ste": sparsejax.sr_ste,
+  "top_kast": sparsejax.top_kast,
+  "movement": sparsejax.movement,
+  "soft_movement": sparsejax.soft_movement,
+  "str": sparsejax.str_,
 }
+
+# Those that choose their first masks by themselves, as they choose all others.
+_CHOOSING = {
+  "dense",
+  *("ac_dc", "ste", "sr_ste", "top_kast", "movement", "soft_movement", "str"),
+}
+
+PATTERNS = {
+  "unstructured": patterns.unstructured,
+  "n_of_m": patterns.n_of_m,
+  "transposable_n_of_m": patterns.transposable_n_of_m,
+  "blocks": patterns.blocks,
+  "fan_in": patterns.fan_in,
+  "channels": patterns.channels,
+  "heads": patterns.heads,
+}
+
+POOLS = {"mean": jnp.mean, "max": jnp.max}
+
+
+def has_sparsity(name: str) -> bool:
+  """Whether an algorithm is asked for a sparsity, rather than finding one."""
+  return "sparsity" in _keywords(ALGORITHMS[name])
+
 
 # Masks before training: what `initial` may name, besides DRAWN.
 
@@ -309,7 +362,12 @@ INITIAL = {
   "force": initial.force,
 }
 
-SCORES = {"sensitivity": scores.sensitivity, "gradient": scores.gradient}
+SCORES = {
+  "magnitude": scores.magnitude,
+  "sensitivity": scores.sensitivity,
+  "gradient": scores.gradient,
+  "random": scores.random,
+}
 
 DISTRIBUTIONS = {
   "uniform": distributions.uniform,
@@ -328,8 +386,42 @@ def _distribution(options: dict[str, Any]) -> distributions.Distribution:
   return distributions.by_path(rules, rest=rest) if rules else rest
 
 
+def _pattern(config) -> patterns.Patterns:
+  """A pattern by name, with its keywords; or a list of rules by path.
+
+  Rules are [regular expression, pattern] pairs; "" holds for all the rest.
+  """
+  if isinstance(config, _MAPPINGS):
+    return _one_pattern(config)
+  rules = {rule: _one_pattern(pattern) for rule, pattern in config}
+  return patterns.by_path(rules)
+
+
+def _one_pattern(config):
+  name, options = _named("pattern", config)
+  if name not in PATTERNS:
+    raise unknown("pattern", name, PATTERNS)
+  known = inspect.signature(PATTERNS[name]).parameters
+  for option in options:
+    if option not in known:
+      raise unknown(f"option of pattern {name}", option, known)
+  if "pool" in options:
+    if options["pool"] not in POOLS:
+      raise unknown("pool", options["pool"], POOLS)
+    options["pool"] = POOLS[options["pool"]]
+  if "shape" in options:
+    options["shape"] = tuple(options["shape"])
+  try:
+    return PATTERNS[name](**options)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"pattern {name}: {error}") from error
+
+
 # Keywords that the algorithms hand on, as far as they apply.
-_SHARED = {"distribution", "prunable", "regrow", "step_on_update"}
+_SHARED = {
+  *("distribution", "prunable", "pattern", "scope", "initial_sparsity"),
+  *("regrow", "step_on_update"),
+}
 
 
 def _named(kind: str, config: Mapping[str, Any]) -> tuple[str, dict]:

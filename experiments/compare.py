@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ml_collections
 
-from experiments import build, report, train
+from experiments import build, costs, report, train
 from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
 from experiments.errors import UserError, unknown
@@ -20,11 +20,13 @@ def defaults() -> ml_collections.ConfigDict:
 
   Returns:
     The config: `base`, the config of a run but for what differs;
-    `algorithms` and `initial`, these parts of it by the method's name, the
-    latter only where it is not the base's; `methods`, those to run, in the
-    order of the table; `sparsities`, at each of which to run them, if not only
-    at their own; `seeds`; and `expected`, pairs of methods of which papers
-    report the first to do worse.
+    `algorithms`, `initial` and `optimizers`, these parts of it by the method's
+    name, the latter two only where they are not the base's; `methods`, those
+    to run, in the order of the table; `sparsities`, at each of which to run
+    them, if not only at their own; `settings`, for methods that need other
+    keywords at each of them, [sparsity, keywords] pairs by name: these are run
+    at those sparsities only; `seeds`; and `expected`, pairs of methods of which
+    papers report the first to do worse.
   """
   config = ml_collections.ConfigDict()
   config.driver = "compare"
@@ -33,6 +35,8 @@ def defaults() -> ml_collections.ConfigDict:
   config.base = build.defaults()
   config.algorithms = ml_collections.ConfigDict()
   config.initial = ml_collections.ConfigDict()
+  config.optimizers = ml_collections.ConfigDict()
+  config.settings = ml_collections.ConfigDict()
   config.methods = ()
   config.sparsities = ()
   config.expected = ()
@@ -48,6 +52,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       "seeds",
       "algorithms",
       "initial",
+      "optimizers",
+      "settings",
       "methods",
       "sparsities",
       "expected",
@@ -70,10 +76,16 @@ def _plan(
   for name in config.methods:
     if name not in config.algorithms:
       raise unknown("algorithm of the config", name, config.algorithms)
-    fits = config.sparsities and config.algorithms[name].name != "dense"
-    for sparsity in config.sparsities if fits else (None,):
+    for sparsity in _sparsities(config, name):
       entry = report.Entry(name, sparsity)
       yield entry, [_config(config, entry, seed) for seed in config.seeds]
+
+
+def _sparsities(config, name) -> tuple[float | None, ...]:
+  if name in config.settings:
+    return tuple(sparsity for sparsity, _ in config.settings[name])
+  fits = config.sparsities and config.algorithms[name].name != "dense"
+  return config.sparsities if fits else (None,)
 
 
 def _config(config, entry, seed) -> ml_collections.ConfigDict:
@@ -82,16 +94,23 @@ def _config(config, entry, seed) -> ml_collections.ConfigDict:
   one.algorithm = config.algorithms[entry.method].copy_and_resolve_references()
   if entry.sparsity is not None:
     one.algorithm.unlock()
-    one.algorithm.sparsity = entry.sparsity
+    if build.has_sparsity(one.algorithm.name):
+      one.algorithm.sparsity = entry.sparsity
+  settings = dict(config.settings.get(entry.method, ()))
+  one.algorithm.update(settings.get(entry.sparsity, {}))
   if entry.method in config.initial:
     one.initial = config.initial[entry.method].copy_and_resolve_references()
+  if entry.method in config.optimizers:
+    one.optimizer = config.optimizers[
+      entry.method
+    ].copy_and_resolve_references()
   one.seed = seed
   one.name = f"{entry}, seed {seed}"
   build.check(one)
   return one
 
 
-def _train(planned, path: Path) -> dict[report.Entry, list[report.Run]]:
+def _train(planned, path: Path) -> dict[report.Entry, list[costs.Run]]:
   total = sum(map(len, planned.values()))
   done = {}
   with progress_lib.bar() as progress:
@@ -101,6 +120,6 @@ def _train(planned, path: Path) -> dict[report.Entry, list[report.Run]]:
       for config in configs:
         folder = path / "runs" / f"{entry.folder}-{config.seed}"
         result = train.train(config, folder, progress=progress)
-        done[entry].append(report.Run(config, result))
+        done[entry].append(costs.Run(config, result))
         advance(sum(map(len, done.values())))
   return done

@@ -99,6 +99,19 @@ class Batches(NamedTuple):
   first: jax.Array
 
 
+class Steps(NamedTuple):
+  """Training steps of one kind; both programs donate the state.
+
+  Attributes:
+    one: `(State, Batches) -> State`.
+    many: `(State, Batches, until) -> State`: steps up to `until`, which is
+      traced: one program serves all lengths.
+  """
+
+  one: Callable[..., State]
+  many: Callable[..., State]
+
+
 class Programs(NamedTuple):
   """The jitted functions of one config.
 
@@ -111,11 +124,8 @@ class Programs(NamedTuple):
       algorithm, or with those given.
     rewind: `(State, params, batch_stats, masks, keys) -> State`: starts again
       at the step of a state, from these params and with these masks.
-    step: `(State, Batches) -> State`: one ordinary step. Donates the state.
-    steps: `(State, Batches, until) -> State`: ordinary steps up to `until`,
-      which is traced: one program serves all lengths. Donates the state.
-    move: `(State, Batches) -> State`: one step, in which the masks move.
-      Donates the state.
+    ordinary: Steps on which masks stay.
+    moving: Steps on which they move.
     evaluate: `(Scores, variables, x, y) -> Scores`: adds a batch of the test
       set; a label of -1 marks what only fills it up.
     inspect: `(State) -> (dict, seen_masks)`: where the zeros are now.
@@ -125,9 +135,8 @@ class Programs(NamedTuple):
   initial: Callable[..., Any]
   begin: Callable[..., State]
   rewind: Callable[..., State]
-  step: Callable[..., State]
-  steps: Callable[..., State]
-  move: Callable[..., State]
+  ordinary: Steps
+  moving: Steps
   evaluate: Callable[..., Scores]
   inspect: Callable[..., tuple[dict, Any]]
 
@@ -278,9 +287,17 @@ def _make(text: str) -> Programs:
       ever_masks=ever_masks,
     )
 
-  def steps(state, batches, until):
-    ordinary = functools.partial(step, batches=batches, update_masks=False)
-    return lax.while_loop(lambda s: s.step < until, ordinary, state)
+  donating = functools.partial(jax.jit, donate_argnames="state")
+
+  def steps(update_masks):
+    one = functools.partial(step, update_masks=update_masks)
+
+    def many(state, batches, until):
+      return lax.while_loop(
+        lambda s: s.step < until, lambda s: one(s, batches), state
+      )
+
+    return Steps(donating(one), donating(many))
 
   def evaluate(scores, variables, x, y):
     logits = model.apply(variables, dataset.prepare(x), False)
@@ -294,15 +311,13 @@ def _make(text: str) -> Programs:
       examples=scores.examples + jnp.sum(y >= 0, dtype=jnp.int32),
     )
 
-  donating = functools.partial(jax.jit, donate_argnames="state")
   return Programs(
     draw=_draw(json.dumps([config.data.to_dict(), config.model.to_dict()])),
     initial=jax.jit(initial),
     begin=jax.jit(begin),
     rewind=jax.jit(rewind),
-    step=donating(functools.partial(step, update_masks=False)),
-    steps=donating(steps),
-    move=donating(functools.partial(step, update_masks=True)),
+    ordinary=steps(update_masks=False),
+    moving=steps(update_masks=True),
     evaluate=jax.jit(evaluate),
     inspect=jax.jit(_inspect),
   )
@@ -350,8 +365,9 @@ def _inspect(state: State) -> tuple[dict, Any]:
   """Counts, leaf by leaf, weights that are active, new, or ever were."""
   masks = sparsejax.get_masks(state.opt_state)
   packed = masks_lib.pack_bits(masks)
+  seen = sparsejax.forward_params(state.params, state.opt_state)
   stray = jax.tree.map(
-    lambda m, p: jnp.sum((p != 0) & ~m, dtype=jnp.int32), masks, state.params
+    lambda m, p: jnp.sum((p != 0) & ~m, dtype=jnp.int32), masks, seen
   )
   leaves = zip(
     jax.tree_util.tree_leaves_with_path(masks),

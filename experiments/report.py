@@ -6,29 +6,17 @@ Every number comes from the runs' own records, masks and models.
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 import rich.console
 import rich.table
 
-from experiments import intervals, plots, programs, tables
+from experiments import costs, intervals, plots, tables
+from experiments.costs import Run
 from experiments.workdir import storage
-from sparsejax import flops
 from sparsejax import report as library_report
-from sparsejax.masks import path_name
-
-if TYPE_CHECKING:
-  from experiments.train import Result
-
-
-class Run(NamedTuple):
-  """A finished run: its config and what it left."""
-
-  config: ml_collections.ConfigDict
-  result: "Result"
 
 
 class Entry(NamedTuple):
@@ -64,7 +52,7 @@ class Row(NamedTuple):
   Attributes:
     entry: Method and sparsity.
     accuracy: Final test accuracies, in percent, one per seed.
-    nnz: Active weights, all leaves counted.
+    nnz: Active weights, all leaves counted: the mean of the runs, rounded.
     size: All weights.
     training: FLOPs of a training step relative to dense.
     inference: FLOPs of a forward pass relative to dense.
@@ -89,10 +77,18 @@ class Row(NamedTuple):
       return f"{self.mean:.2f}"
     return f"{self.mean:.2f} ± {statistics.stdev(self.accuracy):.2f}"
 
+  @property
+  def interval(self) -> str:
+    """The 95 % interval of the mean accuracy (t), for people."""
+    if len(self.accuracy) < 2:
+      return "-"
+    return intervals.shown(*intervals.interval(np.array(self.accuracy)), ".2f")
+
 
 _COLUMNS = (
   "method",
   "test accuracy [%]",
+  "95 % interval",
   "runs",
   "active weights",
   "training FLOPs",
@@ -114,68 +110,15 @@ def rows(runs: Mapping[Entry, Sequence[Run]]) -> list[Row]:
 
 def _row(entry: Entry, group: Sequence[Run]) -> Row:
   first = group[0]
-  dense, sparse = _forward_flops(first)
+  cost = costs.of(first)
   return Row(
     entry=entry,
     accuracy=tuple(100 * r.result.metrics["accuracy"] for r in group),
-    nnz=first.result.metrics["nnz"],
+    nnz=round(statistics.fmean(r.result.metrics["nnz"] for r in group)),
     size=first.result.metrics["size"],
-    training=_training_flops(first, dense) / flops.dense_training_flops(dense),
-    inference=sparse / dense,
+    training=cost.training,
+    inference=cost.inference,
   )
-
-
-def _leaf_flops(run: Run):
-  """Forward FLOPs of one example, by parameter."""
-  dataset, model = programs.parts(run.config)
-
-  def forward(params, x):
-    variables = {"params": params, "batch_stats": run.result.batch_stats}
-    return model.apply(variables, dataset.prepare(x), False)
-
-  x = jax.ShapeDtypeStruct((1, *dataset.like.shape), dataset.like.dtype)
-  return flops.param_flops(forward, run.result.params, x)
-
-
-def _forward_flops(run: Run) -> tuple[float, float]:
-  leaves = _leaf_flops(run)
-  dense = sum(jax.tree.leaves(leaves))
-  return dense, float(flops.sparse_flops(leaves, run.result.masks))
-
-
-def _training_flops(run: Run, dense: float) -> float:
-  """FLOPs of a mean training step, by the cost model of RigL's appendix H."""
-  sparse = _forward_flops(run)[1]
-  algorithm = run.config.algorithm
-  match algorithm.name:
-    case "dense":
-      return flops.dense_training_flops(dense)
-    case "static" | "set":
-      return flops.static_training_flops(sparse)
-    case "snfs":
-      return flops.snfs_training_flops(dense, sparse)
-    case "rigl" | "seft":
-      return flops.rigl_training_flops(
-        dense, sparse, delta_t=algorithm.get("delta_t", 100)
-      )
-    case "gmp":
-      return flops.pruning_training_flops(_flops_over_time(run))
-  raise ValueError(f"no cost model for {algorithm.name}")
-
-
-def _flops_over_time(run: Run) -> np.ndarray:
-  """Forward FLOPs at every step, on a line between two evaluations."""
-  leaves = jax.tree_util.tree_leaves_with_path(_leaf_flops(run))
-  costs = {path_name(path): cost for path, cost in leaves}
-  tests = [r for r in run.result.history if r["split"] == "test"]
-
-  def cost(record):
-    masked = record["layers"]
-    share = {p: masked[p]["nnz"] / masked[p]["size"] for p in masked}
-    return sum(f * share.get(p, 1.0) for p, f in costs.items())
-
-  steps = [record["step"] for record in tests]
-  return np.interp(np.arange(steps[-1]), steps, list(map(cost, tests)))
 
 
 def order(
@@ -227,6 +170,7 @@ def _cells(row: Row) -> tuple[str, ...]:
   return (
     str(row.entry),
     row.spread,
+    row.interval,
     str(len(row.accuracy)),
     f"{row.nnz:,} of {row.size:,}",
     f"{row.training:.3f}x",
@@ -237,10 +181,13 @@ def _cells(row: Row) -> tuple[str, ...]:
 def show(table: Sequence[Row], title: str) -> None:
   """Prints the table on the terminal."""
   printed = rich.table.Table(title=title)
+  left_out = _COLUMNS.index("95 % interval")  # for room
   for i, column in enumerate(_COLUMNS):
-    printed.add_column(column, justify="right" if i else "left")
+    if i != left_out:
+      printed.add_column(column, justify="right" if i else "left")
   for row in table:
-    printed.add_row(*_cells(row))
+    cells = _cells(row)
+    printed.add_row(*cells[:left_out], *cells[left_out + 1 :])
   rich.console.Console().print(printed)
 
 
@@ -281,7 +228,7 @@ def write(
     seed=last.config.seed,
     layers=library_report.table(
       library_report.layers(
-        last.result.params, last.result.masks, _leaf_flops(last)
+        last.result.params, last.result.masks, costs.by_leaf(last)
       )
     ),
   )
@@ -364,7 +311,8 @@ _TEXT = """\
 
 {table}
 
-Accuracy is that of the last step, mean ± standard deviation over seeds. FLOPs
+Accuracy is that of the last step, mean ± standard deviation over seeds, and
+the mean's 95 % interval (t). FLOPs
 are relative to dense, by the cost model of RigL's paper (appendix H), with
 2 per multiply-add; masks cost what a machine would that skips zeros.
 {order}{sparsities}

@@ -22,6 +22,7 @@ import sparsejax
 from experiments import (
   build,
   checkpoints,
+  costs,
   metrics,
   programs,
   report,
@@ -40,7 +41,7 @@ class Result(NamedTuple):
   Attributes:
     metrics: The numbers of the last evaluation.
     history: All records of metrics.jsonl, in order.
-    params: The final parameters, NumPy arrays.
+    params: The final parameters, as the model sees them: NumPy arrays.
     batch_stats: BatchNorm's running averages; empty without.
     masks: The final masks.
   """
@@ -59,7 +60,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     result = train(config, workdir, progress=progress)
   final = result.metrics
   entry = report.Entry(config.algorithm.name)
-  runs = {entry: [report.Run(config, result)]}
+  runs = {entry: [costs.Run(config, result)]}
   report.write(Path(workdir), config, runs)
   print(
     f"{config.name} in {workdir} {'was already' if done else 'is'} finished: "
@@ -110,7 +111,9 @@ def train(
     final = _last_test(history)
     if workdir_lib.finished(path) != final:
       workdir_lib.finish(path, config.steps, final)
-  return Result(final, history, state.params, state.batch_stats, masks)
+  seen = sparsejax.forward_params(state.params, state.opt_state)
+  params = jax.tree.map(np.asarray, seen)
+  return Result(final, history, params, state.batch_stats, masks)
 
 
 def state_at(
@@ -148,10 +151,15 @@ def _like(
   config: ml_collections.ConfigDict, program: programs.Programs
 ) -> programs.State:
   """The shapes and dtypes of a run's state."""
-  return jax.eval_shape(
-    lambda keys: program.begin(keys, program.draw(keys)),
-    build.streams(config.seed),
-  )
+  try:
+    return jax.eval_shape(
+      lambda keys: program.begin(keys, program.draw(keys)),
+      build.streams(config.seed),
+    )
+  except ValueError as error:  # What fits no leaf of this model shows here.
+    raise UserError(
+      f"algorithm {config.algorithm.name} on {config.model.name}: {error}"
+    ) from error
 
 
 def _first_state(
@@ -220,16 +228,14 @@ def _finished_state(
       if step in config.keep_steps:
         save(state)
     advance = progress(config.name, config.steps, step)
-    moves = build.mask_steps(config)
+    moves = build.transformation(config, jax.random.key(0)).moves
     try:
       while step < config.steps:
-        if moves(step):
-          state, step = program.move(state, examples.batches(step)), step + 1
-        else:
-          stop = _next_stop(config, step, examples.block, moves)
-          batches = examples.batches(step)
-          state = _stretch(program, state, batches, step, stop)
-          step = stop
+        stop = _next_stop(config, step, examples.block, moves)
+        batches = examples.batches(step)
+        take = program.moving if moves(step) else program.ordinary
+        state = _stretch(take, state, batches, step, stop)
+        step = stop
         if due(config.log_every):
           recorder.train(step, state.sums)
           state = state._replace(sums=programs.no_sums())
@@ -250,22 +256,22 @@ def _finished_state(
 
 
 def _stretch(
-  program: programs.Programs,
+  take: programs.Steps,
   state: programs.State,
   batches: programs.Batches,
   step: int,
   stop: int,
 ) -> programs.State:
-  """Takes the ordinary steps from one step to another.
+  """Takes steps of one kind, from one to another.
 
   In one loop on the device; but XLA runs a convolution five times slower in
   a loop than outside on CPUs, where a dispatch costs next to nothing.
   """
   convolves = any(p.ndim > 2 for p in jax.tree.leaves(state.params))
-  if not convolves or jax.default_backend() != "cpu":
-    return program.steps(state, batches, np.int32(stop))
+  if stop > step + 1 and not (convolves and jax.default_backend() == "cpu"):
+    return take.many(state, batches, np.int32(stop))
   for _ in range(step, stop):
-    state = program.step(state, batches)
+    state = take.one(state, batches)
   return state
 
 
@@ -280,7 +286,8 @@ def _next_stop(
   ends = [(step // p + 1) * p for p in (*periods, block) if p]
   ends += [kept for kept in config.keep_steps if kept > step]
   end = min(*ends, config.steps)
-  return next((s for s in range(step + 1, end) if moves(s)), end)
+  kind = bool(moves(step))
+  return next((s for s in range(step + 1, end) if moves(s) != kind), end)
 
 
 def _last_test(history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -296,3 +296,58 @@ def pruning_training_flops(sparse: Iterable[float]) -> float:
   if not steps:
     raise ValueError("the mean over the steps of training needs a step")
   return math.fsum(steps) / len(steps)
+
+
+def straight_through_training_flops(
+  dense: float, sparse: Iterable[float]
+) -> float:
+  """The FLOPs of masks in the forward pass: the mean of 2 f_S(t) + f_D.
+
+  Forward pass and gradient of the inputs go by the masked weights, but every
+  weight, or its score, gets a gradient.
+
+  Args:
+    dense: f_D, the FLOPs of the dense forward pass, in any unit.
+    sparse: f_S(t), those of the forward pass at every step, or at steps spaced
+      evenly over all of training, in the same unit.
+
+  Returns:
+    The FLOPs per step on average, in that unit.
+
+  Raises:
+    ValueError: If there is no step.
+
+  Example:
+    >>> from sparsejax import flops
+    >>> flops.straight_through_training_flops(1000, [300, 100])
+    1400.0
+  """
+  steps = [snfs_training_flops(dense, s) for s in sparse]
+  if not steps:
+    raise ValueError("the mean over the steps of training needs a step")
+  return math.fsum(steps) / len(steps)
+
+
+def top_kast_training_flops(forward: float, backward: float) -> float:
+  """The FLOPs of a step of Top-KAST: 2 f_A + f_B.
+
+  Forward pass and gradient of the inputs go by the weights in A; those in B
+  get a gradient.
+
+  Args:
+    forward: f_A, the FLOPs of the forward pass with the weights in A.
+    backward: f_B, those that it would have with the weights in B.
+
+  Returns:
+    The FLOPs per step, in their unit.
+
+  Example:
+    >>> from sparsejax import flops
+    >>> flops.top_kast_training_flops(100, 200)
+    400
+
+  References:
+    Jayakumar et al., Top-KAST: Top-K Always Sparse Training,
+    arXiv:2106.03517, 2021.
+  """
+  return 2 * forward + backward

@@ -38,6 +38,103 @@ ALGORITHMS = {
   ),
 }
 
+# The families, with fewer combinations: see test_conformance.py.
+
+
+def _keyed(algorithm, *args, **options):
+  return lambda inner, key=KEY, sparsity=SPARSITY: algorithm(
+    inner, *args, sparsity, key=key, **options
+  )
+
+
+def _seeking(algorithm, **options):
+  return lambda inner, key=KEY: algorithm(inner, key=key, **options)
+
+
+FAMILIES = {
+  "rigl_itop": _moving(sparsejax.rigl, step_on_update=True, fraction=0.5),
+  "mest": _keyed(sparsejax.mest, t_end=6, delta_t=2, fraction=0.4),
+  "mest_s": _keyed(
+    sparsejax.mest, t_end=6, delta_t=2, fraction=0.0, surplus=0.5
+  ),
+  "srigl": _moving(
+    sparsejax.srigl,
+    ablation=1.0,
+    never_ablate=sparsejax.distributions.matching("none"),
+  ),
+  "granet": _keyed(sparsejax.granet, begin=0, end=4, t_end=50, delta_t=2),
+  "ac_dc": _keyed(sparsejax.ac_dc, phases=(2, 4, 6)),
+  "ste": _keyed(sparsejax.ste),
+  "ste_cubic": _keyed(sparsejax.ste, begin=0, end=5),
+  "sr_ste": _keyed(sparsejax.sr_ste, pattern=sparsejax.patterns.unstructured()),
+  "top_kast": _keyed(sparsejax.top_kast, backward_sparsity=0.3),
+  "movement": _keyed(sparsejax.movement, begin=0, end=5),
+  "soft_movement": _seeking(
+    sparsejax.soft_movement,
+    begin=0,
+    end=4,
+    threshold=0.45,
+    optimizer=optax.sgd(1.0),
+  ),
+  "str": _seeking(
+    sparsejax.str_,
+    initial=-1.0,
+    optimizer=optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)),
+  ),
+}
+STRAIGHT = {
+  *("ste", "ste_cubic", "sr_ste", "top_kast"),
+  *("movement", "soft_movement", "str"),
+}
+
+# Every algorithm that moves masks, with every pattern that it can have.
+
+
+def patterned(pattern, sparsity):
+  """Rows of one pattern, of `sparsity`."""
+  moving = {"delta_t": 2, "t_end": 100, "fraction": 0.5}
+  rows = {
+    "static": (sparsejax.static, {}),
+    "set": (sparsejax.set_, moving),
+    "rigl": (sparsejax.rigl, moving),
+    "snfs": (sparsejax.snfs, moving),
+    "seft": (sparsejax.seft, moving),
+    "mest": (sparsejax.mest, {"t_end": 8, "delta_t": 2, "fraction": 0.5}),
+    "gmp": (sparsejax.gmp, {"begin": 2, "end": 6, "delta_t": 2}),
+    "granet": (
+      sparsejax.granet,
+      {
+        "begin": 0,
+        "end": 4,
+        "t_end": 50,
+        "delta_t": 2,
+        "initial_sparsity": 0.0,
+        "scope": "layer",
+      },
+    ),
+    "ac_dc": (sparsejax.ac_dc, {"phases": (2, 4, 6), "scope": "layer"}),
+    "ste": (sparsejax.ste, {}),
+    "sr_ste": (sparsejax.sr_ste, {}),
+    "top_kast": (sparsejax.top_kast, {"backward_sparsity": 0.1}),
+    "movement": (sparsejax.movement, {"begin": 0, "end": 5}),
+  }
+  return {
+    name: lambda inner, f=f, given=given: f(
+      inner, sparsity, key=KEY, pattern=pattern, **given
+    )
+    for name, (f, given) in rows.items()
+  }
+
+
+PATTERNS = {
+  "n_of_m": (sparsejax.patterns.n_of_m(2, 4), 0.5),
+  "transposable": (sparsejax.patterns.transposable_n_of_m(1, 2), 0.5),
+  "blocks": (sparsejax.patterns.blocks((2, 2)), 0.6),
+  "fan_in": (sparsejax.patterns.fan_in(), 0.6),
+  "channels": (sparsejax.patterns.channels(), 0.6),
+  "heads": (sparsejax.patterns.heads(4), 0.5),
+}
+
 # Options that change a row's state or its path; fewer optimizers will do.
 VARIANTS = {
   "rigl_accumulate": _moving(sparsejax.rigl, accumulate=2),

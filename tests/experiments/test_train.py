@@ -279,7 +279,7 @@ def test_lost_zeros_are_a_fault(tmp_path, monkeypatch):
   program = programs.get(config)
 
   def leaky(state, batches, until):
-    state = program.steps(state, batches, until)
+    state = program.ordinary.many(state, batches, until)
     params = jax.tree.map(lambda p: p + 1e-9, state.params)
     return state._replace(params=params)
 

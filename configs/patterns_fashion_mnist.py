@@ -1,0 +1,92 @@
+"""What the shape of zeros costs: N:M, blocks and constant fan-in.
+
+    python -m experiments.main --config=configs/patterns_fashion_mnist.py \
+      --workdir=DIR
+
+RigL, gradual magnitude pruning and SR-STE on Fashion-MNIST, with unstructured
+zeros, the same fan-in for every output, and blocks of 4 x 4, at 50, 75, 80, 90
+and 95 %; 2:4 at 50 % and 1:4 at 75 %, along the inputs. The first convolution
+and the output layer stay dense, as hardware has it, and all other layers have
+the same sparsity, since N:M knows no other. The argument is a net (`lenet`, the
+default, or `conv`), `smoke`, or both with a comma between.
+
+Nobody has published these on Fashion-MNIST. What papers report: unstructured
+zeros at least as good as constant fan-in (Lasby et al., arXiv:2305.02299),
+these above N:M, and N:M above blocks; for SR-STE, unstructured above N:M
+(Zhou et al., arXiv:2102.04010).
+"""
+
+import ml_collections
+
+from experiments import compare, recipes
+
+PATTERNS = {
+  "unstructured": {"name": "unstructured"},
+  "fan-in": {"name": "fan_in"},
+  "N:M": None,
+  "blocks": {"name": "blocks", "shape": [4, 4]},
+}
+N_OF_M = (
+  (0.5, {"name": "n_of_m", "n": 2, "m": 4}),
+  (0.75, {"name": "n_of_m", "n": 1, "m": 4}),
+)
+ALGORITHMS = ("rigl", "gmp", "sr_ste")
+STEPS = {"lenet": 4800, "conv": 1600}
+SPARSE = {"lenet": r"^dense\d/kernel", "conv": r"^(conv2|dense\d)/kernel"}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Makes the config.
+
+  Args:
+    arg: A net, `smoke`, or both with a comma between.
+
+  Returns:
+    The config.
+  """
+  _, net, smoke = recipes.parse(arg, variants=STEPS)
+  net = net or "lenet"
+  config = compare.defaults()
+  config.name = f"patterns_fashion_mnist_{net}"
+  config.seeds = (0,) if smoke else (0, 1, 2)
+  config.sparsities = (0.5,) if smoke else (0.5, 0.75, 0.8, 0.9, 0.95)
+  config.base = recipes.fashion_mnist(net, 40 if smoke else STEPS[net], smoke)
+  both = [(a, p) for a in ALGORITHMS for p in PATTERNS]
+  config.methods = ("dense", *(f"{a} {p}" for a, p in both))
+  config.algorithms = {
+    "dense": {"name": "dense"},
+    **{
+      f"{name} {shape}": {
+        **recipes.family(
+          name,
+          steps=config.base.steps,
+          every=config.base.steps // 40,
+          output="^logits",
+        ),
+        "distribution": "uniform",
+        "prunable": SPARSE[net],
+        "pattern": PATTERNS[shape] or N_OF_M[0][1],
+      }
+      for name, shape in both
+    },
+  }
+  config.settings = {
+    f"{name} N:M": tuple(
+      (s, {"pattern": pattern})
+      for s, pattern in N_OF_M
+      if s in config.sparsities
+    )
+    for name in ALGORITHMS
+  }
+  config.expected = tuple(
+    (f"{name} {worse}", f"{name} {better}")
+    for name in ALGORITHMS
+    for worse, better in (
+      ("fan-in", "unstructured"),
+      ("N:M", "fan-in"),
+      ("N:M", "unstructured"),
+      ("blocks", "N:M"),
+      ("blocks", "fan-in"),
+    )
+  )
+  return config
