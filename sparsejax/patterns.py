@@ -354,21 +354,28 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
 
     fits = (m * m + 1) * total(keep) + total(where & ~keep)
     fits = fits == jnp.max(fits, -1, keepdims=True)
-    found = jnp.argmax(jnp.where(fits, total(scores), -jnp.inf), -1)
+    # No sum of these overflows: none is below what does not fit.
+    most = jnp.finfo(jnp.float32).max / (m * m)
+    finite = jnp.clip(scores.astype(jnp.float32), -most, most)
+    sums = total(jnp.where(jnp.isnan(finite), -most, finite))
+    found = jnp.argmax(jnp.where(fits, sums, -jnp.inf), -1)
     return whole((allowed > 0)[found], scores.shape)
 
-  def top_k(scores, k, where=None):
-    shape = scores.shape
-    keep, where = _none(scores), _or_all(where, scores)
-    branches = [
+  def fill(scores, k, keep, where):
+    size = scores.size
+    branches = [lambda: _none(scores)] + [
       lambda j=j: best(scores, j, keep, where) for j in range(1, m + 1)
     ]
-    j = _how_many([math.prod(shape) * j // m for j in range(m + 1)], k)
-    return lax.switch(j - 1, branches)
+    j = _how_many([size * j // m for j in range(m + 1)], k)
+    return lax.switch(j, branches)
 
-  def swap(mask, k, n_swapped, drop, grow, regrow=True):
-    keep = select.top_k_mask(drop, k - n_swapped, mask)
-    return best(grow, n, keep, ~keep if regrow else ~mask)
+  def top_k(scores, k, where=None):
+    where = _or_all(where, scores)
+    return fill(scores, k, _none(scores), where) & where  # if they are fewer
+
+  def swap(mask, k, n, drop, grow, regrow=True):
+    keep = select.top_k_mask(drop, k - n, mask)
+    return fill(grow, k, keep, ~keep if regrow else ~mask)
 
   def holds(mask):
     x = tiles(mask).reshape(-1, m, m)
