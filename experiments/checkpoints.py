@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax's manager, with sums of what it wrote.
+"""Checkpoints: Orbax's manager, with sums of what it wrote, masks as bits.
 
 Orbax gives back a flipped byte without a word. Here every checkpoint carries a
 checksum of each array, and one that fails it is set aside for the one before.
@@ -77,7 +77,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
     manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
+        state=ocp.args.StandardSave(_packed(state)),
         sums=ocp.args.JsonSave(_sealed(_sums(state))),
       ),
     )
@@ -170,13 +170,32 @@ def _restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
   args = ocp.args.Composite(sums=ocp.args.JsonRestore())
   sums = _unsealed(manager.restore(step, args=args)["sums"])
   _check_same_tree(manager.directory / str(step), sums, like)
-  empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+  empty = _packed(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like))
   args = ocp.args.Composite(state=ocp.args.StandardRestore(empty))
-  state = jax.tree.map(np.asarray, manager.restore(step, args=args)["state"])
+  state = jax.tree.map(
+    _unpacked, manager.restore(step, args=args)["state"], like
+  )
   wrong = [k for k, v in _sums(state).items() if v != sums[k]]
   if wrong:
     raise ValueError(f"checksums differ: {', '.join(wrong[:_SHOWN])}")
   return state
+
+
+def _packed(state: Any) -> Any:
+  """Masks eight to a byte, and all else as it is."""
+
+  def leaf(x):
+    return np.packbits(x) if x.dtype == bool and x.ndim else x
+
+  return jax.tree.map(leaf, state)
+
+
+def _unpacked(saved: Any, like: Any) -> np.ndarray:
+  saved = np.asarray(saved)
+  if like.dtype != bool or not like.shape:
+    return saved
+  flat = np.unpackbits(saved, count=np.prod(like.shape, dtype=int))
+  return flat.reshape(like.shape).astype(bool)
 
 
 def _sums(state: Any) -> dict[str, list]:

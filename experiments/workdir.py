@@ -19,7 +19,7 @@ from absl import logging
 
 from experiments.errors import UserError
 
-FORMAT = 2  # of config.json; rises when old runs can no longer be resumed
+FORMAT = 3  # of config.json; rises when old runs can no longer be resumed
 try:
   VERSION = importlib.metadata.version("sparsejax")
 except importlib.metadata.PackageNotFoundError:  # run from a bare checkout

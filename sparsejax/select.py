@@ -7,7 +7,7 @@ those of several leaves are added, and a tree is ranked as one array.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +136,28 @@ def top_k_of_each(
   k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), (scores.shape[axis],))
   if where is None:
     where = jnp.ones(scores.shape, bool)
-  return jax.vmap(top_k_mask, (axis, 0, axis), axis)(scores, k, where)
+  each = jax.vmap(top_k_mask, (axis, 0, axis), axis)
+  return sharded_as_first(each)(scores, k, where)
+
+
+def sharded_as_first(function: Callable) -> Callable:
+  """A function that moves axes about, for arrays of explicit sharding too.
+
+  Args:
+    function: What maps an array, and further ones, to one of its shape.
+
+  Returns:
+    The same function. Where sharding is part of the arrays' types, XLA chooses
+    it inside, and the result has that of the first one.
+  """
+
+  def wrapped(x, *args):
+    sharding = jax.typeof(x).sharding
+    if jax.sharding.AxisType.Explicit not in sharding.mesh.axis_types:
+      return function(x, *args)
+    return jax.sharding.auto_axes(function, out_sharding=sharding)(x, *args)
+
+  return wrapped
 
 
 def _check(scores, name=""):

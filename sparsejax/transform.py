@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.nn.initializers import zeros
 
 from sparsejax import masks as masks_lib
-from sparsejax import schedules, steps
+from sparsejax import steps
 from sparsejax.masks import PyTree
-from sparsejax.schedules import When
+from sparsejax.schedules import When, never
 from sparsejax.states import (
   ForwardMaskedState,
   SparseState,
@@ -53,9 +54,9 @@ def sparsify(
   key: jax.Array | None,
   enforce: bool = True,
   step_on_update: bool = False,
-  grown_values: jax.nn.initializers.Initializer = jax.nn.initializers.zeros,
+  grown_values: jax.nn.initializers.Initializer = zeros,
   grown_moments=None,
-  restart: When = schedules.never,
+  restart: When = never,
 ) -> SparseTransformation:
   """Trains with `inner` what a mask update leaves active.
 
@@ -105,6 +106,11 @@ def sparsify(
     4
   """
   if not enforce:
+    if grown_values is not zeros or grown_moments or restart is not never:
+      raise ValueError(
+        "got enforce=False with grown_values, grown_moments or restart, which "
+        "are about weights that were zero: wanted none of them"
+      )
     return straight_through(
       inner, mask_update, when=when, key=key, step_on_update=step_on_update
     )

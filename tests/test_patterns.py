@@ -571,6 +571,19 @@ def test_given_masks_need_to_have_the_pattern():
     )
     with pytest.raises(ValueError, match=r"^a/w: the mask of shape \(16, 12\)"):
       sparsejax.init(tx, params)
+    sparsity = float(1 - (pattern.density or 0.5))
+    tx = sparsejax.gmp(
+      optax.sgd(0.1),
+      sparsity,
+      key=KEY,
+      begin=1,
+      end=2,
+      delta_t=1,
+      pattern=pattern,
+      masks=masks,
+    )
+    with pytest.raises(ValueError, match=r"^a/w: the mask of shape \(16, 12\)"):
+      sparsejax.init(tx, params)
 
 
 def test_masks_of_every_pattern_pack_eight_to_a_byte():
@@ -586,8 +599,9 @@ def test_masks_of_every_pattern_pack_eight_to_a_byte():
     np.testing.assert_array_equal(back[p], mask)
 
 
-def test_masks_on_a_mesh_are_those_of_one_device():
-  mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_masks_on_a_mesh_are_those_of_one_device(kind):
+  mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
   names = ("2:4", "blocks", "fan_in")
   # Rounded, so that ties are many, and sums exact in any order.
   by = [noise(s, dict.fromkeys(names, (16, 8))) for s in range(3)]
@@ -607,6 +621,8 @@ def test_masks_on_a_mesh_are_those_of_one_device():
   jax.tree.map(np.testing.assert_array_equal, got, wanted)
   for name, (mask, new) in got.items():
     assert len(mask.sharding.device_set) == 8
+    if kind == AxisType.Explicit:
+      assert new.sharding.is_equivalent_to(spread[0][name].sharding, 2)
     assert mask.sum() == new.sum() == 64
     assert (mask != new).any(), name
 

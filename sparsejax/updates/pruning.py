@@ -65,7 +65,7 @@ def prune(
     final = lib.budgets(params, sparsity, distribution, prunable, pattern)
     first, budget = everything(params, final), lib.as_tree(final, params)
     if masks is not None:
-      first, left = given(masks, params)
+      first, left = given(masks, params, pattern)
       budget = jax.tree.map(
         lambda mask, k, n: jnp.minimum(k, n) if mask.ndim else n,
         first,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments import checkpoints
@@ -77,6 +78,22 @@ def test_round_trip(tmp_path):
   step, state = restored(tmp_path)
   assert step == 2
   assert_same(state, make(2))
+
+
+def test_masks_are_saved_eight_to_a_byte(tmp_path):
+  mask = np.random.default_rng(0).random((3, 5, 7)) < 0.3
+  state = {"mask": mask, "dense": np.True_}
+  with manager(tmp_path) as opened:
+    checkpoints.save(opened, 1, state)
+    checkpoints.settle(opened)
+    raw = opened.restore(
+      1, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+    )["state"]
+  assert raw["mask"].dtype == np.uint8
+  assert raw["mask"].shape == (14,)  # 105 bits
+  step, again = restored(tmp_path, state)
+  assert step == 1
+  assert_same(again, state)
 
 
 def test_restores_into_abstract_values(tmp_path):

@@ -1,0 +1,26 @@
+"""The shapes that zeros may take.
+
+A pattern says which masks are allowed: how many weights they keep, which are
+the best of them by some scores, and how a mask moves among them.
+"""
+
+from sparsejax.patterns.base import Pattern, Patterns
+from sparsejax.patterns.groups import n_of_m, transposable_n_of_m
+from sparsejax.patterns.mixed import by_path, distribution, resolve
+from sparsejax.patterns.parts import blocks, channels, heads
+from sparsejax.patterns.simple import fan_in, unstructured
+
+__all__ = [
+  "Pattern",
+  "Patterns",
+  "blocks",
+  "by_path",
+  "channels",
+  "distribution",
+  "fan_in",
+  "heads",
+  "n_of_m",
+  "resolve",
+  "transposable_n_of_m",
+  "unstructured",
+]

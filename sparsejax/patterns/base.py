@@ -1,0 +1,134 @@
+"""What a pattern is, and what patterns are made of."""
+
+import functools
+import math
+from collections.abc import Callable, Collection, Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsejax import select
+
+
+class Pattern(NamedTuple):
+  """Which masks a leaf may have: a set of pure functions.
+
+  Attributes:
+    density: The share of weights that it keeps, if the pattern itself settles
+      that, as 2:4 does; None if a distribution does.
+    budget: `(shape, n) -> n`: the number of weights nearest n that a leaf of
+      that shape can keep. Raises a ValueError if the shape does not fit.
+    top_k: `(scores, k, where=None) -> mask`: the best mask of k weights among
+      the candidates `where`, a mask itself; of all candidates if there are
+      fewer. A k between two budgets counts as the larger one; it may be traced.
+    swap: `(mask, k, n, drop, grow, regrow) -> mask`: a mask of k weights like
+      the old one, in which the best by the scores `grow` have taken the place
+      of the n (or a few less) worst by `drop`. Those may return at once if
+      `regrow`, and do otherwise only where nothing else is left to grow.
+    holds: `(mask) -> bool scalar`: whether a mask is one of those allowed.
+  """
+
+  density: Fraction | None
+  budget: Callable[[tuple[int, ...], int], int]
+  top_k: Callable[..., jax.Array]
+  swap: Callable[..., jax.Array]
+  holds: Callable[[jax.Array], jax.Array]
+
+
+Patterns = Pattern | Callable[[Collection[str]], Mapping[str, Pattern]]
+
+
+def pattern_of(
+  *,
+  budget: Callable,
+  top_k: Callable,
+  swap: Callable,
+  holds: Callable,
+  density: Fraction | None = None,
+) -> Pattern:
+  """Makes a pattern whose functions take leaves of any sharding."""
+
+  def swapped(mask, k, n, drop, grow, regrow=True):
+    one = functools.partial(swap, regrow=regrow)
+    return select.sharded_as_first(one)(mask, k, n, drop, grow)
+
+  def best(scores, k, where=None):
+    return select.sharded_as_first(top_k)(scores, k, where)
+
+  return Pattern(density, budget, best, swapped, holds)
+
+
+# `fill(scores, k, keep, where)` gives the mask of k that holds `keep`, and the
+# best of `where` besides.
+
+
+def top_k(fill):
+  """A pattern's `top_k`, from its `fill`."""
+
+  def top_k(scores, k, where=None):
+    return fill(scores, k, none(scores), or_all(where, scores))
+
+  return top_k
+
+
+def swap_of(fill):
+  """Drops the worst of the whole leaf, then fills up part by part."""
+
+  def swap(mask, k, n, drop, grow, regrow=True):
+    keep = select.top_k_mask(drop, k - n, mask)
+    if regrow:
+      return fill(grow, k, keep, ~keep)
+    return fill(drop, k, fill(grow, k, keep, ~mask), mask)
+
+  return swap
+
+
+def swap(mask, k, n, drop, grow, regrow):
+  """`Pattern.swap` of parts that nothing balances."""
+  if not regrow:
+    n = jnp.minimum(n, mask.size - k)
+  keep = select.top_k_mask(drop, k - n, mask)
+  return keep | select.top_k_mask(grow, n, ~(keep if regrow else mask))
+
+
+def how_many(counts, k):
+  """The least j whose count reaches k."""
+  return sum(jnp.asarray(k > c, jnp.int32) for c in counts[:-1])
+
+
+def nearest(shape, n, unit) -> int:
+  """The multiple of a unit nearest n, at least one unit."""
+  units = max(1, (2 * n + unit) // (2 * unit))
+  return min(units * unit, math.prod(shape))
+
+
+def none(x):
+  """A mask of nothing."""
+  return jnp.zeros(x.shape, bool)
+
+
+def or_all(where, x):
+  """Candidates; everything if None."""
+  return jnp.ones(x.shape, bool) if where is None else where
+
+
+def others(shape, axis) -> tuple[int, ...]:
+  """All axes but one."""
+  return tuple(a for a in range(len(shape)) if a != axis % len(shape))
+
+
+def check_axis(shape, axis):
+  """Refuses a shape without that axis."""
+  if not -len(shape) <= axis < len(shape):
+    raise ValueError(
+      f"got the shape {shape}, wanted one with an axis {axis}: leave this leaf "
+      "out of `prunable`, or give it another pattern with patterns.by_path"
+    )
+
+
+def check_n_of_m(n, m):
+  """Refuses what is no N:M."""
+  if not 0 < n <= m:
+    raise ValueError(f"got {n}:{m}, wanted n of m active, 0 < n <= m")

@@ -1,0 +1,225 @@
+"""N:M: of every m neighbours n are active, along one axis or along two."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sparsejax import select
+from sparsejax.patterns import base
+from sparsejax.patterns.base import Pattern
+
+_MOST_IN_A_TILE = 4
+
+
+def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
+  """Of every m neighbours along an axis, n are active: N:M.
+
+  Nothing is sorted: each weight counts the better ones of its group.
+
+  Args:
+    n: How many are active.
+    m: Of how many. If the axis does not divide by m, its last group is shorter,
+      and keeps n too, or all that it has: as if it were filled up with zeros.
+    axis: That of the groups; hardware wants that of inputs, which comes
+      second to last in Flax's layers, and last in those of Equinox and PyTorch.
+
+  Returns:
+    The pattern. It settles the budget by itself, whatever a distribution says.
+    On the way down from dense, where a pruned mask has more, it is N:M with a
+    larger n.
+
+  Raises:
+    ValueError: Unless 0 < n <= m.
+
+  References:
+    Zhou et al., Learning N:M Fine-grained Structured Sparse Neural Networks
+    From Scratch, arXiv:2102.04010, 2021, section 3.
+    Kao et al., Training Recipe for N:M Structured Sparsity with Decaying
+    Pruning Mask, arXiv:2209.07617, 2022: a falling n.
+
+  Example:
+    >>> print(n_of_m(1, 2, axis=0).top_k(jnp.array([1.0, 4.0, 3.0, 2.0]), 2))
+    [False  True  True False]
+  """
+  base.check_n_of_m(n, m)
+
+  def counts(shape):
+    """How many weights j:m keeps of a shape, for j from 0 to m."""
+    whole, rest = divmod(shape[axis], m)
+    lines = math.prod(shape) // shape[axis]
+    return [lines * (whole * j + min(j, rest)) for j in range(m + 1)]
+
+  def grouped(x):
+    """Groups on an axis of their own, the last one filled up with zeros."""
+    along = axis % x.ndim
+    pad = [(0, 0)] * x.ndim
+    pad[along] = (0, -x.shape[along] % m)
+    x = jnp.pad(x, pad)
+    return x.reshape(*x.shape[:along], -1, m, *x.shape[along + 1 :])
+
+  def fill(scores, k, keep, where):
+    along = axis % scores.ndim
+    j = base.how_many(counts(scores.shape), k)
+    keys = jnp.where(where, select.ordered(scores), 0)
+    most = jnp.array(jnp.iinfo(keys.dtype).max, keys.dtype)
+    keys = grouped(jnp.where(keep, most, keys))
+    mask = (_ranks(keys, along + 1) < j) & (keys > 0)
+    shape = (*scores.shape[:along], -1, *scores.shape[along + 1 :])
+    return lax.slice_in_dim(
+      mask.reshape(shape), 0, scores.shape[along], axis=along
+    )
+
+  def holds(mask):
+    along = axis % mask.ndim
+    active = jnp.sum(grouped(mask), along + 1, dtype=jnp.int32)
+    room = jnp.sum(grouped(jnp.ones_like(mask)), along + 1, dtype=jnp.int32)
+    return jnp.all(active == jnp.minimum(room, jnp.max(active)))
+
+  def budget(shape, wanted):
+    del wanted
+    base.check_axis(shape, axis)
+    return counts(shape)[n]
+
+  return base.pattern_of(
+    density=Fraction(n, m),
+    budget=budget,
+    top_k=base.top_k(fill),
+    swap=base.swap_of(fill),
+    holds=holds,
+  )
+
+
+def transposable_n_of_m(n: int, m: int) -> Pattern:
+  """N:M along both of the last two axes: a mask that fits the transpose too.
+
+  So the same hardware serves the forward pass and the gradient of the inputs.
+  All masks of an m x m tile are compared, 90 of them for 2:4, by the sum of
+  what they keep.
+
+  Args:
+    n: How many of m are active, in every row and column of a tile.
+    m: At most 4: the number of masks of a tile explodes. A leaf whose last two
+      axes do not divide by m is refused.
+
+  Returns:
+    The pattern; see `n_of_m`.
+
+  Raises:
+    ValueError: Unless 0 < n <= m <= 4.
+
+  References:
+    Hubara et al., Accelerated Sparse Neural Training: A Provable and Efficient
+    Method to Find N:M Transposable Masks, arXiv:2102.08124, 2021.
+    Hu et al., Accelerating Transformer Pre-training with 2:4 Sparsity,
+    arXiv:2404.01847, 2024: the search among all masks.
+
+  Example:
+    >>> scores = jnp.array([[9.0, 8.0], [8.0, 1.0]])
+    >>> print(transposable_n_of_m(1, 2).top_k(scores, 2))
+    [[False  True]
+     [ True False]]
+  """
+  base.check_n_of_m(n, m)
+  if m > _MOST_IN_A_TILE:
+    raise ValueError(
+      f"got {n}:{m}, wanted an m of at most {_MOST_IN_A_TILE}: larger tiles "
+      "have too many masks to compare"
+    )
+
+  def tiles(x):
+    *lead, a, b = x.shape
+    x = x.reshape(*lead, a // m, m, b // m, m)
+    return jnp.swapaxes(x, -3, -2).reshape(*lead, a // m, b // m, m * m)
+
+  def whole(x, shape):
+    *lead, a, b = shape
+    x = x.reshape(*lead, a // m, b // m, m, m)
+    return jnp.swapaxes(x, -3, -2).reshape(shape)
+
+  def best(scores, j, keep, where):
+    """The best masks of tiles with what is to be kept, of j:m."""
+    allowed = jnp.asarray(_tile_masks(j, m), jnp.float32)
+
+    def total(x):
+      return jnp.einsum(
+        "...i,pi->...p",
+        tiles(x.astype(jnp.float32)),
+        allowed,
+        precision=lax.Precision.HIGHEST,
+      )
+
+    fits = (m * m + 1) * total(keep) + total(where & ~keep)
+    fits = fits == jnp.max(fits, -1, keepdims=True)
+    # No sum of these overflows: none is below what does not fit.
+    most = jnp.finfo(jnp.float32).max / (m * m)
+    finite = jnp.clip(scores.astype(jnp.float32), -most, most)
+    sums = total(jnp.where(jnp.isnan(finite), -most, finite))
+    found = jnp.argmax(jnp.where(fits, sums, -jnp.inf), -1)
+    return whole((allowed > 0)[found], scores.shape)
+
+  def fill(scores, k, keep, where):
+    size = scores.size
+    branches = [lambda: base.none(scores)] + [
+      lambda j=j: best(scores, j, keep, where) for j in range(1, m + 1)
+    ]
+    j = base.how_many([size * j // m for j in range(m + 1)], k)
+    return lax.switch(j, branches)
+
+  def top_k(scores, k, where=None):
+    where = base.or_all(where, scores)
+    return (
+      fill(scores, k, base.none(scores), where) & where
+    )  # if they are fewer
+
+  def swap(mask, k, n, drop, grow, regrow=True):
+    keep = select.top_k_mask(drop, k - n, mask)
+    return fill(grow, k, keep, ~keep if regrow else ~mask)
+
+  def holds(mask):
+    x = tiles(mask).reshape(-1, m, m)
+    sums = [jnp.sum(x, a, dtype=jnp.int32) for a in (1, 2)]
+    return jnp.ptp(jnp.stack(sums)) == 0
+
+  def budget(shape, wanted):
+    del wanted
+    if len(shape) < 2 or shape[-1] % m or shape[-2] % m:
+      raise ValueError(
+        f"got the shape {shape}, wanted last two axes that divide by {m}: give "
+        "this leaf another pattern with patterns.by_path, or leave it out of "
+        "`prunable`"
+      )
+    return math.prod(shape) * n // m
+
+  return base.pattern_of(
+    density=Fraction(n, m),
+    budget=budget,
+    top_k=top_k,
+    swap=swap,
+    holds=holds,
+  )
+
+
+def _ranks(keys, axis):
+  """How many of a group come before each of its members."""
+  size = keys.shape[axis]
+  mine = lax.broadcasted_iota(jnp.int32, keys.shape, axis)
+  rank = jnp.zeros(keys.shape, jnp.int32)
+  for j in range(size):
+    other = lax.slice_in_dim(keys, j, j + 1, axis=axis)
+    before = (other > keys) | ((other == keys) & (j < mine))
+    rank = rank + before.astype(jnp.int32)
+  return rank
+
+
+def _tile_masks(n, m) -> np.ndarray:
+  """All masks of an m x m tile with n in every row and column: [count, m m]."""
+  rows = [
+    np.isin(np.arange(m), chosen)
+    for chosen in itertools.combinations(range(m), n)
+  ]
+  tiles = (np.stack(t) for t in itertools.product(rows, repeat=m))
+  return np.stack([t.ravel() for t in tiles if (t.sum(0) == n).all()])

@@ -1,0 +1,174 @@
+"""Patterns of parts of a leaf that are zero, or not, as one."""
+
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax import select
+from sparsejax.patterns import base
+from sparsejax.patterns.base import Pattern
+
+
+def blocks(shape: tuple[int, ...], *, pool: Callable = jnp.mean) -> Pattern:
+  """Blocks of weights are zero, or not, as one.
+
+  They tile the last axes; every index of the axes before, such as the places
+  in a convolution's kernel, has blocks of its own.
+
+  Args:
+    shape: Of a block. The last axes have to divide by it: a leaf whose do not
+      is refused, lest the number of weights change as smaller blocks at the
+      border come and go. Give it another pattern with `by_path`, or leave it
+      out of `prunable`.
+    pool: A block's score, from those of its weights: a reduction like
+      `jnp.mean` and `jnp.max`.
+
+  Returns:
+    The pattern. Its budgets are multiples of a block's size, at least one.
+
+  Raises:
+    ValueError: If the shape is empty, or not of positive integers.
+
+  References:
+    Narang et al., Block-Sparse Recurrent Neural Networks, arXiv:1711.02782,
+    2017, section 3.1: max pooling.
+
+  Example:
+    >>> print(blocks((1, 2)).top_k(jnp.arange(8.0).reshape(2, 4), 4))
+    [[False False False False]
+     [ True  True  True  True]]
+  """
+  if not shape or not all(isinstance(b, int) and b > 0 for b in shape):
+    raise ValueError(
+      f"got blocks of shape {shape!r}, wanted positive integers, such as (4, 4)"
+    )
+
+  def parted(leaf):
+    lead = len(leaf) - len(shape)
+    if lead < 0 or any(a % b for a, b in zip(leaf[lead:], shape, strict=True)):
+      raise ValueError(
+        f"got the shape {leaf}, wanted last axes that divide by blocks of "
+        f"{tuple(shape)}: give this leaf another pattern with "
+        "patterns.by_path, or leave it out of `prunable`"
+      )
+    tiles = [(a // b, b) for a, b in zip(leaf[lead:], shape, strict=True)]
+    return [(a, 1) for a in leaf[:lead]] + tiles
+
+  return _of_parts(parted, pool)
+
+
+def channels(axis: int = -1, *, pool: Callable = jnp.mean) -> Pattern:
+  """Whole slices along an axis are zero, or not: channels, neurons.
+
+  Args:
+    axis: That of the slices: the last one holds the outputs of Flax's layers.
+    pool: A slice's score, from those of its weights, as for `blocks`.
+
+  Returns:
+    The pattern. Its budgets are multiples of a slice's size, at least one.
+
+  References:
+    Li et al., Pruning Filters for Efficient ConvNets, arXiv:1608.08710, 2017,
+    section 3: filters by the sum of |w|.
+
+  Example:
+    >>> print(channels().top_k(jnp.array([[1.0, 2.0], [3.0, 4.0]]), 2))
+    [[False  True]
+     [False  True]]
+  """
+  return _of_parts(lambda leaf: _sliced(leaf, axis, None), pool)
+
+
+def heads(groups: int, axis: int = -1, *, pool: Callable = jnp.mean) -> Pattern:
+  """An axis falls into groups, such as the heads of attention.
+
+  Args:
+    groups: How many groups of neighbours share the axis. A leaf whose axis
+      does not divide by them is refused.
+    axis: That axis: the last one for Flax's queries, keys and values
+      [features, heads x size], -2 for the projection behind them.
+    pool: A group's score, from those of its weights, as for `blocks`.
+
+  Returns:
+    The pattern. Its budgets are multiples of a group's size, at least one.
+
+  Raises:
+    ValueError: If there is not at least one group.
+
+  References:
+    Michel et al., Are Sixteen Heads Really Better than One?,
+    arXiv:1905.10650, 2019.
+
+  Example:
+    >>> print(heads(2).top_k(jnp.array([[1.0, 2.0, 3.0, 4.0]]), 2))
+    [[False False  True  True]]
+  """
+  if groups < 1:
+    raise ValueError(f"got {groups} groups, wanted at least 1")
+  return _of_parts(lambda leaf: _sliced(leaf, axis, groups), pool)
+
+
+def _of_parts(parted, pool) -> Pattern:
+  """A pattern whose units are parts of a leaf.
+
+  `parted(shape)` gives, per axis, how many parts there are, and how long one
+  is.
+  """
+
+  def split(x):
+    return x.reshape([n for part in parted(x.shape) for n in part])
+
+  def inside(x):
+    return tuple(range(1, 2 * x.ndim, 2))
+
+  def size(shape):
+    return math.prod(length for _, length in parted(shape))
+
+  def pooled(scores):
+    wide = jnp.promote_types(scores.dtype, jnp.float32)
+    return pool(split(scores).astype(wide), axis=inside(scores))
+
+  def some(mask):
+    return jnp.any(split(mask), axis=inside(mask))
+
+  def spread(units, shape):
+    units = jnp.expand_dims(units, inside(np.empty(shape)))
+    lengths = [n for part in parted(shape) for n in part]
+    return jnp.broadcast_to(units, lengths).reshape(shape)
+
+  def top_k(scores, k, where=None):
+    units = -(-k // size(scores.shape))
+    among = None if where is None else some(where)
+    return spread(select.top_k_mask(pooled(scores), units, among), scores.shape)
+
+  def swap(mask, k, n, drop, grow, regrow=True):
+    one = size(mask.shape)
+    units = base.swap(
+      some(mask), -(-k // one), n // one, pooled(drop), pooled(grow), regrow
+    )
+    return spread(units, mask.shape)
+
+  def holds(mask):
+    return jnp.all(jnp.all(split(mask), axis=inside(mask)) == some(mask))
+
+  def budget(shape, n):
+    return base.nearest(shape, n, size(shape))
+
+  return base.pattern_of(budget=budget, top_k=top_k, swap=swap, holds=holds)
+
+
+def _sliced(shape, axis, groups):
+  base.check_axis(shape, axis)
+  along = axis % len(shape)
+  groups = groups or shape[along]
+  if shape[along] % groups:
+    raise ValueError(
+      f"got the shape {shape}, wanted axis {axis} to divide by {groups} groups:"
+      " give this leaf another pattern with patterns.by_path, or leave it out "
+      "of `prunable`"
+    )
+  return [
+    (groups, n // groups) if a == along else (1, n) for a, n in enumerate(shape)
+  ]

@@ -1,0 +1,71 @@
+"""Patterns of single weights: any of them, or as many for every output."""
+
+import jax.numpy as jnp
+
+from sparsejax import select
+from sparsejax.patterns import base
+from sparsejax.patterns.base import Pattern
+
+
+def unstructured() -> Pattern:
+  """Any weight may be zero.
+
+  Returns:
+    The pattern.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> print(unstructured().top_k(jnp.array([1.0, 3.0, 2.0]), 2))
+    [False  True  True]
+  """
+
+  def swap(mask, k, n, drop, grow, regrow=True):
+    return base.swap(mask, k, n, drop, grow, regrow)
+
+  return Pattern(
+    density=None,
+    budget=lambda shape, n: n,
+    top_k=select.top_k_mask,
+    swap=swap,
+    holds=lambda mask: jnp.array(True),
+  )
+
+
+def fan_in(axis: int = -1) -> Pattern:
+  """Every output has the same number of inputs: constant fan-in.
+
+  Args:
+    axis: The axis of outputs: the last one for Flax's layers, the first one
+      for those of Equinox and PyTorch. All other axes are inputs.
+
+  Returns:
+    The pattern. Its budgets are multiples of the number of outputs.
+
+  References:
+    Lasby et al., Dynamic Sparse Training with Structured Sparsity,
+    arXiv:2305.02299, 2023, section 3.
+
+  Example:
+    >>> print(fan_in().top_k(jnp.array([[1.0, 4.0], [2.0, 3.0]]), 2))
+    [[False  True]
+     [ True False]]
+  """
+
+  def inputs(mask):
+    return jnp.sum(mask, axis=base.others(mask.shape, axis), dtype=jnp.int32)
+
+  def fill(scores, k, keep, where):
+    each = -(-k // scores.shape[axis])
+    new = select.top_k_of_each(scores, each - inputs(keep), axis, where & ~keep)
+    return keep | new
+
+  def budget(shape, n):
+    base.check_axis(shape, axis)
+    return base.nearest(shape, n, shape[axis])
+
+  return base.pattern_of(
+    budget=budget,
+    top_k=base.top_k(fill),
+    swap=base.swap_of(fill),
+    holds=lambda mask: jnp.ptp(inputs(mask)) == 0,
+  )
