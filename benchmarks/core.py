@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,47 @@ from experiments import models
 _QUICKSTART = flags.DEFINE_bool("quickstart", True, "Also time quickstart.")
 
 
-def training_steps(model, shape, optimizer):
-  """Compiled steps: dense, sparse, and sparse with a mask update."""
+class Step(NamedTuple):
+  """A training step to compare with the dense one.
+
+  Attributes:
+    what: For the table.
+    tx: The transformation.
+    update_masks: As for its `update`; None asks its schedule on the device.
+    limit: The ratio that was wanted, or None.
+  """
+
+  what: str
+  tx: sparsejax.SparseTransformation
+  update_masks: bool | None
+  limit: float | None
+
+
+def steps(optimizer, ordinary, update, every):
+  """Sparse steps, with the ratios wanted of three kinds of them."""
+  key = jax.random.key(3)
+  rigl = sparsejax.rigl(optimizer, 0.9, key=key, t_end=75_000)
+  top_kast = sparsejax.top_kast(optimizer, 0.9, key=key, backward_sparsity=0.8)
+  return [
+    Step("ordinary step", rigl, False, ordinary),
+    Step("mask-update step", rigl, True, update),
+    Step("ordinary step, lax.cond inside", rigl, None, None),
+    Step("STE", sparsejax.ste(optimizer, 0.9, key=key), True, every),
+    Step("Top-KAST", top_kast, True, every),
+    Step("SR-STE, 2:4", sparsejax.sr_ste(optimizer, 0.5, key=key), True, every),
+  ]
+
+
+def training_steps(model, shape, optimizer, sparse):
+  """Compiled steps: the dense one, then the others; and their programs."""
   x = jax.random.normal(jax.random.key(0), shape)
   y = jax.random.randint(jax.random.key(1), shape[:1], 0, 10)
   variables = model.init(jax.random.key(2), x, train=False)
+  first = variables["params"]
   stats = {k: v for k, v in variables.items() if k != "params"}
 
-  def loss_fn(params, stats):
+  def loss_fn(params, opt_state, stats):
+    params = sparsejax.forward_params(params, opt_state)
     logits, stats = model.apply(
       {"params": params, **stats}, x, train=True, mutable=list(stats)
     )
@@ -37,7 +71,7 @@ def training_steps(model, shape, optimizer):
 
   def compiled(tx, params, opt_state, **extra):
     def step(params, opt_state, stats):
-      grads, stats = jax.grad(loss_fn, has_aux=True)(params, stats)
+      grads, stats = jax.grad(loss_fn, has_aux=True)(params, opt_state, stats)
       updates, opt_state = tx.update(grads, opt_state, params, **extra)
       return optax.apply_updates(params, updates), opt_state, stats
 
@@ -54,16 +88,15 @@ def training_steps(model, shape, optimizer):
 
     return run
 
-  tx = sparsejax.rigl(optimizer, 0.9, key=jax.random.key(3), t_end=75_000)
-  dense = variables["params"], optimizer.init(variables["params"])
-  sparse = sparsejax.init(tx, variables["params"])
+  dense = first, optimizer.init(first)
+  states = [dense, *(sparsejax.init(s.tx, first) for s in sparse)]
   programs = [
     compiled(optimizer, *dense),
-    compiled(tx, *sparse, update_masks=False),
-    compiled(tx, *sparse, update_masks=True),
-    compiled(tx, *sparse),
+    *(
+      compiled(s.tx, *state, update_masks=s.update_masks)
+      for s, state in zip(sparse, states[1:], strict=True)
+    ),
   ]
-  states = [dense, sparse, sparse, sparse]
   functions = [runner(p, *s) for p, s in zip(programs, states, strict=True)]
   return functions, programs
 
@@ -73,23 +106,55 @@ def train_rows(name, model, shape, limits, rounds):
   optimizer = optax.chain(
     optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9)
   )
-  functions, programs = training_steps(model, shape, optimizer)
+  sparse = steps(optimizer, *limits)
+  functions, programs = training_steps(model, shape, optimizer, sparse)
   times = measure.interleave(functions, rounds)
-  what = [
-    "ordinary step / dense",
-    "mask-update step / dense",
-    "ordinary step, lax.cond inside / dense",
-  ]
   rows = []
-  for i, (w, limit) in enumerate(zip(what, limits, strict=True), start=1):
+  for i, step in enumerate(sparse, start=1):
     measured = measure.ratio(times, i, 0)
     ours, dense = (
       measure.temporary(p) / measure.MIB for p in (programs[i], programs[0])
     )
     memory = f"{ours:.0f} MiB (dense {dense:.0f})"
-    goal = ("-", None) if limit is None else (f"<= {limit}", measured <= limit)
-    rows.append(measure.row(f"{name}: {w}", measured, *goal, memory))
+    goal = ("-", None)
+    if step.limit is not None:
+      goal = (f"<= {step.limit}", measured <= step.limit)
+    what = f"{name}: {step.what} / dense"
+    rows.append(measure.row(what, measured, *goal, memory))
   return rows
+
+
+def groups_row(n, rounds):
+  """2:4 of an n x n matrix, against sorting its groups."""
+  scores = jnp.abs(jax.random.normal(jax.random.key(0), (n, n)))
+  pattern = sparsejax.patterns.n_of_m(2, 4)
+
+  def by_counting(scores):
+    return pattern.top_k(scores, n * n // 2)
+
+  def by_sorting(scores):
+    groups = scores.T.reshape(-1, 4)
+    ranks = jnp.argsort(jnp.argsort(-groups, axis=-1), axis=-1)
+    return (ranks < 2).reshape(n, n).T
+
+  counting, sorting = (
+    jax.jit(f).lower(scores).compile() for f in (by_counting, by_sorting)
+  )
+  assert bool(jnp.all(counting(scores) == sorting(scores)))
+  times = measure.interleave(
+    [lambda: counting(scores), lambda: sorting(scores)], max(3, rounds // 3)
+  )
+  measured = measure.ratio(times, 1, 0)
+  ours, theirs = (
+    measure.temporary(p) / scores.nbytes for p in (counting, sorting)
+  )
+  return measure.row(
+    f"{n} x {n}, 2:4: sorting groups / ours",
+    measured,
+    ">= 20",
+    measured >= 20,
+    f"{ours:.2f} matrices (argsort {theirs:.1f})",
+  )
 
 
 def selection_row(n, rounds):
@@ -162,17 +227,18 @@ def main(argv):
       "WRN-22-2, batch 128",
       models.create("wrn", 10, depth=22, width=2),
       (128, 32, 32, 3),
-      (1.02, 1.04, None),
+      (1.02, 1.04, 1.10),
       rounds,
     ),
     *train_rows(
       "MLP 784-300-100-10, batch 128",
       models.create("lenet_300_100", 10),
       (128, 784),
-      (1.05, 5, None),
+      (1.05, 5, 4),
       20 * rounds,
     ),
     selection_row(4096, rounds),
+    groups_row(4096, rounds),
   ]
   if _QUICKSTART.value:
     rows.append(quickstart_row())
