@@ -1,0 +1,229 @@
+"""Masks that are chosen anew, from all weights, at every update."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsejax import distributions
+from sparsejax.distributions import Distribution, Prunable
+from sparsejax.masks import PyTree, everything
+from sparsejax.patterns import Patterns
+from sparsejax.schedules import When
+from sparsejax.scores import Score
+from sparsejax.updates import state as lib
+from sparsejax.updates.pruning import (
+  Progress,
+  check_sparsities,
+  falling,
+  total,
+)
+from sparsejax.updates.state import MaskUpdate
+
+
+def best(
+  *,
+  sparsity: float,
+  score: Score,
+  progress: Progress | None = None,
+  initial_sparsity: float = 0.0,
+  scope: str = "layer",
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+) -> MaskUpdate:
+  """The weights rated highest, chosen anew from all of them at every update.
+
+  For `straight_through`, where weights that are masked still change. Under
+  `sparsify` they are zero; there, too, they can come back by any score that
+  does not rate a zero lowest.
+
+  Args:
+    sparsity: The final share of zeros among the sparse leaves, in [0, 1).
+    score: The score by which weights are kept.
+    progress: The share of pruning done by a step, from 0 to 1; None for all
+      of it from the start.
+    initial_sparsity: The sparsity at progress 0.
+    scope: As for `prune`.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: Which leaves are sparse.
+    pattern: The shape that zeros may take, as for `prune`.
+
+  Returns:
+    The mask update.
+
+  Raises:
+    ValueError: As from `prune`.
+  """
+  check_sparsities(sparsity, initial_sparsity)
+  lib.check_scope(scope, pattern)
+
+  def choose(state, by, params):
+    left = jnp.zeros([]) if progress is None else 1 - progress(state.count)
+    first = lib.as_tree(
+      lib.budgets(params, initial_sparsity, distribution, prunable), params
+    )
+    final = lib.budgets(params, sparsity, distribution, prunable, pattern)
+    if scope == "global":
+      return lib.move_as_one(state, by, total(final, first, left), None)
+
+    def leaf(pattern, mask, budget, by, first):
+      del mask
+      k = budget if progress is None else falling(budget, first, left)
+      return pattern.top_k(by, k, None), lib.finite(by)
+
+    return lib.move(state, pattern, leaf, by, first)
+
+  def init(key, params):
+    final = lib.budgets(params, sparsity, distribution, prunable, pattern)
+    state = lib.first_state(
+      everything(params, final), lib.as_tree(final, params), lib.own_key(key)
+    )
+    scored = score.init(params)
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    key = lib.now_key(state)
+    by, _ = lib.rate(score, nothing, scored, params, True, key)
+    return choose(state, by, params)._replace(scores=scored)
+
+  def update(grads, state, params, now, *, after=None):
+    key = lib.now_key(state)
+    by, scored = lib.rate(score, grads, state.scores, params, now, key, after)
+    state = state._replace(scores=scored)
+    return choose(state, by, params) if now else state
+
+  return MaskUpdate(init, update)
+
+
+class Nested(NamedTuple):
+  """What `nested` remembers.
+
+  Attributes:
+    score: The score's state.
+    backward: The masks of the weights that are trained.
+  """
+
+  score: Any
+  backward: PyTree
+
+
+def nested(
+  *,
+  sparsity: float,
+  backward_sparsity: float,
+  score: Score,
+  until: int | None = None,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+) -> MaskUpdate:
+  """The best weights, and a larger set around them that is trained.
+
+  Args:
+    sparsity: The share of zeros in the forward pass, in [0, 1).
+    backward_sparsity: The share of weights outside the larger set.
+    score: The score by which both are chosen.
+    until: The step from which the larger set is the smaller one; None for
+      never.
+    distribution: How many weights each sparse leaf keeps, in either.
+    prunable: Which leaves are sparse.
+    pattern: The shape of zeros in the forward pass. The larger set holds it,
+      but is unstructured.
+
+  Returns:
+    The mask update; the larger set is `state.scores.backward`.
+
+  Raises:
+    ValueError: If a sparsity is out of range, or the larger set is smaller.
+  """
+  if backward_sparsity > sparsity:
+    raise ValueError(
+      f"backward_sparsity: got {backward_sparsity}, wanted at most {sparsity}, "
+      "that of the forward pass: what it sees is to be trained"
+    )
+  given = {"score": score, "distribution": distribution, "prunable": prunable}
+  forward = best(sparsity=sparsity, pattern=pattern, **given)
+  backward = best(sparsity=backward_sparsity, **given)
+
+  def around(masks, larger, step):
+    if until is not None:
+      larger = jax.tree.map(lambda b: b & (step < until), larger)
+    return jax.tree.map(jnp.logical_or, masks, larger)
+
+  def init(key, params):
+    state = forward.init(key, params)
+    larger = backward.init(key, params).masks
+    both = Nested(state.scores, around(state.masks, larger, 0))
+    return state._replace(scores=both)
+
+  def update(grads, state, params, now, *, after=None):
+    before = state._replace(scores=state.scores.score)
+    new = forward.update(grads, before, params, now, after=after)
+    if not now:
+      return new._replace(scores=Nested(new.scores, state.scores.backward))
+    counts = lib.budgets(params, backward_sparsity, distribution, prunable)
+    before = before._replace(
+      masks=state.scores.backward, budget=lib.as_tree(counts, params)
+    )
+    larger = backward.update(grads, before, params, now, after=after).masks
+    both = Nested(new.scores, around(new.masks, larger, new.count))
+    return new._replace(scores=both)
+
+  return MaskUpdate(init, update)
+
+
+def alternate(
+  *,
+  sparsity: float,
+  score: Score,
+  compressed: When,
+  scope: str = "global",
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+) -> MaskUpdate:
+  """Dense and sparse phases in turn.
+
+  Args:
+    sparsity: The share of zeros in a sparse phase, in [0, 1).
+    score: The score by which weights are kept, of all of them.
+    compressed: `step -> bool`: whether the phase that begins there is sparse.
+      Masks are to be moved where phases begin, and there only.
+    scope: As for `prune`.
+    distribution: How many weights each sparse leaf keeps; "global" takes their
+      sum only.
+    prunable: Which leaves are sparse.
+    pattern: The shape that zeros may take, as for `static`.
+
+  Returns:
+    The mask update; it begins dense.
+
+  Raises:
+    ValueError: As from `prune`.
+
+  References:
+    Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
+    Neural Networks, arXiv:2106.12379, 2021, section 3.
+  """
+  chosen = best(
+    sparsity=sparsity,
+    score=score,
+    scope=scope,
+    distribution=distribution,
+    prunable=prunable,
+    pattern=pattern,
+  )
+
+  def init(key, params):
+    state = chosen.init(key, params)
+    return state._replace(masks=jax.tree.map(jnp.ones_like, state.masks))
+
+  def update(grads, state, params, now, *, after=None):
+    state = chosen.update(grads, state, params, now, after=after)
+    if not now:
+      return state
+    sparse = compressed(state.count)
+    return state._replace(
+      masks=jax.tree.map(lambda m: m | jnp.logical_not(sparse), state.masks)
+    )
+
+  return MaskUpdate(init, update)
