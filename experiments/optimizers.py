@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -104,13 +105,34 @@ def constant(*, steps: int, learning_rate: float, warmup: int = 0):
 
 
 def cosine(
-  *, steps: int, learning_rate: float, warmup: int = 0, end: float = 0.0
+  *,
+  steps: int,
+  learning_rate: float,
+  warmup: int = 0,
+  end: float = 0.0,
+  epoch: int = 1,
 ):
-  """Falls along half a cosine to `end` at the last step."""
+  """Falls along half a cosine to `end` at the last step.
+
+  It stays the same for the steps of an `epoch`: what it is at the first of
+  them, or, while it rises, after the last.
+  """
   after = functools.partial(
     optax.cosine_decay_schedule,
     decay_steps=max(1, steps - warmup),
     alpha=end / learning_rate if learning_rate else 0.0,
+  )
+  return _by_epoch(_warmed(after, learning_rate, warmup), warmup, epoch)
+
+
+def linear(
+  *, steps: int, learning_rate: float, warmup: int = 0, end: float = 0.0
+):
+  """Falls along a line to `end` at the last step."""
+  after = functools.partial(
+    optax.linear_schedule,
+    end_value=end,
+    transition_steps=max(1, steps - warmup),
   )
   return _warmed(after, learning_rate, warmup)
 
@@ -139,4 +161,20 @@ def _warmed(after: Callable, learning_rate: float, warmup: int):
   return optax.join_schedules([rise, after(learning_rate)], [warmup])
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine, "piecewise": piecewise}
+def _by_epoch(schedule: Callable, warmup: int, epoch: int):
+  if epoch <= 1:
+    return schedule
+
+  def stepwise(step):
+    first = step // epoch * epoch
+    return schedule(jnp.where(first < warmup, first + epoch, first))
+
+  return stepwise
+
+
+SCHEDULES = {
+  "constant": constant,
+  "cosine": cosine,
+  "linear": linear,
+  "piecewise": piecewise,
+}

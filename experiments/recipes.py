@@ -1,12 +1,15 @@
 """What config files share: arguments, keywords of algorithms, recipes."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import ml_collections
 
 from experiments import build, lottery
 from experiments.errors import unknown
+
+# What `algorithm` has keywords for.
+COMMON = ("dense", "static", "set", "rigl", "snfs", "seft", "gmp")
 
 
 def parse(
@@ -31,10 +34,10 @@ def parse(
       smoke = True
     elif word in variants:
       variant = word
-    elif word in build.ALGORITHMS:
+    elif word in COMMON:
       algorithm = word
     else:
-      known = {"smoke", *variants, *build.ALGORITHMS}
+      known = {"smoke", *variants, *COMMON}
       raise unknown("argument of the config", word, known)
   return algorithm, variant, smoke
 
@@ -75,6 +78,166 @@ def algorithm(
   elif name != "static":
     config |= {"delta_t": delta_t, "t_end": t_end, "fraction": fraction}
   return config
+
+
+def family(name: str, *, steps: int, every: int, output: str) -> dict[str, Any]:
+  """The part `algorithm` of a config, by each paper's shares of training.
+
+  Papers differ in how long they train; what carries over is which share of
+  it comes before, between and after.
+
+  Args:
+    name: The algorithm; `rigl_itop` and `mest_s` (EM&S) among them.
+    steps: Training steps, 40 times `every` or a multiple of that.
+    every: Steps between mask updates of the methods that make some hundreds
+      of them.
+    output: A regular expression for the key path of the output layer.
+
+  Returns:
+    The mapping, of ERK where a distribution is asked for, but without sparsity.
+  """
+  dynamic = {"delta_t": every, "t_end": steps * 3 // 4}
+  rising = {"begin": steps // 4, "end": steps * 3 // 4}
+  match name:
+    case "set" | "rigl" | "seft" | "snfs":
+      return {"name": name, **dynamic, "fraction": 0.3}
+    case "rigl_itop":  # Few updates of many weights, to the end.
+      config = {"delta_t": 4 * every, "t_end": steps, "fraction": 0.5}
+      return {"name": "rigl", **config, "step_on_update": True}
+    case "mest":
+      config = {"delta_t": 2 * every, "t_end": steps * 3 // 4}
+      return {"name": name, **config, "fraction": 0.2}
+    case "mest_s":
+      config = {"delta_t": 2 * every, "t_end": steps * 3 // 4}
+      return {"name": "mest", **config, "fraction": 0.0, "surplus": 0.5}
+    case "srigl":
+      config = {**dynamic, "fraction": 0.3, "ablation": 0.3}
+      return {"name": name, **config, "never_ablate": output}
+    case "gmp":
+      return {"name": name, **rising, "delta_t": every}
+    case "granet":
+      config = {"begin": 0, "end": steps // 2, "t_end": steps}
+      return {"name": name, **config, "delta_t": every, "fraction": 0.5}
+    case "ac_dc":
+      # Dense for a tenth, then twentieths in turn, the last two longer.
+      turns = [*range(10, 80, 5), 85]
+      return {"name": name, "phases": [steps * t // 100 for t in turns]}
+    case "movement" | "soft_movement":
+      config = {"name": name, "begin": steps // 10, "end": steps * 4 // 5}
+      return {**config, "optimizer": {"name": "adam", "rate_factor": 0.2}}
+    case "str":
+      return {"name": name, "optimizer": {"name": "sgd", "momentum": 0.9}}
+  return {"name": name}
+
+
+def fashion_mnist(
+  net: str, steps: int, smoke: bool
+) -> ml_collections.ConfigDict:
+  """A run on Fashion-MNIST of as many steps as methods are compared with.
+
+  Args:
+    net: "lenet" for LeNet-300-100, "conv" for a small convolutional net.
+    steps: Training steps, of 128 images.
+    smoke: Whether this is a test of seconds.
+
+  Returns:
+    The config of a run, without an algorithm.
+  """
+  config = build.defaults()
+  config.steps = steps
+  config.batch_size = 128
+  config.data = {
+    "name": "fashion_mnist",
+    "data_dir": ml_collections.config_dict.placeholder(str),  # Debian's
+    "source": "idx",
+  }
+  conv = {"name": "small_conv", "features": (8, 16), "hidden": (64,)}
+  config.model = conv if net == "conv" else {"name": "lenet_300_100"}
+  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+  config.schedule = {"name": "cosine", "learning_rate": 0.05}
+  config.log_every = 20 if smoke else steps // 8
+  config.eval_every = 20 if smoke else steps // 8
+  config.checkpoint_every = 20 if smoke else steps
+  config.tensorboard = False
+  return config
+
+
+def imagenet(
+  steps: int, *, batch_size: int, smoke: bool
+) -> ml_collections.ConfigDict:
+  """ResNet-50 on ImageNet, cropped and mirrored at random.
+
+  Args:
+    steps: Training steps.
+    batch_size: Images of each.
+    smoke: Whether to take a few steps only, of a small net on small images.
+
+  Returns:
+    The config of a run, without optimizer, schedule and algorithm.
+  """
+  config = build.defaults()
+  config.steps = 20 if smoke else steps
+  config.batch_size = 8 if smoke else batch_size
+  config.data = {
+    "name": "imagenet2012",
+    "data_dir": ml_collections.config_dict.placeholder(str),  # TFDS's own
+    "image_size": 16 if smoke else 224,
+  }
+  config.model = {"name": "resnet50"}
+  if smoke:
+    config.model = {"name": "resnet50", "blocks": (1, 1), "width": 4}
+  _look(config, 100, smoke=smoke)
+  return config
+
+
+def cifar10(
+  steps: int, *, batch_size: int, smoke: bool
+) -> ml_collections.ConfigDict:
+  """CIFAR-10, padded, cropped and mirrored at random.
+
+  Args:
+    steps: Training steps.
+    batch_size: Images of each.
+    smoke: Whether to take a few steps only.
+
+  Returns:
+    The config of a run, without model, optimizer, schedule and algorithm.
+  """
+  config = build.defaults()
+  config.steps = 20 if smoke else steps
+  config.batch_size = 8 if smoke else batch_size
+  config.augment = True
+  config.data = {
+    "name": "cifar10",
+    "data_dir": ml_collections.config_dict.placeholder(str),  # TFDS's own
+    "mode": "reflect",
+  }
+  _look(config, 50, smoke=smoke)
+  return config
+
+
+def _look(config, times, *, smoke):
+  """How often to look at the net, and to save it."""
+  config.log_every = 10 if smoke else 500
+  config.eval_every = 10 if smoke else config.steps // times
+  config.eval_batch_size = 8 if smoke else 1000
+  config.checkpoint_every = 20 if smoke else config.steps // times
+
+
+def epochs(
+  config: ml_collections.ConfigDict, number: float
+) -> Callable[[float], int]:
+  """The step at which an epoch begins, of a run of so many.
+
+  Args:
+    config: The run's, its steps settled: those of a smoke test, too, are
+      divided among all epochs.
+    number: How many epochs it lasts.
+
+  Returns:
+    A function of the epoch, counted from 0.
+  """
+  return lambda epoch: int(epoch * config.steps // number)
 
 
 def imp_cifar10(*, rewind: int, smoke: bool) -> ml_collections.ConfigDict:

@@ -10,7 +10,7 @@ import functools
 from flax import linen as nn
 
 from experiments import errors
-from experiments.models import feedforward, resnet, vgg
+from experiments.models import feedforward, imagenet_resnet, resnet, vgg
 
 __all__ = ["MODELS", "create"]
 
@@ -24,7 +24,12 @@ MODELS = {
   "resnet20": functools.partial(resnet.ResNet, depth=20),
   "resnet32": functools.partial(resnet.ResNet, depth=32),
   "resnet56": functools.partial(resnet.ResNet, depth=56),
+  "resnet18": functools.partial(
+    imagenet_resnet.ResNet, blocks=(2, 2, 2, 2), bottleneck=False
+  ),
+  "resnet50": imagenet_resnet.ResNet,
   "vgg16": vgg.VGG,
+  "vgg19": functools.partial(vgg.VGG, stages=vgg.STAGES_19),
 }
 
 

@@ -6,15 +6,15 @@ from flax import linen as nn
 
 from experiments.errors import UserError, unknown
 
-_INITS = (
-  "glorot_normal",
-  "glorot_uniform",
-  "he_normal",
-  "he_uniform",
-  "lecun_normal",
-  "lecun_uniform",
-  "orthogonal",
+_OF_FLAX = (
+  *("glorot_normal", "glorot_uniform", "he_normal", "he_uniform"),
+  *("lecun_normal", "lecun_uniform", "orthogonal"),
 )
+_INITS = {name: getattr(nn.initializers, name)() for name in _OF_FLAX} | {
+  "he_normal_fan_out": nn.initializers.variance_scaling(
+    2.0, "fan_out", "truncated_normal"
+  )
+}
 
 
 def initializer(name: str) -> nn.initializers.Initializer:
@@ -22,7 +22,8 @@ def initializer(name: str) -> nn.initializers.Initializer:
 
   Args:
     name: such as "he_normal", which is He et al., "Delving Deep into
-      Rectifiers", arXiv 1502.01852: variance 2 / fan_in.
+      Rectifiers", arXiv 1502.01852: variance 2 / fan_in. One more is called
+      "he_normal_fan_out", which many PyTorch models have: 2 / fan_out.
 
   Returns:
     A function (key, shape, dtype) -> kernel.
@@ -32,7 +33,7 @@ def initializer(name: str) -> nn.initializers.Initializer:
   """
   if name not in _INITS:
     raise unknown("kernel initializer", name, _INITS)
-  return getattr(nn.initializers, name)()
+  return _INITS[name]
 
 
 _SCALES = {
@@ -41,7 +42,43 @@ _SCALES = {
 }
 
 
-def batch_norm(model: nn.Module, train: bool, *, name: str) -> nn.BatchNorm:
+def conv(
+  model: nn.Module,
+  features: int,
+  size: int,
+  strides: int = 1,
+  *,
+  name: str,
+  padding: str | None = None,
+) -> nn.Conv:
+  """Returns a convolution without bias, padded alike on both sides.
+
+  Args:
+    model: has `kernel_init` and `dtype`.
+    features: channels that come out.
+    size: height and width of the kernel.
+    strides: of both axes.
+    name: the layer's.
+    padding: another, such as "SAME".
+
+  Returns:
+    The layer.
+  """
+  return nn.Conv(
+    features,
+    (size, size),
+    strides,
+    padding=padding or size // 2,
+    use_bias=False,
+    kernel_init=initializer(model.kernel_init),
+    dtype=model.dtype,
+    name=name,
+  )
+
+
+def batch_norm(
+  model: nn.Module, train: bool, *, name: str, zero: bool = False
+) -> nn.BatchNorm:
   """Returns BatchNorm with the decay and epsilon of our residual nets' sources.
 
   They are those of google-research/rigl and facebookresearch/open_lth alike.
@@ -51,6 +88,7 @@ def batch_norm(model: nn.Module, train: bool, *, name: str) -> nn.BatchNorm:
       "uniform" for draws from [0, 1), as open_lth has it.
     train: normalise by the batch and move the running statistics.
     name: the layer's.
+    zero: let this one's scales begin with 0 all the same.
 
   Returns:
     The layer.
@@ -65,7 +103,7 @@ def batch_norm(model: nn.Module, train: bool, *, name: str) -> nn.BatchNorm:
     momentum=0.9,
     epsilon=1e-5,
     dtype=model.dtype,
-    scale_init=_SCALES[model.norm_scale],
+    scale_init=nn.initializers.zeros if zero else _SCALES[model.norm_scale],
     name=name,
   )
 

@@ -57,7 +57,7 @@ class WideResNet(nn.Module):
     """
     blocks = _blocks(self.depth, extra=4)
     x = layers.as_batch(x, "batch height width channels", self.dtype)
-    x = _conv(self, 16, 3, name="conv1")(x)
+    x = layers.conv(self, 16, 3, name="conv1")(x)
     for stage in range(3):
       for block in range(blocks):
         x = _WideBlock(
@@ -87,14 +87,14 @@ class _WideBlock(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     y = nn.relu(layers.batch_norm(self, train, name="bn1")(x))
     if x.shape[-1] != self.features:
-      x = _conv(self, self.features, 1, self.strides, name="shortcut")(y)
+      x = layers.conv(self, self.features, 1, self.strides, name="shortcut")(y)
     # At stride 2 the source, in TensorFlow, pads below and on the right.
-    y = _conv(
+    y = layers.conv(
       self, self.features, 3, self.strides, name="conv1", padding="SAME"
     )(y)
     y = nn.relu(layers.batch_norm(self, train, name="bn2")(y))
     y = nn.Dropout(self.dropout, deterministic=not train)(y)
-    return x + _conv(self, self.features, 3, name="conv2")(y)
+    return x + layers.conv(self, self.features, 3, name="conv2")(y)
 
 
 class ResNet(nn.Module):
@@ -146,7 +146,7 @@ class ResNet(nn.Module):
       raise UserError(f"resnet: shortcut must be A or B, got {self.shortcut!r}")
     blocks = _blocks(self.depth, extra=2)
     x = layers.as_batch(x, "batch height width channels", self.dtype)
-    x = _conv(self, self.width, 3, name="conv1")(x)
+    x = layers.conv(self, self.width, 3, name="conv1")(x)
     x = nn.relu(layers.batch_norm(self, train, name="bn1")(x))
     for stage in range(3):
       for block in range(blocks):
@@ -175,14 +175,14 @@ class _Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     norm = functools.partial(layers.batch_norm, self, train)
-    y = _conv(self, self.features, 3, self.strides, name="conv1")(x)
+    y = layers.conv(self, self.features, 3, self.strides, name="conv1")(x)
     y = nn.relu(norm(name="bn1")(y))
-    y = norm(name="bn2")(_conv(self, self.features, 3, name="conv2")(y))
+    y = norm(name="bn2")(layers.conv(self, self.features, 3, name="conv2")(y))
     if x.shape != y.shape and self.shortcut == "A":
       x = x[:, :: self.strides, :: self.strides]
       x = jnp.pad(x, [(0, 0)] * 3 + [(0, self.features - x.shape[-1])])
     elif x.shape != y.shape:
-      x = _conv(self, self.features, 1, self.strides, name="shortcut")(x)
+      x = layers.conv(self, self.features, 1, self.strides, name="shortcut")(x)
       x = norm(name="shortcut_bn")(x)
     return nn.relu(x + y)
 
@@ -197,25 +197,3 @@ def _blocks(depth: int, *, extra: int) -> int:
       f"{6 * near + extra} and {6 * (near + 1) + extra}."
     )
   return n
-
-
-def _conv(
-  model: nn.Module,
-  features: int,
-  size: int,
-  strides: int = 1,
-  *,
-  name: str,
-  padding: str | None = None,
-) -> nn.Conv:
-  """Returns a convolution without bias, padded alike on both sides."""
-  return nn.Conv(
-    features,
-    (size, size),
-    strides,
-    padding=padding or size // 2,
-    use_bias=False,
-    kernel_init=layers.initializer(model.kernel_init),
-    dtype=model.dtype,
-    name=name,
-  )

@@ -8,9 +8,12 @@ from flax import linen as nn
 
 from experiments.models import layers
 
+# VGG-19: configuration E of the paper.
+STAGES_19 = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
+
 
 class VGG(nn.Module):
-  """VGG-16 for CIFAR; 14,728,266 parameters with 10 classes.
+  """VGG-16 for CIFAR; 14,728,266 parameters with 10 classes; and VGG-19.
 
   The convolutions of Simonyan and Zisserman, "Very Deep Convolutional Networks
   for Large-Scale Image Recognition", arXiv 1409.1556, configuration D, as in

@@ -1,5 +1,7 @@
 """From a config to its parts: what is built, and what is refused."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 import sparsejax
 from configs import rigl_mnist1d
-from experiments import build, optimizers
+from experiments import build, optimizers, recipes
 from experiments.errors import UserError
 
 KEY = jax.random.key(0)
@@ -22,6 +24,7 @@ def make(**changes):
   return config
 
 
+SCORES = {"name": "adam", "rate_factor": 0.5}
 ALGORITHMS = {
   "dense": {},
   "static": {"sparsity": 0.5},
@@ -29,32 +32,124 @@ ALGORITHMS = {
   "rigl": {"sparsity": 0.5, "t_end": 28, "delta_t": 7},
   "snfs": {"sparsity": 0.5, "t_end": 3, "delta_t": 7},
   "seft": {"sparsity": 0.5, "t_end": 30, "delta_t": 8},
+  "mest": {"sparsity": 0.5, "t_end": 28, "delta_t": 7},
+  "srigl": {
+    "sparsity": 0.5,
+    "t_end": 28,
+    "delta_t": 7,
+    "never_ablate": "^logits",
+  },
   "gmp": {"sparsity": 0.5, "begin": 3, "end": 24, "delta_t": 7},
+  "granet": {"sparsity": 0.5, "begin": 3, "end": 24, "t_end": 30, "delta_t": 7},
+  "ac_dc": {"sparsity": 0.5, "phases": (4, 10, 11)},
+  "ste": {"sparsity": 0.5, "delta_t": 7},
+  "sr_ste": {"sparsity": 0.5},
+  "top_kast": {"sparsity": 0.5, "backward_sparsity": 0.2, "delta_t": 7},
+  "movement": {"sparsity": 0.5, "begin": 3, "end": 24, "optimizer": SCORES},
+  "soft_movement": {"begin": 3, "end": 24, "optimizer": SCORES},
+  "str": {"optimizer": {"name": "sgd", "weight_decay": 0.1}},
+}
+# The steps below 40 on which masks move; a straight-through method chooses, in
+# the step before, those of the steps that are multiples of delta_t.
+MOVES = {
+  "dense": [],
+  "static": [],
+  "set": [7, 14, 21, 28],
+  "rigl": [7, 14, 21],
+  "snfs": [],
+  "seft": [8, 16, 24],
+  "mest": [7, 14, 21, 28],
+  "srigl": [7, 14, 21],
+  "gmp": [3, 10, 17, 24],
+  "granet": [3, 10, 17, 24],
+  "ac_dc": [4, 10, 11],
+  "ste": [6, 13, 20, 27, 34],
+  "sr_ste": list(range(40)),
+  "top_kast": [6, 13, 20, 27, 34],
+  "movement": list(range(40)),
+  "soft_movement": list(range(40)),
+  "str": list(range(40)),
 }
 
 
+def algorithm(name, **changes):
+  return {"name": name, **ALGORITHMS[name], **changes}
+
+
+def functions(name, **changes):
+  """The keywords that the algorithm gets, of a config that is valid."""
+  config = make(algorithm=algorithm(name, **changes))
+  build.check(config)
+  return build.algorithm_functions(config)
+
+
 def test_every_algorithm_is_covered():
-  assert ALGORITHMS.keys() == build.ALGORITHMS.keys()
+  assert ALGORITHMS.keys() == build.ALGORITHMS.keys() == MOVES.keys()
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_mask_steps_are_those_of_the_algorithm_itself(name, monkeypatch):
-  """The trainer asks the host; the library would ask its own `when`."""
-  asked = []
-  sparsify = sparsejax.transform.sparsify
+def test_moves_is_a_schedule_for_every_algorithm(name):
+  """The trainer asks on the host, the library on the device."""
+  config = make(algorithm=algorithm(name))
+  moves = build.transformation(config, KEY).moves
+  assert [step for step in range(40) if moves(step)] == MOVES[name]
+  traced = jax.vmap(lambda step: jnp.asarray(moves(step)))(jnp.arange(40))
+  np.testing.assert_array_equal(np.flatnonzero(traced), MOVES[name])
 
-  def spy(*args, when, **kwargs):
-    asked.append(when)
-    return sparsify(*args, when=when, **kwargs)
 
-  monkeypatch.setattr(sparsejax.algorithms, "sparsify", spy)
-  config = make(algorithm={"name": name, **ALGORITHMS[name]})
-  build.transformation(config, KEY)
-  (own,) = asked
-  moves = build.mask_steps(config)
-  assert [bool(moves(s)) for s in range(60)] == [
-    bool(own(s)) for s in range(60)
+def test_one_pattern_for_all_layers():
+  made = functions("sr_ste", pattern={"name": "n_of_m", "n": 2, "m": 4})
+  assert made["pattern"].density == Fraction(1, 2)
+  assert made["pattern"].budget((8, 6), 1) == 24
+  scores = jnp.array([[9.0, 0.0, 5.0, 5.0]])
+  for pool, kept in (("max", 0), ("mean", 2)):
+    blocks = {"name": "blocks", "shape": [1, 2], "pool": pool}
+    mask = functions("static", pattern=blocks)["pattern"].top_k(scores, 2)
+    assert np.flatnonzero(mask).tolist() == [kept, kept + 1]
+
+
+def test_patterns_by_path():
+  rules = [
+    ["^first", {"name": "n_of_m", "n": 1, "m": 4}],
+    ["^logits", {"name": "fan_in"}],
+    ["", {"name": "unstructured"}],
   ]
+  made = functions("static", pattern=rules)["pattern"]
+  of = made(["first", "second", "logits"])
+  budgets = {path: pattern.budget((8, 4), 17) for path, pattern in of.items()}
+  assert budgets == {"first": 8, "second": 17, "logits": 16}
+
+
+def test_layers_are_named_by_a_regular_expression():
+  made = functions("srigl", never_ablate="^logits", prunable="kernel$")
+  assert made["never_ablate"]("logits/kernel", None)
+  assert not made["never_ablate"]("dense/logits", None)
+  assert made["prunable"]("dense/kernel", None)
+  assert not made["prunable"]("dense/kernel_scale", None)
+
+
+@pytest.mark.parametrize("name", ["movement", "soft_movement", "str"])
+def test_an_algorithms_own_optimizer_has_a_multiple_of_the_rate(name):
+  """It decays scalars too: that is what moves STR's thresholds."""
+  for factor in (1.0, 10.0):
+    rule = {
+      "name": "sgd",
+      "momentum": 0.0,
+      "weight_decay": 0.5,
+      "rate_factor": factor,
+    }
+    tx = functions(name, optimizer=rule)["optimizer"]
+    scalar = jnp.float32(2.0)
+    change, _ = tx.update(jnp.float32(3.0), tx.init(scalar), scalar)
+    assert float(change) == pytest.approx(-0.1 * factor * (3 + 0.5 * 2))
+
+
+@pytest.mark.parametrize("name", ["ste", "gmp", "granet", "ac_dc"])
+def test_a_score_by_name(name):
+  score = functions(name, score="gradient")["score"]
+  grads, params = jnp.array([-3.0, 1.0]), jnp.array([1.0, 2.0])
+  by, _ = score.update(grads, score.init(params), params)
+  assert by.tolist() == [3, 1]
 
 
 def test_streams_differ_by_name_and_seed_and_nothing_else():
@@ -97,6 +192,34 @@ def test_piecewise_counts_from_the_first_step():
     assert rates[29] == 1
     assert rates[31] == pytest.approx(0.2)
     assert rates[61] == pytest.approx(0.04)
+
+
+def test_cosine_may_stay_the_same_within_an_epoch():
+  rates = rate(
+    {
+      "name": "cosine",
+      "learning_rate": 1.0,
+      "warmup": 40,
+      "end": 0.2,
+      "epoch": 20,
+    }
+  )
+  smooth = rate(
+    {"name": "cosine", "learning_rate": 1.0, "warmup": 40, "end": 0.2}
+  )
+  assert rates[:40] == pytest.approx([0.5] * 20 + [1.0] * 20)
+  for first in (40, 60, 80):
+    assert rates[first : first + 20] == pytest.approx([smooth[first]] * 20)
+  assert len(set(rates)) == 5  # 0.5, that of epochs 2 and 3, ..., the end
+
+
+def test_linear_warms_up_and_falls_to_its_end():
+  rates = rate(
+    {"name": "linear", "learning_rate": 1.0, "warmup": 20, "end": 0.2}
+  )
+  assert [rates[t] for t in (0, 10, 20, 60, 100)] == pytest.approx(
+    [0, 0.5, 1, 0.6, 0.2]
+  )
 
 
 def test_l2_comes_before_momentum_and_spares_vectors():
@@ -166,6 +289,47 @@ def test_distribution_by_path():
       },
       "did you mean 'uniform'",
     ),
+    (
+      {"algorithm": algorithm("static", pattern={"name": "n_off_m"})},
+      "no pattern .* did you mean 'n_of_m'",
+    ),
+    (
+      {"algorithm": algorithm("static", pattern={"name": "n_of_m", "k": 2})},
+      "no option of pattern n_of_m is called 'k'",
+    ),
+    (
+      {
+        "algorithm": algorithm(
+          "static", pattern={"name": "n_of_m", "n": 5, "m": 4}
+        )
+      },
+      "pattern n_of_m: .*5:4",
+    ),
+    (
+      {
+        "algorithm": algorithm(
+          "static", pattern={"name": "blocks", "shape": [2], "pool": "min"}
+        )
+      },
+      "no pool .* 'min'",
+    ),
+    (
+      {"algorithm": algorithm("str", optimizer="sgd")},
+      "optimizer of str is 'sgd'; wanted a mapping with a name",
+    ),
+    (
+      {"algorithm": algorithm("movement", optimizer={"name": "adamm"})},
+      "no optimizer of movement .* did you mean 'adam'",
+    ),
+    (
+      {"algorithm": algorithm("gmp", score="magnitud")},
+      "no score .* did you mean 'magnitude'",
+    ),
+    ({"algorithm": {"name": "str"}}, "missing .* 'optimizer'"),
+    (
+      {"algorithm": {"name": "srigl", "sparsity": 0.5, "t_end": 300}},
+      "srigl: got no never_ablate",
+    ),
     ({"steps": 0}, "steps is 0; wanted at least 1"),
     ({"label_smoothing": 1.5}, r"label_smoothing is 1\.5"),
   ],
@@ -173,6 +337,14 @@ def test_distribution_by_path():
 def test_what_is_wrong_is_told(changes, message):
   with pytest.raises(UserError, match=message):
     build.check(make(**changes))
+
+
+@pytest.mark.parametrize("name", sorted(build._CHOOSING))
+def test_what_chooses_its_masks_itself_takes_no_others(name):
+  config = make(algorithm=algorithm(name), initial={"name": "magnitude"})
+  with pytest.raises(UserError, match=f"algorithm {name} chooses .* drawn"):
+    build.check(config)
+  build.check(make(algorithm=algorithm("mest"), initial={"name": "magnitude"}))
 
 
 def test_keys_and_types_are_checked():
@@ -192,8 +364,8 @@ def test_keys_and_types_are_checked():
       build.check(config)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_the_mnist1d_config_knows_every_algorithm(name):
+@pytest.mark.parametrize("name", recipes.COMMON)
+def test_the_mnist1d_config_knows_the_common_algorithms(name):
   for arg in (name, f"{name},smoke"):
     config = rigl_mnist1d.get_config(arg)
     build.check(config)

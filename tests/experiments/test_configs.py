@@ -1,5 +1,9 @@
 """Every config that is shipped, with every argument it documents."""
 
+import functools
+import io
+import json
+import math
 import runpy
 from pathlib import Path
 
@@ -7,17 +11,24 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
-from experiments import build, compare, data, lottery, models, train
+from experiments import build, compare, data, lottery, models, recipes, train
 from experiments.errors import UserError
 from sparsejax import distributions
+from sparsejax.masks import path_name
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-ALGORITHMS = tuple(build.ALGORITHMS)
 
 
 def load(name, arg=""):
   return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](arg)
+
+
+def moves_of(config):
+  """The steps at which masks move."""
+  moves = build.transformation(config, jax.random.key(0)).moves
+  return [step for step in range(config.steps) if moves(step)]
 
 
 def test_all_configs_are_in_the_readme():
@@ -28,11 +39,11 @@ def test_all_configs_are_in_the_readme():
 
 
 @pytest.mark.parametrize("smoke", ["", ",smoke"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", recipes.COMMON)
 @pytest.mark.parametrize(
   "name", ["rigl_mnist1d", "rigl_fashion_mnist", "rigl_cifar10"]
 )
-def test_every_algorithm_is_a_valid_config(name, algorithm, smoke):
+def test_every_common_algorithm_is_a_valid_config(name, algorithm, smoke):
   config = load(name, algorithm + smoke)
   build.check(config)
   assert config.algorithm.name == algorithm
@@ -49,8 +60,7 @@ def test_cifar_is_the_papers_recipe():
   assert [round(float(rate(t)), 6) for t in (0, 30_001, 60_001, 90_001)] == [
     0.1, 0.02, 0.004, 0.0008,
   ]  # fmt: skip
-  moves = build.mask_steps(config)
-  steps = [t for t in range(config.steps) if moves(t)]
+  steps = moves_of(config)
   assert (steps[0], steps[1], steps[-1]) == (100, 200, 74_900)
 
 
@@ -66,6 +76,229 @@ def test_quickstart_compares_six_methods_with_three_seeds():
   assert {len(group) for group in runs.values()} == {3}
   sparse = [c.algorithm for n, g in runs.items() if n != "dense" for c in g]
   assert {c.sparsity for c in sparse} == {0.9}
+
+
+# The published recipes: their variants; the algorithm; which layers stay dense.
+RECIPES = {
+  "ste_imagenet": (("",), "ste", {"conv1"}),
+  "sr_ste_imagenet": (
+    ("", "2of4", "4of8", "1of4", "2of8"),
+    "sr_ste",
+    {"logits"},
+  ),
+  "top_kast_imagenet": (("",), "top_kast", {"conv1"}),
+  "str_imagenet": (("",), "str", set()),
+  "ac_dc_imagenet": (("",), "ac_dc", set()),
+  "granet_cifar10": (("", "resnet50", "vgg19"), "granet", set()),
+  "itop_cifar10": (("", "rigl", "set"), "rigl", set()),
+  "mest_cifar10": (("", "em", "ems"), "mest", {"conv1", "shortcut", "logits"}),
+  "srigl_cifar10": (("",), "srigl", set()),
+  "movement_fashion_mnist": (("", "hard", "soft"), "movement", set()),
+}
+SHAPES = {
+  "imagenet2012": (1000, (32, 32, 3)),
+  "cifar10": (10, (32, 32, 3)),
+  "fashion_mnist": (10, (28, 28, 1)),
+}
+
+
+@functools.cache
+def params_of(text):
+  data_name, model = json.loads(text)
+  num_classes, shape = SHAPES[data_name]
+  net = models.create(num_classes=num_classes, **model)
+  shapes = jax.eval_shape(
+    lambda: net.init(jax.random.key(0), jnp.zeros((1, *shape)), False)
+  )
+  return shapes["params"]
+
+
+def abstract(config):
+  """The shapes of a run's parameters, without its data."""
+  plain = build.plain(config)
+  return params_of(json.dumps([plain["data"]["name"], plain["model"]]))
+
+
+@pytest.mark.parametrize(
+  ("name", "arg"), [(n, a) for n, r in RECIPES.items() for a in r[0]]
+)
+def test_every_recipe_is_a_valid_config(name, arg):
+  _, _, dense = RECIPES[name]
+  for words in (arg, ",".join(filter(None, (arg, "smoke")))):
+    config = load(name, words)
+    build.check(config)
+    assert (config.steps < 100) == ("smoke" in words)
+    params = abstract(config)
+    given = build.algorithm_functions(config)
+    sparse = distributions.budgets(
+      params,
+      0.5,
+      distributions.uniform,
+      given.get("prunable", distributions.matrices),
+    )
+    kernels = {
+      path_name(path)
+      for path, p in jax.tree_util.tree_leaves_with_path(params)
+      if p.ndim > 1
+    }
+    assert sparse.keys() <= kernels
+    left = {path.removesuffix("/kernel") for path in kernels - sparse.keys()}
+    assert {path.split("/")[-1] for path in left} == dense
+    if "conv1" in dense:  # The first one; blocks have others.
+      assert [path for path in left if path.endswith("conv1")] == ["conv1"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_variant_of_a_recipe_is_another(name):
+  variants, algorithm, _ = RECIPES[name]
+  assert load(name).algorithm.name == algorithm
+  made = [build.plain(load(name, variant)) for variant in variants]
+  texts = [json.dumps({**plain, "name": ""}) for plain in made]
+  assert len(set(texts)) == max(1, len(texts) - 1)
+  assert texts[0] == texts[min(1, len(texts) - 1)]  # the default
+  with pytest.raises(UserError, match="argument of the config"):
+    load(name, "smokee")
+
+
+def rates_of(config, *steps):
+  return [build.learning_rate(config, int(step)) for step in steps]
+
+
+def near(*rates):
+  return pytest.approx(rates, rel=1e-4, abs=1e-12)
+
+
+def test_ste_is_jaxpruners_row():
+  config = load("ste_imagenet")
+  epoch = 1_281_167 // 4096
+  assert config.steps == 100 * epoch == 31_200
+  rates = rates_of(config, 0, 2.5 * epoch, 5 * epoch, 52.5 * epoch, 31_200)
+  assert rates == near(0, 0.8, 1.6, 0.8, 0)
+  assert config.algorithm.sparsity == 0.8
+  assert (config.algorithm.begin, config.algorithm.end) == (10_000, 25_000)
+  assert config.label_smoothing == 0
+  assert len(moves_of(config)) == config.steps
+
+
+@pytest.mark.parametrize(
+  ("arg", "n", "m"),
+  [("2of4", 2, 4), ("4of8", 4, 8), ("1of4", 1, 4), ("2of8", 2, 8)],
+)
+def test_sr_ste_is_the_papers_recipe(arg, n, m):
+  config = load("sr_ste_imagenet", arg)
+  epoch = -(-1_281_167 // 256)
+  assert config.steps == 120 * epoch
+  rates = rates_of(config, 0, 5 * epoch, 62.5 * epoch, 120 * epoch)
+  assert rates == near(0, 0.1, 0.05, 0)
+  assert (config.optimizer.weight_decay, config.algorithm.decay) == (5e-5, 2e-4)
+  assert build.plain(config)["algorithm"]["pattern"] == {
+    "name": "n_of_m", "n": n, "m": m,
+  }  # fmt: skip
+  assert config.algorithm.sparsity == 1 - n / m
+  assert len(moves_of(config)) == config.steps
+
+
+def test_top_kast_has_rigls_recipe_but_no_momentum():
+  config = load("top_kast_imagenet")
+  assert (config.steps, config.batch_size) == (32_000, 4096)
+  epoch = 1_281_167 / 4096
+  steps = (5 * epoch, 29.9 * epoch, 30.1 * epoch, 70.1 * epoch, 90.1 * epoch)
+  assert rates_of(config, *steps) == near(1.6, 1.6, 0.16, 0.016, 0.0016)
+  assert config.optimizer.momentum == 0
+  assert (config.algorithm.sparsity, config.algorithm.backward_sparsity) == (
+    0.9, 0.8,
+  )  # fmt: skip
+
+
+def test_str_moves_its_thresholds_by_the_weights_own_decay():
+  config = load("str_imagenet")
+  epoch = 5005
+  assert config.steps == 100 * epoch
+  rates = rates_of(config, 0, 1.5 * epoch, 4 * epoch, 52.9 * epoch)
+  half = 0.128 * (1 + math.cos(math.pi * 47 / 95))
+  assert rates == near(0.256 / 5, 0.256 * 2 / 5, 0.256, half)
+  own = build.plain(config)["algorithm"]["optimizer"]
+  assert own == build.plain(config)["optimizer"]
+  config.optimizer.weight_decay = 1e-5
+  assert config.algorithm.optimizer.weight_decay == 1e-5
+  assert config.algorithm.initial == -3200
+  assert float(jax.nn.sigmoid(jnp.float32(config.algorithm.initial))) == 0
+
+
+def test_ac_dc_alternates_by_epochs():
+  config = load("ac_dc_imagenet")
+  epoch = 5005
+  assert config.steps == 100 * epoch
+  starts = [step // epoch for step in moves_of(config)]
+  assert starts == [10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 85]
+  assert all(step % epoch == 0 for step in moves_of(config))
+  assert config.optimizer.weight_decay == 2**-15
+  # Sparse at last, for 15 epochs; the smoke test has the same phases.
+  assert len(moves_of(load("ac_dc_imagenet", "smoke"))) == len(starts)
+
+
+def test_granet_prunes_until_half_of_training_and_regrows_to_its_end():
+  config = load("granet_cifar10")
+  epoch = -(-50_000 // 128)
+  assert config.steps == 160 * epoch
+  rates = rates_of(config, 80 * epoch - 1, 80 * epoch, 120 * epoch)
+  assert rates == near(0.1, 0.01, 0.001)
+  assert moves_of(config) == list(range(0, 62_001, 1000))
+  end = config.algorithm.end
+  assert end <= 80 * epoch < end + 1000
+  assert config.algorithm.initial_sparsity == 0.5
+
+
+@pytest.mark.parametrize(("arg", "every"), [("rigl", 4000), ("set", 1500)])
+def test_itop_updates_seldom_and_to_the_end(arg, every):
+  config = load("itop_cifar10", arg)
+  assert config.algorithm.name == arg
+  assert config.steps == 250 * 391
+  steps = moves_of(config)
+  assert steps == list(range(every, config.steps, every))
+  assert config.algorithm.step_on_update
+  rates = rates_of(config, 0, 125 * 391, 187 * 391)
+  assert rates == near(0.1, 0.01, 0.001)
+  assert config.algorithm.sparsity == 0.95
+
+
+@pytest.mark.parametrize("arg", ["em", "ems"])
+def test_mest_moves_every_five_epochs_in_stages(arg):
+  config = load("mest_cifar10", arg)
+  epoch = -(-50_000 // 64)
+  assert config.steps == 160 * epoch
+  assert [t / epoch for t in moves_of(config)] == list(range(5, 121, 5))
+  rates = rates_of(config, 0.9 * epoch, 80 * epoch, 159.9 * epoch)
+  last = 4e-8 + (0.1 - 4e-8) / 2 * (1 + math.cos(math.pi * 159 / 160))
+  assert rates == near(0.1, 0.05, last)
+  share = config.algorithm.fraction if arg == "em" else config.algorithm.surplus
+  assert share == {"em": 0.2, "ems": 0.5}[arg]
+  assert config.initial.name == "magnitude"
+
+
+def test_srigl_is_the_papers_recipe():
+  config = load("srigl_cifar10")
+  epoch = 391
+  assert config.steps == 250 * epoch
+  steps = moves_of(config)
+  assert (steps[0], steps[1]) == (100, 200)
+  assert steps[-1] == config.steps * 3 // 4 // 100 * 100 == 73_300
+  rates = rates_of(config, 0, 77 * epoch, 154 * epoch, 231 * epoch)
+  assert rates == near(0.1, 0.02, 0.004, 0.0008)
+  ablated = build.algorithm_functions(config)["never_ablate"]
+  assert ablated("logits/kernel", None)
+
+
+@pytest.mark.parametrize("arg", ["hard", "soft"])
+def test_movement_prunes_between_the_tenths_of_its_paper(arg):
+  config = load("movement_fashion_mnist", arg)
+  steps = config.steps
+  assert (config.algorithm.begin, config.algorithm.end) == (
+    steps // 10, steps * 4 // 5,
+  )  # fmt: skip
+  rates = rates_of(config, 0, 0.1 * steps, 0.55 * steps, steps)
+  assert rates == near(0, 1e-3, 0.5e-3, 0)
+  assert config.algorithm.optimizer.rate_factor * 1e-3 == 1e-2
 
 
 TICKETS = (
@@ -168,6 +401,55 @@ def test_cifar_smoke_on_mock_data(tmp_path):
   assert result.metrics["density"] == pytest.approx(0.1, abs=1e-3)
   churn = [r["churn_since_start"] for r in result.history if "density" in r]
   assert churn[-1] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arg", ["smoke", "soft,smoke"])
+def test_movement_smoke(arg, tmp_path):
+  try:
+    result = train.train(load("movement_fashion_mnist", arg), tmp_path / "run")
+  except data.MissingDataError as error:
+    pytest.skip(str(error))
+  if arg == "smoke":
+    assert result.metrics["density"] == pytest.approx(0.15, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_granet_smoke_on_mock_data(tmp_path):
+  with tfds.testing.mock_data(num_examples=24):
+    config = load("granet_cifar10", "vgg19,smoke")
+    result = train.train(config, tmp_path / "run")
+  tests = [r for r in result.history if "density" in r]
+  assert tests[0]["density"] == pytest.approx(0.5, abs=0.01)
+  assert tests[-1]["density"] == pytest.approx(0.05, abs=0.01)
+  assert tests[-1]["explored"] > 0.5
+
+
+def photo(i):
+  content = io.BytesIO()
+  Image.new("RGB", (20 + i, 24), (25 * i, 99, 9)).save(content, "jpeg")
+  return {"image": content.getvalue(), "label": i}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "arg"),
+  [("ac_dc_imagenet", "smoke"), ("sr_ste_imagenet", "1of4,smoke")],
+)
+def test_recipes_for_imagenet_smoke_on_mock_data(name, arg, tmp_path):
+  """A net of two blocks: no ResNet-50 is compiled in tests."""
+  config = load(name, arg)
+  assert tuple(config.model.blocks) == (1, 1)
+  photos = [photo(i) for i in range(10)]
+  with tfds.testing.mock_data(as_data_source_fn=lambda *_, **__: photos):
+    result = train.train(config, tmp_path / "run")
+  densities = [r["density"] for r in result.history if "density" in r]
+  if name == "ac_dc_imagenet":
+    assert densities == pytest.approx([1, 1, 0.1], abs=1e-3)
+  else:
+    masks = result.masks["stage1_block1"]["conv2"]["kernel"]
+    assert masks.shape[2] % 4 == 0
+    assert (masks.sum(2) == masks.shape[2] // 4).all()
 
 
 @pytest.mark.parametrize("name", ["rigl_fashion_mnist", "rigl_cifar10"])

@@ -12,8 +12,10 @@ import pytest
 from experiments import models
 from experiments.errors import UserError
 from experiments.models import layers, resnet
+from sparsejax import flops
 
 IMAGE28, IMAGE32, SIGNAL = (28, 28, 1), (32, 32, 3), (40, 1)
+IMAGE224 = (224, 224, 3)
 SHAPES = {
   "lenet_300_100": IMAGE28,
   "lenet5": IMAGE28,
@@ -24,7 +26,10 @@ SHAPES = {
   "resnet20": IMAGE32,
   "resnet32": IMAGE32,
   "resnet56": IMAGE32,
+  "resnet18": IMAGE224,
+  "resnet50": IMAGE224,
   "vgg16": IMAGE32,
+  "vgg19": IMAGE32,
 }
 # Compiling a ResNet takes seconds: what runs here is shallow, and LLVM lazy.
 jit = functools.partial(
@@ -37,7 +42,10 @@ jit = functools.partial(
 WRN = functools.partial(models.create, "wrn", 10, depth=10, width=1)
 RESNET = functools.partial(resnet.ResNet, 10, depth=8)
 VGG = functools.partial(models.create, "vgg16", 10, stages=((4,), (4, 8)))
-SHALLOW = {"wrn": WRN, "resnet20": RESNET, "vgg16": VGG}
+RESNET50 = functools.partial(
+  models.create, "resnet50", 10, blocks=(1, 1), width=4
+)
+SHALLOW = {"wrn": WRN, "resnet20": RESNET, "vgg16": VGG, "resnet50": RESNET50}
 
 
 @functools.cache
@@ -126,6 +134,16 @@ def vgg_size(*widths):
     ("resnet56", {}, 853_018),
     ("resnet20", {"shortcut": "B"}, 272_474),
     ("vgg16", {}, vgg_size(64, 64, 128, 128, *[256] * 3, *[512] * 6)),
+    ("vgg19", {}, vgg_size(64, 64, 128, 128, *[256] * 4, *[512] * 8)),
+    # As torchvision counts them.
+    ("resnet18", {"num_classes": 1000}, 11_689_512),
+    ("resnet50", {"num_classes": 1000}, 25_557_032),
+    # 3 x 3 instead of 7 x 7 at first, and 10 classes.
+    (
+      "resnet50",
+      {"small_images": True},
+      25_557_032 - 40 * 3 * 64 - 990 * 2049,
+    ),
   ],
 )
 def test_parameter_counts(name, options, size):
@@ -138,6 +156,26 @@ def test_parameter_counts_follow_from_the_papers():
   # Wide ResNet's table 4 gives 36.5M for WRN-28-10.
   assert round(wrn_size(28, 10, 10) / 1e6, 1) == 36.5
   assert 28 * 28 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10 == 266_610
+
+
+@pytest.mark.parametrize(
+  ("name", "gigaflops"), [("resnet18", 3.628), ("resnet50", 8.178)]
+)
+def test_flops_are_those_of_the_stride_in_the_3_x_3(name, gigaflops):
+  """The first version's ResNet-50, of another stride, has 7.7."""
+  model, shapes = models.create(name, 1000), abstract(name, num_classes=1000)
+
+  x = jax.ShapeDtypeStruct((1, *SHAPES[name]), jnp.float32)
+  counts = flops.param_flops(
+    lambda params, stats, x: model.apply(
+      {"params": params, "batch_stats": stats}, x, False
+    ),
+    shapes["params"],
+    shapes["batch_stats"],
+    x,
+  )
+  total = sum(jax.tree.leaves(counts))
+  assert total / 1e9 == pytest.approx(gigaflops, abs=5e-4)
 
 
 @pytest.mark.parametrize(
@@ -199,9 +237,16 @@ def test_layer_names_are_stable():
   resnet = abstract("resnet20", shortcut="B")["params"]
   assert "shortcut" not in resnet["stage1_block1"]
   assert {"shortcut", "shortcut_bn"} < set(resnet["stage2_block1"])
+  resnet = abstract("resnet50")["params"]
+  sizes = enumerate((3, 4, 6, 3), 1)
+  stages = {f"stage{s}_block{b + 1}" for s, n in sizes for b in range(n)}
+  assert set(resnet) == {"conv1", "bn1", "logits", *stages}
+  plain = {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3"}
+  assert set(resnet["stage1_block1"]) == {*plain, "shortcut", "shortcut_bn"}
+  assert set(resnet["stage4_block3"]) == plain
 
 
-@pytest.mark.parametrize("create", [WRN, RESNET, VGG])
+@pytest.mark.parametrize("create", [WRN, RESNET, VGG, RESNET50])
 def test_batch_statistics_move_in_training_only(create):
   model, x = create(), images()
   v = init(model, x)
@@ -256,6 +301,17 @@ def test_a_step_of_training_lowers_the_loss(name):
   assert np.isfinite(after)
   assert after < before
   assert all(bool((np.asarray(g) != 0).any()) for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_blocks_may_begin_with_their_shortcuts_alone(bottleneck):
+  model = RESNET50(blocks=(1,), bottleneck=bottleneck, zero_init=True)
+  key, x = jax.random.key(0, impl="rbg"), jnp.zeros((1, 8, 8, 3))
+  params = jit(model.init, static_argnums=2)(key, x, False)["params"]
+  block = params["stage1_block1"]
+  last = "bn3" if bottleneck else "bn2"
+  silent = {n for n in block if "bn" in n and not block[n]["scale"].any()}
+  assert silent == {last}
 
 
 def test_resnet_shortcut_a_subsamples_and_fills_with_zeros():
@@ -323,7 +379,11 @@ def test_wrn_dropout_acts_in_training_only():
 
 def test_kernel_init_is_chosen_by_name():
   key, x = jax.random.key(0, impl="rbg"), jnp.zeros((1, 28, 28, 1))
-  for name, variance in (("he_normal", 2 / 784), ("glorot_uniform", 2 / 1084)):
+  for name, variance in (
+    ("he_normal", 2 / 784),
+    ("he_normal_fan_out", 2 / 300),
+    ("glorot_uniform", 2 / 1084),
+  ):
     model = models.create("lenet_300_100", 10, kernel_init=name)
     variables = jit(model.init, static_argnums=2)(key, x, False)
     kernel = variables["params"]["dense1"]["kernel"]
@@ -340,6 +400,7 @@ def test_kernel_init_is_chosen_by_name():
     ("wrn", {"depth": 4}, IMAGE32, r"6 n \+ 4, got 4.*10 and 16"),
     ("resnet20", {"shortcut": "C"}, IMAGE32, "shortcut must be A or B.*'C'"),
     ("wrn", {"kernel_init": "he"}, IMAGE32, "initializer.*'he'.*he_normal"),
+    ("resnet18", {"blocks": (1,)}, IMAGE32, "no option of model resnet18"),
     ("wrn", {}, (784,), r"\[batch height width channels\], got shape \(2, 784"),
     ("mnist1d_conv", {}, IMAGE28, r"\[batch length channels\], got shape \(2"),
   ],

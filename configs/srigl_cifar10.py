@@ -1,0 +1,76 @@
+"""SRigL on CIFAR-10: a Wide ResNet 22-2 of constant fan-in, 90 % sparse.
+
+    python -m experiments.main --config=configs/srigl_cifar10.py --workdir=DIR
+
+Recipe, to the letter (Lasby et al., Dynamic Sparse Training with Structured
+Sparsity, arXiv:2305.02299), by its released code
+(github.com/calgaryml/condensed-sparsity, README and configs/): batches of 128
+for 250 epochs; SGD with Nesterov momentum 0.9, L2 5e-4 on all parameters, a
+learning rate of 0.1 multiplied by 0.2 every 77 epochs; images normalized one by
+one; ERK; an update every 100 steps in the first 75 % of training, with a drop
+fraction of 0.3 that a cosine anneals, and a gradient step at updates too. The
+net is that of the code, with dropout 0.3 in the blocks. A neuron with less than
+30 % of its fan-in salient is ablated, as the code's notes recommend; the
+README's command for ResNet-18, at 99 %, has 5 %. Neurons of the output layer
+are never ablated.
+
+Expected: we could not read the paper's tables; it reports SRigL near RigL,
+which has 92.9 on this net at 90 % by its own recipe (see rigl_cifar10.py). The
+code's notebooks give the dense net 95.0.
+
+Where this differs: the code scales first weights by the fan-in that masks
+leave; here they are those of the dense net. Not run in full: it takes a GPU and
+the data.
+
+The argument is `smoke`, for a few steps of a small net, or nothing.
+"""
+
+import ml_collections
+
+from experiments import recipes
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Makes the config.
+
+  Args:
+    arg: `smoke` for a few steps of a small net, or nothing.
+
+  Returns:
+    The config.
+  """
+  _, _, smoke = recipes.parse(arg)
+  config = recipes.cifar10(250 * 391, batch_size=128, smoke=smoke)
+  config.name = "srigl_cifar10"
+  at = recipes.epochs(config, 250)
+  config.data = {**config.data, "normalize": "image"}
+  config.model = {
+    "name": "wrn",
+    "depth": 10 if smoke else 22,
+    "width": 1 if smoke else 2,
+    "dropout": 0.3,
+    "kernel_init": "he_normal_fan_out",
+  }
+  config.optimizer = {
+    "name": "sgd",
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "decay_vectors": True,
+  }
+  config.schedule = {
+    "name": "piecewise",
+    "learning_rate": 0.1,
+    "boundaries": (at(77), at(154), at(231)),
+    "factor": 0.2,
+  }
+  config.algorithm = {
+    "name": "srigl",
+    "sparsity": 0.9,
+    "delta_t": 4 if smoke else 100,
+    "t_end": config.steps * 3 // 4,
+    "fraction": 0.3,
+    "ablation": 0.3,
+    "never_ablate": "^logits",
+  }
+  return config
