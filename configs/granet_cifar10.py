@@ -22,8 +22,8 @@ VGG-19 at 90 %: dense 93.85, RigL 93.38, GMP 93.59, GraNet from dense 93.80.
 
 Where this differs: their code trains on 45,000 of the images, and takes the
 epoch that is best on the test set; here all train, and the last epoch counts.
-Theirs anneals the share to a hundredth, ours to 0; ours regenerates at step 0
-too; and its output layer has no biases. Not run in full: it takes a GPU and the
+Theirs anneals the share to a hundredth, ours to 0; and its output layer has no
+biases. Not run in full: it takes a GPU and the
 data.
 
 The argument is `resnet50` (the default) or `vgg19`, `smoke` for a few steps of

@@ -211,8 +211,10 @@ def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
   if "distribution" in options or "by_path" in options:
     options["distribution"] = _distribution(options)
   for key in ("prunable", "never_ablate"):
-    if key in options:
+    if options.get(key) is not None:
       options[key] = distributions.matching(options[key])
+    else:  # a placeholder that nobody has filled in
+      options.pop(key, None)
   if "pattern" in options:
     options["pattern"] = _pattern(options["pattern"])
   if "score" in options:

@@ -88,11 +88,11 @@ def marked(scores, k, where):
 
 
 def filled(labels, scores, k, keep, where):
-  """`keep`, and each label's best, up to the least share that makes k."""
+  """`keep`, and each label's best, up to the share that is nearest to k."""
   mine = [labels == i for i in np.unique(labels)]
   sizes = np.array([m.sum() for m in mine])
-  whole = range(sizes.max() + 1)
-  share = next((j for j in whole if np.minimum(j, sizes).sum() >= k), whole[-1])
+  counts = [np.minimum(j, sizes).sum() for j in range(sizes.max() + 1)]
+  share = min(range(len(counts)), key=lambda j: (abs(counts[j] - k), -j))
   mask = keep.copy()
   for m in mine:
     mask |= marked(scores, share - (keep & m).sum(), where & m & ~keep)
@@ -119,7 +119,8 @@ def wanted_top_k(row, scores, k, where):
   labels, size, pooled, spread = as_units(row, scores.shape)
   among = pooled(where, np.any) if size > 1 else where
   nothing = np.zeros(among.shape, bool)
-  return spread(filled(labels, pooled(scores), -(-k // size), nothing, among))
+  units = (2 * k + size) // (2 * size)
+  return spread(filled(labels, pooled(scores), units, nothing, among))
 
 
 def wanted_swap(row, mask, k, n, drop, grow, regrow):
@@ -230,7 +231,7 @@ def test_top_k_is_the_best_of_all_masks_of_a_tile(name, data):
   k, among = data.draw(st.integers(0, by.size)), data.draw(st.integers(0, m))
   where = some_tile(data, among, m, shape)
   mask = top_k(row.pattern, jnp.asarray(by, DTYPES[shape]), k, where)
-  share = min(-(-k * m // by.size), among)
+  share = min((2 * k * m + by.size) // (2 * by.size), among)
   check_tiles(np.asarray(mask), share, m, where & False, where, by)
 
 
@@ -473,9 +474,9 @@ def test_every_pattern_is_pruned_to_its_budget():
     assert budget[p] == ROW_OF[p].pattern.budget(SHAPES[p], size // 4)
     assert counts[2] == size > counts[-1] == budget[p], p
   shares = {p: [share_of(ROW_OF[p], mask) for mask in found[p]] for p in found}
-  # 192 weights at first, then 48 + floor(144 left), rounded up to j:m.
-  assert shares["2:8"] == [8, 8, 8, 4, 4, 3, 3, 2]
-  assert shares["1:4 both"] == [4, 4, 4, 2, 2, 2, 2, 1]
+  # 192 weights at first, then 48 + floor(144 left), rounded to j:m.
+  assert shares["2:8"] == [8, 8, 8, 4, 4, 2, 2, 2]
+  assert shares["1:4 both"] == [4, 4, 4, 2, 2, 1, 1, 1]
 
 
 def test_one_weight_more_or_less_breaks_a_pattern():

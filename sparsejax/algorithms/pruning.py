@@ -131,7 +131,8 @@ def granet(
     initial_sparsity=initial_sparsity,
     **for_update(options),
   )
-  when = schedules.every(delta_t, start=begin, stop=t_end)
+  # Nothing is to be regenerated before the first step.
+  when = schedules.every(delta_t, start=begin or delta_t, stop=t_end)
   return sparsify(inner, update, when=when, key=key, **for_sparsify(options))
 
 

@@ -1,6 +1,7 @@
 """What a pattern is, and what patterns are made of."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
@@ -22,7 +23,7 @@ class Pattern(NamedTuple):
       that shape can keep. Raises a ValueError if the shape does not fit.
     top_k: `(scores, k, where=None) -> mask`: the best mask of k weights among
       the candidates `where`, a mask itself; of all candidates if there are
-      fewer. A k between two budgets counts as the larger one; it may be traced.
+      fewer. A k between two budgets is taken for the nearest; it may be traced.
     swap: `(mask, k, n, drop, grow, regrow) -> mask`: a mask of k weights like
       the old one, in which the best by the scores `grow` have taken the place
       of the n (or a few less) worst by `drop`. Those may return at once if
@@ -94,13 +95,19 @@ def swap(mask, k, n, drop, grow, regrow):
 
 
 def how_many(counts, k):
-  """The least j whose count reaches k."""
-  return sum(jnp.asarray(k > c, jnp.int32) for c in counts[:-1])
+  """The j whose count is nearest k, of rising counts; the larger of two."""
+  pairs = itertools.pairwise(counts)
+  return sum(jnp.asarray(k >= (a + b + 1) // 2, jnp.int32) for a, b in pairs)
+
+
+def as_units(k, unit):
+  """The number of units nearest k weights; half of one makes one."""
+  return (k + unit // 2) // unit
 
 
 def nearest(shape, n, unit) -> int:
   """The multiple of a unit nearest n, at least one unit."""
-  units = max(1, (2 * n + unit) // (2 * unit))
+  units = max(1, as_units(n, unit))
   return min(units * unit, math.prod(shape))
 
 

@@ -139,14 +139,19 @@ def _of_parts(parted, pool) -> Pattern:
     return jnp.broadcast_to(units, lengths).reshape(shape)
 
   def top_k(scores, k, where=None):
-    units = -(-k // size(scores.shape))
+    units = base.as_units(k, size(scores.shape))
     among = None if where is None else some(where)
     return spread(select.top_k_mask(pooled(scores), units, among), scores.shape)
 
   def swap(mask, k, n, drop, grow, regrow=True):
     one = size(mask.shape)
     units = base.swap(
-      some(mask), -(-k // one), n // one, pooled(drop), pooled(grow), regrow
+      some(mask),
+      base.as_units(k, one),
+      n // one,
+      pooled(drop),
+      pooled(grow),
+      regrow,
     )
     return spread(units, mask.shape)
 

@@ -55,7 +55,7 @@ def fan_in(axis: int = -1) -> Pattern:
     return jnp.sum(mask, axis=base.others(mask.shape, axis), dtype=jnp.int32)
 
   def fill(scores, k, keep, where):
-    each = -(-k // scores.shape[axis])
+    each = base.as_units(k, scores.shape[axis])
     new = select.top_k_of_each(scores, each - inputs(keep), axis, where & ~keep)
     return keep | new
 

@@ -45,7 +45,7 @@ def prune(
     distribution: How many weights each sparse leaf keeps.
     prunable: Which leaves are sparse.
     pattern: The shape that zeros may take, as for `static`. Budgets on the
-      way there are rounded up to what it can keep.
+      way there are rounded to what it can keep.
     masks: The first masks, as for `static`, instead of dense ones. A leaf in
       which they keep less than its final budget is not pruned.
 

@@ -243,7 +243,7 @@ def test_granet_prunes_until_half_of_training_and_regrows_to_its_end():
   assert config.steps == 160 * epoch
   rates = rates_of(config, 80 * epoch - 1, 80 * epoch, 120 * epoch)
   assert rates == near(0.1, 0.01, 0.001)
-  assert moves_of(config) == list(range(0, 62_001, 1000))
+  assert moves_of(config) == list(range(1000, 62_001, 1000))
   end = config.algorithm.end
   assert end <= 80 * epoch < end + 1000
   assert config.algorithm.initial_sparsity == 0.5
