@@ -21,7 +21,7 @@ History = Sequence[Mapping[str, Any]]
 Runs = Mapping[str, Sequence[History]]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
-_COLOURS = (
+COLOURS = (
   "#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7",
   "#999999",
 )  # fmt: skip
@@ -132,7 +132,7 @@ def sparsities(
         continue
       colour, line = families[name]
       style = {
-        "color": _COLOURS[colour % len(_COLOURS)],
+        "color": COLOURS[colour % len(COLOURS)],
         "ls": _LINES[line % len(_LINES)],
       }
       # Side by side, so that the intervals can be told apart.
@@ -167,7 +167,7 @@ def save(figure: Figure, file: Path) -> None:
 def cycle() -> Iterator[str]:
   """The colours, over and over."""
   while True:
-    yield from _COLOURS
+    yield from COLOURS
 
 
 def _tests(history: History) -> list[Mapping[str, Any]]:

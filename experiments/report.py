@@ -254,23 +254,33 @@ def _shown(runs):
 def _families(runs) -> dict[str, tuple[int, int]]:
   """The colour and the kind of line that a picture gives each method.
 
-  Those that begin alike share a colour, those of one algorithm a kind of line;
-  if all begin alike, each has a colour of its own.
+  Those that begin alike, with the same pattern, share a colour, those of one
+  algorithm a kind of line. Where that does not tell methods apart, each has a
+  colour of its own, or, where these run out, another kind of line.
   """
   starts, algorithms = {}, {}
   for entry, group in runs.items():
     if entry.sparsity is not None:
       config = group[0].config
-      starts[entry.method] = str(config.initial.to_dict())
+      starts[entry.method] = f"{config.initial} {_pattern(config)}"
       algorithms[entry.method] = config.algorithm.name
-  if len(set(starts.values())) == 1:
-    return {method: (i, 0) for i, method in enumerate(starts)}
+  pairs = {(starts[m], algorithms[m]) for m in starts}
+  if len(pairs) < len(starts) or len(set(starts.values())) < len(
+    set(algorithms.values())
+  ):
+    colours = len(plots.COLOURS)
+    return {m: (i % colours, i // colours) for i, m in enumerate(starts)}
   first = list(dict.fromkeys(starts.values()))
   second = list(dict.fromkeys(algorithms.values()))
   return {
     method: (first.index(starts[method]), second.index(algorithms[method]))
     for method in starts
   }
+
+
+def _pattern(config):
+  pattern = config.algorithm.get("pattern", "")
+  return getattr(pattern, "name", pattern)
 
 
 def _wide(table: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -281,9 +291,10 @@ def _wide(table: Sequence[Row]) -> list[tuple[str, ...]]:
   found = {row.entry: row for row in table}
   lines = [("method", *map(_percent, sparsities), "runs")]
   for method in dict.fromkeys(row.entry.method for row in table):
-    rows = [found[_nearest(found, method, s)] for s in sparsities]
-    runs = str(len(rows[0].accuracy))
-    lines.append((method, *(row.spread for row in rows), runs))
+    rows = [found.get(_nearest(found, method, s)) for s in sparsities]
+    runs = str(next(len(row.accuracy) for row in rows if row))
+    cells = (row.spread if row else "-" for row in rows)
+    lines.append((method, *cells, runs))
   return lines
 
 

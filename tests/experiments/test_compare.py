@@ -142,8 +142,11 @@ def test_order_says_what_the_seeds_say():
 def several(tmp_path_factory):
   """Methods at two sparsities, one of them from masks found before training."""
   path = tmp_path_factory.mktemp("several")
-  config = make(("dense", "rigl", "rigl from snip"), seeds=(0, 1))
+  config = make(("dense", "rigl", "rigl from snip", "rows"), seeds=(0, 1))
   config.algorithms["rigl from snip"] = config.algorithms.rigl
+  config.algorithms.rows = config.algorithms.rigl
+  blocks = {"pattern": {"name": "blocks", "shape": [1, 1]}}
+  config.settings = {"rows": ((0.5, blocks),)}
   config.initial = {"rigl from snip": {"name": "snip", "batches": 2}}
   config.sparsities = (0.5, 0.8)
   config.expected = (("rigl", "dense"), ("rigl", "rigl from snip"))
@@ -165,6 +168,7 @@ def test_every_method_is_run_at_every_sparsity(several):
       ("rigl-0.8", 0.2),
       ("rigl_from_snip-0.5", 0.5),
       ("rigl_from_snip-0.8", 0.2),
+      ("rows-0.5", 0.5),
     ]
     for seed in (0, 1)
   }
@@ -178,7 +182,10 @@ def test_every_method_is_run_at_every_sparsity(several):
 def test_a_table_has_a_column_per_sparsity(several):
   _, *lines = (several / "sparsities.csv").read_text().splitlines()
   table = list(csv.DictReader(lines))
-  assert [row["method"] for row in table] == ["dense", "rigl", "rigl from snip"]
+  assert [row["method"] for row in table] == [
+    *("dense", "rigl", "rigl from snip", "rows")
+  ]
+  assert table[3]["80 %"] == "-"
   assert list(table[0]) == ["method", "50 %", "80 %", "runs"]
   assert table[0]["50 %"] == table[0]["80 %"]  # dense, whatever is asked
   final = [
