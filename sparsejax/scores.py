@@ -5,6 +5,7 @@ at least float32 where numbers are multiplied. So scores chain, and smooth,
 with optax. An extra argument `key` carries the randomness of the update.
 """
 
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -289,12 +290,21 @@ def uniform_like(key: jax.Array, tree: PyTree) -> PyTree:
 
 def uniform_leaf(key: jax.Array, x: jax.Array) -> jax.Array:
   """Uniform float32 noise in [0, 1) of one array's shape and sharding."""
-  draw = jax.random.uniform
+  draw = _flat if jax.device_count() == 1 else jax.random.uniform
   # Committed only as the array is: a step would be compiled twice otherwise,
   # for the masks at first and for those that it returns.
   if not isinstance(x, jax.core.Tracer) and getattr(x, "committed", False):
     draw = jax.jit(draw, static_argnums=1, out_shardings=x.sharding)
   return sharded_like(draw(key, jnp.shape(x)), x)
+
+
+def _flat(key, shape):
+  """The same bits as of `jax.random.uniform`.
+
+  XLA takes ten times longer to compile that for the four axes of a convolution
+  than for one. But an array that is to be sharded is better drawn as it is.
+  """
+  return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
 
 
 def sharded_like(noise: jax.Array, x: jax.Array) -> jax.Array:
