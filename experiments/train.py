@@ -233,8 +233,7 @@ def _finished_state(
       while step < config.steps:
         stop = _next_stop(config, step, examples.block, moves)
         batches = examples.batches(step)
-        take = program.moving if moves(step) else program.ordinary
-        state = _stretch(take, state, batches, step, stop)
+        state = _stretch(program, moves(step), state, batches, step, stop)
         step = stop
         if due(config.log_every):
           recorder.train(step, state.sums)
@@ -256,7 +255,8 @@ def _finished_state(
 
 
 def _stretch(
-  take: programs.Steps,
+  program: programs.Programs,
+  moving: bool,
   state: programs.State,
   batches: programs.Batches,
   step: int,
@@ -264,11 +264,14 @@ def _stretch(
 ) -> programs.State:
   """Takes steps of one kind, from one to another.
 
-  In one loop on the device; but XLA runs a convolution five times slower in
-  a loop than outside on CPUs, where a dispatch costs next to nothing.
+  In one loop on the device, but for mask updates that stand alone. But XLA runs
+  a convolution five times slower in a loop than outside on CPUs, where a
+  dispatch costs next to nothing.
   """
+  take = program.moving if moving else program.ordinary
   convolves = any(p.ndim > 2 for p in jax.tree.leaves(state.params))
-  if stop > step + 1 and not (convolves and jax.default_backend() == "cpu"):
+  one_by_one = convolves and jax.default_backend() == "cpu"
+  if not one_by_one and not (moving and stop == step + 1):
     return take.many(state, batches, np.int32(stop))
   for _ in range(step, stop):
     state = take.one(state, batches)

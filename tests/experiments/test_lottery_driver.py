@@ -321,7 +321,7 @@ def test_nothing_is_compiled_from_the_second_level_on(tmp_path, monkeypatch):
   def watched(config, workdir, **options):
     result = train_one(config, workdir, **options)
     rounds = lottery._rounds(make())
-    compiled = (*programs.get(config), *rounds)
+    compiled = jax.tree.leaves((programs.get(config), rounds))
     sizes[workdir.name] = [f._cache_size() for f in compiled]
     return result
 

@@ -53,7 +53,7 @@ def test_a_run_and_the_same_command_again(tmp_path, cache):
       "called 'optimizer.momentun'; did you mean",
     ),
     (["--config.steps=abc"], "invalid literal for int"),
-    (["--config.algorithm.name=ste"], "did you mean 'set'"),
+    (["--config.algorithm.name=sett"], "did you mean 'set'"),
     (["--config=configs/nowhere.py"], "No such file .* 'configs/nowhere.py'"),
   ],
 )
