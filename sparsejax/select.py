@@ -180,7 +180,7 @@ def _top_k(leaves, k, where) -> list[jax.Array]:
   if sum(sizes) == 0:
     return [jnp.zeros(s, bool) for s in shapes]
   keys = [
-    ordered(x) if w is None else jnp.where(w, ordered(x), 0)
+    ordered_once(x, lambda i, w=w: i if w is None else jnp.where(w, i, 0))
     for x, w in zip(leaves, where, strict=True)
   ]
   candidates = [(x, True) for x in keys]
@@ -217,6 +217,35 @@ def _top_k(leaves, k, where) -> list[jax.Array]:
     (x > threshold) | ((x == threshold) & (n >= cut) & last)
     for x, n in zip(keys, numbered(jnp.uint32(1)), strict=True)
   ]
+
+
+def ordered_once(
+  scores: jax.Array, finish: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+  """The integers of `ordered`, which no later pass computes anew.
+
+  XLA computes what is cheap in every place that uses it, and may round it
+  otherwise in one than in another, by fusing a product with a sum. Counts and
+  comparisons of scores would not agree then, and k weights not be k. It looks
+  through an optimization barrier, but not into a loop; of one round, here, and
+  in place.
+
+  Args:
+    scores: Floating array.
+    finish: What else is to be done to the integers, elementwise.
+
+  Returns:
+    An array of their shape and unsigned dtype.
+  """
+  uint = jnp.dtype(f"uint{jnp.finfo(scores.dtype).bits}")
+  once = lax.optimization_barrier(jnp.int32(1))
+
+  def order(carry):
+    i, bits = carry
+    return i + 1, finish(ordered(lax.bitcast_convert_type(bits, scores.dtype)))
+
+  first = jnp.int32(0), lax.bitcast_convert_type(scores, uint)
+  return lax.while_loop(lambda carry: carry[0] < once, order, first)[1]
 
 
 def _of_one_dtype(leaves):

@@ -92,7 +92,7 @@ STRAIGHT = {
 
 def patterned(pattern, sparsity):
   """Rows of one pattern, of `sparsity`."""
-  moving = {"delta_t": 2, "t_end": 100, "fraction": 0.5}
+  moving = {"delta_t": 2, "t_end": 100, "fraction": 0.9}
   rows = {
     "static": (sparsejax.static, {}),
     "set": (sparsejax.set_, moving),
@@ -132,7 +132,7 @@ PATTERNS = {
   "blocks": (sparsejax.patterns.blocks((2, 2)), 0.6),
   "fan_in": (sparsejax.patterns.fan_in(), 0.6),
   "channels": (sparsejax.patterns.channels(), 0.6),
-  "heads": (sparsejax.patterns.heads(4), 0.5),
+  "heads": (sparsejax.patterns.heads(6), 0.5),
 }
 
 # Options that change a row's state or its path; fewer optimizers will do.

@@ -64,9 +64,12 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
   def fill(scores, k, keep, where):
     along = axis % scores.ndim
     j = base.how_many(counts(scores.shape), k)
-    keys = jnp.where(where, select.ordered(scores), 0)
-    most = jnp.array(jnp.iinfo(keys.dtype).max, keys.dtype)
-    keys = grouped(jnp.where(keep, most, keys))
+
+    def finish(keys):
+      most = jnp.array(jnp.iinfo(keys.dtype).max, keys.dtype)
+      return jnp.where(keep, most, jnp.where(where, keys, 0))
+
+    keys = grouped(select.ordered_once(scores, finish))
     mask = (_ranks(keys, along + 1) < j) & (keys > 0)
     shape = (*scores.shape[:along], -1, *scores.shape[along + 1 :])
     return lax.slice_in_dim(
