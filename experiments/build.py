@@ -104,11 +104,6 @@ def _check_initial(config: ml_collections.ConfigDict) -> None:
   if name != DRAWN:
     known = {"batches", "temperature", "shuffle", "reinit", "by_path"}
     known |= _keywords(INITIAL[name]) - {"key", "prunable"}
-    if "sparsity" not in config.algorithm:
-      raise UserError(
-        f"config.initial is {name}, but algorithm {config.algorithm.name} has "
-        f"no sparsity; wanted initial {DRAWN}, or a sparse algorithm"
-      )
     if config.algorithm.name in _CHOOSING:
       raise UserError(
         f"config.initial is {name}, but algorithm {config.algorithm.name} "

@@ -140,6 +140,24 @@ def top_k_of_each(
   return sharded_as_first(each)(scores, k, where)
 
 
+def count_of_each(mask: jax.Array, axis: int) -> jax.Array:
+  """Counts what is True in every slice along an axis.
+
+  Args:
+    mask: Bool array of at least one axis.
+    axis: The axis whose every index is a slice.
+
+  Returns:
+    An int32 array of the length of that axis.
+
+  Example:
+    >>> print(count_of_each(jnp.array([[True, False], [True, True]]), axis=0))
+    [1 2]
+  """
+  others = tuple(a for a in range(mask.ndim) if a != axis % mask.ndim)
+  return jnp.sum(mask, axis=others, dtype=jnp.int32)
+
+
 def sharded_as_first(function: Callable) -> Callable:
   """A function that moves axes about, for arrays of explicit sharding too.
 

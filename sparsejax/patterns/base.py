@@ -121,11 +121,6 @@ def or_all(where, x):
   return jnp.ones(x.shape, bool) if where is None else where
 
 
-def others(shape, axis) -> tuple[int, ...]:
-  """All axes but one."""
-  return tuple(a for a in range(len(shape)) if a != axis % len(shape))
-
-
 def check_axis(shape, axis):
   """Refuses a shape without that axis."""
   if not -len(shape) <= axis < len(shape):

@@ -174,9 +174,8 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
 
   def top_k(scores, k, where=None):
     where = base.or_all(where, scores)
-    return (
-      fill(scores, k, base.none(scores), where) & where
-    )  # if they are fewer
+    best_mask = fill(scores, k, base.none(scores), where)
+    return best_mask & where  # if there are fewer
 
   def swap(mask, k, n, drop, grow, regrow=True):
     keep = select.top_k_mask(drop, k - n, mask)

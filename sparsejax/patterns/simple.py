@@ -51,12 +51,11 @@ def fan_in(axis: int = -1) -> Pattern:
      [ True False]]
   """
 
-  def inputs(mask):
-    return jnp.sum(mask, axis=base.others(mask.shape, axis), dtype=jnp.int32)
-
   def fill(scores, k, keep, where):
     each = base.as_units(k, scores.shape[axis])
-    new = select.top_k_of_each(scores, each - inputs(keep), axis, where & ~keep)
+    new = select.top_k_of_each(
+      scores, each - select.count_of_each(keep, axis), axis, where & ~keep
+    )
     return keep | new
 
   def budget(shape, n):
@@ -67,5 +66,5 @@ def fan_in(axis: int = -1) -> Pattern:
     budget=budget,
     top_k=base.top_k(fill),
     swap=base.swap_of(fill),
-    holds=lambda mask: jnp.ptp(inputs(mask)) == 0,
+    holds=lambda mask: jnp.ptp(select.count_of_each(mask, axis)) == 0,
   )

@@ -75,7 +75,8 @@ def drop_and_grow(
   )
 
   def room(budget, step):
-    return jnp.trunc(surplus(step) * budget.astype(jnp.float32)).astype(int)
+    more = surplus(step) * budget.astype(jnp.float32)
+    return jnp.trunc(more).astype(jnp.int32)
 
   def init(key, params):
     state = start.init(key, params)
@@ -84,14 +85,10 @@ def drop_and_grow(
     return state._replace(scores=(drop.init(params), grow.init(params)))
 
   def update(grads, state, params, now, *, after=None):
-    key = lib.now_key(state)
-    by_drop, drop_state = lib.rate(
-      drop, grads, state.scores[0], params, now, key, after
+    (by_drop, by_grow), scored = _rated(
+      drop, grow, grads, state, params, now, after
     )
-    by_grow, grow_state = lib.rate(
-      grow, grads, state.scores[1], params, now, key, after
-    )
-    state = state._replace(scores=(drop_state, grow_state))
+    state = state._replace(scores=scored)
     if not now:
       return state
     share = fraction(state.count)
@@ -210,15 +207,11 @@ def constant_fan_in(
     return state._replace(scores=scores)
 
   def update(grads, state, params, now, *, after=None):
-    key = lib.now_key(state)
-    by_drop, drop_state = lib.rate(
-      drop, grads, state.scores[0], params, now, key, after
-    )
-    by_grow, grow_state = lib.rate(
-      grow, grads, state.scores[1], params, now, key, after
+    (by_drop, by_grow), scored = _rated(
+      drop, grow, grads, state, params, now, after
     )
     whole = state.scores[2]
-    state = state._replace(scores=(drop_state, grow_state, whole))
+    state = state._replace(scores=(*scored, whole))
     if not now:
       return state
     share = fraction(state.count)
@@ -230,7 +223,9 @@ def constant_fan_in(
       active = jnp.sum(mask, dtype=jnp.int32)
       n = jnp.trunc(share * active.astype(jnp.float32)).astype(jnp.int32)
       keep = select.top_k_mask(dropped_by, active - n, mask)
-      salient = _of_each(keep | select.top_k_mask(grown_by, n), axis)
+      salient = select.count_of_each(
+        keep | select.top_k_mask(grown_by, n), axis
+      )
       least = jnp.trunc(ablation * (budget // neurons)).astype(jnp.int32)
       enough = salient >= jnp.maximum(least, 1)
       left = jnp.maximum(jnp.sum(enough, dtype=jnp.int32), -(-budget // inputs))
@@ -238,7 +233,7 @@ def constant_fan_in(
       alive = select.top_k_mask(salient.astype(jnp.float32), left)
       each = jnp.where(alive, jnp.minimum(budget // left, inputs), 0)
       keep = select.top_k_of_each(dropped_by, each, axis, keep)
-      missing = each - _of_each(keep, axis)
+      missing = each - select.count_of_each(keep, axis)
       grown = select.top_k_of_each(grown_by, missing, axis, ~keep)
       return keep | grown, lib.finite(dropped_by) & lib.finite(grown_by)
 
@@ -247,9 +242,14 @@ def constant_fan_in(
   return MaskUpdate(init, update)
 
 
-def _of_each(mask, axis):
-  others = tuple(a for a in range(mask.ndim) if a != axis % mask.ndim)
-  return jnp.sum(mask, axis=others, dtype=jnp.int32)
+def _rated(drop, grow, grads, state, params, now, after):
+  """Scores to drop and to grow by, and the states of both."""
+  key = lib.now_key(state)
+  pairs = [
+    lib.rate(score, grads, scored, params, now, key, after)
+    for score, scored in zip((drop, grow), state.scores[:2], strict=True)
+  ]
+  return tuple(zip(*pairs, strict=True))
 
 
 def check_fraction(fraction: float, name: str = "fraction") -> None:
