@@ -72,7 +72,7 @@ class LeNet5(nn.Module):
         dtype=self.dtype,
         name=f"conv{i + 1}",
       )(x)
-      x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+      x = layers.max_pool(nn.relu(x))
     return _dense_head(self, x, self.hidden)
 
 
@@ -146,7 +146,7 @@ class SmallConv(nn.Module):
         dtype=self.dtype,
         name=f"conv{i + 1}",
       )(x)
-      x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+      x = layers.max_pool(nn.relu(x))
     return _dense_head(self, x, self.hidden)
 
 

@@ -53,7 +53,7 @@ class VGG(nn.Module):
     number = 0
     for stage, widths in enumerate(self.stages):
       if stage:
-        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = layers.max_pool(x)
       for features in widths:
         number += 1
         x = nn.Conv(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from experiments import models
 from experiments.errors import UserError
@@ -408,3 +409,18 @@ def test_kernel_init_is_chosen_by_name():
 def test_what_is_wrong_is_said(name, options, shape, message):
   with pytest.raises(UserError, match=message):
     init(models.create(name, 10, **options), jnp.zeros((2, *shape)))
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (3, 5, 7, 1)])
+def test_max_pool_and_its_gradient_are_those_of_flax(shape):
+  x = jax.random.normal(jax.random.key(0), shape)
+
+  def flax_pool(x):
+    return nn.max_pool(x, (2, 2), strides=(2, 2))
+
+  np.testing.assert_array_equal(layers.max_pool(x), flax_pool(x))
+  gradients = [
+    jax.grad(lambda x, pool=pool: jnp.sum(pool(x) ** 3))(x)
+    for pool in (layers.max_pool, flax_pool)
+  ]
+  np.testing.assert_array_equal(*gradients)
