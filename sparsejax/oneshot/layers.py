@@ -1,0 +1,109 @@
+"""OWL: layers with more outliers keep more weights."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.distributions import check_sparsity
+from sparsejax.masks import PyTree
+
+_HALVINGS = 100  # of an interval no longer than 2, down to rounding
+
+
+def outliers(scores: PyTree, *, threshold: float = 5.0) -> jax.Array:
+  """The share of a layer's scores that lie far above their mean.
+
+  Args:
+    scores: Array or pytree of arrays, such as the scores by `wanda` of all
+      kernels of a transformer's block, which the authors take for one layer.
+    threshold: M: how many times the mean of all of them a score has to exceed.
+
+  Returns:
+    A float32 scalar from 0 to 1.
+
+  Raises:
+    ValueError: If there is no score.
+
+  References:
+    Yin et al., Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce
+    for Pruning LLMs to High Sparsity, arXiv:2310.05175, 2024, equation 2.
+
+  Example:
+    >>> print(outliers({"a": jnp.ones((3, 3)), "b": jnp.array([[99.0]])}))
+    0.1
+  """
+  leaves = [jnp.asarray(x) for x in jax.tree.leaves(scores)]
+  size = sum(x.size for x in leaves)
+  if size == 0:
+    raise ValueError("got no scores, wanted those of a layer's kernels")
+  # By rows first: one sum of millions of float32 numbers would round too often.
+  sums = [jnp.sum(jnp.sum(x, -1, dtype=jnp.float32)) for x in leaves]
+  limit = threshold * sum(sums) / size
+  above = [jnp.sum(x > limit, dtype=jnp.int32) for x in leaves]
+  return sum(n / size for n in above)
+
+
+def owl_densities(
+  shares: Sequence[float],
+  sparsity: float,
+  *,
+  sizes: Sequence[int] | None = None,
+  deviation: float = 0.08,
+) -> np.ndarray:
+  """The density of each layer, larger where there are more outliers.
+
+  Densities are the shares of outliers, stretched to span twice the deviation,
+  and shifted to the mean that is asked for. One that would be below 0 or above
+  1 is taken for that, and the others are shifted further to make up for it.
+
+  Args:
+    shares: By `outliers`, one of each layer: in the paper, of each block of a
+      transformer. Concrete numbers, since budgets are settled on the host.
+    sparsity: The share of zeros over all layers together, in [0, 1).
+    sizes: Number of weights of each layer, all the same by default.
+    deviation: lambda, half of what separates the densest layer from the
+      sparsest.
+
+  Returns:
+    A float64 array [layers] from 0 to 1. Its mean, weighted by the sizes, is
+    1 - sparsity. All are the same if all shares are.
+
+  Raises:
+    ValueError: If the shares are not one finite number a layer, the sizes are
+      not one positive number a layer, the sparsity is out of range or the
+      deviation is negative.
+
+  References:
+    Yin et al., Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce
+    for Pruning LLMs to High Sparsity, arXiv:2310.05175, 2024, section 3.
+
+  Example:
+    >>> print(owl_densities([0.01, 0.03, 0.02], 0.7).round(6))
+    [0.22 0.38 0.3 ]
+  """
+  shares = np.asarray(shares, np.float64)
+  if shares.ndim != 1 or not shares.size or not np.isfinite(shares).all():
+    raise ValueError(
+      f"got the shares {shares.tolist()}, wanted one finite number for each "
+      "layer"
+    )
+  weights = np.ones(shares.shape) if sizes is None else np.asarray(sizes)
+  if weights.shape != shares.shape or not (weights > 0).all():
+    raise ValueError(
+      f"got the sizes {weights.tolist()}, wanted a positive number for each of "
+      f"{shares.size} layers"
+    )
+  if deviation < 0:
+    raise ValueError(f"got deviation={deviation}, wanted at least 0")
+  wanted = float(1 - check_sparsity(sparsity))
+  span = np.ptp(shares)
+  rated = (shares - shares.min()) * (2 * deviation / span if span else 0)
+  # The mean rises with the shift, from 0 at the lower end to 1 at the upper.
+  low, high = -rated.max(), 1.0
+  for _ in range(_HALVINGS):
+    shift = (low + high) / 2
+    mean = np.average(np.clip(rated + shift, 0, 1), weights=weights)
+    low, high = (shift, high) if mean < wanted else (low, shift)
+  return np.clip(rated + shift, 0, 1)

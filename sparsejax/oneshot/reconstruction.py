@@ -1,0 +1,247 @@
+"""SparseGPT: kept weights make up for pruned ones, input by input.
+
+The inputs are settled in order. What pruning the weights of one does to the
+layer's outputs is made up for, as well as least squares can, by the weights of
+those that follow.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import solve_triangular
+
+from sparsejax import patterns
+from sparsejax.oneshot import calibration, pruning
+from sparsejax.oneshot.calibration import Statistics
+from sparsejax.oneshot.scores import wide
+from sparsejax.patterns import Pattern
+
+
+def sparsegpt(
+  w: jax.Array,
+  statistics: Statistics,
+  sparsity: float,
+  *,
+  pattern: Pattern | None = None,
+  block: int = 128,
+  damping: float = 0.01,
+) -> tuple[jax.Array, jax.Array]:
+  """Prunes a kernel block by block and adapts what it keeps.
+
+  Args:
+    w: Kernel [inputs, outputs].
+    statistics: Of its inputs, with their Gram matrix.
+    sparsity: The share of zeros, in [0, 1).
+    pattern: None to compare all weights of a block of inputs;
+      `patterns.n_of_m(n, m)` to choose m inputs at a time, each time from
+      weights that make up for all that was pruned before.
+    block: How many neighbouring inputs are chosen at once, and after how many
+      the weights of all later inputs are adapted; of N:M a multiple of m. The
+      last block is shorter if the inputs do not divide by it.
+    damping: What is added to the diagonal of the Hessian, in units of its mean.
+      Without any, a Gram matrix that is singular gives NaN.
+
+  Returns:
+    The bool mask, with the budget of `prune`, of which each block of inputs has
+    its share: the first j inputs keep j / inputs of it, rounded down. And the
+    new kernel of w's dtype, computed in float32; what is pruned is exactly 0,
+    and so are all weights of inputs that were always 0, which are pruned first.
+
+  Raises:
+    ValueError: If w is no matrix, the statistics are of other inputs or have no
+      Gram matrix, the sparsity is out of range or leaves no weight, the blocks
+      cannot have the pattern, the pattern leaves the density open or settles
+      another, or the damping is negative.
+
+  References:
+    Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately
+    Pruned in One-Shot, arXiv:2301.00774, 2023, algorithm 1.
+
+  Example:
+    >>> from sparsejax import oneshot
+    >>> x = jnp.array([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    >>> seen = oneshot.observe(oneshot.statistics(2, gram=True), x)
+    >>> mask, new = sparsegpt(jnp.array([[1.0], [2.0]]), seen, 0.5, damping=0)
+    >>> print(mask.ravel(), [f"{x:.2f}" for x in new.ravel()])
+    [False  True] ['0.00', '3.00']
+  """
+  w = jnp.asarray(w)
+  _check(w, statistics, block, damping)
+  inputs, outputs = w.shape
+  block = min(block, inputs)
+  if pattern is not None and pattern.density is None:
+    raise ValueError(
+      "got a pattern that leaves the density open, wanted None or "
+      "patterns.n_of_m(n, m): blocks of inputs are chosen one by one"
+    )
+  group = pruning.group(w.shape, pattern) or block
+  if block < inputs and block % group:
+    raise ValueError(
+      f"got a block of {block} inputs for a pattern that is chosen {group} at "
+      f"a time, wanted a multiple of {group}"
+    )
+  pattern = pattern or patterns.unstructured()
+  total = pruning.budget(w.shape, sparsity, pattern)
+  counts = []
+  for start in range(0, inputs, group):
+    stop = min(start + group, inputs)
+    share = total * stop // inputs - sum(counts)
+    counts.append(pattern.budget((stop - start, outputs), share))
+  return _sparsegpt(
+    w,
+    statistics.gram,
+    damping,
+    jnp.array(counts, jnp.int32),
+    top_k=pattern.top_k,
+    block=block,
+    group=group,
+  )
+
+
+def reconstruct(
+  w: jax.Array,
+  statistics: Statistics,
+  mask: jax.Array,
+  *,
+  block: int = 128,
+  damping: float = 0.01,
+) -> jax.Array:
+  """Adapts the weights that a mask keeps, as SparseGPT does.
+
+  Args:
+    w: Kernel [inputs, outputs], as it was before pruning.
+    statistics: Of its inputs, with their Gram matrix.
+    mask: Bool array of w's shape, of whatever method.
+    block: After how many inputs the weights of all later ones are adapted:
+      settles speed, not the result.
+    damping: As for `sparsegpt`.
+
+  Returns:
+    The new kernel of w's dtype, exactly 0 outside the mask, and for inputs that
+    were always 0.
+
+  Raises:
+    ValueError: If w is no matrix, the statistics are of other inputs or have no
+      Gram matrix, the mask is no bool array of w's shape, the block is empty or
+      the damping is negative.
+
+  References:
+    Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately
+    Pruned in One-Shot, arXiv:2301.00774, 2023, section 3.
+
+  Example:
+    >>> from sparsejax import oneshot
+    >>> x = jnp.array([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    >>> seen = oneshot.observe(oneshot.statistics(2, gram=True), x)
+    >>> w, mask = jnp.array([[1.0], [2.0]]), jnp.array([[False], [True]])
+    >>> new = reconstruct(w, seen, mask, damping=0)
+    >>> print([f"{x:.2f}" for x in new.ravel()])
+    ['0.00', '3.00']
+  """
+  w = jnp.asarray(w)
+  _check(w, statistics, block, damping)
+  calibration.check_mask(mask, w)
+  block = min(block, w.shape[0])
+  return _reconstruct(w, statistics.gram, damping, mask, block=block)
+
+
+@functools.partial(jax.jit, static_argnames=("top_k", "block", "group"))
+def _sparsegpt(w, gram, damping, counts, *, top_k, block, group):
+  def choose(scores, start):
+    return top_k(scores, counts[start // group])
+
+  return _sweep(w, gram, damping, choose, block, group)
+
+
+@functools.partial(jax.jit, static_argnames=("block",))
+def _reconstruct(w, gram, damping, mask, *, block):
+  def choose(scores, start):
+    return lax.dynamic_slice_in_dim(mask, start, len(scores))
+
+  return _sweep(w, gram, damping, choose, block, block)[1]
+
+
+def _sweep(w, gram, damping, choose: Callable, block: int, group: int):
+  """Settles one input after the other.
+
+  `choose(scores, start)` gives the mask of a group of inputs from the first one
+  on. Errors reach the block at once, and all later inputs when it is through.
+  """
+  factor = _factor(gram, damping)
+  new = jnp.where(jnp.diagonal(gram)[:, None] == 0, 0, wide(w))
+  part_of = lax.dynamic_slice_in_dim
+  put = functools.partial(lax.dynamic_update_slice_in_dim, axis=0)
+
+  def settle_block(start, size, carry):
+    new, mask = carry
+    reach = part_of(factor, start, size)
+    inside = part_of(reach, start, size, axis=1)
+    part = part_of(new, start, size)
+
+    def settle_group(first, size, carry):
+      part, errors, kept = carry
+      scale = part_of(jnp.diagonal(inside), first, size)[:, None]
+      scores = jnp.abs(part_of(part, first, size)) / scale
+      kept = put(kept, choose(scores, start + first), first)
+
+      def settle_input(i, carry):
+        part, errors = carry
+        error = jnp.where(kept[i], 0, part[i] / inside[i, i])
+        return part - inside[i][:, None] * error, errors.at[i].set(error)
+
+      part, errors = lax.fori_loop(
+        first, first + size, settle_input, (part, errors)
+      )
+      return part, errors, kept
+
+    nothing = jnp.zeros_like(part), jnp.zeros(part.shape, bool)
+    part, errors, kept = _each(size, group, settle_group, (part, *nothing))
+    # None of it reaches what came before; the block itself is put in anew.
+    new = new - jnp.dot(reach.T, errors, precision=lax.Precision.HIGHEST)
+    return put(new, jnp.where(kept, part, 0), start), put(mask, kept, start)
+
+  carry = new, jnp.zeros(new.shape, bool)
+  new, mask = _each(len(w), block, settle_block, carry)
+  return mask, new.astype(w.dtype)
+
+
+def _each(total, size, body, carry):
+  """Runs `body(start, size, carry)` part by part; the last may be shorter."""
+  whole, rest = divmod(total, size)
+  if whole:  # what runs no time is traced all the same
+    carry = lax.fori_loop(
+      0, whole, lambda i, carry: body(i * size, size, carry), carry
+    )
+  return body(whole * size, rest, carry) if rest else carry
+
+
+def _factor(gram, damping):
+  """Upper triangular U with U^T U the inverse Hessian.
+
+  Row j of it, divided by its diagonal element, says how later weights answer
+  the removal of a weight of input j when all earlier ones stand still. With
+  both axes turned round, the inverse of the Hessian's Cholesky factor is U: no
+  inverse is factored.
+  """
+  diagonal = jnp.diagonal(gram)
+  # An input that was always 0 stands by itself.
+  added = jnp.where(diagonal == 0, 1, 0) + damping * jnp.mean(diagonal)
+  lower = jnp.linalg.cholesky(jnp.flip(gram + jnp.diag(added)))
+  identity = jnp.eye(len(gram), dtype=gram.dtype)
+  return jnp.flip(solve_triangular(lower, identity, lower=True))
+
+
+def _check(w, statistics, block, damping):
+  calibration.check(w, statistics)
+  if statistics.gram is None:
+    raise ValueError(
+      "the statistics have no Gram matrix, wanted one: gather them with "
+      "statistics(inputs, gram=True)"
+    )
+  if block < 1:
+    raise ValueError(f"got a block of {block} inputs, wanted at least 1")
+  if damping < 0:
+    raise ValueError(f"got damping={damping}, wanted at least 0")

@@ -1,0 +1,117 @@
+"""How a weight is rated by itself and by the inputs that it meets.
+
+Every score takes `(w, statistics)` and returns one number per weight, the
+higher, the better it is kept; so one may stand for another.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from sparsejax.oneshot import calibration
+from sparsejax.oneshot.calibration import Statistics
+
+
+def magnitude(w: jax.Array, statistics: Statistics | None = None) -> jax.Array:
+  """|w|.
+
+  Args:
+    w: Kernel [inputs, outputs].
+    statistics: Not looked at.
+
+  Returns:
+    Scores [inputs, outputs], float32 or wider.
+
+  Raises:
+    ValueError: If w is no matrix.
+
+  Example:
+    >>> print(magnitude(jnp.array([[1.0, -2.0]])))
+    [[1. 2.]]
+  """
+  del statistics
+  calibration.check(w)
+  return jnp.abs(wide(w))
+
+
+def wanda(w: jax.Array, statistics: Statistics) -> jax.Array:
+  """|w| ||x||_2, with the norm of the weight's input over all positions.
+
+  Wanda compares the weights of each output: prune by it with
+  `patterns.fan_in()`, or N:M.
+
+  Args:
+    w: Kernel [inputs, outputs].
+    statistics: Of its inputs.
+
+  Returns:
+    Scores [inputs, outputs], float32 or wider.
+
+  Raises:
+    ValueError: If w is no matrix, or the statistics are of other inputs.
+
+  References:
+    Sun et al., A Simple and Effective Pruning Approach for Large Language
+    Models, arXiv:2306.11695, 2024, equation 1.
+
+  Example:
+    >>> from sparsejax import oneshot
+    >>> seen = oneshot.observe(oneshot.statistics(1), jnp.array([[3.0], [4.0]]))
+    >>> print(wanda(jnp.array([[1.0, -2.0]]), seen))
+    [[ 5. 10.]]
+  """
+  calibration.check(w, statistics)
+  return jnp.abs(wide(w)) * _norms(statistics)
+
+
+def ria(
+  w: jax.Array, statistics: Statistics, *, power: float = 0.5
+) -> jax.Array:
+  """Relative importance and activations.
+
+  (|w| / sum of its input's |w| + |w| / sum of its output's |w|) ||x||_2^power,
+  so that no input or output is pruned whole because all its weights are small.
+  RIA compares the weights of the whole matrix.
+
+  Args:
+    w: Kernel [inputs, outputs].
+    statistics: Of its inputs.
+    power: Of the inputs' norms; 0 leaves the relative importance.
+
+  Returns:
+    Scores [inputs, outputs], float32 or wider.
+
+  Raises:
+    ValueError: If w is no matrix, or the statistics are of other inputs.
+
+  References:
+    Zhang et al., Plug-and-Play: An Efficient Post-training Pruning Method for
+    Large Language Models, ICLR 2024.
+
+  Example:
+    >>> from sparsejax import oneshot
+    >>> seen = oneshot.observe(oneshot.statistics(2), jnp.ones((1, 2)))
+    >>> print(ria(jnp.array([[1.0, 3.0], [0.0, 1.0]]), seen))
+    [[1.25 1.5 ]
+     [0.   1.25]]
+  """
+  calibration.check(w, statistics)
+  size = jnp.abs(wide(w))
+  relative = _share(size, axis=0) + _share(size, axis=1)
+  return relative * _norms(statistics) ** power
+
+
+def wide(x: jax.Array) -> jax.Array:
+  """The same numbers in float32, or wider if they are."""
+  return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+
+
+def _norms(statistics):
+  """||x||_2 of each input over all positions: [inputs, 1]."""
+  square = statistics.variance + statistics.mean**2
+  return jnp.sqrt(statistics.count * square)[:, None]
+
+
+def _share(size, axis):
+  """Of each number in its sum; 0 where all are 0."""
+  total = jnp.sum(size, axis, keepdims=True)
+  return size / jnp.where(total == 0, 1, total)

@@ -1,0 +1,134 @@
+"""DSnoT: weights change places until the outputs are right on average."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sparsejax.oneshot import calibration, pruning
+from sparsejax.oneshot.calibration import Statistics
+from sparsejax.oneshot.scores import wanda, wide
+from sparsejax.patterns import Pattern
+
+
+def dsnot(
+  w: jax.Array,
+  mask: jax.Array,
+  statistics: Statistics,
+  *,
+  pattern: Pattern | None = None,
+  cycles: int = 50,
+  threshold: float = 0.1 / 2048,
+  power: float = 1.0,
+  stop_at_flip: bool | None = None,
+) -> jax.Array:
+  """Swaps active and pruned weights of each output; no weight is trained.
+
+  An output's error is the mean of what its pruned weights would have given, the
+  sum of w mean(x). A cycle grows, in each output, the weight that lessens it
+  most for the variance of its input, by w mean(x) / variance^power; and prunes
+  the one of the least |w| ||x||_2 among those whose removal lessens it too. In
+  N:M that is the least of the grown one's group, whatever its sign. No weight
+  moves twice, and an output that has no such pair left, as when few weights are
+  active, stays as it is.
+
+  Args:
+    w: Kernel [inputs, outputs], as it was before pruning.
+    mask: Bool array of its shape.
+    statistics: Of its inputs.
+    pattern: `patterns.n_of_m(n, m)` to keep the mask of N:M, by swaps within
+      groups; otherwise each output keeps its number of weights.
+    cycles: The most swaps of an output.
+    threshold: An output whose error is not larger stays as it is from then on.
+      The authors' 0.1 is of sums over sequences of 2048 positions, which are
+      2048 times as large as the means here.
+    power: Of the variance.
+    stop_at_flip: Whether an output stays as it is rather than turn the sign of
+      its error; unless it does, the last of the cycles may leave it a larger
+      one. None is what the authors' code does: in N:M only.
+
+  Returns:
+    A bool mask with as many weights in each output, or group, as before.
+
+  Raises:
+    ValueError: If w is no matrix, the statistics are of other inputs, the mask
+      is no bool array of w's shape, or the number of cycles is negative.
+
+  References:
+    Zhang et al., Dynamic Sparse No Training: Training-Free Fine-tuning for
+    Sparse LLMs, arXiv:2310.08915, 2024, section 3 and algorithm 1.
+
+  Example:
+    >>> from sparsejax import oneshot
+    >>> x = jnp.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+    >>> seen = oneshot.observe(oneshot.statistics(3), x)
+    >>> w = jnp.array([[4.0], [-1.0], [3.0]])
+    >>> mask = jnp.array([[True], [True], [False]])
+    >>> print(dsnot(w, mask, seen).ravel())
+    [ True False  True]
+  """
+  w = jnp.asarray(w)
+  calibration.check(w, statistics)
+  calibration.check_mask(mask, w)
+  if cycles < 0:
+    raise ValueError(f"got {cycles} cycles, wanted at least 0")
+  group = pruning.group(w.shape, pattern)
+  if stop_at_flip is None:
+    stop_at_flip = group is not None
+  return _dsnot(
+    w,
+    mask,
+    statistics,
+    cycles=cycles,
+    threshold=threshold,
+    power=power,
+    group=group,
+    stop_at_flip=stop_at_flip,
+  )
+
+
+@functools.partial(jax.jit, static_argnames=("group", "stop_at_flip"))
+def _dsnot(
+  w, mask, statistics, *, cycles, threshold, power, group, stop_at_flip
+):
+  gives = wide(w) * statistics.mean[:, None]
+  sureness = statistics.variance[:, None] ** -power
+  importance = wanda(w, statistics)
+  index = jnp.arange(len(w))[:, None]
+
+  def at(places, x):
+    return jnp.sum(jnp.where(places, x, 0), 0)
+
+  def cycle(_, carry):
+    mask, growable, prunable, error, going = carry
+    lessens = jnp.where(error > 0, gives, -gives)
+    candidates = growable & (lessens > 0)
+    rated = jnp.where(candidates, lessens * sureness, -jnp.inf)
+    first = jnp.argmax(rated, 0)
+    grown = candidates & (index == first)
+    if group is None:
+      candidates = prunable & (lessens < 0)
+    else:
+      candidates = prunable & (index // group == first // group)
+    rated = jnp.where(candidates, importance, jnp.inf)
+    pruned = candidates & (index == jnp.argmin(rated, 0))
+
+    found = jnp.any(grown, 0) & jnp.any(pruned, 0)
+    after = error + at(pruned, gives) - at(grown, gives)
+    going = going & (jnp.abs(error) > threshold)
+    if stop_at_flip:
+      going = going & ~(found & (after * error < 0))
+    swap = going & found
+    return (
+      jnp.where(swap, (mask | grown) & ~pruned, mask),
+      growable & ~grown,
+      prunable & ~(pruned & swap),
+      jnp.where(swap, after, error),
+      going,
+    )
+
+  error = at(~mask, gives)
+  going = jnp.ones(error.shape, bool)
+  carry = mask, ~mask, mask, error, going
+  return lax.fori_loop(0, cycles, cycle, carry)[0]

@@ -1,0 +1,576 @@
+"""One-shot pruning against loops in float64, written from the formulas."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsejax import oneshot, patterns
+
+N_OF_M = patterns.n_of_m(2, 4)
+INPUTS, OUTPUTS = 14, 5
+WIDE = 42, 12  # room for swaps
+
+
+def correlated(seed=0, inputs=INPUTS, positions=60):
+  """Inputs that share causes, of different scales and means."""
+  rng = np.random.default_rng(seed)
+  causes = rng.normal(size=(positions, max(2, inputs // 3)))
+  x = causes @ rng.normal(size=(causes.shape[1], inputs))
+  x += 0.3 * rng.normal(size=x.shape) + rng.normal(size=inputs)
+  return x * np.exp(rng.normal(size=inputs))
+
+
+def kernel(seed=0, shape=(INPUTS, OUTPUTS)):
+  return np.random.default_rng(seed + 100).normal(size=shape)
+
+
+def seen(x, gram=True):
+  return oneshot.observe(oneshot.statistics(x.shape[-1], gram=gram), x)
+
+
+def size_kept(mask):
+  return int(np.sum(np.asarray(mask)))
+
+
+def error(x, w, new):
+  """||x w - x w'||^2 in float64."""
+  return float(np.sum((x @ (w - np.asarray(new, np.float64))) ** 2))
+
+
+# Statistics.
+
+
+def moments(x):
+  x = x.reshape(-1, x.shape[-1]).astype(np.float64)
+  return len(x), x.mean(0), x.var(0), x.T @ x / len(x)
+
+
+@pytest.mark.parametrize("sizes", [[60], [1, 59], [20, 30, 10]])
+def test_statistics_do_not_depend_on_the_batches(sizes):
+  x = correlated() + 30.0  # means far above deviations: sums would cancel
+  found = oneshot.statistics(INPUTS, gram=True)
+  for batch in np.split(x, np.cumsum(sizes)[:-1]):
+    found = oneshot.observe(found, batch)
+  count, mean, variance, gram = moments(x)
+  assert found.count.dtype == jnp.int32
+  assert found.count == count
+  np.testing.assert_allclose(found.mean, mean, rtol=1e-5)
+  np.testing.assert_allclose(found.variance, variance, rtol=1e-4)
+  np.testing.assert_allclose(found.gram, gram, rtol=1e-5)
+
+
+def test_positions_that_do_not_count_may_hold_anything():
+  x = correlated().reshape(4, 15, INPUTS)
+  where = np.arange(15) < np.array([[15], [3], [0], [9]])
+  padded = np.where(where[..., None], x, np.nan)
+  start = oneshot.statistics(INPUTS, gram=True)
+  found = oneshot.observe(start, padded, where=where)
+  for got, want in zip(found, moments(x[where]), strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  # A batch of nothing changes nothing, at the start either.
+  nothing = np.zeros((4, 15), bool)
+  for before in (start, found):
+    after = oneshot.observe(before, padded, where=nothing)
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_statistics_of_halves_merge():
+  x = correlated()
+  both = oneshot.merge(seen(x[:13]), seen(x[13:]))
+  for got, want in zip(both, seen(x), strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_statistics_are_float32_of_any_input():
+  x = correlated().astype(np.float32)
+  half = seen(jnp.asarray(x, jnp.bfloat16), gram=False)
+  assert half.gram is None
+  assert half.mean.dtype == half.variance.dtype == jnp.float32
+  rounded = np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64)
+  np.testing.assert_allclose(half.mean, rounded.mean(0), rtol=1e-4, atol=1e-5)
+
+
+# Scores.
+
+
+def norms(x):
+  return np.sqrt((x**2).sum(0))
+
+
+def test_wanda_is_its_formula():
+  x, w = correlated(), kernel()
+  want = np.empty_like(w)
+  for i, j in np.ndindex(w.shape):
+    want[i, j] = abs(w[i, j]) * norms(x)[i]
+  np.testing.assert_allclose(oneshot.wanda(w, seen(x)), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_ria_is_its_formula(power):
+  x, w = correlated(), kernel()
+  w[3], w[:, 2] = 0, 0  # sums of nothing
+  want = np.zeros_like(w)
+  for i, j in np.ndindex(w.shape):
+    if w[i, j]:
+      of_input = abs(w[i, j]) / np.abs(w[i]).sum()
+      of_output = abs(w[i, j]) / np.abs(w[:, j]).sum()
+      want[i, j] = (of_input + of_output) * norms(x)[i] ** power
+  got = oneshot.ria(w, seen(x), power=power)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_scores_are_wide_and_take_the_same_arguments():
+  w, found = jnp.asarray(kernel(), jnp.bfloat16), seen(correlated())
+  for score in (oneshot.magnitude, oneshot.wanda, oneshot.ria):
+    scores = score(w, found)
+    assert scores.dtype == jnp.float32
+    assert scores.shape == w.shape
+  np.testing.assert_array_equal(
+    oneshot.magnitude(w), np.abs(np.asarray(w, np.float32))
+  )
+
+
+# Masks.
+
+
+def best(scores, k):
+  """The k highest; ties go to the lower linear index."""
+  order = np.argsort(-scores.ravel(), kind="stable")
+  mask = np.zeros(scores.size, bool)
+  mask[order[:k]] = True
+  return mask.reshape(scores.shape)
+
+
+@pytest.mark.parametrize(
+  ("shape", "sparsity"), [((7, 3), 0.5), ((13, 11), 0.77)]
+)
+def test_budgets_are_exact_however_many_weights_are_equal(shape, sparsity):
+  scores = np.abs(np.round(kernel(shape=shape)))  # four values or so
+  whole = int(np.floor(np.prod(shape) * (1 - sparsity) + 0.5))
+  mask = oneshot.prune(scores, sparsity)
+  assert mask.dtype == bool
+  np.testing.assert_array_equal(mask, best(scores, whole))
+
+  each = int(np.floor(shape[0] * (1 - sparsity) + 0.5))
+  mask = oneshot.prune(scores, sparsity, pattern=patterns.fan_in())
+  for j in range(shape[1]):
+    np.testing.assert_array_equal(mask[:, j], best(scores[:, j], each))
+
+
+def test_n_of_m_goes_along_the_inputs():
+  scores = np.abs(np.round(2 * kernel(shape=(10, 3))))
+  mask = oneshot.prune(scores, 0.5, pattern=N_OF_M)
+  for j in range(3):
+    for start in (0, 4, 8):
+      group = scores[start : start + 4, j]
+      np.testing.assert_array_equal(mask[start : start + 4, j], best(group, 2))
+
+
+# SparseGPT: the inverse of what is left of the Hessian, anew for every input.
+
+
+def hessian(x, damping):
+  h = x.T @ x / len(x)
+  added = damping * np.diag(h).mean()
+  h[np.diag_indices_from(h)] += np.where(np.diag(h) == 0, 1, 0) + added
+  return h
+
+
+def surgeon(w, x, choose, group, damping=0.01):
+  """Optimal brain surgeon, one input after the other, literally.
+
+  `choose(scores, start)` gives the mask of the next inputs.
+  """
+  w, h = np.where(norms(x)[:, None] == 0, 0, w), hessian(x, damping)
+  inverses = [np.linalg.inv(h[j:, j:]) for j in range(len(w))]
+  scale = np.array([inverse[0, 0] for inverse in inverses])
+  mask = np.zeros(w.shape, bool)
+  for j, inverse in enumerate(inverses):
+    if j % group == 0:
+      part = slice(j, j + group)
+      mask[part] = choose(w[part] ** 2 / scale[part, None], j)
+    pruned = np.where(mask[j], 0, w[j])
+    w[j:] -= np.outer(inverse[:, 0] / inverse[0, 0], pruned)
+  return mask, np.where(mask, w, 0)
+
+
+def assert_close(new, want, rtol=2e-3):
+  np.testing.assert_allclose(
+    new, want, rtol=rtol, atol=rtol * np.abs(want).max()
+  )
+
+
+@pytest.mark.parametrize("block", [4, 7, 128])
+def test_sparsegpt_is_the_surgeon(block):
+  x, w = correlated(), kernel()
+  rows = min(block, INPUTS)
+  total = round(INPUTS * OUTPUTS * 0.4)
+
+  def choose(scores, start):
+    upto = [total * i // INPUTS for i in (start, start + len(scores))]
+    return best(scores, upto[1] - upto[0])
+
+  want_mask, want = surgeon(w, x, choose, rows)
+  mask, new = oneshot.sparsegpt(w, seen(x), 0.6, block=block)
+  assert mask.dtype == bool
+  np.testing.assert_array_equal(mask, want_mask)
+  assert_close(new, want)
+  assert np.all((np.asarray(new) != 0) == want_mask)
+
+
+@pytest.mark.parametrize("block", [8, 128])
+def test_sparsegpt_chooses_n_of_m_from_adapted_weights(block):
+  """Of 42 inputs the last group of four is one of two."""
+  x, w = correlated(1, WIDE[0]), kernel(1, WIDE)
+
+  def choose(scores, start):
+    groups = np.split(scores, range(4, len(scores), 4))
+    columns = [[best(c, 2) for c in group.T] for group in groups]
+    return np.concatenate([np.stack(c, 1) for c in columns])
+
+  want_mask, want = surgeon(w, x, choose, 4)
+  mask, new = oneshot.sparsegpt(w, seen(x), 0.5, pattern=N_OF_M, block=block)
+  np.testing.assert_array_equal(mask, want_mask)
+  assert bool(N_OF_M.holds(mask))
+  assert_close(new, want)
+  two_groups_at_once, _ = surgeon(w, x, choose, 8)
+  assert np.any(want_mask != two_groups_at_once)
+
+
+@pytest.mark.parametrize("block", [4, 128])
+def test_reconstruct_is_the_surgeon_of_a_given_mask(block):
+  x, w = correlated(2), kernel(2)
+  mask = np.asarray(oneshot.prune(oneshot.wanda(w, seen(x)), 0.5))
+  choose = lambda scores, start: mask[start : start + len(scores)]  # noqa: E731
+  _, want = surgeon(w, x, choose, 1)
+  new = oneshot.reconstruct(w, seen(x), mask, block=block)
+  assert_close(new, want)
+  assert np.all(np.asarray(new)[~mask] == 0)
+  assert error(x, w, new) < error(x, w, np.where(mask, w, 0))
+
+
+def test_the_last_input_kept_fits_by_least_squares():
+  """With all inputs but the last ones pruned this is a regression."""
+  x, w = correlated(3), kernel(3)
+  mask = np.arange(INPUTS)[:, None] >= np.full(OUTPUTS, INPUTS - 3)
+  new = oneshot.reconstruct(w, seen(x), mask, damping=1e-5)
+  want, *_ = np.linalg.lstsq(x[:, -3:], x @ w, rcond=None)
+  np.testing.assert_allclose(new[-3:], want, rtol=1e-2, atol=1e-2)
+
+
+def test_less_is_lost_the_more_is_known():
+  """On average; magnitude knows no inputs, Wanda no correlations."""
+  losses = np.zeros(3)
+  for seed in range(4):
+    x, w = correlated(seed, WIDE[0], 80), kernel(seed, WIDE)
+    found = seen(x)
+    masks = [
+      oneshot.prune(oneshot.magnitude(w, found), 0.6),
+      oneshot.prune(oneshot.wanda(w, found), 0.6, pattern=patterns.fan_in()),
+    ]
+    news = [np.where(mask, w, 0) for mask in masks]
+    news.append(oneshot.sparsegpt(w, found, 0.6)[1])
+    losses += [error(x, w, new) for new in news]
+  magnitude, wanda, sparsegpt = losses
+  assert sparsegpt < 0.8 * wanda
+  assert wanda < 0.5 * magnitude
+
+
+@pytest.mark.parametrize("sparsity", [0.35, 0.93])
+def test_sparsegpt_budgets_are_exact_with_equal_weights(sparsity):
+  w, found = np.round(kernel()), seen(correlated())
+  mask, new = oneshot.sparsegpt(w, found, sparsity, block=4)
+  total = int(np.floor(INPUTS * OUTPUTS * (1 - sparsity) + 0.5))
+  assert size_kept(mask) == total
+  for stop in (4, 8, 12):
+    assert size_kept(mask[:stop]) == total * stop // INPUTS
+  assert np.all(np.asarray(new)[~np.asarray(mask)] == 0)
+
+
+def test_inputs_that_were_always_zero_go_first():
+  x, w = correlated(4), kernel(4)
+  dead = [2, 9]
+  x[:, dead] = 0
+  found = seen(x)
+  mask, new = oneshot.sparsegpt(w, found, 0.5)
+  assert not np.any(np.asarray(mask)[dead])
+  assert np.all(np.isfinite(new))
+  assert size_kept(mask) == INPUTS * OUTPUTS // 2
+  kept = np.ones(w.shape, bool)
+  new = oneshot.reconstruct(w, found, kept)
+  want = np.where(norms(x)[:, None] == 0, 0, w)
+  np.testing.assert_allclose(new, want, rtol=1e-5)
+  # Of inputs of which nothing is known, the largest weights stay as they are.
+  empty = oneshot.statistics(INPUTS, gram=True)
+  assert np.all(np.isfinite(oneshot.sparsegpt(w, empty, 0.5)[1]))
+
+
+def test_sparsegpt_does_not_depend_on_the_scale_of_inputs():
+  x, w = correlated(5), kernel(5)
+  mask, new = oneshot.sparsegpt(w, seen(x), 0.5)
+  same_mask, same = oneshot.sparsegpt(w, seen(x * 2**10), 0.5)
+  np.testing.assert_array_equal(mask, same_mask)
+  np.testing.assert_allclose(new, same, rtol=1e-5)
+
+
+def test_nothing_pruned_is_nothing_changed():
+  w = jnp.asarray(kernel(), jnp.bfloat16)
+  mask, new = oneshot.sparsegpt(w, seen(correlated()), 0.0)
+  assert np.all(mask)
+  assert new.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(new, w)
+
+
+# OWL.
+
+
+def test_outliers_are_counted_over_all_kernels_of_a_layer():
+  rng = np.random.default_rng(0)
+  scores = [rng.exponential(size=s) ** 2 for s in [(9, 7), (31, 5), (4,)]]
+  flat = np.concatenate([s.ravel() for s in scores])
+  for threshold in (2.0, 5.0):
+    want = np.mean(flat > threshold * flat.mean())
+    got = oneshot.outliers(scores, threshold=threshold)
+    assert float(got) == pytest.approx(want, rel=1e-6)
+  assert float(oneshot.outliers(scores)) == pytest.approx(want, rel=1e-6)
+
+
+def test_owl_is_its_formula():
+  shares = np.array([0.03, 0.011, 0.07, 0.02])
+  rated = (shares - shares.min()) / (shares.max() - shares.min()) * 0.16
+  want = rated - rated.mean() + 0.3
+  got = oneshot.owl_densities(shares, 0.7)
+  np.testing.assert_allclose(got, want, rtol=1e-12)
+  assert np.mean(got) == pytest.approx(0.3, abs=1e-15)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.02, 0.5, 0.7, 0.95, 0.99])
+def test_owl_keeps_its_mean_where_densities_are_clipped(sparsity):
+  rng = np.random.default_rng(1)
+  shares, sizes = rng.uniform(size=9), rng.integers(1, 1000, 9)
+  got = oneshot.owl_densities(shares, sparsity, sizes=sizes)
+  assert np.average(got, weights=sizes) == pytest.approx(
+    1 - sparsity, abs=1e-14
+  )
+  assert got.min() >= 0
+  assert got.max() <= 1
+  inside = (got > 0) & (got < 1)
+  # What is not clipped is as far apart as the shares say.
+  slopes = np.diff(np.sort(got[inside])) / np.diff(np.sort(shares[inside]))
+  np.testing.assert_allclose(slopes, 0.16 / np.ptp(shares), rtol=1e-6)
+  assert sparsity not in (0.02, 0.95, 0.99) or not inside.all()
+
+
+def test_owl_of_equal_shares_is_uniform():
+  np.testing.assert_allclose(
+    oneshot.owl_densities([0.2, 0.2, 0.2], 0.6, sizes=[1, 2, 3]), 0.4
+  )
+  np.testing.assert_allclose(oneshot.owl_densities([0.2], 0.6), 0.4)
+
+
+# DSnoT: sorted lists, taken from their ends.
+
+
+def exchange(
+  w, mask, x, *, group=None, cycles=50, threshold=0.0, power=1.0, stop=False
+):
+  """The mask, and the error of each output before and after."""
+  mean, variance = x.mean(0), x.var(0)
+  mask, before, after = mask.copy(), [], []
+  for j in range(w.shape[1]):
+    gives = w[:, j] * mean
+    dormant = [i for i in range(len(w)) if not mask[i, j]]
+    active = [i for i in range(len(w)) if mask[i, j]]
+    dormant.sort(key=lambda i: gives[i] / variance[i] ** power)
+    active.sort(key=lambda i: abs(w[i, j]) * norms(x)[i])
+    total = gives[dormant].sum()
+    before.append(total)
+    for _ in range(cycles):
+      if abs(total) <= threshold:
+        break
+      sign = 1 if total > 0 else -1
+      grown = dormant[-1 if total > 0 else 0] if dormant else None
+      if grown is None or sign * gives[grown] <= 0:
+        break
+      partners = [i for i in active if sign * gives[i] < 0]
+      if group:
+        partners = [i for i in active if i // group == grown // group]
+      if not partners and group:
+        dormant.remove(grown)
+        continue
+      if not partners:
+        break
+      pruned = partners[0]
+      new = total + gives[pruned] - gives[grown]
+      if stop and sign * new < 0:
+        break
+      dormant.remove(grown)
+      active.remove(pruned)
+      mask[grown, j], mask[pruned, j], total = True, False, new
+    after.append(total)
+  return mask, np.array(before), np.array(after)
+
+
+def pruned_by_wanda(seed, pattern=None, sparsity=0.5):
+  x, w = correlated(seed, WIDE[0], 80), kernel(seed, WIDE)
+  found = seen(x, gram=False)
+  pattern = pattern or patterns.fan_in()
+  mask = oneshot.prune(oneshot.wanda(w, found), sparsity, pattern=pattern)
+  return x, w, found, np.asarray(mask)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"threshold": 0.0},
+    {"threshold": 0.0, "cycles": 3, "power": 0.5},
+    {"threshold": 0.3, "power": 0.0},
+    {"threshold": 0.0, "stop": True},
+  ],
+  ids=str,
+)
+def test_dsnot_is_the_exchange_of_sorted_lists(options):
+  x, w, found, mask = pruned_by_wanda(6)
+  want, *_ = exchange(w, mask, x, **options)
+  stop = options.pop("stop", None)
+  got = oneshot.dsnot(w, mask, found, stop_at_flip=stop, **options)
+  np.testing.assert_array_equal(got, want)
+  assert np.any(mask != want)
+  np.testing.assert_array_equal(got.sum(0), mask.sum(0))
+
+
+@pytest.mark.parametrize("stop", [None, False])
+def test_dsnot_swaps_within_groups(stop):
+  """In N:M an output stops at a flip unless told otherwise."""
+  x, w, found, mask = pruned_by_wanda(7, N_OF_M)
+  want, *_ = exchange(w, mask, x, group=4, stop=stop is None)
+  got = oneshot.dsnot(
+    w, mask, found, pattern=N_OF_M, threshold=0.0, stop_at_flip=stop
+  )
+  np.testing.assert_array_equal(got, want)
+  assert bool(N_OF_M.holds(got))
+  assert np.any(mask != want)
+
+
+def test_dsnot_lessens_the_expected_error():
+  """Of each output if it stops at a flip, and of nearly all if not."""
+  rng = np.random.default_rng(8)
+  x = rng.normal(size=(100, 300)) + 0.3 * rng.normal(size=300)
+  w, found = kernel(8, (300, 20)), seen(x, gram=False)
+  mask = np.abs(w) > 0.8
+
+  def expected(mask):
+    return np.abs(x.mean(0) @ np.where(mask, 0, w))
+
+  before = expected(mask)
+  stopped = expected(oneshot.dsnot(w, mask, found, stop_at_flip=True))
+  assert np.all(stopped <= before)
+  assert np.sum(stopped) < 0.3 * np.sum(before)
+  free = expected(oneshot.dsnot(w, mask, found))
+  assert np.sum(free) < 0.3 * np.sum(before)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 41, 42])
+def test_dsnot_of_fewer_weights_than_cycles(kept):
+  x, w, found, _ = pruned_by_wanda(9)
+  mask = np.broadcast_to(np.arange(WIDE[0])[:, None] < kept, WIDE)
+  got = oneshot.dsnot(w, mask, found, threshold=0.0)
+  want, *_ = exchange(w, mask, x)
+  np.testing.assert_array_equal(got, want)
+  assert np.all(np.asarray(got).sum(0) == kept)
+
+
+def test_dsnot_is_unmoved_by_inputs_without_mean_or_variance():
+  x, w, _, mask = pruned_by_wanda(10)
+  x[:, 3], x[:, 5] = 0, 1
+  got = oneshot.dsnot(w, mask, seen(x, gram=False))
+  np.testing.assert_array_equal(got.sum(0), mask.sum(0))
+  np.testing.assert_array_equal(got[3], mask[3])
+  start = oneshot.statistics(WIDE[0])
+  np.testing.assert_array_equal(oneshot.dsnot(w, mask, start), mask)
+
+
+# Transformations and errors.
+
+
+def test_layers_stack():
+  """Every function maps over stacked layers, inside of jit."""
+  x = np.stack([correlated(seed) for seed in range(2)])
+  w = np.stack([kernel(seed) for seed in range(2)])
+
+  def everything(x, w):
+    found = seen(x)
+    mask = oneshot.prune(oneshot.ria(w, found), 0.5, pattern=patterns.fan_in())
+    moved = oneshot.dsnot(w, mask, found)
+    new = oneshot.reconstruct(w, found, moved)
+    return new, *oneshot.sparsegpt(w, found, 0.5, pattern=N_OF_M)
+
+  stacked = jax.jit(jax.vmap(everything))(x, w)
+  for layer in range(2):
+    alone = everything(x[layer], w[layer])
+    for got, want in zip(stacked, alone, strict=True):
+      np.testing.assert_allclose(got[layer], want, rtol=2e-3, atol=1e-3)
+
+
+def test_kernels_are_matrices_of_the_inputs_seen():
+  w, found = kernel(), seen(correlated())
+  other = oneshot.statistics(OUTPUTS, gram=True)
+  mask = np.ones(w.shape, bool)
+  calls = {
+    "wanda": oneshot.wanda,
+    "ria": oneshot.ria,
+    "sparsegpt": lambda w, s: oneshot.sparsegpt(w, s, 0.5),
+    "reconstruct": lambda w, s: oneshot.reconstruct(w, s, mask),
+    "dsnot": lambda w, s: oneshot.dsnot(w, mask, s),
+  }
+  for call in calls.values():
+    with pytest.raises(ValueError, match=re.escape("wanted [inputs, outputs]")):
+      call(w[None], found)
+    with pytest.raises(ValueError, match=r"wanted \(14,\).*transpose"):
+      call(w, other)
+  for call in (oneshot.magnitude, lambda w: oneshot.prune(w, 0.5)):
+    with pytest.raises(ValueError, match=re.escape("wanted [inputs, outputs]")):
+      call(w[0])
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 50])
+def test_sparsity_is_a_share(sparsity):
+  w, found = kernel(), seen(correlated())
+  for call in (
+    lambda: oneshot.prune(np.abs(w), sparsity),
+    lambda: oneshot.sparsegpt(w, found, sparsity),
+    lambda: oneshot.owl_densities([0.1, 0.2], sparsity),
+  ):
+    with pytest.raises(ValueError, match=r"wanted the share of zeros"):
+      call()
+
+
+def test_what_is_refused():
+  x, w = correlated(), kernel()
+  found, mask = seen(x), np.ones(w.shape, bool)
+  sparsegpt = functools.partial(oneshot.sparsegpt, w, found, 0.5)
+  refused = {
+    "at least 1": lambda: oneshot.statistics(0),
+    "wanted [..., 14]": lambda: oneshot.observe(found, x.T),
+    "of one layer": lambda: oneshot.merge(found, seen(x, gram=False)),
+    "gram=True": lambda: oneshot.sparsegpt(w, seen(x, gram=False), 0.5),
+    "settle it": lambda: oneshot.sparsegpt(w, found, 0.7, pattern=N_OF_M),
+    "multiple of 4": lambda: sparsegpt(pattern=N_OF_M, block=6),
+    "leaves the density open": lambda: sparsegpt(pattern=patterns.fan_in()),
+    "block of 0 inputs": lambda: sparsegpt(block=0),
+    "damping=-1": lambda: sparsegpt(damping=-1),
+    "wanted bool[14, 5]": lambda: oneshot.dsnot(w, mask[:2], found),
+    "got a mask float": lambda: oneshot.reconstruct(w, found, mask + 0.0),
+    "-1 cycles": lambda: oneshot.dsnot(w, mask, found, cycles=-1),
+    "no scores": lambda: oneshot.outliers({}),
+    "finite number": lambda: oneshot.owl_densities([0.1, np.nan], 0.5),
+    "each of 2 layers": lambda: oneshot.owl_densities([0, 1], 0.5, sizes=[1]),
+    "deviation=-1": lambda: oneshot.owl_densities([0, 1], 0.5, deviation=-1),
+  }
+  for message, call in refused.items():
+    with pytest.raises(ValueError, match=re.escape(message)):
+      call()
