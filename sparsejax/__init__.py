@@ -35,6 +35,7 @@ from sparsejax.algorithms import (
   str_,
   top_kast,
 )
+from sparsejax.linear import matmul
 from sparsejax.masks import apply_masks, density, nnz
 from sparsejax.states import SparseState, forward_params, get_masks
 from sparsejax.transform import (
@@ -68,6 +69,7 @@ __all__ = [
   "instruments",
   "lottery",
   "masks",
+  "matmul",
   "mest",
   "movement",
   "nnz",
