@@ -1,0 +1,55 @@
+"""Files of models, read with errors that name them, written whole or not."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from experiments.errors import UserError
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON file that holds one object.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The object.
+
+  Raises:
+    UserError: the file is missing, or holds something else.
+  """
+  try:
+    value = json.loads(path.read_text("utf-8"))
+  except FileNotFoundError as error:
+    raise UserError(
+      f"{path}: there is no such file; name the folder that holds it."
+    ) from error
+  except ValueError as error:
+    raise UserError(f"{path}: not a JSON file: {error}") from error
+  if not isinstance(value, dict):
+    raise UserError(
+      f"{path}: wanted a JSON object, got {type(value).__name__}."
+    )
+  return value
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a path to write to, whose file becomes `path` when that succeeded.
+
+  Args:
+    path: the file to replace, which stays as it is when writing fails.
+
+  Yields:
+    A path beside it.
+  """
+  part = path.with_name(path.name + ".part")
+  try:
+    yield part
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
