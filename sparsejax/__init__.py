@@ -1,7 +1,9 @@
 """Sparse training in JAX: masks, mask updates, and one skin over optax."""
 
 from sparsejax import (
+  distill,
   distributions,
+  finetune,
   flops,
   initial,
   instruments,
@@ -57,7 +59,9 @@ __all__ = [
   "apply_masks",
   "dense",
   "density",
+  "distill",
   "distributions",
+  "finetune",
   "fixed",
   "flops",
   "forward_params",

@@ -8,6 +8,7 @@ import optax
 from jax import lax
 
 from sparsejax import masks as masks_lib
+from sparsejax.finetune.transform import FineTuneState, join
 from sparsejax.masks import PyTree, is_hole
 from sparsejax.updates import MaskState, Thresholds
 from sparsejax.updates.thresholds import shrunk
@@ -71,18 +72,21 @@ def forward_params(params: PyTree, opt_state: optax.OptState) -> PyTree:
   """The params that the model is to be run with.
 
   Args:
-    params: The params that are trained.
-    opt_state: The state of a transformation that holds `sparsify`.
+    params: The params that are trained; or, in fine-tuning, the values.
+    opt_state: The state of a transformation that holds `sparsify`, or of one
+      of `sparsejax.finetune`.
 
   Returns:
-    `params` as they are where zeros are enforced. Otherwise masked ones,
-    whose gradient reaches all weights, as if they were not masked: the
-    straight-through estimator.
+    `params` as they are where zeros are enforced. Where they are not, masked
+    ones, whose gradient reaches all weights, as if they were not masked: the
+    straight-through estimator. In fine-tuning, `finetune.join` of the two.
 
   References:
     Bengio et al., Estimating or Propagating Gradients Through Stochastic
     Neurons for Conditional Computation, arXiv:1308.3432, 2013, section 4.
   """
+  if isinstance(opt_state, FineTuneState):
+    return join(params, opt_state)
   if not find(opt_state, ForwardMaskedState):
     return params
   values = masks_lib.apply_masks(params, get_masks(opt_state))

@@ -16,6 +16,7 @@ from jax.nn.initializers import zeros
 
 from sparsejax import masks as masks_lib
 from sparsejax import steps
+from sparsejax.finetune.transform import FineTuning
 from sparsejax.masks import PyTree
 from sparsejax.schedules import When, never
 from sparsejax.states import (
@@ -255,12 +256,14 @@ def init(
   """Draws the masks and applies them once, before the first step.
 
   Args:
-    tx: A transformation that holds `sparsify`, at any depth.
+    tx: A transformation that holds `sparsify`, at any depth; or one of
+      `sparsejax.finetune`.
     params: The params, finite.
 
   Returns:
     The params with exact zeros where inactive, and the optimizer state.
-    Params that are only masked in the forward pass come back as they are.
+    Params that are only masked in the forward pass come back as they are. In
+    fine-tuning, the values that are trained instead of params.
 
   Raises:
     ValueError: If a param is not finite, or there are no masks in the state.
@@ -273,6 +276,8 @@ def init(
     (10, 10)
   """
   _check_finite(params)
+  if isinstance(tx, FineTuning):
+    return tx.start(params)
   opt_state = tx.init(params)
   get_masks(opt_state)
   for state in find(opt_state, SparseState):

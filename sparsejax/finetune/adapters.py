@@ -1,0 +1,223 @@
+"""Adapters: a frozen base, and factors that make a change of each matrix."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparsejax import distributions
+from sparsejax.distributions import Prunable
+from sparsejax.finetune.matrices import LowRank, Merged, node
+from sparsejax.finetune.transform import FineTuning, fine_tune
+
+
+class Factors(NamedTuple):
+  """The two trained factors of an adapter.
+
+  Attributes:
+    down: The one that the input meets first.
+    up: The other, zero at first, so that nothing is changed at first.
+  """
+
+  down: jax.Array
+  up: jax.Array
+
+
+@node(static=("scale",))
+class Beside:
+  """A low-rank matrix beside the base.
+
+  Attributes:
+    scale: The factor of their product.
+  """
+
+  scale: float
+
+  def matrix(self, base, factors, probe=None) -> LowRank:
+    """What stands for the matrix in the forward pass."""
+    del probe
+    return LowRank(base, *factors, self.scale)
+
+  def merged(self, base, factors) -> jax.Array:
+    """The matrix itself, dense."""
+    change = self.scale * factors.down @ factors.up
+    return (base + change).astype(base.dtype)
+
+  def settled(self, base, factors) -> jax.Array:
+    """The base, as it is."""
+    del factors
+    return base
+
+
+@node(static=("merge",))
+class Within:
+  """A change of the base's non-zeros, made dense in the forward pass.
+
+  Attributes:
+    merge: `(base, factors) -> matrix`.
+  """
+
+  merge: Callable[[jax.Array, Any], jax.Array]
+
+  def matrix(self, base, factors, probe=None) -> Merged:
+    """What stands for the matrix in the forward pass."""
+    del probe
+    return Merged(base, factors, self.merge)
+
+  def merged(self, base, factors) -> jax.Array:
+    """The matrix itself, with the base's zeros."""
+    return self.merge(base, factors).astype(base.dtype)
+
+  def settled(self, base, factors) -> jax.Array:
+    """The base, as it is."""
+    del factors
+    return base
+
+
+def lora(
+  inner: optax.GradientTransformation,
+  *,
+  key: jax.Array,
+  rank: int = 8,
+  alpha: float = 16.0,
+  prunable: Prunable = distributions.matrices,
+) -> FineTuning:
+  """LoRA: a low-rank matrix beside each frozen one.
+
+  Merged with a sparse base it leaves no zeros; pruning it again is called
+  LoRA* in sparse fine-tuning.
+
+  Args:
+    inner: Any optax optimizer.
+    key: PRNG key of the first factors.
+    rank: Their rank.
+    alpha: Times the product over the rank.
+    prunable: Which leaves to adapt.
+
+  Returns:
+    The transformation.
+
+  Raises:
+    ValueError: If the rank is below 1.
+
+  References:
+    Hu et al., LoRA: Low-Rank Adaptation of Large Language Models,
+    arXiv:2106.09685, 2021, section 4.1.
+  """
+  part = Beside(alpha / _checked(rank))
+  return fine_tune(inner, _begin(rank, part), key=key, prunable=prunable)
+
+
+def masked_lora(
+  inner: optax.GradientTransformation,
+  *,
+  key: jax.Array,
+  rank: int = 8,
+  alpha: float = 16.0,
+  prunable: Prunable = distributions.matrices,
+) -> FineTuning:
+  """LoRA whose product is masked by the base's non-zeros.
+
+  So it merges without new non-zeros, at the cost of a dense product in every
+  step.
+
+  Args:
+    inner: Any optax optimizer.
+    key: PRNG key of the first factors.
+    rank: Their rank.
+    alpha: Times the product over the rank.
+    prunable: Which leaves to adapt.
+
+  Returns:
+    The transformation.
+
+  Raises:
+    ValueError: If the rank is below 1.
+
+  References:
+    Munoz et al., SQFT: Low-cost Model Adaptation in Low-precision Sparse
+    Foundation Models, arXiv:2410.03750, 2024 (SparsePEFT, of one rank).
+  """
+  scale = alpha / _checked(rank)
+
+  def merge(base, factors):
+    change = scale * factors.down @ factors.up
+    return jnp.where(base != 0, base + change, 0)
+
+  return fine_tune(
+    inner, _begin(rank, Within(merge)), key=key, prunable=prunable
+  )
+
+
+def spp(
+  inner: optax.GradientTransformation,
+  *,
+  key: jax.Array,
+  rank: int = 16,
+  scale: float = 2.0,
+  prunable: Prunable = distributions.matrices,
+) -> FineTuning:
+  """SPP: every weight times a factor, so that zeros stay zeros.
+
+  The change of a weight is the weight times `scale`, a number of its output
+  and one of its input; the latter is shared by outputs that are `rank` apart.
+
+  Args:
+    inner: Any optax optimizer.
+    key: PRNG key of the first factors.
+    rank: How many numbers there are of each input; divides the outputs.
+    scale: The factor of their product.
+    prunable: Which leaves to adapt.
+
+  Returns:
+    The transformation. Its `start` raises a ValueError that names a leaf of
+    which `rank` does not divide the outputs.
+
+  Raises:
+    ValueError: If the rank is below 1.
+
+  References:
+    Lu et al., SPP: Sparsity-Preserved Parameter-Efficient Fine-Tuning for Large
+    Language Models, arXiv:2405.16057, 2024; its released code.
+  """
+  _checked(rank)
+
+  def merge(base, factors):
+    inputs = jnp.concatenate([factors.down] * (base.shape[-1] // rank), axis=-1)
+    return base + scale * base * inputs * factors.up[..., None, :]
+
+  def begin(path, leaf, key):
+    *stack, rows, columns = leaf.shape
+    if columns % rank:
+      raise ValueError(
+        f"{path}: got {leaf.shape} and rank={rank}, wanted a rank that divides "
+        f"the {columns} outputs"
+      )
+    down = _uniform(key, (*stack, rows, rank))
+    return leaf, Factors(down, jnp.zeros((*stack, columns))), Within(merge)
+
+  return fine_tune(inner, begin, key=key, prunable=prunable)
+
+
+def _begin(rank, part):
+  def begin(path, leaf, key):
+    del path
+    *stack, rows, columns = leaf.shape
+    down = _uniform(key, (*stack, rows, rank))
+    return leaf, Factors(down, jnp.zeros((*stack, rank, columns))), part
+
+  return begin
+
+
+def _uniform(key, shape):
+  """What LoRA's released code draws: of variance 1 / (3 x inputs)."""
+  bound = shape[-2] ** -0.5
+  return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
+def _checked(rank):
+  if rank < 1:
+    raise ValueError(f"got rank={rank}, wanted at least 1")
+  return rank

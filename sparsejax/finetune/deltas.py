@@ -1,0 +1,264 @@
+"""Sparse deltas on a frozen base whose places move: SpIEL and SEFT."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparsejax import distributions
+from sparsejax.distributions import Prunable
+from sparsejax.finetune import support
+from sparsejax.finetune.evolve import Evolution
+from sparsejax.finetune.matrices import each
+from sparsejax.finetune.optimizers import scale_by_aged_adam
+from sparsejax.finetune.transform import FineTuning, fine_tune
+
+
+def adamw(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-6,
+  weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+  """AdamW for deltas: weights of their own age, decay towards the base.
+
+  Args:
+    learning_rate: A number or an optax schedule.
+    b1: The decay of the mean.
+    b2: The decay of the mean square.
+    eps: Added to the root of the mean square.
+    weight_decay: Times the learning rate, how much of a delta decays a step.
+
+  Returns:
+    The optimizer.
+
+  References:
+    Ansell et al., Scaling Sparse Fine-Tuning to Large Language Models,
+    arXiv:2401.16405, 2024; its released code.
+  """
+  return optax.chain(
+    scale_by_aged_adam(b1, b2, eps),
+    optax.add_decayed_weights(weight_decay),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+def spiel(
+  inner: optax.GradientTransformation,
+  *,
+  key: jax.Array,
+  t_end: int,
+  k: int | Callable[[tuple[int, int]], int],
+  every: int = 20,
+  accumulate: int = 5,
+  fraction: Callable[[jax.Array], jax.Array] | float = 0.2,
+  candidates: float = 1.0,
+  on_zeros: bool = True,
+  prunable: Prunable = distributions.matrices,
+) -> FineTuning:
+  """SpIEL: drops the smallest deltas, grows by accumulated gradients.
+
+  `accumulate` steps before places move, those of the largest gradients become
+  candidates; until then their gradients add up. The first time, all places
+  move. A sparse base does not stay sparse, unless `on_zeros` is False.
+
+  Args:
+    inner: Any optax optimizer; `finetune.adamw` is the paper's.
+    key: PRNG key of the first places, drawn uniformly.
+    t_end: The number of training steps.
+    k: How many weights of a matrix to train, or a function of its shape.
+    every: Steps from one move to the next.
+    accumulate: Over how many steps to gather gradients.
+    fraction: The share of a matrix's deltas that move: a schedule of the steps
+      done, or the start of one that falls linearly to 0 at `t_end`.
+    candidates: How many there are, in multiples of k.
+    on_zeros: Whether places where the base is 0 may be trained.
+    prunable: Which leaves to fine-tune.
+
+  Returns:
+    The transformation.
+
+  Raises:
+    ValueError: If a number is out of range.
+
+  References:
+    Ansell et al., Scaling Sparse Fine-Tuning to Large Language Models,
+    arXiv:2401.16405, 2024 (SpIEL-AG).
+  """
+  if not callable(fraction):
+    _check_share(fraction)
+    start = fraction
+
+    def fraction(step):
+      later = start * (1 - step / t_end)
+      return jnp.where(step <= accumulate, 1.0, jnp.maximum(later, 0))
+
+  evolution = Evolution(
+    first=accumulate,
+    every=every,
+    accumulate=accumulate,
+    fraction=fraction,
+    most=1.0,
+    candidates=candidates,
+    stop=t_end,
+    revive=on_zeros,
+    at_random=False,
+    fold=False,
+    sensitivity=None,
+  )
+  begin = functools.partial(_begin, k=k, on_zeros=on_zeros)
+  _check(evolution)
+  return fine_tune(
+    inner, begin, key=key, prunable=prunable, evolution=evolution
+  )
+
+
+def saliency(weights: jax.Array, gradients: jax.Array) -> jax.Array:
+  """|w g|, by which SEFT prunes."""
+  return jnp.abs(weights * gradients)
+
+
+def magnitude(weights: jax.Array, gradients: jax.Array) -> jax.Array:
+  """|w|, the alternative to it."""
+  del gradients
+  return jnp.abs(weights)
+
+
+def seft(
+  inner: optax.GradientTransformation,
+  *,
+  key: jax.Array,
+  t_end: int,
+  k: int | Callable[[tuple[int, int]], int],
+  every: int = 60,
+  accumulate: int = 1,
+  fraction: Callable[[jax.Array], jax.Array] | float = 0.2,
+  revive: bool = True,
+  grow_at_random: bool = False,
+  fold: bool = False,
+  sensitivity: Callable[[jax.Array, jax.Array], jax.Array] = saliency,
+  prunable: Prunable = distributions.matrices,
+) -> FineTuning:
+  """SEFT: sparse deltas on a sparse base, which keeps its number of zeros.
+
+  Every so many steps the smallest deltas are dropped; as many places of the
+  largest gradients grow, zeros of the base too; and each matrix is pruned back
+  to as many non-zeros as it began with, where |weight x gradient| is smallest.
+  Just-grown weights are exempt, since theirs is 0. The paper's text and code
+  could not be read: what reviews of it leave open is a keyword here, and the
+  defaults of `every`, `fraction` and `accumulate` are those of others'
+  re-implementations or of SpIEL.
+
+  Args:
+    inner: Any optax optimizer, such as `finetune.adamw`.
+    key: PRNG key of the first places, drawn uniformly from the non-zeros.
+    t_end: The number of training steps.
+    k: How many weights of a matrix to train, or a function of its shape.
+    every: Steps from one move to the next.
+    accumulate: Over how many steps to gather gradients for one.
+    fraction: The share of a matrix's deltas that move: a schedule of the steps
+      done, or the start of a cosine that falls to 0 at `t_end`.
+    revive: Whether zeros of the base may grow. If not, zeros stay where they
+      are, and with them a pattern such as 2:4.
+    grow_at_random: Whether places grow at random, as an ablation.
+    fold: Whether what is dropped keeps its delta as a weight of the base.
+    sensitivity: `(weights, gradients) -> rank` by which to prune, the lowest
+      first: `saliency` or `magnitude`.
+    prunable: Which leaves to fine-tune.
+
+  Returns:
+    The transformation. Its `start` raises a ValueError that names a leaf
+    which has no zeros.
+
+  Raises:
+    ValueError: If a number is out of range.
+
+  References:
+    SEFT, arXiv:2505.24037, 2025: drop, grow, adapt, as its reviews tell them.
+  """
+  most = 1.0
+  if not callable(fraction):
+    _check_share(fraction)
+    most = fraction
+    fraction = optax.cosine_decay_schedule(most, t_end)
+  evolution = Evolution(
+    first=every,
+    every=every,
+    accumulate=accumulate,
+    fraction=fraction,
+    most=most,
+    candidates=1.0 + most,
+    stop=t_end,
+    revive=revive,
+    at_random=grow_at_random,
+    fold=fold,
+    sensitivity=sensitivity if revive else None,
+  )
+  _check(evolution)
+
+  def begin(path, leaf, key):
+    _check_sparse(path, leaf)
+    return _begin(path, leaf, key, k=k, on_zeros=False)
+
+  return fine_tune(
+    inner, begin, key=key, prunable=prunable, evolution=evolution
+  )
+
+
+def as_many_as_lora(rank: int) -> Callable[[tuple[int, int]], int]:
+  """As many weights of a matrix as a low-rank adapter of that rank has.
+
+  Example:
+    >>> as_many_as_lora(8)((768, 3072))
+    30720
+  """
+  return lambda shape: rank * sum(shape)
+
+
+def _begin(path, leaf, key, *, k, on_zeros):
+  """A base, deltas at random places of it, and these places."""
+  *stack, rows, columns = leaf.shape
+  count = k((rows, columns)) if callable(k) else k
+  if not 1 <= count <= rows * columns:
+    raise ValueError(
+      f"{path}: got k={count} weights to train, wanted 1 to "
+      f"{rows * columns}, as many as a matrix of {leaf.shape} has"
+    )
+
+  def one(base, key):
+    key = jax.random.wrap_key_data(key, impl="threefry2x32")
+    where = jnp.ones(base.shape, bool) if on_zeros else base != 0
+    return support.draw(key, base, count, where)
+
+  keys = jax.random.key_data(jax.random.split(key, stack))
+  slots = jax.jit(each(one))(leaf, keys)
+  return leaf, jnp.zeros((*stack, count)), slots
+
+
+def _check_sparse(path, leaf):
+  if isinstance(leaf, jax.core.Tracer) or bool(jnp.any(leaf == 0)):
+    return
+  raise ValueError(
+    f"{path}: got {leaf.shape} without a zero, wanted a sparse base to keep "
+    "sparse: prune it first, for example with sparsejax.oneshot, or use spiel"
+  )
+
+
+def _check(evolution):
+  every, accumulate = evolution.every, evolution.accumulate
+  if not 1 <= accumulate <= every:
+    raise ValueError(
+      f"got every={every} and accumulate={accumulate}, wanted at least 1 step "
+      "to gather gradients in, and no more than from one move to the next"
+    )
+  if evolution.candidates <= 0:
+    raise ValueError(f"got candidates={evolution.candidates}, wanted more")
+
+
+def _check_share(share):
+  if not 0 <= share <= 1:
+    raise ValueError(f"got fraction={share}, wanted a share in [0, 1]")

@@ -1,0 +1,272 @@
+"""What stands for a weight matrix in the forward pass while it is fine-tuned.
+
+Each is a pytree node with `shape` and `matmul`, so that `sparsejax.matmul` and
+the models built on it take it for a kernel. Leaves may have leading axes, of
+layers that a `lax.scan` runs over. Where only some weights are trained, the
+dense gradient of a matrix lives inside the backward pass of that one matrix.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def node(*data: str, static: tuple[str, ...] = ()):
+  """Makes a class a dataclass and a pytree node of these fields."""
+
+  def register(cls):
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    return jax.tree_util.register_dataclass(
+      cls, data_fields=list(data), meta_fields=list(static)
+    )
+
+  return register
+
+
+@node("found", "given", static=("look",))
+class Probe:
+  """What is to be read off a matrix's dense gradient while it is there.
+
+  Attributes:
+    found: Zeros, float32, of the shapes of what `look` returns, which becomes
+      their cotangent.
+    given: Arrays that `look` needs.
+    look: `(gradient [in, out], base [in, out], given) -> found`.
+  """
+
+  found: Any
+  given: Any
+  look: Callable[..., Any]
+
+
+@node("base", "deltas", "indices", "probe")
+class Delta:
+  """A matrix of which a few weights are trained.
+
+  Attributes:
+    base: The matrix, [..., in, out], the deltas already added.
+    deltas: float32[..., k], whose gradient is that of these weights.
+    indices: int32[..., k], their places in the flat matrix; those of unused
+      slots are out of range.
+    probe: What else to read off the dense gradient; None for nothing.
+  """
+
+  base: jax.Array
+  deltas: jax.Array
+  indices: jax.Array
+  probe: Probe | None
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the matrix."""
+    return self.base.shape
+
+  def matmul(self, x: jax.Array) -> jax.Array:
+    """`x [..., in]` times the matrix, in the dtype of x."""
+    if self.probe is None:
+      return _tapped(x, self.base, self.deltas, self.indices)
+    probe = self.probe
+    return _probed(
+      probe.look,
+      x,
+      self.base,
+      self.deltas,
+      self.indices,
+      probe.found,
+      probe.given,
+    )
+
+
+@node("values", "indices", static=("sizes",))
+class Packed:
+  """A matrix of which only the non-zeros exist, all of them trained.
+
+  Attributes:
+    values: [..., nnz], any float dtype.
+    indices: int32[..., nnz], ascending places in the flat matrix; those of
+      unused values are out of range.
+    sizes: (in, out).
+  """
+
+  values: jax.Array
+  indices: jax.Array
+  sizes: tuple[int, int]
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the matrix."""
+    return (*self.values.shape[:-1], *self.sizes)
+
+  def matmul(self, x: jax.Array) -> jax.Array:
+    """`x [..., in]` times the matrix, in the dtype of x."""
+    return _packed(self.sizes, x, self.values, self.indices)
+
+
+@node("base", "down", "up", static=("scale",))
+class LowRank:
+  """A frozen matrix and a low-rank one beside it: base + scale x down @ up.
+
+  Attributes:
+    base: [..., in, out].
+    down: [..., in, rank].
+    up: [..., rank, out].
+    scale: A factor.
+  """
+
+  base: jax.Array
+  down: jax.Array
+  up: jax.Array
+  scale: float
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the matrix."""
+    return self.base.shape
+
+  def matmul(self, x: jax.Array) -> jax.Array:
+    """`x [..., in]` times the matrix, in the dtype of x."""
+    down, up = (w.astype(x.dtype) for w in (self.down, self.up))
+    return x @ self.base.astype(x.dtype) + (x @ down) @ up * self.scale
+
+
+@node("base", "factors", static=("merge",))
+class Merged:
+  """A frozen matrix and trained factors, multiplied out in the forward pass.
+
+  The product is not kept for the backward pass but made again.
+
+  Attributes:
+    base: [..., in, out].
+    factors: A pytree of arrays.
+    merge: `(base, factors) -> matrix`.
+  """
+
+  base: jax.Array
+  factors: Any
+  merge: Callable[[jax.Array, Any], jax.Array]
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the matrix."""
+    return self.base.shape
+
+  def matmul(self, x: jax.Array) -> jax.Array:
+    """`x [..., in]` times the matrix, in the dtype of x."""
+
+    @jax.checkpoint
+    def times(x, base, factors):
+      return x @ self.merge(base, factors).astype(x.dtype)
+
+    return times(x, jax.lax.stop_gradient(self.base), self.factors)
+
+
+def each(function: Callable[..., Any]) -> Callable[..., Any]:
+  """A function of one matrix, for matrices [..., in, out] stacked alike.
+
+  One after the other, so that what is as large as a matrix is there once.
+  """
+
+  def stacked(matrix, *others):
+    if matrix.ndim == 2:
+      return function(matrix, *others)
+    return jax.lax.map(lambda xs: stacked(*xs), (matrix, *others))
+
+  return stacked
+
+
+def read(matrix: jax.Array, indices: jax.Array) -> jax.Array:
+  """The weights [k] at flat places of a matrix; 0 where out of range."""
+  return matrix.reshape(-1).at[indices].get(mode="fill", fill_value=0)
+
+
+def write(
+  matrix: jax.Array, indices: jax.Array, values: jax.Array
+) -> jax.Array:
+  """The matrix with `values` [k] at flat places; out of range, nowhere."""
+  flat = matrix.reshape(-1)
+  flat = flat.at[indices].set(values.astype(matrix.dtype), mode="drop")
+  return flat.reshape(matrix.shape)
+
+
+def _gradient(x, g):
+  """The dense gradient [in, out], in float32."""
+  x, g = (a.reshape(-1, a.shape[-1]) for a in (x, g))
+  return jax.lax.dot_general(
+    x, g, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+  )
+
+
+def _gradient_of_x(g, matrix):
+  return g @ matrix.astype(g.dtype).T
+
+
+@jax.custom_vjp
+def _tapped(x, base, deltas, indices):
+  del deltas, indices
+  return x @ base.astype(x.dtype)
+
+
+def _tapped_forward(x, base, deltas, indices):
+  return _tapped(x, base, deltas, indices), (x, base, indices)
+
+
+def _tapped_backward(saved, g):
+  x, base, indices = saved
+  return _gradient_of_x(g, base), None, read(_gradient(x, g), indices), None
+
+
+_tapped.defvjp(_tapped_forward, _tapped_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _probed(look, x, base, deltas, indices, found, given):
+  del look, found, given
+  return _tapped(x, base, deltas, indices)
+
+
+def _probed_forward(look, x, base, deltas, indices, found, given):
+  y = _probed(look, x, base, deltas, indices, found, given)
+  return y, (x, base, indices, given)
+
+
+def _probed_backward(look, saved, g):
+  x, base, indices, given = saved
+  dense = _gradient(x, g)
+  deltas = read(dense, indices)
+  found = look(dense, base, given)
+  return _gradient_of_x(g, base), None, deltas, None, found, None
+
+
+_probed.defvjp(_probed_forward, _probed_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _packed(sizes, x, values, indices):
+  return x @ unpacked(sizes, values, indices).astype(x.dtype)
+
+
+def _packed_forward(sizes, x, values, indices):
+  return _packed(sizes, x, values, indices), (x, values, indices)
+
+
+def _packed_backward(sizes, saved, g):
+  x, values, indices = saved
+  matrix = unpacked(sizes, values, indices)
+  gathered = read(_gradient(x, g), indices).astype(values.dtype)
+  return _gradient_of_x(g, matrix), gathered, None
+
+
+_packed.defvjp(_packed_forward, _packed_backward)
+
+
+def unpacked(
+  sizes: tuple[int, int], values: jax.Array, indices: jax.Array
+) -> jax.Array:
+  """The dense matrix [in, out] of non-zeros [nnz] at ascending flat places."""
+  flat = jnp.zeros(sizes[0] * sizes[1], values.dtype)
+  flat = flat.at[indices].set(values, mode="drop", indices_are_sorted=True)
+  return flat.reshape(sizes)

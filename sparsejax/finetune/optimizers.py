@@ -1,0 +1,135 @@
+"""Optimizers of weights that are not all trained for equally long."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparsejax.masks import PyTree, is_hole
+
+
+class Seeds(NamedTuple):
+  """What the moments of newly trained weights begin from, of one matrix.
+
+  Attributes:
+    mean: float32[..., k], their mean gradient so far.
+    square: float32[..., k], the mean of its square.
+    age: int32[..., k], of how many batches.
+  """
+
+  mean: jax.Array
+  square: jax.Array
+  age: jax.Array
+
+
+class AgedAdamState(NamedTuple):
+  """The state of `scale_by_aged_adam`; trees like the values.
+
+  Attributes:
+    mean: The mean gradient of each weight, without Adam's bias towards 0.
+    square: The mean of its square, likewise.
+    age: int32, how many gradients each weight has seen.
+  """
+
+  mean: PyTree
+  square: PyTree
+  age: PyTree
+
+
+def scale_by_aged_adam(
+  b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6
+) -> optax.GradientTransformation:
+  """Adam that counts the steps of every weight for itself.
+
+  Adam divides its moments by 1 - b**t, since they began at 0. A weight that is
+  trained from a later step on has a t of its own here. The state holds moments
+  that are so divided already; a weight that looked at its gradient before it
+  was trained begins with the plain means of those (`Seeds`).
+
+  Args:
+    b1: The decay of the mean.
+    b2: The decay of the mean square.
+    eps: Added to the root of the mean square.
+
+  Returns:
+    The gradient transformation. For weights of equal age it is
+    `optax.scale_by_adam`.
+
+  References:
+    Ansell et al., Scaling Sparse Fine-Tuning to Large Language Models,
+    arXiv:2401.16405, 2024; its released code's optimizer for sparse deltas.
+
+  Example:
+    >>> tx = scale_by_aged_adam()
+    >>> updates, state = tx.update(jnp.ones(2), tx.init(jnp.zeros(2)))
+    >>> print(updates.round(3), state.age)
+    [1. 1.] [1 1]
+  """
+
+  def init(values):
+    def zeros(dtype):
+      return jax.tree.map(lambda v: jnp.zeros(v.shape, dtype), values)
+
+    return AgedAdamState(
+      zeros(jnp.float32), zeros(jnp.float32), zeros(jnp.int32)
+    )
+
+  def update(grads, state, values=None):
+    del values
+    age = jax.tree.map(lambda a: a + 1, state.age)
+
+    def average(decay, old, new):
+      def leaf(m, g, t):
+        t = t.astype(jnp.float32)
+        weight = (1 - decay) / (1 - decay**t)
+        return m + weight * (g - m)
+
+      return jax.tree.map(leaf, old, new, age)
+
+    wide = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+    mean = average(b1, state.mean, wide)
+    square = average(b2, state.square, jax.tree.map(jnp.square, wide))
+    updates = jax.tree.map(
+      lambda m, s, g: (m / (jnp.sqrt(s) + eps)).astype(g.dtype),
+      mean,
+      square,
+      grads,
+    )
+    return updates, AgedAdamState(mean, square, age)
+
+  return optax.GradientTransformation(init, update)
+
+
+def seeded(inner_state: Any, kept: PyTree, seeds: PyTree) -> Any:
+  """An optimizer's state whose weights of a new place begin from their seeds.
+
+  Args:
+    inner_state: The state, at any depth of which aged moments may be.
+    kept: Bool[..., k] by leaf, or True: the weights that go on.
+    seeds: Their seeds by leaf; True where all go on.
+
+  Returns:
+    The state.
+  """
+
+  def node(state):
+    if not isinstance(state, AgedAdamState):
+      return state
+    treedef = jax.tree.structure(state.age, is_leaf=is_hole)
+    rows = zip(*map(treedef.flatten_up_to, (*state, kept, seeds)), strict=True)
+    columns = zip(*(_seeded(*row) for row in rows), strict=True)
+    return AgedAdamState(*map(treedef.unflatten, columns))
+
+  return jax.tree.map(
+    node, inner_state, is_leaf=lambda x: isinstance(x, AgedAdamState)
+  )
+
+
+def _seeded(mean, square, age, kept, seeds):
+  if is_hole(age) or kept is True:
+    return mean, square, age
+  return tuple(
+    jnp.where(kept, old, new)
+    for old, new in zip((mean, square, age), seeds, strict=True)
+  )
