@@ -6,6 +6,8 @@ median of the rounds' ratios; so a table means something on a busy machine too.
 
 import csv
 import pathlib
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -74,5 +76,6 @@ def show(title: str, module: str, rows: Sequence[Row]) -> None:
   Console(width=130).print(table)
   if _CSV.value:
     with pathlib.Path(_CSV.value).open("w", newline="") as file:
-      file.write(f"# python -m {module} --csv={_CSV.value}\n")
+      command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+      file.write(f"# {command}\n")
       csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
