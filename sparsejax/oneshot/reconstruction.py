@@ -130,7 +130,7 @@ def reconstruct(
 
   References:
     Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately
-    Pruned in One-Shot, arXiv:2301.00774, 2023, section 3.
+    Pruned in One-Shot, arXiv:2301.00774, 2023; its released code.
 
   Example:
     >>> from sparsejax import oneshot

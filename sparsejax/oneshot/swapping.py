@@ -57,7 +57,7 @@ def dsnot(
 
   References:
     Zhang et al., Dynamic Sparse No Training: Training-Free Fine-tuning for
-    Sparse LLMs, arXiv:2310.08915, 2024, section 3 and algorithm 1.
+    Sparse LLMs, arXiv:2310.08915, 2024; its released code.
 
   Example:
     >>> from sparsejax import oneshot
