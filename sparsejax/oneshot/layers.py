@@ -28,7 +28,8 @@ def outliers(scores: PyTree, *, threshold: float = 5.0) -> jax.Array:
 
   References:
     Yin et al., Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce
-    for Pruning LLMs to High Sparsity, arXiv:2310.05175, 2024; its released code.
+    for Pruning LLMs to High Sparsity, arXiv:2310.05175, 2024; its released
+    code.
 
   Example:
     >>> print(outliers({"a": jnp.ones((3, 3)), "b": jnp.array([[99.0]])}))
@@ -77,7 +78,8 @@ def owl_densities(
 
   References:
     Yin et al., Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce
-    for Pruning LLMs to High Sparsity, arXiv:2310.05175, 2024; its released code.
+    for Pruning LLMs to High Sparsity, arXiv:2310.05175, 2024; its released
+    code.
 
   Example:
     >>> print(owl_densities([0.01, 0.03, 0.02], 0.7).round(6))
