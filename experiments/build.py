@@ -16,13 +16,12 @@ import jax.numpy as jnp
 import ml_collections
 
 import sparsejax
-from experiments import data
+from experiments import data, named
 from experiments.errors import UserError, unknown
 from experiments.optimizers import OPTIMIZERS, SCHEDULES
 from sparsejax import distributions, initial, lottery, patterns, scores
 
 STREAMS = ("init", "masks", "data", "dropout", "augment")
-_MAPPINGS = (Mapping, ml_collections.ConfigDict)
 DRAWN = "drawn"  # first masks as the algorithm draws them
 
 
@@ -60,11 +59,6 @@ def defaults() -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Turns a config into what JSON can hold, its references resolved."""
-  return json.loads(json.dumps(config.to_dict()))
-
-
 def check(config: ml_collections.ConfigDict) -> None:
   """Checks a config's keys, types, ranges and names, before any work.
 
@@ -72,14 +66,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: If a key is unknown, missing, or of the wrong type or size, or
       a name or keyword of the optimizer, schedule or algorithm is wrong.
   """
-  wanted = defaults()
-  for key in config:
-    if key not in wanted:
-      raise unknown("key of a config", key, wanted.keys())
-  for key, default in wanted.items():
-    if key not in config:
-      raise UserError(f"the config lacks {key}; see experiments/build.py")
-    _check_value(key, config[key], default)
+  named.check(
+    config,
+    defaults(),
+    may_be_zero=("seed", "checkpoint_every"),
+    where="experiments/build.py",
+  )
   if not 0 <= config.label_smoothing < 1:
     raise UserError(
       f"config.label_smoothing is {config.label_smoothing}; wanted a share in "
@@ -97,13 +89,13 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def _check_initial(config: ml_collections.ConfigDict) -> None:
   """Checks the names in `initial`; its numbers when masks are made."""
-  name, options = _named("initial", config.initial)
+  name, options = named.parted(config.initial)
   if name != DRAWN and name not in INITIAL:
     raise unknown("initial", name, {DRAWN, *INITIAL})
   known = set()
   if name != DRAWN:
     known = {"batches", "temperature", "shuffle", "reinit", "by_path"}
-    known |= _keywords(INITIAL[name]) - {"key", "prunable"}
+    known |= named.keywords(INITIAL[name]) - {"key", "prunable"}
     if config.algorithm.name in _CHOOSING:
       raise UserError(
         f"config.initial is {name}, but algorithm {config.algorithm.name} "
@@ -114,26 +106,6 @@ def _check_initial(config: ml_collections.ConfigDict) -> None:
       raise unknown(f"option of initial {name}", option, known)
   if options.get("score", "sensitivity") not in SCORES:
     raise unknown("score", options["score"], SCORES)
-
-
-def _check_value(key: str, value: Any, default: Any) -> None:
-  if isinstance(default, ml_collections.ConfigDict):
-    if not isinstance(value, ml_collections.ConfigDict) or "name" not in value:
-      raise UserError(
-        f"config.{key} is {value!r}; wanted a mapping with a name"
-      )
-    return
-  if isinstance(default, tuple):
-    value = tuple(value) if isinstance(value, list) else value
-  fits = type(value) is type(default)
-  if not fits and not (isinstance(default, float) and type(value) is int):
-    raise UserError(
-      f"config.{key} is {value!r}, a {type(value).__name__}; wanted a "
-      f"{type(default).__name__} such as {default!r}"
-    )
-  least = 0 if key in ("seed", "checkpoint_every") else 1
-  if type(default) is int and value < least:
-    raise UserError(f"config.{key} is {value}; wanted at least {least}")
 
 
 def streams(seed: int) -> dict[str, jax.Array]:
@@ -191,18 +163,20 @@ def transformation(
     UserError: If a name, a keyword or a value is wrong.
   """
   rate = _schedule(config)
-  inner = _call("optimizer", OPTIMIZERS, config.optimizer, rate)
-  name, _ = _named("algorithm", config.algorithm)
+  inner = named.call("optimizer", OPTIMIZERS, config.optimizer, rate)
+  name, _ = named.parted(config.algorithm)
   given = {"name": name, **algorithm_functions(config)}
   drawn = {} if name == "dense" else {"key": key}
   if masks is not None:
     drawn["masks"] = masks
-  return _call("algorithm", ALGORITHMS, given, inner, **drawn)
+  return named.call(
+    "algorithm", ALGORITHMS, given, inner, shared=_SHARED, **drawn
+  )
 
 
 def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """An algorithm's keywords, with functions where the config names them."""
-  name, options = _named("algorithm", config.algorithm)
+  name, options = named.parted(config.algorithm)
   if "distribution" in options or "by_path" in options:
     options["distribution"] = _distribution(options)
   for key in ("prunable", "never_ablate"):
@@ -213,7 +187,7 @@ def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
   if "pattern" in options:
     options["pattern"] = _pattern(options["pattern"])
   if "score" in options:
-    options["score"] = _call("score", SCORES, {"name": options["score"]})
+    options["score"] = named.call("score", SCORES, {"name": options["score"]})
   if "optimizer" in options:
     options["optimizer"] = _second_optimizer(
       name, options["optimizer"], _schedule(config)
@@ -224,11 +198,11 @@ def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def _second_optimizer(name, config, rate):
   """What trains an algorithm's own scalars, at a multiple of the rate."""
   kind = f"optimizer of {name}"
-  if not isinstance(config, _MAPPINGS) or "name" not in config:
+  if not isinstance(config, named.MAPPINGS) or "name" not in config:
     raise UserError(f"the {kind} is {config!r}; wanted a mapping with a name")
   config = {"decay_vectors": True, **config}
   factor = config.pop("rate_factor", 1.0)
-  return _call(kind, OPTIMIZERS, config, lambda step: factor * rate(step))
+  return named.call(kind, OPTIMIZERS, config, lambda step: factor * rate(step))
 
 
 def learning_rate(config: ml_collections.ConfigDict, step: int) -> float:
@@ -237,7 +211,7 @@ def learning_rate(config: ml_collections.ConfigDict, step: int) -> float:
 
 
 def _schedule(config):
-  return _call("schedule", SCHEDULES, config.schedule, steps=config.steps)
+  return named.call("schedule", SCHEDULES, config.schedule, steps=config.steps)
 
 
 def initial_masks(
@@ -270,7 +244,7 @@ def initial_masks(
   Raises:
     UserError: If a name, a keyword or a value is wrong.
   """
-  name, options = _named("initial", config.initial)
+  name, options = named.parted(config.initial)
   options.pop("reinit", None)
   shuffled = options.pop("shuffle", False)
   batches = list(range(options.pop("batches", 1)))
@@ -285,11 +259,11 @@ def initial_masks(
   if "distribution" in options or "by_path" in options:
     options["distribution"] = _distribution(options)
   if "score" in options:
-    options["score"] = _call("score", SCORES, {"name": options["score"]})
+    options["score"] = named.call("score", SCORES, {"name": options["score"]})
   if "prunable" in config.algorithm:
     prunable = distributions.matching(config.algorithm.prunable)
     given["prunable"] = prunable
-  masks = _call(
+  masks = named.call(
     "initial",
     INITIAL,
     {"name": name, **options},
@@ -324,6 +298,12 @@ ALGORITHMS = {
   "str": sparsejax.str_,
 }
 
+# Keywords that they hand on, as far as they apply.
+_SHARED = {
+  *("distribution", "prunable", "pattern", "scope", "initial_sparsity"),
+  *("regrow", "step_on_update"),
+}
+
 # Those that choose their first masks by themselves, as they choose all others.
 _CHOOSING = {
   "dense",
@@ -345,7 +325,7 @@ POOLS = {"mean": jnp.mean, "max": jnp.max}
 
 def has_sparsity(name: str) -> bool:
   """Whether an algorithm is asked for a sparsity, rather than finding one."""
-  return "sparsity" in _keywords(ALGORITHMS[name])
+  return "sparsity" in named.keywords(ALGORITHMS[name])
 
 
 # Masks before training: what `initial` may name, besides DRAWN.
@@ -388,14 +368,14 @@ def _pattern(config) -> patterns.Patterns:
 
   Rules are [regular expression, pattern] pairs; "" holds for all the rest.
   """
-  if isinstance(config, _MAPPINGS):
+  if isinstance(config, named.MAPPINGS):
     return _one_pattern(config)
   rules = {rule: _one_pattern(pattern) for rule, pattern in config}
   return patterns.by_path(rules)
 
 
 def _one_pattern(config):
-  name, options = _named("pattern", config)
+  name, options = named.parted(config)
   if name not in PATTERNS:
     raise unknown("pattern", name, PATTERNS)
   known = inspect.signature(PATTERNS[name]).parameters
@@ -412,39 +392,3 @@ def _one_pattern(config):
     return PATTERNS[name](**options)
   except (TypeError, ValueError) as error:
     raise UserError(f"pattern {name}: {error}") from error
-
-
-# Keywords that the algorithms hand on, as far as they apply.
-_SHARED = {
-  *("distribution", "prunable", "pattern", "scope", "initial_sparsity"),
-  *("regrow", "step_on_update"),
-}
-
-
-def _named(kind: str, config: Mapping[str, Any]) -> tuple[str, dict]:
-  options = dict(config)
-  return options.pop("name"), options
-
-
-def _call(kind: str, table: Mapping[str, Callable], config, *args, **given):
-  """Calls the function that a config names, with the config's keywords."""
-  name, options = _named(kind, config)
-  if name not in table:
-    raise unknown(kind, name, table)
-  known = _keywords(table[name]) - given.keys()
-  for option in options:
-    if option not in known:
-      raise unknown(f"option of {kind} {name}", option, known)
-  try:
-    return table[name](*args, **given, **options)
-  except (TypeError, ValueError) as error:
-    raise UserError(f"{kind} {name}: {error}") from error
-
-
-def _keywords(function: Callable) -> set[str]:
-  """The arguments that a config may give."""
-  parameters = inspect.signature(function).parameters.values()
-  named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-  if any(p.kind is p.VAR_KEYWORD for p in parameters):
-    named |= _SHARED
-  return named | ({"sparsity"} & {p.name for p in parameters})

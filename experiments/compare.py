@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ml_collections
 
-from experiments import build, costs, report, train
+from experiments import build, costs, named, report, train
 from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
 from experiments.errors import UserError, unknown
@@ -58,7 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       "sparsities",
       "expected",
     )
-    workdir_lib.admit(path, build.plain(config), free=free)
+    workdir_lib.admit(path, named.plain(config), free=free)
     done = _train(planned, path)
     table = report.write(path, config, done, config.expected)
   report.show(table, f"{config.name}: {len(config.seeds)} seeds")

@@ -29,7 +29,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import build, lottery_report, programs, source, train
+from experiments import build, lottery_report, named, programs, source, train
 from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
 from experiments.errors import UserError, unknown
@@ -76,7 +76,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs what is not finished, then prints the table and writes the report."""
   _check(config)
   with workdir_lib.locked(workdir) as path:
-    workdir_lib.admit(path, build.plain(config), free=_FREE)
+    workdir_lib.admit(path, named.plain(config), free=_FREE)
     with progress_lib.bar() as progress:
       runs = (config.levels + 1) * len(config.methods)
       advance = progress("all levels", len(config.seeds) * runs, 0)

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import lax
 
 import sparsejax
-from experiments import build, data, models
+from experiments import build, data, models, named
 from sparsejax import lottery
 from sparsejax import masks as masks_lib
 
@@ -151,7 +151,7 @@ def get(config: ml_collections.ConfigDict) -> Programs:
   Returns:
     The programs.
   """
-  compiled_in = {k: v for k, v in build.plain(config).items() if k in _BAKED}
+  compiled_in = {k: v for k, v in named.plain(config).items() if k in _BAKED}
   return _make(json.dumps(compiled_in))
 
 

@@ -24,6 +24,7 @@ from experiments import (
   checkpoints,
   costs,
   metrics,
+  named,
   programs,
   report,
   signals,
@@ -96,7 +97,7 @@ def train(
   build.check(config)
   program = programs.get(config)
   with workdir_lib.locked(workdir) as path:
-    workdir_lib.admit(path, build.plain(config))
+    workdir_lib.admit(path, named.plain(config))
     with _opened(config, path) as manager:
       state = _finished_state(
         config,

@@ -10,7 +10,7 @@ import pytest
 
 import sparsejax
 from configs import rigl_mnist1d
-from experiments import build, optimizers, recipes
+from experiments import build, named, optimizers, recipes
 from experiments.errors import UserError
 
 KEY = jax.random.key(0)
@@ -371,4 +371,4 @@ def test_the_mnist1d_config_knows_the_common_algorithms(name):
     build.check(config)
     config.steps = 2 * config.steps  # what hangs on it follows
     build.check(config)
-  assert build.plain(config)["algorithm"].get("t_end", 90) == 90
+  assert named.plain(config)["algorithm"].get("t_end", 90) == 90

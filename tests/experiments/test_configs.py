@@ -13,7 +13,16 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from experiments import build, compare, data, lottery, models, recipes, train
+from experiments import (
+  build,
+  compare,
+  data,
+  lottery,
+  models,
+  named,
+  recipes,
+  train,
+)
 from experiments.errors import UserError
 from sparsejax import distributions
 from sparsejax.masks import path_name
@@ -115,7 +124,7 @@ def params_of(text):
 
 def abstract(config):
   """The shapes of a run's parameters, without its data."""
-  plain = build.plain(config)
+  plain = named.plain(config)
   return params_of(json.dumps([plain["data"]["name"], plain["model"]]))
 
 
@@ -152,7 +161,7 @@ def test_every_recipe_is_a_valid_config(name, arg):
 def test_every_variant_of_a_recipe_is_another(name):
   variants, algorithm, _ = RECIPES[name]
   assert load(name).algorithm.name == algorithm
-  made = [build.plain(load(name, variant)) for variant in variants]
+  made = [named.plain(load(name, variant)) for variant in variants]
   texts = [json.dumps({**plain, "name": ""}) for plain in made]
   assert len(set(texts)) == max(1, len(texts) - 1)
   assert texts[0] == texts[min(1, len(texts) - 1)]  # the default
@@ -191,7 +200,7 @@ def test_sr_ste_is_the_papers_recipe(arg, n, m):
   rates = rates_of(config, 0, 5 * epoch, 62.5 * epoch, 120 * epoch)
   assert rates == near(0, 0.1, 0.05, 0)
   assert (config.optimizer.weight_decay, config.algorithm.decay) == (5e-5, 2e-4)
-  assert build.plain(config)["algorithm"]["pattern"] == {
+  assert named.plain(config)["algorithm"]["pattern"] == {
     "name": "n_of_m", "n": n, "m": m,
   }  # fmt: skip
   assert config.algorithm.sparsity == 1 - n / m
@@ -217,8 +226,8 @@ def test_str_moves_its_thresholds_by_the_weights_own_decay():
   rates = rates_of(config, 0, 1.5 * epoch, 4 * epoch, 52.9 * epoch)
   half = 0.128 * (1 + math.cos(math.pi * 47 / 95))
   assert rates == near(0.256 / 5, 0.256 * 2 / 5, 0.256, half)
-  own = build.plain(config)["algorithm"]["optimizer"]
-  assert own == build.plain(config)["optimizer"]
+  own = named.plain(config)["algorithm"]["optimizer"]
+  assert own == named.plain(config)["optimizer"]
   config.optimizer.weight_decay = 1e-5
   assert config.algorithm.optimizer.weight_decay == 1e-5
   assert config.algorithm.initial == -3200

@@ -1,0 +1,122 @@
+"""Configs, and the functions that they name.
+
+A part of a config is a mapping with a `name` and that function's keywords; what
+does not fit is told as an error that the user can mend.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import ml_collections
+
+from experiments.errors import UserError, unknown
+
+MAPPINGS = (Mapping, ml_collections.ConfigDict)
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Turns a config into what JSON can hold, its references resolved."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def check(
+  config: ml_collections.ConfigDict,
+  wanted: ml_collections.ConfigDict,
+  *,
+  may_be_zero: Collection[str] = ("seed",),
+  where: str = "",
+) -> None:
+  """Checks a config's keys, and the types and signs of its values.
+
+  Args:
+    config: The config.
+    wanted: Its defaults.
+    may_be_zero: The integers that need not be positive.
+    where: The module that makes the defaults, for the error.
+
+  Raises:
+    UserError: If a key is unknown or missing, a value of the wrong type, or an
+      integer too small.
+  """
+  for key in config:
+    if key not in wanted:
+      raise unknown("key of a config", key, wanted.keys())
+  for key, default in wanted.items():
+    if key not in config:
+      raise UserError(f"the config lacks {key}; see {where}")
+    _check_value(key, config[key], default, 0 if key in may_be_zero else 1)
+
+
+def _check_value(key: str, value: Any, default: Any, least: int) -> None:
+  if isinstance(default, ml_collections.ConfigDict):
+    if not isinstance(value, ml_collections.ConfigDict) or "name" not in value:
+      raise UserError(
+        f"config.{key} is {value!r}; wanted a mapping with a name"
+      )
+    return
+  if isinstance(default, tuple):
+    value = tuple(value) if isinstance(value, list) else value
+  fits = type(value) is type(default)
+  if not fits and not (isinstance(default, float) and type(value) is int):
+    raise UserError(
+      f"config.{key} is {value!r}, a {type(value).__name__}; wanted a "
+      f"{type(default).__name__} such as {default!r}"
+    )
+  if type(default) is int and value < least:
+    raise UserError(f"config.{key} is {value}; wanted at least {least}")
+
+
+def parted(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+  """The name in a part of a config, and the keywords."""
+  options = dict(config)
+  return options.pop("name"), options
+
+
+def call(
+  kind: str,
+  table: Mapping[str, Callable[..., Any]],
+  config: Mapping[str, Any],
+  *args: Any,
+  shared: Collection[str] = (),
+  **given: Any,
+) -> Any:
+  """Calls the function that a part of a config names, with its keywords.
+
+  Args:
+    kind: What the functions make, for errors.
+    table: The functions by name.
+    config: A name and keywords.
+    *args: What the function is given besides.
+    shared: What functions with `**options` take.
+    **given: Keywords that a config may not set.
+
+  Returns:
+    What the function returns.
+
+  Raises:
+    UserError: If the name or a keyword is unknown, or a value is wrong.
+  """
+  name, options = parted(config)
+  if name not in table:
+    raise unknown(kind, name, table)
+  known = keywords(table[name], shared) - given.keys()
+  for option in options:
+    if option not in known:
+      raise unknown(f"option of {kind} {name}", option, known)
+  try:
+    return table[name](*args, **given, **options)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"{kind} {name}: {error}") from error
+
+
+def keywords(
+  function: Callable[..., Any], shared: Collection[str] = ()
+) -> set[str]:
+  """The arguments of a function that a config may give."""
+  parameters = inspect.signature(function).parameters.values()
+  named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+  if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    named |= set(shared)
+  return named | ({"sparsity"} & {p.name for p in parameters})
