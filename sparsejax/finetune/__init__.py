@@ -26,6 +26,7 @@ from sparsejax.finetune.deltas import (
   saliency,
   seft,
   spiel,
+  spiel_sm3,
 )
 from sparsejax.finetune.optimizers import scale_by_aged_adam
 from sparsejax.finetune.transform import (
@@ -54,4 +55,5 @@ __all__ = [
   "seft",
   "spiel",
   "spp",
+  "spiel_sm3",
 ]

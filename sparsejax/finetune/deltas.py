@@ -10,9 +10,10 @@ import optax
 from sparsejax import distributions
 from sparsejax.distributions import Prunable
 from sparsejax.finetune import support
-from sparsejax.finetune.evolve import Evolution
+from sparsejax.finetune.evolve import Evolution, Schedule
 from sparsejax.finetune.matrices import each
 from sparsejax.finetune.optimizers import scale_by_aged_adam
+from sparsejax.finetune.sm3 import Sm3
 from sparsejax.finetune.transform import FineTuning, fine_tune
 
 
@@ -89,29 +90,103 @@ def spiel(
     Ansell et al., Scaling Sparse Fine-Tuning to Large Language Models,
     arXiv:2401.16405, 2024 (SpIEL-AG).
   """
-  if not callable(fraction):
-    _check_share(fraction)
-    start = fraction
-
-    def fraction(step):
-      later = start * (1 - step / t_end)
-      return jnp.where(step <= accumulate, 1.0, jnp.maximum(later, 0))
-
+  _check_steps(every, accumulate)
+  if candidates <= 0:
+    raise ValueError(f"got candidates={candidates}, wanted more")
   evolution = Evolution(
-    first=accumulate,
-    every=every,
-    accumulate=accumulate,
-    fraction=fraction,
+    Schedule(
+      first=accumulate,
+      every=every,
+      accumulate=accumulate,
+      stop=t_end,
+      fraction=_linear(fraction, accumulate, t_end),
+    ),
     most=1.0,
     candidates=candidates,
-    stop=t_end,
     revive=on_zeros,
     at_random=False,
     fold=False,
     sensitivity=None,
   )
   begin = functools.partial(_begin, k=k, on_zeros=on_zeros)
-  _check(evolution)
+  return fine_tune(
+    inner, begin, key=key, prunable=prunable, evolution=evolution
+  )
+
+
+def spiel_sm3(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  key: jax.Array,
+  t_end: int,
+  k: int | Callable[[tuple[int, int]], int],
+  first: int = 5,
+  every: int = 20,
+  fraction: Callable[[jax.Array], jax.Array] | float = 0.2,
+  weight_decay: float = 0.0,
+  eps: float = 1e-8,
+  on_zeros: bool = True,
+  prunable: Prunable = distributions.matrices,
+) -> FineTuning:
+  """SpIEL with SM3: an optimizer state of a row and a column per matrix.
+
+  SM3 keeps squared gradients by row and by column, instead of two moments of
+  every weight. Places that are not trained grow where the product of the two
+  is largest, so that no gradients are gathered for them. The first time, all
+  places move. A sparse base does not stay sparse, unless `on_zeros` is False.
+
+  Args:
+    learning_rate: A number or an optax schedule.
+    key: PRNG key of the first places, drawn uniformly.
+    t_end: The number of training steps.
+    k: How many weights of a matrix to train, or a function of its shape.
+    first: Steps before the first move.
+    every: Steps from one move to the next.
+    fraction: The share of a matrix's deltas that move: a schedule of the steps
+      done, or the start of one that falls linearly to 0 at `t_end`.
+    weight_decay: Times the learning rate, how much of a delta decays a step.
+    eps: Added to the squares before their root is taken.
+    on_zeros: Whether places where the base is 0 may be trained.
+    prunable: Which leaves to fine-tune.
+
+  Returns:
+    The transformation. Its probes are empty, and its `update` needs no signal.
+
+  Raises:
+    ValueError: If a number is out of range.
+
+  References:
+    Ansell et al., Scaling Sparse Fine-Tuning to Large Language Models,
+    arXiv:2401.16405, 2024 (SpIEL-MA); its released code.
+    Anil et al., Memory-Efficient Adaptive Optimization, arXiv:1901.11150, 2019,
+    algorithm SM3-II.
+
+  Example:
+    >>> tx = spiel_sm3(1e-3, key=jax.random.key(0), t_end=100, k=30)
+    >>> values, state = tx.start({"w": jnp.ones((40, 50))})
+    >>> jax.tree.map(jnp.size, (values, state.harvest))
+    ({'w': 30}, {'w': Accumulators(rows=40, columns=50)})
+  """
+  if first < 1 or every < 1:
+    raise ValueError(
+      f"got first={first} and every={every}, wanted at least 1 step before the "
+      "first move and from one to the next"
+    )
+  if eps <= 0:
+    raise ValueError(f"got eps={eps}, wanted more: gradients may be 0")
+  schedule = Schedule(
+    first=first,
+    every=every,
+    accumulate=1,
+    stop=t_end,
+    fraction=_linear(fraction, first, t_end),
+  )
+  inner = optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+  begin = functools.partial(_begin, k=k, on_zeros=on_zeros)
+  evolution = Sm3(schedule, on_zeros, eps)
   return fine_tune(
     inner, begin, key=key, prunable=prunable, evolution=evolution
   )
@@ -180,25 +255,27 @@ def seft(
   References:
     SEFT, arXiv:2505.24037, 2025: drop, grow, adapt, as its reviews tell them.
   """
+  _check_steps(every, accumulate)
   most = 1.0
   if not callable(fraction):
     _check_share(fraction)
     most = fraction
     fraction = optax.cosine_decay_schedule(most, t_end)
   evolution = Evolution(
-    first=every,
-    every=every,
-    accumulate=accumulate,
-    fraction=fraction,
+    Schedule(
+      first=every,
+      every=every,
+      accumulate=accumulate,
+      stop=t_end,
+      fraction=fraction,
+    ),
     most=most,
     candidates=1.0 + most,
-    stop=t_end,
     revive=revive,
     at_random=grow_at_random,
     fold=fold,
     sensitivity=sensitivity if revive else None,
   )
-  _check(evolution)
 
   def begin(path, leaf, key):
     _check_sparse(path, leaf)
@@ -219,6 +296,19 @@ def as_many_as_lora(rank: int) -> Callable[[tuple[int, int]], int]:
   return lambda shape: rank * sum(shape)
 
 
+def _linear(fraction, first, t_end):
+  """A schedule of SpIEL's shares: all at first, then ever fewer."""
+  if callable(fraction):
+    return fraction
+  _check_share(fraction)
+
+  def share(step):
+    later = fraction * (1 - step / t_end)
+    return jnp.where(step <= first, 1.0, jnp.maximum(later, 0))
+
+  return share
+
+
 def _begin(path, leaf, key, *, k, on_zeros):
   """A base, deltas at random places of it, and these places."""
   *stack, rows, columns = leaf.shape
@@ -228,15 +318,22 @@ def _begin(path, leaf, key, *, k, on_zeros):
       f"{path}: got k={count} weights to train, wanted 1 to "
       f"{rows * columns}, as many as a matrix of {leaf.shape} has"
     )
+  keys = jax.random.key_data(jax.random.split(key, stack))
+  slots = _drawn(leaf, keys, count=count, on_zeros=on_zeros)
+  return leaf, jnp.zeros((*stack, count)), slots
+
+
+# Compiled once for all leaves of one shape.
+@functools.partial(jax.jit, static_argnames=("count", "on_zeros"))
+def _drawn(leaf, keys, *, count, on_zeros):
+  """Slots at random places."""
 
   def one(base, key):
     key = jax.random.wrap_key_data(key, impl="threefry2x32")
     where = jnp.ones(base.shape, bool) if on_zeros else base != 0
     return support.draw(key, base, count, where)
 
-  keys = jax.random.key_data(jax.random.split(key, stack))
-  slots = jax.jit(each(one))(leaf, keys)
-  return leaf, jnp.zeros((*stack, count)), slots
+  return each(one)(leaf, keys)
 
 
 def _check_sparse(path, leaf):
@@ -248,15 +345,12 @@ def _check_sparse(path, leaf):
   )
 
 
-def _check(evolution):
-  every, accumulate = evolution.every, evolution.accumulate
+def _check_steps(every, accumulate):
   if not 1 <= accumulate <= every:
     raise ValueError(
       f"got every={every} and accumulate={accumulate}, wanted at least 1 step "
       "to gather gradients in, and no more than from one move to the next"
     )
-  if evolution.candidates <= 0:
-    raise ValueError(f"got candidates={evolution.candidates}, wanted more")
 
 
 def _check_share(share):

@@ -42,35 +42,22 @@ class Harvest(NamedTuple):
   prune: Candidates
 
 
-class Evolution(NamedTuple):
-  """How places move.
+class Schedule(NamedTuple):
+  """When places move, and how many.
 
   Attributes:
     first: The number of steps before the first move, at its end.
     every: Steps from one move to the next.
     accumulate: Over how many steps gradients are gathered for a move.
-    fraction: `step -> share` of the slots that move then, in [0, 1].
-    most: The largest of these shares.
-    candidates: How many places may grow, in multiples of the slots.
     stop: The number of steps from which on nothing moves any more.
-    revive: Whether zeros of the base may grow.
-    at_random: Whether places grow at random instead of by the gradient.
-    fold: Whether what is dropped keeps its delta, as a weight of the base.
-    sensitivity: `(weights, gradients) -> rank` by which a matrix is pruned
-      back to its budget, the lowest first; None if it is not.
+    fraction: `step -> share` of the slots that move then, in [0, 1].
   """
 
   first: int
   every: int
   accumulate: int
-  fraction: Callable[[jax.Array], jax.Array]
-  most: float
-  candidates: float
   stop: int
-  revive: bool
-  at_random: bool
-  fold: bool
-  sensitivity: Callable[[jax.Array, jax.Array], jax.Array] | None
+  fraction: Callable[[jax.Array], jax.Array]
 
   def phase(self, step: int) -> Phase | None:
     """What happens at a step, counted from 0; None for a gradient step only."""
@@ -79,6 +66,29 @@ class Evolution(NamedTuple):
     if ahead >= self.accumulate or not self.first <= move < self.stop:
       return None
     return Phase(first=ahead == self.accumulate - 1, last=ahead == 0)
+
+
+class Evolution(NamedTuple):
+  """How places move by the dense gradient.
+
+  Attributes:
+    schedule: When.
+    most: The largest share of the slots that ever moves.
+    candidates: How many places may grow, in multiples of the slots.
+    revive: Whether zeros of the base may grow.
+    at_random: Whether places grow at random instead of by the gradient.
+    fold: Whether what is dropped keeps its delta, as a weight of the base.
+    sensitivity: `(weights, gradients) -> rank` by which a matrix is pruned
+      back to its budget, the lowest first; None if it is not.
+  """
+
+  schedule: Schedule
+  most: float
+  candidates: float
+  revive: bool
+  at_random: bool
+  fold: bool
+  sensitivity: Callable[[jax.Array, jax.Array], jax.Array] | None
 
   def nothing(self, base: jax.Array, k: int) -> Harvest:
     """The harvest of matrices [..., in, out] before there is any."""
@@ -142,13 +152,40 @@ class Evolution(NamedTuple):
     )
 
   def gathered(
-    self, harvest: Harvest, answer: "Asked", columns: int
-  ) -> Harvest:
-    """The harvest after another step, from the gradient of what it asked."""
+    self,
+    harvest: Harvest,
+    slots: Slots,
+    gradients: jax.Array,
+    columns: int,
+    *,
+    phase: Phase | None,
+    answer: "Asked | None",
+  ) -> tuple[Harvest, jax.Array]:
+    """What a step adds to the harvest, and the gradients to train by.
+
+    Args:
+      harvest: What there was, of matrices [..., in, out].
+      slots: Their slots.
+      gradients: float32[..., k], of the deltas.
+      columns: out.
+      phase: What the step does besides.
+      answer: The gradient of what was asked, if something was.
+
+    Returns:
+      The new harvest, and the gradients as they are.
+    """
+    del slots
+    if phase is None:
+      return harvest, gradients
+    if answer is None:
+      raise ValueError(
+        f"got {phase} without a signal, wanted the gradient of "
+        "`tx.probes(state, phase)`: tx.update(..., phase=phase, signal=signal)"
+      )
 
     def add(part, seen):
       gradient = seen[..., -1, :]
-      if answer.phase.first:
+      if phase.first:
         # Rows and columns are exact in float32 up to 2**24.
         row, column = (seen[..., i, :].astype(jnp.int32) for i in (0, 1))
         return Candidates(row * columns + column, gradient, gradient**2)
@@ -156,7 +193,7 @@ class Evolution(NamedTuple):
         first=part.first + gradient, second=part.second + gradient**2
       )
 
-    return Harvest(*map(add, harvest, answer.found))
+    return Harvest(*map(add, harvest, answer.found)), gradients
 
   def move(
     self,
@@ -169,7 +206,7 @@ class Evolution(NamedTuple):
   ) -> Swap:
     """Moves the slots of one matrix, n of them at most."""
     grow, prune = harvest
-    gradients = grow.first / self.accumulate
+    gradients = grow.first / self.schedule.accumulate
     rank = jnp.abs(gradients)
     if self.at_random:
       key = jax.random.wrap_key_data(key, impl="threefry2x32")
@@ -177,21 +214,25 @@ class Evolution(NamedTuple):
     finite = jnp.all(jnp.isfinite(grow.first))
     finite &= jnp.all(jnp.isfinite(prune.first))
     n = jnp.where(finite, n, 0)
-    swapped = support.swap(base, slots, deltas, grow, rank, n, fold=self.fold)
+    swapped = support.swap(
+      base, slots, deltas, grow.indices, rank, n, fold=self.fold
+    )
     if self.sensitivity is None:
       return swapped
     weights = read(swapped.base, prune.indices).astype(jnp.float32)
-    gradients = prune.first / self.accumulate
-    return support.adapt(swapped, prune, self.sensitivity(weights, gradients))
+    gradients = prune.first / self.schedule.accumulate
+    rank = self.sensitivity(weights, gradients)
+    return support.adapt(swapped, prune.indices, rank)
 
   def seeds(self, harvest: Harvest, swap: Swap) -> Seeds:
     """What the moments of newly trained weights begin from."""
+    batches = self.schedule.accumulate
     mean, square = (
-      x.at[swap.source].get(mode="fill", fill_value=0) / self.accumulate
+      x.at[swap.source].get(mode="fill", fill_value=0) / batches
       for x in (harvest.grow.first, harvest.grow.second)
     )
     there = swap.source < harvest.grow.first.shape[-1]
-    return Seeds(mean, square, jnp.where(there, self.accumulate, 0))
+    return Seeds(mean, square, jnp.where(there, batches, 0))
 
 
 @node("found", static=("evolution", "phase"))

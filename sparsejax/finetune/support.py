@@ -104,7 +104,7 @@ def swap(
   base: jax.Array,
   slots: Slots,
   deltas: jax.Array,
-  candidates: Candidates,
+  candidates: jax.Array,
   rank: jax.Array,
   n: jax.Array,
   *,
@@ -120,7 +120,7 @@ def swap(
     base: The matrix with its deltas, [in, out].
     slots: Its slots.
     deltas: float32[k].
-    candidates: Places that may grow.
+    candidates: int32[c], places that may grow; in * out where there is none.
     rank: float32[c], by which they do, the highest first.
     n: int32, how many.
     fold: Whether what is dropped keeps its delta instead, as a weight of the
@@ -137,12 +137,10 @@ def swap(
   taken = slots.indices < size
   # Empty slots are the first to be given away.
   dropped = select.top_k_mask(jnp.where(taken, -jnp.abs(deltas), jnp.inf), n)
-  slot = _slot_of(slots.indices, size, candidates.indices)
+  slot = _slot_of(slots.indices, size, candidates)
   held = slot < k
   falls = held & dropped.at[slot].get(mode="fill", fill_value=False)
-  grown = select.top_k_mask(
-    rank, n, (candidates.indices < size) & (falls | ~held)
-  )
+  grown = select.top_k_mask(rank, n, (candidates < size) & (falls | ~held))
   regrown = jnp.where(grown, slot, k)
   stays = jnp.zeros(k, bool).at[regrown].set(True, mode="drop")
   dropped &= ~stays
@@ -153,7 +151,7 @@ def swap(
   source = _paired(dropped, grown)
   if not fold:
     base = write(base, jnp.where(dropped, slots.indices, size), slots.start)
-  grown_at = candidates.indices.at[source].get(mode="fill", fill_value=size)
+  grown_at = candidates.at[source].get(mode="fill", fill_value=size)
   indices = jnp.where(dropped, grown_at, slots.indices)
   start = jnp.where(dropped, read(base, indices), slots.start)
   slots = slots._replace(indices=indices, start=start)
@@ -178,7 +176,7 @@ def _paired(dropped, grown):
   return nth.at[turn].get(mode="fill", fill_value=c)
 
 
-def adapt(swapped: Swap, candidates: Candidates, rank: jax.Array) -> Swap:
+def adapt(swapped: Swap, candidates: jax.Array, rank: jax.Array) -> Swap:
   """Prunes a matrix back to its budget of non-zeros.
 
   Every place of a slot counts as a non-zero, also while its weight is still 0.
@@ -187,7 +185,7 @@ def adapt(swapped: Swap, candidates: Candidates, rank: jax.Array) -> Swap:
 
   Args:
     swapped: What `swap` left.
-    candidates: Places that may be pruned.
+    candidates: int32[c], places that may be pruned, likewise.
     rank: float32[c], by which they are, the lowest first.
 
   Returns:
@@ -196,11 +194,11 @@ def adapt(swapped: Swap, candidates: Candidates, rank: jax.Array) -> Swap:
   base, slots, kept, source = swapped
   size = base.size
   over = jnp.maximum(support_size(base, slots.indices) - slots.budget, 0)
-  slot = _slot_of(slots.indices, size, candidates.indices)
+  slot = _slot_of(slots.indices, size, candidates)
   fresh = ~kept.at[slot].get(mode="fill", fill_value=True)
-  there = read(base, candidates.indices) != 0
+  there = read(base, candidates) != 0
   pruned = select.top_k_mask(-rank, over, there & ~fresh)
-  base = write(base, jnp.where(pruned, candidates.indices, size), jnp.zeros(()))
+  base = write(base, jnp.where(pruned, candidates, size), jnp.zeros(()))
   emptied = jnp.where(pruned, slot, kept.shape[0])
   indices = slots.indices.at[emptied].set(size, mode="drop")
   start = slots.start.at[emptied].set(0, mode="drop")

@@ -17,6 +17,7 @@ from sparsejax.distributions import Prunable
 from sparsejax.finetune import optimizers
 from sparsejax.finetune.evolve import Evolution, Phase
 from sparsejax.finetune.matrices import each
+from sparsejax.finetune.sm3 import Sm3
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.updates.state import own_key
 
@@ -32,7 +33,8 @@ class FineTuneState(NamedTuple):
       where the values are all there is.
     parts: How values and base make a matrix, by leaf: a node that has
       `matrix`, `merged` and `settled`; a hole where one of the two is all.
-    harvest: What is gathered to move places by; holes where they stay.
+    harvest: What is gathered to move places by, and with `spiel_sm3` to scale
+      steps by too; holes where places stay.
     count: int32 scalar: steps so far.
     key: uint32 [2], raw data of the key that all draws are folded from.
     inner_state: The state of the inner optimizer.
@@ -50,7 +52,8 @@ class FineTuning(optax.GradientTransformationExtraArgs):
   """An optax transformation of values that belong to pretrained params.
 
   Its `update` takes, besides gradients, state and values, the step's `phase`,
-  and as `signal` the gradient of the probes, if the step has a phase.
+  and as `signal` the gradient of the probes, if the step has a phase. It may
+  do without a signal where probes are empty.
 
   Attributes:
     start: `params -> (values, state)`; `sparsejax.init` does the same.
@@ -77,7 +80,7 @@ def fine_tune(
   key: jax.Array,
   prunable: Prunable,
   rest: bool = False,
-  evolution: Evolution | None = None,
+  evolution: Evolution | Sm3 | None = None,
 ) -> FineTuning:
   """Fine-tunes matrices in one way, and other weights as they are or not.
 
@@ -132,13 +135,13 @@ def fine_tune(
     )
 
   def update(grads, state, values, *, phase=None, signal=None, **extra):
+    if evolution is not None:
+      state, grads = _gathered(evolution, state, grads, phase, signal)
     updates, inner_state = inner.update(
       grads, state.inner_state, values, **extra
     )
     stepped = optax.apply_updates(values, updates)
     state = _settled(state._replace(inner_state=inner_state), stepped)
-    if phase is not None:
-      state = _gathered(evolution, state, signal)
     if phase is not None and phase.last:
       state, kept = _moved(evolution, inner, state, stepped)
       # To exactly 0 where a slot has a new place, for v + -v is.
@@ -156,7 +159,7 @@ def fine_tune(
       for _, _, harvest in rows
     )
 
-  phase = _no_phase if evolution is None else evolution.phase
+  phase = _no_phase if evolution is None else evolution.schedule.phase
   return FineTuning(start, update, phase, probes)
 
 
@@ -172,8 +175,7 @@ def join(values: PyTree, state: FineTuneState, probes: PyTree = None) -> PyTree:
     A tree like the params. A matrix that is fine-tuned is a node with
     `matmul`, which `sparsejax.matmul` takes for an array.
   """
-  if probes is None:
-    probes = jax.tree.map(lambda _: None, state.base, is_leaf=is_hole)
+  probes = _by_leaf(probes, state)
   step_key = _step_key(state)
 
   def leaf(path, base, part, harvest, values, asked):
@@ -221,22 +223,27 @@ def _settled(state, values):
   return state._replace(base=treedef.unflatten(leaf(*row) for _, *row in rows))
 
 
-def _gathered(evolution, state, signal):
-  """The state with what the probes have found."""
+def _gathered(evolution, state, grads, phase, signal):
+  """The state with what a step has found, and the gradients to train by."""
 
-  def leaf(base, harvest, answer):
+  def leaf(base, slots, harvest, grad, answer):
     if is_hole(harvest):
-      return harvest
-    return evolution.gathered(harvest, answer, base.shape[-1])
+      return harvest, grad
+    return evolution.gathered(
+      harvest, slots, grad, base.shape[-1], phase=phase, answer=answer
+    )
 
-  rows, treedef = _aligned(state.base, state.harvest, signal)
-  new = treedef.unflatten(leaf(*row) for _, *row in rows)
-  return state._replace(harvest=new)
+  rows, treedef = _aligned(
+    state.base, state.parts, state.harvest, grads, _by_leaf(signal, state)
+  )
+  gathered = zip(*(leaf(*row) for _, *row in rows), strict=True)
+  harvest, grads = map(treedef.unflatten, gathered)
+  return state._replace(harvest=harvest), grads
 
 
 def _moved(evolution, inner, state, values):
   """The state with slots at new places, and which slots are as they were."""
-  share = evolution.fraction(state.count + 1)
+  share = evolution.schedule.fraction(state.count + 1)
   step_key = jax.random.fold_in(_step_key(state), 1)
 
   def leaf(path, base, slots, harvest, deltas):
@@ -260,6 +267,13 @@ def _moved(evolution, inner, state, values):
   inner_state = optimizers.seeded(inner_state, kept, seeds)
   state = state._replace(base=base, parts=parts, inner_state=inner_state)
   return state, kept
+
+
+def _by_leaf(tree, state):
+  """A tree like the params; one of None for None."""
+  if tree is not None:
+    return tree
+  return jax.tree.map(lambda _: None, state.base, is_leaf=is_hole)
 
 
 def _aligned(tree, *others):

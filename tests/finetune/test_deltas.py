@@ -7,62 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from regression import (
+  COLUMNS,
+  KEY,
+  ROWS,
+  SIZE,
+  X,
+  everything,
+  gradient,
+  places_of,
+  sparse_base,
+  trained,
+  update_of,
+)
 
 import sparsejax
 from sparsejax import finetune, patterns
 from sparsejax.finetune import evolve, support
 from sparsejax.linear import matmul
 
-KEY = jax.random.key(3)
-ROWS, COLUMNS, K = 6, 8, 12
-SIZE = ROWS * COLUMNS
-QUICK = {
-  "xla_backend_optimization_level": 0,
-  "xla_llvm_disable_expensive_passes": True,
-}
-everything = lambda *_: True  # noqa: E731
-X = np.asarray(jax.random.normal(KEY, (40, 10, ROWS)))  # a batch a step
-Y = np.asarray(jax.random.normal(jax.random.fold_in(KEY, 1), (40, 10, COLUMNS)))
-
-
-def sparse_base(density=0.4):
-  w = jax.random.normal(jax.random.fold_in(KEY, 2), (ROWS, COLUMNS))
-  where = jax.random.uniform(jax.random.fold_in(KEY, 4), w.shape) < density
-  return jnp.where(where, w, 0)
-
-
-def loss(w, t):
-  return 0.5 * jnp.sum((matmul(X[t], w) - Y[t]) ** 2)
-
-
-def gradient(w, t):
-  return X[t].astype(np.float64).T @ (X[t].astype(np.float64) @ w - Y[t])
-
-
-@functools.lru_cache
-def step_of(tx):
-  @functools.partial(jax.jit, static_argnums=3, compiler_options=QUICK)
-  def step(values, state, t, phase):
-    probes = tx.probes(state, phase)
-
-    def loss_of(values, probes):
-      x, y = jnp.asarray(X)[t], jnp.asarray(Y)[t]
-      product = matmul(x, finetune.join(values, state, probes))
-      return 0.5 * jnp.sum((product - y) ** 2)
-
-    grads, signal = jax.grad(loss_of, (0, 1))(values, probes)
-    updates, state = tx.update(grads, state, values, phase=phase, signal=signal)
-    return optax.apply_updates(values, updates), state
-
-  return step
-
-
-def trained(tx, base, steps, seen=lambda *_: None):
-  values, state = sparsejax.init(tx, base)
-  for t in range(steps):
-    values, state = step_of(tx)(values, state, t, tx.phase(t))
-    seen(t, values, state)
-  return values, state
+K = 12
 
 
 class Slot:
@@ -158,22 +122,22 @@ CASES = {
   "seft_averaged": {"every": 5, "accumulate": 3},
 }
 STEPS = 30
+RATE, DECAY = 0.02, 1.0
+ADAMW = finetune.adamw(RATE, weight_decay=DECAY)
 
 
-def transformation(case, rate=0.02, decay=1.0):
-  inner = finetune.adamw(rate, weight_decay=decay)
-  common = {
-    **CASES[case],
-    "key": KEY,
-    "t_end": STEPS,
-    "k": K,
-    "fraction": SHARE,
-  }
+@functools.lru_cache
+def transformation(case, inner=ADAMW, **options):
+  options |= CASES[case]
+  common = {"key": KEY, "t_end": STEPS, "k": K, "fraction": SHARE}
   if case.startswith("spiel"):
     zeros = case == "spiel"
-    return finetune.spiel(inner, on_zeros=zeros, prunable=everything, **common)
+    return finetune.spiel(
+      inner, on_zeros=zeros, prunable=everything, **common, **options
+    )
+  revive = case != "seft_in_place"
   return finetune.seft(
-    inner, revive=case != "seft_in_place", prunable=everything, **common
+    inner, revive=revive, prunable=everything, **common, **options
   )
 
 
@@ -200,8 +164,8 @@ def test_every_step_is_that_of_a_loop_over_weights(case):
     share=share,
     adapt=case in ("seft", "seft_averaged"),
     zeros=case in ("spiel", "seft", "seft_averaged"),
-    rate=0.02,
-    decay=1.0,
+    rate=RATE,
+    decay=DECAY,
     candidates=K if spiel else int((1 + SHARE) * K),
   )
   values, state = trained(tx, base, STEPS)
@@ -221,11 +185,7 @@ def test_every_step_is_that_of_a_loop_over_weights(case):
 ], ids=["", "random", "fold", "magnitude", "sgd"])  # fmt: skip
 def test_never_more_non_zeros_than_the_base(case, options):
   base = sparse_base()
-  options = {"inner": finetune.adamw(0.05)} | options
-  tx = finetune.seft(
-    options.pop("inner"), key=KEY, t_end=STEPS, k=K, prunable=everything,
-    fraction=SHARE, **CASES[case], **options,
-  )  # fmt: skip
+  tx = transformation(case, **options)
   budget = int(jnp.sum(base != 0))
   revived = []
 
@@ -262,10 +222,6 @@ def test_what_is_not_trained_keeps_its_bits():
   assert dropped
 
 
-def places_of(state):
-  return np.asarray(state.parts.indices).tolist()
-
-
 def test_a_pattern_stays_where_zeros_do():
   pattern = patterns.n_of_m(2, 4, axis=1)
   dense = jax.random.normal(KEY, (ROWS, COLUMNS))
@@ -287,16 +243,17 @@ def test_stacked_matrices_move_one_by_one():
   assert values["w"].shape == (2, K)
   assert isinstance(values["b"], optax.MaskedNode)
 
-  def loss_of(values, probes, t):
+  def loss_of(values, probes):
     w = finetune.join(values, state, probes)["w"]
     h, _ = jax.lax.scan(
-      lambda h, m: (h + jnp.sum(jnp.tanh(matmul(X[t], m))), None), 0.0, w
+      lambda h, m: (h + jnp.sum(jnp.tanh(matmul(X[0], m))), None), 0.0, w
     )
     return h
 
   probes = tx.probes(state, evolve.Phase(first=True, last=True))
-  grads, signal = jax.grad(loss_of, (0, 1))(values, probes, 0)
-  _, new = tx.update(grads, state, values, phase=tx.phase(0), signal=signal)
+  grads, signal = jax.jit(jax.grad(loss_of, (0, 1)))(values, probes)
+  update = update_of(tx)
+  _, new = update(grads, state, values, phase=tx.phase(0), signal=signal)
   dense = jax.grad(lambda w: jnp.sum(jnp.tanh(X[0] @ w)))
   answer = signal["w"].found[0]
   for layer in range(2):
@@ -328,9 +285,17 @@ def test_nothing_moves_by_gradients_that_are_not_finite():
   phase = evolve.Phase(first=True, last=True)
   signal = jax.tree.map(lambda x: x * jnp.nan, tx.probes(state, phase))
   grads = jnp.zeros(K)
-  updates, new = tx.update(grads, state, values, phase=phase, signal=signal)
+  update = update_of(tx)
+  updates, new = update(grads, state, values, phase=phase, signal=signal)
   np.testing.assert_array_equal(new.parts.indices, state.parts.indices)
   np.testing.assert_array_equal(updates, 0)
+
+
+def test_a_phase_wants_a_signal():
+  tx = transformation("seft")
+  values, state = tx.start(sparse_base())
+  with pytest.raises(ValueError, match=r"Phase.*without a signal.*probes"):
+    tx.update(values, state, values, phase=tx.phase(3))
 
 
 def test_a_base_without_zeros_is_refused():

@@ -26,6 +26,7 @@ def loss_of(product):
   return jnp.sum(jnp.sin(product))
 
 
+@jax.jit
 def dense_gradients(x, w):
   return jax.grad(lambda x, w: loss_of(x @ w), (0, 1))(x, w)
 
@@ -41,7 +42,7 @@ def test_gradients_of_deltas_are_those_of_the_matrix():
 
   deltas = jnp.zeros(5)
   assert loss(x, deltas) == loss_of(x @ base)
-  of_x, of_deltas = jax.grad(loss, (0, 1))(x, deltas)
+  of_x, of_deltas = jax.jit(jax.grad(loss, (0, 1)))(x, deltas)
   wanted_x, wanted = dense_gradients(x, base)
   np.testing.assert_allclose(of_x, wanted_x, rtol=1e-6)
   wanted = [*wanted.reshape(-1)[PLACES[:4]], 0]
@@ -60,7 +61,7 @@ def test_gradients_of_non_zeros_are_those_of_the_matrix():
     return loss_of(matmul(x, packed))
 
   np.testing.assert_allclose(loss(x, values), loss_of(x @ w), rtol=1e-6)
-  of_x, of_values = jax.grad(loss, (0, 1))(x, values)
+  of_x, of_values = jax.jit(jax.grad(loss, (0, 1)))(x, values)
   wanted_x, wanted = dense_gradients(x, w)
   np.testing.assert_allclose(of_x, wanted_x, rtol=1e-6)
   wanted = [*wanted.reshape(-1)[places[:3]], 0, 0]
@@ -78,9 +79,9 @@ def test_the_product_has_the_dtype_of_its_input():
     matrices.Merged(base, factors, lambda base, f: base + f[0] @ f[1]),
   ]
   for node in nodes:
-    assert matmul(x, node).dtype == jnp.bfloat16
-    gradient = jax.grad(lambda x, n=node: jnp.sum(matmul(x, n)))(x)
-    assert gradient.dtype == jnp.bfloat16
+    assert jax.eval_shape(matmul, x, node).dtype == jnp.bfloat16
+    gradient = jax.grad(lambda x, n=node: jnp.sum(matmul(x, n)))
+    assert jax.eval_shape(gradient, x).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("kind", ["beside", "merged"])
@@ -99,7 +100,9 @@ def test_factors_have_the_gradients_of_the_product(kind):
   def wanted(x, factors):
     return loss_of(x @ (base + 0.5 * factors[0] @ factors[1]))
 
-  ours, theirs = (jax.grad(f, (0, 1))(x, factors) for f in (loss, wanted))
+  ours, theirs = (
+    jax.jit(jax.grad(f, (0, 1)))(x, factors) for f in (loss, wanted)
+  )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
     ours,
@@ -123,11 +126,10 @@ def test_stacked_matrices_in_a_scan_with_checkpoints():
       h = h + jnp.tanh(h @ w)
     return loss_of(h)
 
-  wanted = jax.grad(dense)(base).reshape(2, -1)
+  wanted = jax.jit(jax.grad(dense))(base).reshape(2, -1)
   wanted = np.take_along_axis(np.asarray(wanted), np.asarray(places), 1)
-  np.testing.assert_allclose(
-    jax.grad(loss)(jnp.zeros((2, 2))), wanted, rtol=1e-5
-  )
+  ours = jax.jit(jax.grad(loss))(jnp.zeros((2, 2)))
+  np.testing.assert_allclose(ours, wanted, rtol=1e-5)
 
 
 def test_a_probe_reads_off_the_dense_gradient():
@@ -143,7 +145,7 @@ def test_a_probe_reads_off_the_dense_gradient():
 
   _, gradient = dense_gradients(x, base)
   np.testing.assert_allclose(
-    jax.grad(loss)(jnp.zeros(2)),
+    jax.jit(jax.grad(loss))(jnp.zeros(2)),
     (gradient * base).reshape(-1)[jnp.array([2, 9])],
     rtol=1e-5,
   )
