@@ -54,6 +54,6 @@ __all__ = [
   "scale_by_aged_adam",
   "seft",
   "spiel",
-  "spp",
   "spiel_sm3",
+  "spp",
 ]
