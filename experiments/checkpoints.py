@@ -5,6 +5,7 @@ checksum of each array, and one that fails it is set aside for the one before.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -182,9 +183,11 @@ def _restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
 
 
 def _packed(state: Any) -> Any:
-  """Masks eight to a byte, and all else as it is."""
+  """Masks eight to a byte, a zero for what is empty, and all else as it is."""
 
   def leaf(x):
+    if not x.size:
+      return np.zeros(1, x.dtype)  # Orbax refuses arrays without elements.
     return np.packbits(x) if x.dtype == bool and x.ndim else x
 
   return jax.tree.map(leaf, state)
@@ -192,6 +195,8 @@ def _packed(state: Any) -> Any:
 
 def _unpacked(saved: Any, like: Any) -> np.ndarray:
   saved = np.asarray(saved)
+  if not math.prod(like.shape):
+    return np.zeros(like.shape, like.dtype)
   if like.dtype != bool or not like.shape:
     return saved
   flat = np.unpackbits(saved, count=np.prod(like.shape, dtype=int))

@@ -19,6 +19,9 @@ DRIVERS = {
   "train": "experiments.train",
   "compare": "experiments.compare",
   "lottery": "experiments.lottery",
+  "prune_llm": "experiments.prune_llm",
+  "finetune": "experiments.finetune",
+  "recovery": "experiments.recovery",
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.")

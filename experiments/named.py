@@ -51,10 +51,11 @@ def check(
 
 def _check_value(key: str, value: Any, default: Any, least: int) -> None:
   if isinstance(default, ml_collections.ConfigDict):
-    if not isinstance(value, ml_collections.ConfigDict) or "name" not in value:
-      raise UserError(
-        f"config.{key} is {value!r}; wanted a mapping with a name"
-      )
+    named = "name" in default
+    fits = isinstance(value, ml_collections.ConfigDict)
+    if not fits or (named and "name" not in value):
+      wanted = "a mapping with a name" if named else "a mapping"
+      raise UserError(f"config.{key} is {value!r}; wanted {wanted}")
     return
   if isinstance(default, tuple):
     value = tuple(value) if isinstance(value, list) else value

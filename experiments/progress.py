@@ -16,6 +16,12 @@ Track = Callable[..., Advance]  # track(name, total, start=0)
 _QUIET = 30.0  # seconds between two lines
 
 
+def untracked(name: str, total: int, start: int = 0) -> Advance:
+  """Shows nothing."""
+  del name, total, start
+  return lambda step, note="": None
+
+
 @contextlib.contextmanager
 def bar(console: rich.console.Console | None = None) -> Iterator[Track]:
   """Shows a bar per run: its name, step, rate and the time that is left.

@@ -104,7 +104,7 @@ def train(
         program,
         path,
         manager,
-        progress or _untracked,
+        progress or progress_lib.untracked,
         start or functools.partial(_first_state, config),
       )
     history = metrics.read(path)
@@ -297,11 +297,6 @@ def _next_stop(
 def _last_test(history: list[dict[str, Any]]) -> dict[str, Any]:
   last = next(r for r in reversed(history) if r["split"] == "test")
   return {k: v for k, v in last.items() if k not in ("step", "split")}
-
-
-def _untracked(name: str, total: int, start: int) -> progress_lib.Advance:
-  del name, total, start
-  return lambda step, note="": None
 
 
 def _stopped(

@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import os
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,19 @@ def write_json(file: Path, value: Any) -> None:
       out.flush()
       os.fsync(out.fileno())
     temporary.replace(file)
+
+
+def kept(file: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+  """What a JSON file holds; what `make` returns is put there if there is none.
+
+  Raises:
+    UserError: If the file is damaged, or cannot be written.
+  """
+  if not file.exists():
+    with storage(file.parent):
+      file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, make())
+  return _read_json(file)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -458,8 +458,9 @@ class Llama(nn.Module):
       positions: as in `__call__`.
 
     Returns:
-      The logits; and the stream before the first layer and after each, of
-      shape [layers + 1, batch, t, dim].
+      The logits; and the stream before the first layer and after each, the
+      last one normed, of shape [layers + 1, batch, t, dim]: what transformers
+      calls hidden states.
 
     Raises:
       UserError: as `__call__`.
@@ -469,7 +470,8 @@ class Llama(nn.Module):
       return block(x, positions), x
 
     x, before = self._scan(body, self.embed(tokens))
-    return self.logits(x), jnp.concatenate([before, x[None]])
+    x = self.norm(x)
+    return self._unembed(x), jnp.concatenate([before, x[None]])
 
   def extend(
     self, tokens: jax.Array, *, positions: jax.Array, cache: Cache
@@ -516,7 +518,9 @@ class Llama(nn.Module):
 
   def logits(self, x: jax.Array) -> jax.Array:
     """Maps [..., dim] after the last layer to float32[..., vocab_size]."""
-    x = self.norm(x)
+    return self._unembed(self.norm(x))
+
+  def _unembed(self, x: jax.Array) -> jax.Array:
     y = self.embedding.attend(x) if self.config.tied else self.head(x)
     return y.astype(jnp.float32)
 

@@ -36,7 +36,7 @@ from sparsejax.finetune.transform import (
   join,
   merge,
 )
-from sparsejax.finetune.whole import fixed
+from sparsejax.finetune.whole import fixed, full
 
 __all__ = [
   "FineTuneState",
@@ -45,6 +45,7 @@ __all__ = [
   "as_many_as_lora",
   "fine_tune",
   "fixed",
+  "full",
   "join",
   "lora",
   "magnitude",

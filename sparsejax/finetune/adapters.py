@@ -1,5 +1,6 @@
 """Adapters: a frozen base, and factors that make a change of each matrix."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,6 +50,43 @@ class Beside:
     """The base, as it is."""
     del factors
     return base
+
+
+# Classes, so that two of the same numbers are equal: what is compiled for one
+# run then serves another.
+@dataclasses.dataclass(frozen=True)
+class MaskedProduct:
+  """Adds a product of factors to the base's non-zeros.
+
+  Attributes:
+    scale: The factor of the product.
+  """
+
+  scale: float
+
+  def __call__(self, base: jax.Array, factors: Factors) -> jax.Array:
+    """The matrix."""
+    change = self.scale * factors.down @ factors.up
+    return jnp.where(base != 0, base + change, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledWeights:
+  """Changes each weight by a multiple of itself.
+
+  Attributes:
+    rank: How many numbers there are of each input.
+    scale: The factor of the change.
+  """
+
+  rank: int
+  scale: float
+
+  def __call__(self, base: jax.Array, factors: Factors) -> jax.Array:
+    """The matrix."""
+    copies = base.shape[-1] // self.rank
+    inputs = jnp.concatenate([factors.down] * copies, axis=-1)
+    return base + self.scale * base * inputs * factors.up[..., None, :]
 
 
 @node(static=("merge",))
@@ -140,15 +178,8 @@ def masked_lora(
     Munoz et al., SQFT: Low-cost Model Adaptation in Low-precision Sparse
     Foundation Models, arXiv:2410.03750, 2024 (SparsePEFT, of one rank).
   """
-  scale = alpha / _checked(rank)
-
-  def merge(base, factors):
-    change = scale * factors.down @ factors.up
-    return jnp.where(base != 0, base + change, 0)
-
-  return fine_tune(
-    inner, _begin(rank, Within(merge)), key=key, prunable=prunable
-  )
+  part = Within(MaskedProduct(alpha / _checked(rank)))
+  return fine_tune(inner, _begin(rank, part), key=key, prunable=prunable)
 
 
 def spp(
@@ -182,11 +213,7 @@ def spp(
     Lu et al., SPP: Sparsity-Preserved Parameter-Efficient Fine-Tuning for Large
     Language Models, arXiv:2405.16057, 2024; its released code.
   """
-  _checked(rank)
-
-  def merge(base, factors):
-    inputs = jnp.concatenate([factors.down] * (base.shape[-1] // rank), axis=-1)
-    return base + scale * base * inputs * factors.up[..., None, :]
+  part = Within(ScaledWeights(_checked(rank), scale))
 
   def begin(path, leaf, key):
     *stack, rows, columns = leaf.shape
@@ -196,7 +223,7 @@ def spp(
         f"the {columns} outputs"
       )
     down = _uniform(key, (*stack, rows, rank))
-    return leaf, Factors(down, jnp.zeros((*stack, columns))), Within(merge)
+    return leaf, Factors(down, jnp.zeros((*stack, columns))), part
 
   return fine_tune(inner, begin, key=key, prunable=prunable)
 

@@ -24,17 +24,20 @@ class Seeds(NamedTuple):
 
 
 class AgedAdamState(NamedTuple):
-  """The state of `scale_by_aged_adam`; trees like the values.
+  """The state of `scale_by_aged_adam`; all but the count like the values.
 
   Attributes:
+    count: int32 scalar: steps so far.
     mean: The mean gradient of each weight, without Adam's bias towards 0.
     square: The mean of its square, likewise.
-    age: int32, how many gradients each weight has seen.
+    born: int32, the count less the number of gradients that each weight has
+      seen; so nothing has to be written from step to step.
   """
 
+  count: jax.Array
   mean: PyTree
   square: PyTree
-  age: PyTree
+  born: PyTree
 
 
 def scale_by_aged_adam(
@@ -63,7 +66,7 @@ def scale_by_aged_adam(
   Example:
     >>> tx = scale_by_aged_adam()
     >>> updates, state = tx.update(jnp.ones(2), tx.init(jnp.zeros(2)))
-    >>> print(updates.round(3), state.age)
+    >>> print(updates.round(3), state.count - state.born)
     [1. 1.] [1 1]
   """
 
@@ -72,20 +75,23 @@ def scale_by_aged_adam(
       return jax.tree.map(lambda v: jnp.zeros(v.shape, dtype), values)
 
     return AgedAdamState(
-      zeros(jnp.float32), zeros(jnp.float32), zeros(jnp.int32)
+      count=jnp.zeros([], jnp.int32),
+      mean=zeros(jnp.float32),
+      square=zeros(jnp.float32),
+      born=zeros(jnp.int32),
     )
 
   def update(grads, state, values=None):
     del values
-    age = jax.tree.map(lambda a: a + 1, state.age)
+    count = state.count + 1
 
     def average(decay, old, new):
-      def leaf(m, g, t):
-        t = t.astype(jnp.float32)
-        weight = (1 - decay) / (1 - decay**t)
+      def leaf(m, g, born):
+        age = (count - born).astype(jnp.float32)
+        weight = (1 - decay) / (1 - decay**age)
         return m + weight * (g - m)
 
-      return jax.tree.map(leaf, old, new, age)
+      return jax.tree.map(leaf, old, new, state.born)
 
     wide = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
     mean = average(b1, state.mean, wide)
@@ -96,7 +102,7 @@ def scale_by_aged_adam(
       square,
       grads,
     )
-    return updates, AgedAdamState(mean, square, age)
+    return updates, AgedAdamState(count, mean, square, state.born)
 
   return optax.GradientTransformation(init, update)
 
@@ -116,20 +122,22 @@ def seeded(inner_state: Any, kept: PyTree, seeds: PyTree) -> Any:
   def node(state):
     if not isinstance(state, AgedAdamState):
       return state
-    treedef = jax.tree.structure(state.age, is_leaf=is_hole)
-    rows = zip(*map(treedef.flatten_up_to, (*state, kept, seeds)), strict=True)
-    columns = zip(*(_seeded(*row) for row in rows), strict=True)
-    return AgedAdamState(*map(treedef.unflatten, columns))
+    count, *trees = state
+    treedef = jax.tree.structure(state.born, is_leaf=is_hole)
+    rows = zip(*map(treedef.flatten_up_to, (*trees, kept, seeds)), strict=True)
+    columns = zip(*(_seeded(count, *row) for row in rows), strict=True)
+    return AgedAdamState(count, *map(treedef.unflatten, columns))
 
   return jax.tree.map(
     node, inner_state, is_leaf=lambda x: isinstance(x, AgedAdamState)
   )
 
 
-def _seeded(mean, square, age, kept, seeds):
-  if is_hole(age) or kept is True:
-    return mean, square, age
-  return tuple(
-    jnp.where(kept, old, new)
-    for old, new in zip((mean, square, age), seeds, strict=True)
+def _seeded(count, mean, square, born, kept, seeds):
+  if is_hole(born) or kept is True:
+    return mean, square, born
+  return (
+    jnp.where(kept, mean, seeds.mean),
+    jnp.where(kept, square, seeds.square),
+    jnp.where(kept, born, count - seeds.age),
   )

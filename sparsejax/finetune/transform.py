@@ -113,7 +113,7 @@ def fine_tune(
         begun.append(begin(path_name(path), leaf, leaf_key))
       else:
         begun.append((HOLE, leaf, HOLE) if rest else (leaf, HOLE, HOLE))
-    if all(is_hole(part) for _, _, part in begun):
+    if not any(prunable(path_name(path), leaf) for path, leaf in rows):
       raise ValueError(
         "nothing is fine-tuned: `prunable` picks no leaf of "
         f"{', '.join(path_name(path) for path, _ in rows[:5])}, ..."

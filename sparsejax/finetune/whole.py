@@ -86,3 +86,25 @@ def fixed(
     return HOLE, values, Places(indices, leaf.shape[-2:])
 
   return fine_tune(inner, begin, key=key, prunable=prunable, rest=rest)
+
+
+def full(
+  inner: optax.GradientTransformation, *, key: jax.Array, rest: bool = True
+) -> FineTuning:
+  """Trains all weights of a dense model, as the baseline does.
+
+  Args:
+    inner: Any optax optimizer.
+    key: PRNG key; nothing is drawn.
+    rest: Whether leaves that are no matrices are trained too.
+
+  Returns:
+    The transformation. A sparse model does not stay sparse.
+  """
+
+  def begin(path, leaf, key):
+    del path, key
+    return HOLE, leaf, HOLE
+
+  prunable = distributions.matrices
+  return fine_tune(inner, begin, key=key, prunable=prunable, rest=rest)

@@ -51,7 +51,7 @@ def make_tokens(*shape, seed=1):
 
 
 def forward(config, params, tokens, positions=None):
-  """The logits float64[t, vocab] of one sequence, and the residual streams."""
+  """The logits float64[t, vocab] of one sequence, and the hidden states."""
   params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
   if positions is None:
     positions = np.arange(len(tokens))
@@ -70,7 +70,7 @@ def forward(config, params, tokens, positions=None):
     up = y @ layer["mlp"]["up"]["kernel"]
     x = x + (gate / (1 + np.exp(-gate)) * up) @ layer["mlp"]["down"]["kernel"]
     streams.append(x)
-  x = _norm(config, params["norm"], x)
+  x = streams[-1] = _norm(config, params["norm"], x)
   if config.tied:
     return x @ params["embed"]["embedding"].T, np.stack(streams)
   return x @ params["head"]["kernel"], np.stack(streams)

@@ -96,6 +96,15 @@ def test_masks_are_saved_eight_to_a_byte(tmp_path):
   assert_same(again, state)
 
 
+def test_what_is_empty_stays_empty(tmp_path):
+  state = {"a": np.zeros((2, 0), np.int32), "b": np.zeros((0, 3), bool)}
+  with manager(tmp_path) as opened:
+    checkpoints.save(opened, 1, state)
+    checkpoints.settle(opened)
+  _, back = restored(tmp_path, state)
+  assert_same(back, state)
+
+
 def test_restores_into_abstract_values(tmp_path):
   fill(tmp_path, [5])
   like = jax.eval_shape(lambda: make(0, copy=lambda state: state))

@@ -357,6 +357,18 @@ def test_other_leaves_are_frozen_or_trained():
   np.testing.assert_array_equal(merged["w"], wanted)
 
 
+def test_full_training_is_plain_training():
+  params = {"w": sparse_base(), "b": jnp.ones(COLUMNS)}
+  for rest in (True, False):
+    tx = finetune.full(optax.sgd(1.0), key=KEY, rest=rest)
+    values, state = tx.start(params)
+    grads = jax.tree.map(jnp.ones_like, values)
+    updates, state = tx.update(grads, state, values)
+    merged = finetune.merge(optax.apply_updates(values, updates), state)
+    np.testing.assert_array_equal(merged["w"], params["w"] - 1)
+    np.testing.assert_array_equal(merged["b"], 0 if rest else 1)
+
+
 def test_stacked_non_zeros_of_different_numbers():
   base = jnp.stack([sparse_base(0.6), sparse_base(0.2)])
   tx = finetune.fixed(optax.sgd(1.0), key=KEY, prunable=everything)

@@ -329,9 +329,9 @@ def test_kernels_may_be_nodes_stacked_over_layers():
     close(slope, difference, rtol=1e-3, atol=1e-9)
     assert abs(difference) > 1e-7
   # One layer's slice stands for a matrix too.
-  layer = jax.tree.map(lambda w: w[1], params["layers"])
-  x = jnp.asarray(streams[1], jnp.float32)
-  close(run(llama.Block(config), layer, x), streams[2])
+  layer = jax.tree.map(lambda w: w[0], params["layers"])
+  x = jnp.asarray(streams[0], jnp.float32)
+  close(run(llama.Block(config), layer, x), streams[1])
 
 
 def test_a_kernel_of_another_shape_is_told_with_its_path():
