@@ -5,14 +5,16 @@ bits. What is compiled is in finetune_programs.py.
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -160,91 +162,115 @@ def train(
     workdir_lib.admit(path, named.plain(config))
     final = workdir_lib.finished(path)
     if final is None:
-      track = progress or progress_lib.untracked
-      final = _finished(config, path, track)
+      final = _finished(config, path, progress or progress_lib.untracked)
       workdir_lib.finish(path, config.steps, final)
-      # What is left to a finished run is its model.
-      shutil.rmtree(path / "checkpoints")
+    # What is left to a finished run is its model.
+    shutil.rmtree(path / "checkpoints", ignore_errors=True)
     return Result(final, metrics.read(path))
 
 
-def _finished(config, path: Path, progress: progress_lib.Track):
+def _finished(
+  config: ml_collections.ConfigDict, path: Path, progress: progress_lib.Track
+) -> dict[str, Any]:
   """Trains to the end, writes the model, and returns its numbers."""
   model = _pruned(config, path, progress)
   if config.n_of_m:
     _check_groups(model.params, *config.n_of_m)
   task = tasks.make(model, config.task)
   teacher = _teacher(config, model)
-  program = programs.get(config, model.config)
-  tested = llama.Llama(model.config)
-  most = pruners.counts(model.params)
   state = programs.begin(config, model.params)
-  trained = sum(x.size for x in jax.tree.leaves(state.values))
+  evaluate = functools.partial(
+    _tested,
+    llama.Llama(model.config),
+    task,
+    pruners.counts(model.params) if programs.keeps_zeros(config) else {},
+    sum(x.size for x in jax.tree.leaves(state.values)),
+  )
+  program = programs.get(config, model.config)
   model = model._replace(params=None)  # to be freed
+  state = _trained(
+    config, path, program, state, task.rows, teacher, evaluate, progress
+  )
+  params = program.merged(state.values, state.tuned)
+  del state
+  final = evaluate(params)
+  model = model._replace(params=jax.tree.map(np.asarray, params))
+  with metrics.writer(
+    path, after=config.steps, tensorboard=config.tensorboard
+  ) as write:
+    if config.prune_again.name != NONE:
+      write(config.steps, "merged", final)
+      model = _prune(config.prune_again, model, task, config.name, progress)
+      final = evaluate(jax.device_put(model.params))
+    write(config.steps, "test", final)
+  metrics.sync(path)
+  if config.save:
+    huggingface.write(path / "model", model)
+  return final
 
-  def evaluate(params):
-    host = jax.tree.map(np.asarray, params)
-    if programs.keeps_zeros(config):
-      _check_budget(most, pruners.counts(host))
-    count = pruners.count(host)._asdict()
-    return {**task.evaluate(tested, params), **count, "trained": trained}, host
 
-  with (
-    contextlib.closing(
-      checkpoints.open_manager(
-        path / "checkpoints", keep=config.checkpoints_to_keep
-      )
-    ) as manager,
-    signals.caught() as came,
-  ):
+def _trained(
+  config: ml_collections.ConfigDict,
+  path: Path,
+  program: programs.Program,
+  state: State,
+  rows: tasks.Rows,
+  teacher: Any,
+  evaluate: Callable[[Any], dict[str, Any]],
+  progress: progress_lib.Track,
+) -> State:
+  """The state after the last step, from the first or from a checkpoint."""
+  opened = checkpoints.open_manager(
+    path / "checkpoints", keep=config.checkpoints_to_keep
+  )
+  with contextlib.closing(opened) as manager, signals.caught() as came:
     step, saved = checkpoints.restore(manager, state) or (-1, None)
     if saved is not None:
-      state = jax.tree.map(jax.numpy.array, saved)
-    del saved
+      state = jax.tree.map(jnp.array, saved)
+      del saved
+
+    def test():
+      write(step, "test", evaluate(program.merged(state.values, state.tuned)))
+
     with metrics.writer(
       path, after=step, tensorboard=config.tensorboard
     ) as write:
       step = max(step, 0)
       if step == 0 and config.eval_every:
-        scores, _ = evaluate(program.merged(state.values, state.tuned))
-        write(0, "test", scores)
+        test()
       advance = progress(config.name, config.steps, step)
-      for batch in _batches(config, task.rows, step):
+      for batch in _batches(config, rows, step):
         state = program.step(state, batch, teacher, program.phase(step))
         step += 1
-        note = ""
-        if step % config.log_every == 0 or step == config.steps:
-          sums = _finite(state, path, checkpoints.latest(manager))
-          mean = {k: v / np.float32(sums.steps) for k, v in sums.losses.items()}
-          write(step, "train", mean)
-          note = f"loss {mean['loss']:.3f}"
+        note, last = "", step == config.steps
+        if last or _due(config.log_every, step):
+          means = _means(state, path, checkpoints.latest(manager))
+          write(step, "train", means)
+          note = f"loss {means['loss']:.3f}"
           state = state._replace(sums=programs.no_sums(config))
-        if _due(config.eval_every, step) and step < config.steps:
-          scores, _ = evaluate(program.merged(state.values, state.tuned))
-          write(step, "test", scores)
+        if _due(config.eval_every, step) and not last:
+          test()
         stopped = came()
-        if step < config.steps and (
-          stopped or _due(config.checkpoint_every, step)
-        ):
+        if (stopped or _due(config.checkpoint_every, step)) and not last:
           _save(manager, path, step, state)
           if stopped:
             checkpoints.settle(manager)
             raise _stopped(config, path, step, stopped)
         advance(step, note)
-      merged = program.merged(state.values, state.tuned)
-      del state
-      final, params = evaluate(merged)
-      del merged
-      model = model._replace(params=params)
-      if config.prune_again.name != NONE:
-        write(config.steps, "merged", final)
-        model = _prune(config.prune_again, model, task, config.name, progress)
-        final, params = evaluate(jax.device_put(model.params))
-      write(config.steps, "test", final)
-      metrics.sync(path)
-  if config.save:
-    huggingface.write(path / "model", model)
-  return {k: float(v) if isinstance(v, float) else v for k, v in final.items()}
+  return state
+
+
+def _tested(
+  llm: llama.Llama,
+  task: tasks.Task,
+  most: Mapping[str, np.ndarray],
+  trained: int,
+  params: Any,
+) -> dict[str, Any]:
+  """The numbers of a model, which has no more non-zeros than it may have."""
+  _check_budget(most, pruners.counts(params))
+  count = pruners.count(params)._asdict()
+  return {**task.evaluate(llm, params), **count, "trained": trained}
 
 
 def _pruned(config, path: Path, progress: progress_lib.Track) -> Model:
@@ -294,8 +320,8 @@ def _batches(config, rows: tasks.Rows, first: int):
     yield Batch(*(part[chosen] for part in rows))
 
 
-def _finite(state: State, path: Path, last: int | None) -> programs.Sums:
-  """The sums since the last log point, refused if a loss was not finite."""
+def _means(state: State, path: Path, last: int | None) -> dict[str, float]:
+  """The mean losses since the last log point, if all were finite."""
   sums = jax.device_get(state.sums)
   if sums.bad != programs.NEVER:
     good = "there is no checkpoint yet"
@@ -306,12 +332,13 @@ def _finite(state: State, path: Path, last: int | None) -> programs.Sums:
       f"{path / 'checkpoints'}. Try a lower learning rate, a warm-up or "
       "clipping, in another --workdir."
     )
-  return sums
+  steps = np.float32(max(sums.steps, 1))
+  return {name: total / steps for name, total in sums.losses.items()}
 
 
 def _save(manager, path: Path, step: int, state: State) -> None:
   """Saves a state that is sound."""
-  _finite(state, path, checkpoints.latest(manager))
+  _means(state, path, checkpoints.latest(manager))
   metrics.sync(path)
   checkpoints.save(manager, step, checkpoints.snapshot(state))
 
