@@ -5,6 +5,7 @@ needed of it, candidates and their gradients, comes out as the cotangents of
 zeros that go in; see `matrices.Probe`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -93,53 +94,71 @@ class Evolution(NamedTuple):
   def nothing(self, base: jax.Array, k: int) -> Harvest:
     """The harvest of matrices [..., in, out] before there is any."""
     *stack, rows, columns = base.shape
-    size = rows * columns
-    grow = min(size, int(k * self.candidates))
-    # As many again as can be exempt, for they have just grown.
-    prune = min(size, 2 * int(k * self.most)) if self.sensitivity else 0
 
     def empty(c):
       return Candidates(
-        indices=jnp.full((*stack, c), size, jnp.int32),
+        indices=jnp.full((*stack, c), rows * columns, jnp.int32),
         first=jnp.zeros((*stack, c)),
         second=jnp.zeros((*stack, c)),
       )
 
-    return Harvest(empty(grow), empty(prune))
+    return self.lasting(Harvest(*map(empty, self.counts(rows * columns, k))))
 
-  def asked(self, harvest: Harvest, phase: Phase) -> "Asked":
-    """What a step asks of the dense gradients of matrices."""
-    rows = 3 if phase.first else 1
-    found = tuple(
-      jnp.zeros((*part.first.shape[:-1], rows, part.first.shape[-1]))
-      for part in harvest
-    )
+  def lasting(self, harvest: Harvest) -> Harvest:
+    """What of it has to be kept from step to step.
+
+    Nothing, if all is gathered in the step that moves places.
+    """
+    if self.schedule.accumulate > 1:
+      return harvest
+    return jax.tree.map(lambda x: x[..., :0], harvest)
+
+  def counts(self, size: int, k: int) -> tuple[int, int]:
+    """How many candidates there are of a matrix, to grow and to be pruned."""
+    grow = min(size, int(k * self.candidates))
+    # As many again as can be exempt, for they have just grown.
+    prune = min(size, 2 * int(k * self.most)) if self.sensitivity else 0
+    return grow, prune
+
+  def asked(self, base: jax.Array, slots: Slots, phase: Phase) -> "Asked":
+    """What a step asks of the dense gradients of matrices [..., in, out]."""
+    *stack, rows, columns = base.shape
+    counts = self.counts(rows * columns, slots.indices.shape[-1])
+    told = 3 if phase.first else 1
+    found = tuple(jnp.zeros((*stack, told, c)) for c in counts)
     return Asked(found, self, phase)
 
   def probe(self, asked: "Asked", harvest: Harvest, key: jax.Array) -> Probe:
     """The same, with all that it takes to answer."""
-    places = tuple(part.indices for part in harvest)
     if not asked.phase.first:
+      places = tuple(part.indices for part in harvest)
       return Probe(asked.found, places, _look_again)
-    keys = jax.random.split(key, harvest.grow.first.shape[:-1])
-    given = (*places, jax.random.key_data(keys))
-    return Probe(asked.found, given, self.look)
+    keys = jax.random.split(key, asked.found[0].shape[:-2])
+    counts = tuple(found.shape[-1] for found in asked.found)
+    look = functools.partial(self.look, counts)
+    return Probe(asked.found, jax.random.key_data(keys), look)
 
-  def look(self, gradient: jax.Array, base: jax.Array, given):
+  def look(
+    self,
+    counts: tuple[int, int],
+    gradient: jax.Array,
+    base: jax.Array,
+    key: jax.Array,
+  ) -> tuple[jax.Array, jax.Array]:
     """Chooses candidates by a dense gradient: rows, columns, gradients."""
-    grow, prune, key = given
+    grow, prune = counts
     if self.at_random:
       key = jax.random.wrap_key_data(key, impl="threefry2x32")
       rank = jax.random.uniform(key, base.shape)
     else:
       rank = jnp.abs(gradient)
     where = jnp.ones(base.shape, bool) if self.revive else base != 0
-    chosen = [support.best(rank, grow.shape[0], where)]
+    chosen = [support.best(rank, grow, where)]
     if self.sensitivity:
       rank = -self.sensitivity(base.astype(jnp.float32), gradient)
-      chosen.append(support.best(rank, prune.shape[0], base != 0))
+      chosen.append(support.best(rank, prune, base != 0))
     else:
-      chosen.append(prune)
+      chosen.append(jnp.zeros(prune, jnp.int32))
     columns = base.shape[-1]
     return tuple(
       jnp.stack(

@@ -8,6 +8,7 @@ dense gradient of a matrix lives inside the backward pass of that one matrix.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -178,6 +179,28 @@ def each(function: Callable[..., Any]) -> Callable[..., Any]:
   return stacked
 
 
+def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+  """As `each`, of a function that returns its matrix, changed, with others.
+
+  The changed matrices take the place of the old, where these are donated.
+  """
+
+  def stacked(matrix, *others):
+    if matrix.ndim == 2:
+      return function(matrix, *others)
+
+    def one(matrices, x):
+      i, others = x
+      changed, *results = stacked(matrices[i], *others)
+      return matrices.at[i].set(changed), results
+
+    xs = (jnp.arange(matrix.shape[0]), others)
+    matrix, results = jax.lax.scan(one, matrix, xs)
+    return matrix, *results
+
+  return stacked
+
+
 def read(matrix: jax.Array, indices: jax.Array) -> jax.Array:
   """The weights [k] at flat places of a matrix; 0 where out of range."""
   return matrix.reshape(-1).at[indices].get(mode="fill", fill_value=0)
@@ -186,9 +209,22 @@ def read(matrix: jax.Array, indices: jax.Array) -> jax.Array:
 def write(
   matrix: jax.Array, indices: jax.Array, values: jax.Array
 ) -> jax.Array:
-  """The matrix with `values` [k] at flat places; out of range, nowhere."""
-  flat = matrix.reshape(-1)
-  flat = flat.at[indices].set(values.astype(matrix.dtype), mode="drop")
+  """Matrices [..., in, out] with `values` [..., k] at flat places of them.
+
+  Places that are out of range are left out. Donated matrices are changed where
+  they are: one after the other, since XLA would make one index of layer and
+  place, and keep it beside all that a step holds.
+  """
+  flat = matrix.reshape(-1, math.prod(matrix.shape[-2:]))
+
+  def one(flat, x):
+    i, indices, values = x
+    return flat.at[i, indices].set(values, mode="drop"), None
+
+  indices, values = (
+    a.reshape(len(flat), -1) for a in (indices, values.astype(matrix.dtype))
+  )
+  flat, _ = jax.lax.scan(one, flat, (jnp.arange(len(flat)), indices, values))
   return flat.reshape(matrix.shape)
 
 

@@ -48,9 +48,13 @@ class Sm3(NamedTuple):
     *stack, rows, columns = base.shape
     return Accumulators(jnp.zeros((*stack, rows)), jnp.zeros((*stack, columns)))
 
-  def asked(self, harvest: Accumulators, phase: Phase) -> None:
+  def lasting(self, harvest: Accumulators) -> Accumulators:
+    """What of them outlasts a move: all."""
+    return harvest
+
+  def asked(self, base: jax.Array, slots: Slots, phase: Phase) -> None:
     """What a step asks of dense gradients: nothing."""
-    del harvest, phase
+    del base, slots, phase
 
   def gathered(
     self,

@@ -16,7 +16,7 @@ from sparsejax import scores, steps
 from sparsejax.distributions import Prunable
 from sparsejax.finetune import optimizers
 from sparsejax.finetune.evolve import Evolution, Phase
-from sparsejax.finetune.matrices import each
+from sparsejax.finetune.matrices import in_place
 from sparsejax.finetune.sm3 import Sm3
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.updates.state import own_key
@@ -153,10 +153,10 @@ def fine_tune(
   def probes(state, phase):
     if phase is None:
       return None
-    rows, treedef = _aligned(state.base, state.harvest)
+    rows, treedef = _aligned(state.base, state.parts, state.harvest)
     return treedef.unflatten(
-      None if is_hole(harvest) else evolution.asked(harvest, phase)
-      for _, _, harvest in rows
+      None if is_hole(harvest) else evolution.asked(base, slots, phase)
+      for _, base, slots, harvest in rows
     )
 
   phase = _no_phase if evolution is None else evolution.schedule.phase
@@ -249,7 +249,7 @@ def _moved(evolution, inner, state, values):
   def leaf(path, base, slots, harvest, deltas):
     if is_hole(harvest):
       untouched = HOLE if is_hole(deltas) else True
-      return base, slots, untouched, untouched
+      return base, slots, harvest, untouched, untouched
     n = jnp.floor(share * deltas.shape[-1]).astype(jnp.int32)
 
     def one(base, slots, harvest, deltas, key):
@@ -258,14 +258,17 @@ def _moved(evolution, inner, state, values):
 
     key = scores.fold_in_path(step_key, path)
     keys = jax.random.key_data(jax.random.split(key, base.shape[:-2]))
-    return each(one)(base, slots, harvest, deltas, keys)
+    base, slots, kept, seeds = in_place(one)(base, slots, harvest, deltas, keys)
+    return base, slots, evolution.lasting(harvest), kept, seeds
 
   rows, treedef = _aligned(state.base, state.parts, state.harvest, values)
   moved = zip(*(leaf(*row) for row in rows), strict=True)
-  base, parts, kept, seeds = map(treedef.unflatten, moved)
+  base, parts, harvest, kept, seeds = map(treedef.unflatten, moved)
   inner_state = steps.reset(inner, state.inner_state, kept, kept, values, None)
   inner_state = optimizers.seeded(inner_state, kept, seeds)
-  state = state._replace(base=base, parts=parts, inner_state=inner_state)
+  state = state._replace(
+    base=base, parts=parts, harvest=harvest, inner_state=inner_state
+  )
   return state, kept
 
 

@@ -132,6 +132,26 @@ def test_stacked_matrices_in_a_scan_with_checkpoints():
   np.testing.assert_allclose(ours, wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("stack", [(), (3,), (2, 3)])
+def test_stacked_matrices_are_written_and_changed_in_their_place(stack):
+  base = normal("w", *stack, ROWS, COLUMNS)
+  places = jnp.broadcast_to(PLACES, (*stack, 5))
+  values = normal("v", *stack, 5)
+  wanted = np.asarray(base).copy().reshape(-1, SIZE)
+  wanted[:, PLACES[:4]] = np.asarray(values).reshape(-1, 5)[:, :4]
+  written = matrices.write(base, places, values)
+  np.testing.assert_array_equal(written.reshape(-1, SIZE), wanted)
+
+  def halved(matrix, value):
+    return matrix / 2, jnp.sum(matrix) + value[0]
+
+  changed, sums = matrices.in_place(halved)(base, values)
+  np.testing.assert_array_equal(changed, base / 2)
+  np.testing.assert_allclose(
+    sums, jnp.sum(base, (-2, -1)) + values[..., 0], rtol=1e-5
+  )
+
+
 def test_a_probe_reads_off_the_dense_gradient():
   x, base = normal("x", 3, ROWS), normal("w", ROWS, COLUMNS)
 
