@@ -97,10 +97,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     final, history = train(config, workdir, progress=progress)
   measure = next(name for name in tasks.MEASURES if name in final)
   llm_report.write_run(Path(workdir), config.name, history, measure)
-  shown = ", ".join(f"{k} {v:g}" for k, v in final.items() if k != "size")
   print(
     f"{config.name} in {workdir} {'was already' if done else 'is'} finished: "
-    f"{shown} of {final['size']} weights in the layers' kernels."
+    f"{measure} {final[measure]:.4g}, {final['nnz']:,} of {final['size']:,} "
+    "weights in the layers' kernels are not 0."
   )
   print(f"The report is {Path(workdir) / 'report.md'}")
   if config.save:
