@@ -165,16 +165,17 @@ class Merged:
     return times(x, jax.lax.stop_gradient(self.base), self.factors)
 
 
-def each(function: Callable[..., Any]) -> Callable[..., Any]:
+def each(function: Callable[..., Any], *, ndim: int = 2) -> Callable[..., Any]:
   """A function of one matrix, for matrices [..., in, out] stacked alike.
 
-  One after the other, so that what is as large as a matrix is there once.
+  One after the other, so that what is as large as a matrix is there once. The
+  first argument may be another array of each matrix, which has `ndim` axes.
   """
 
-  def stacked(matrix, *others):
-    if matrix.ndim == 2:
-      return function(matrix, *others)
-    return jax.lax.map(lambda xs: stacked(*xs), (matrix, *others))
+  def stacked(first, *others):
+    if first.ndim == ndim:
+      return function(first, *others)
+    return jax.lax.map(lambda xs: stacked(*xs), (first, *others))
 
   return stacked
 

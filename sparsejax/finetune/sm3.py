@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from sparsejax.finetune import support
 from sparsejax.finetune.evolve import Phase, Schedule
-from sparsejax.finetune.matrices import read, write
+from sparsejax.finetune.matrices import each, read, write
 from sparsejax.finetune.support import Slots, Swap
 
 
@@ -90,8 +90,7 @@ class Sm3(NamedTuple):
       columns = columns.at[column].max(squares)
       return rows, columns, gradients * jax.lax.rsqrt(squares + self.eps)
 
-    stacked = jnp.vectorize(one, signature="(k),(k),(i),(o)->(i),(o),(k)")
-    *new, scaled = stacked(gradients, slots.indices, *harvest)
+    *new, scaled = each(one, ndim=1)(gradients, slots.indices, *harvest)
     return Accumulators(*new), scaled
 
   def move(
