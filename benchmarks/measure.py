@@ -66,16 +66,47 @@ def temporary(compiled) -> int:
   return compiled.memory_analysis().temp_size_in_bytes
 
 
-def show(title: str, module: str, rows: Sequence[Row]) -> None:
+def peak(compiled) -> int:
+  """Bytes that a compiled program takes in all; donated arguments once."""
+  memory = compiled.memory_analysis()
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+  )
+
+
+def show(
+  title: str,
+  module: str,
+  rows: Sequence[Row],
+  *,
+  columns: Sequence[str] = COLUMNS,
+) -> None:
   """Prints the table, and writes it where --csv says, with its command."""
+  print_table(title, columns, rows)
+  if _CSV.value:
+    write_csv(_CSV.value, module, columns, rows)
+
+
+def print_table(
+  title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+  """Prints any table."""
   table = Table(title=title)
-  for i, name in enumerate(COLUMNS):
+  for i, name in enumerate(columns):
     table.add_column(name, justify="right" if i else "left")
   for line in rows:
     table.add_row(*line)
   Console(width=130).print(table)
-  if _CSV.value:
-    with pathlib.Path(_CSV.value).open("w", newline="") as file:
-      command = shlex.join(["python", "-m", module, *sys.argv[1:]])
-      file.write(f"# {command}\n")
-      csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+def write_csv(
+  path: str, module: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+  """Writes any table, with the command that made it."""
+  with pathlib.Path(path).open("w", newline="") as file:
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    file.write(f"# {command}\n")
+    csv.writer(file, lineterminator="\n").writerows([columns, *rows])
