@@ -184,6 +184,39 @@ def broken(n_of_m):
   return make(method={**SEFT, "revive": False}, optimizer=DELTAS, n_of_m=n_of_m)
 
 
+METHODS = {
+  "full": {},
+  "fixed": {},
+  "lora": {"rank": 2},
+  "masked_lora": {"rank": 2},
+  "spp": {"rank": 2},
+  "spiel": {"rank": 2, "every": 2, "accumulate": 2},
+  "spiel_sm3": {"rank": 2, "every": 2, "on_zeros": False},
+  "seft": {"rank": 2, "every": 2, "revive": False},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", programs.METHODS)
+def test_every_method_changes_a_model_and_keeps_its_promise(name, tmp_path):
+  own = name == "spiel_sm3"
+  config = make(
+    method={"name": name, **METHODS[name]},
+    optimizer={"name": "none"} if own else DELTAS,
+    eval_every=0,
+    steps=4,
+  )
+  finetune.train(config, tmp_path)
+  before, after = (
+    pruners.kernels(huggingface.read(tmp_path / folder).params)
+    for folder in ("pruned", "model")
+  )
+  kept = name not in ("full", "lora", "spiel")
+  assert kept == programs.keeps_zeros(config)
+  assert kept == all((after[k][before[k] == 0] == 0).all() for k in before)
+  assert all((after[k] != before[k]).any() for k in before)
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
