@@ -237,6 +237,16 @@ def _gradient(x, g):
   )
 
 
+def _read_gradient(x, g, indices):
+  """The dense gradient at flat places; 0 where out of range."""
+  rows, columns = x.shape[-1], g.shape[-1]
+  if rows <= columns:
+    return read(_gradient(x, g), indices)
+  # A tall product takes XLA's CPU backend longer than its transpose.
+  row, column = jnp.divmod(indices, columns)
+  return _gradient(g, x).at[column, row].get(mode="fill", fill_value=0)
+
+
 def _gradient_of_x(g, matrix):
   return g @ matrix.astype(g.dtype).T
 
@@ -253,7 +263,8 @@ def _tapped_forward(x, base, deltas, indices):
 
 def _tapped_backward(saved, g):
   x, base, indices = saved
-  return _gradient_of_x(g, base), None, read(_gradient(x, g), indices), None
+  deltas = _read_gradient(x, g, indices)
+  return _gradient_of_x(g, base), None, deltas, None
 
 
 _tapped.defvjp(_tapped_forward, _tapped_backward)

@@ -34,8 +34,9 @@ def dense_gradients(x, w):
 PLACES = jnp.array([3, 0, 34, 17, SIZE], jnp.int32)  # the last slot is empty
 
 
-def test_gradients_of_deltas_are_those_of_the_matrix():
-  x, base = normal("x", 2, 3, ROWS), normal("w", ROWS, COLUMNS)
+@pytest.mark.parametrize("shape", [(ROWS, COLUMNS), (COLUMNS, ROWS)])
+def test_gradients_of_deltas_are_those_of_the_matrix(shape):
+  x, base = normal("x", 2, 3, shape[0]), normal("w", *shape)
 
   def loss(x, deltas):
     return loss_of(matmul(x, matrices.Delta(base, deltas, PLACES, None)))
