@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from experiments import lottery, lottery_report, programs, train
+from experiments import lottery, lottery_report, programs, progress, train
 from experiments.errors import UserError
 from sparsejax import nnz
 from tests.experiments.small_lottery import BRANCHES, STEP, make
@@ -257,7 +257,7 @@ def _seed(finished):
     finished.config,
     lottery._dense_config(finished.config, 0),
     finished.path / "seed-0",
-    train._untracked,
+    progress.untracked,
   )
 
 
