@@ -179,8 +179,9 @@ def test_stacked_matrices_are_trained_as_if_alone():
   for i, pair in enumerate(alone):
     for field in ("base", "parts", "harvest"):
       jax.tree.map(
-        lambda ours, theirs, i=i: np.testing.assert_array_equal(
-          ours[i], theirs
+        # XLA may fuse differently what differs in shape: one unit, not places.
+        lambda ours, theirs, i=i: np.testing.assert_allclose(
+          ours[i], theirs, rtol=1e-6
         ),
         getattr(together[1], field),
         getattr(pair[1], field),
