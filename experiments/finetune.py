@@ -8,7 +8,6 @@ import contextlib
 import functools
 import os
 import shutil
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -255,7 +254,7 @@ def _trained(
           _save(manager, path, step, state)
           if stopped:
             checkpoints.settle(manager)
-            raise _stopped(config, path, step, stopped)
+            raise signals.stopped(path, step, config.steps, stopped)
         advance(step, note)
   return state
 
@@ -377,12 +376,3 @@ def _check_groups(params, n: int, m: int) -> None:
         f"{(groups > n).sum()} such groups, wanted at most {n} of {m}: prune "
         f"to {n}:{m} first, or leave config.n_of_m empty"
       )
-
-
-def _stopped(config, path: Path, step: int, number: int) -> signals.Stopped:
-  name = signal.Signals(number).name
-  return signals.Stopped(
-    f"stopped by {name} after step {step} of {config.steps}, which is saved in "
-    f"{path}; the same command goes on from there",
-    number,
-  )

@@ -7,7 +7,6 @@ command goes on with the cells that are missing.
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import ml_collections
 
 from experiments import llm_report, named
@@ -15,9 +14,7 @@ from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
 from experiments.errors import UserError, unknown
 from experiments.llm import huggingface, pruners, sources, tasks
-from experiments.llm.weights import Model
 from experiments.llm_report import Cell, Measure, Row
-from experiments.models import llama
 
 # What may change in a workdir: every cell has a file of its own.
 _FREE = (
@@ -74,7 +71,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     task = tasks.make(model, config.task)
     with progress_lib.bar() as progress:
       file = path / "cells" / "dense.json"
-      dense = workdir_lib.kept(file, lambda: _tested(model, task))
+      dense = workdir_lib.kept(file, lambda: tasks.judge(model, task))
       advance = progress("all cells", len(cells), 0)
       rows = []
       for cell, options in cells.items():
@@ -128,7 +125,7 @@ def _row(config, path, model, task, cell, options, progress, dense) -> Row:
       if config.save:
         folder = path / "models" / f"{cell.folder}-{seed}"
         huggingface.write(folder, pruned)
-      return _tested(pruned, task)
+      return tasks.judge(pruned, task)
 
     file = path / "cells" / f"{cell.folder}-{seed}.json"
     results.append(workdir_lib.kept(file, make))
@@ -138,9 +135,3 @@ def _row(config, path, model, task, cell, options, progress, dense) -> Row:
     max(result["nnz"] for result in results),
     dense["size"],
   )
-
-
-def _tested(model: Model, task: tasks.Task) -> dict[str, Any]:
-  params = jax.device_put(model.params)
-  scores = task.evaluate(llama.Llama(model.config), params)
-  return {**scores, **pruners.count(model.params)._asdict()}

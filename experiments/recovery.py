@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 
 from experiments import finetune, llm_report, named
@@ -19,9 +18,7 @@ from experiments import workdir as workdir_lib
 from experiments.errors import UserError, unknown
 from experiments.finetune_programs import NONE
 from experiments.llm import huggingface, pruners, sources, tasks
-from experiments.llm.weights import Model
 from experiments.llm_report import Cell, Measure, Row
-from experiments.models import llama
 
 DENSE = "dense"  # the name of the dense model as a teacher
 # What may change in a workdir: models and runs have configs of their own.
@@ -174,8 +171,11 @@ def _dense(config, workdir: Path, progress):
     lambda: named.call("model", sources.MODELS, _source(config, workdir))
   )
   if not config.dense:
-    file = workdir / "dense.json"
-    return workdir_lib.kept(file, lambda: _tested(config, model())), model
+
+    def make():
+      return tasks.judge(model(), tasks.make(model(), config.base.task))
+
+    return workdir_lib.kept(workdir / "dense.json", make), model
   one = _changed(config.base, config.dense)
   one.name = f"{config.name}: dense"
   folder = workdir / "dense"
@@ -191,17 +191,10 @@ def _pruned(config, workdir: Path, base: str, model, task, progress):
     options = config.starts[base].prune
     pruned = pruners.prune(model(), task().text, options, advance=advance)
     huggingface.write(folder, pruned)
-    return _tested(config, pruned, task())
+    return tasks.judge(pruned, task())
 
-  return workdir_lib.kept(folder.with_suffix(".json"), make)
+  return workdir_lib.kept(folder.with_name(f"{folder.name}.json"), make)
 
 
 def _folder(workdir: Path, base: str) -> Path:
   return workdir / "pruned" / Cell("", base).folder
-
-
-def _tested(config, model: Model, task=None) -> dict[str, Any]:
-  task = task or tasks.make(model, config.base.task)
-  params = jax.device_put(model.params)
-  scores = task.evaluate(llama.Llama(model.config), params)
-  return {**scores, **pruners.count(model.params)._asdict()}

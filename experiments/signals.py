@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from experiments.errors import UserError
 
@@ -43,3 +44,23 @@ def caught() -> Iterator[Callable[[], int | None]]:
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+
+
+def stopped(path: Path, step: int, steps: int, number: int) -> Stopped:
+  """What to raise when a run has saved because a signal came.
+
+  Args:
+    path: The run's directory.
+    step: The step that is saved.
+    steps: How many it was to be.
+    number: The signal's.
+
+  Returns:
+    The error.
+  """
+  name = signal.Signals(number).name
+  return Stopped(
+    f"stopped by {name} after step {step} of {steps}, which is saved in "
+    f"{path}; the same command goes on from there",
+    number,
+  )

@@ -7,7 +7,6 @@ bits. What is compiled is in programs.py, what a config means in build.py.
 import contextlib
 import functools
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,7 +247,7 @@ def _finished_state(
           saved = save(state)
         if stopped_by and step < config.steps:
           checkpoints.settle(manager)
-          raise _stopped(config, path, step, stopped_by)
+          raise signals.stopped(path, step, config.steps, stopped_by)
     except Diverged as error:
       raise _diverged(path, error, checkpoints.latest(manager)) from None
   checkpoints.settle(manager)
@@ -297,17 +296,6 @@ def _next_stop(
 def _last_test(history: list[dict[str, Any]]) -> dict[str, Any]:
   last = next(r for r in reversed(history) if r["split"] == "test")
   return {k: v for k, v in last.items() if k not in ("step", "split")}
-
-
-def _stopped(
-  config: ml_collections.ConfigDict, path: Path, step: int, number: int
-) -> signals.Stopped:
-  name = signal.Signals(number).name
-  return signals.Stopped(
-    f"stopped by {name} after step {step} of {config.steps}, which is saved in "
-    f"{path}; the same command goes on from there",
-    number,
-  )
 
 
 def _diverged(path: Path, error: Diverged, last: int | None) -> UserError:

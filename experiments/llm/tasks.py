@@ -8,12 +8,13 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from experiments import named
 from experiments.data.failures import DataError
 from experiments.errors import UserError
-from experiments.llm import corpora, generate, questions, sources
+from experiments.llm import corpora, generate, pruners, questions, sources
 from experiments.llm.perplexity import perplexity
 from experiments.llm.questions import Question
 from experiments.llm.weights import Model
@@ -69,6 +70,13 @@ def make(model: Model, config: Mapping[str, Any]) -> Task:
     UserError: If a name, a keyword or a value is wrong, or data is missing.
   """
   return named.call("task", TASKS, config, model)
+
+
+def judge(model: Model, task: Task) -> dict[str, Any]:
+  """The numbers of a model: the task's, and how many weights are not 0."""
+  params = jax.device_put(model.params)
+  scores = task.evaluate(llama.Llama(model.config), params)
+  return {**scores, **pruners.count(model.params)._asdict()}
 
 
 def text(
