@@ -23,6 +23,7 @@ from experiments import (
   llm_report,
   metrics,
   named,
+  records,
   signals,
 )
 from experiments import finetune_programs as programs
@@ -30,10 +31,9 @@ from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
 from experiments.data import order
 from experiments.errors import UserError, unknown
-from experiments.finetune_programs import NONE, Batch, State
+from experiments.finetune_programs import NONE, State
 from experiments.llm import huggingface, pruners, sources, tasks
 from experiments.llm.weights import Model
-from experiments.models import llama
 
 
 class Result(NamedTuple):
@@ -117,8 +117,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   named.check(
     config, defaults(), may_be_zero=zero, where="experiments/finetune.py"
   )
-  losses = programs.weights_of(config.loss)
-  if config.teacher.name == NONE and losses.keys() - {"cross_entropy"}:
+  if programs.needs_teacher(config.loss) and config.teacher.name == NONE:
+    losses = programs.weights_of(config.loss)
     raise UserError(
       f"config.loss asks for {', '.join(losses)}, but config.teacher is "
       f"{NONE!r}; wanted a model to learn from"
@@ -172,21 +172,18 @@ def _finished(
   config: ml_collections.ConfigDict, path: Path, progress: progress_lib.Track
 ) -> dict[str, Any]:
   """Trains to the end, writes the model, and returns its numbers."""
-  model = _pruned(config, path, progress)
+  model = named.call("model", sources.MODELS, config.model)
+  task = tasks.make(model, config.task)
+  model = _pruned(config, path, model, task, progress)
   if config.n_of_m:
     _check_groups(model.params, *config.n_of_m)
-  task = tasks.make(model, config.task)
   teacher = _teacher(config, model)
   state = programs.begin(config, model.params)
-  evaluate = functools.partial(
-    _tested,
-    llama.Llama(model.config),
-    task,
-    pruners.counts(model.params) if programs.keeps_zeros(config) else {},
-    sum(x.size for x in jax.tree.leaves(state.values)),
-  )
+  most = pruners.counts(model.params) if programs.keeps_zeros(config) else {}
+  trained = sum(x.size for x in jax.tree.leaves(state.values))
   program = programs.get(config, model.config)
   model = model._replace(params=None)  # to be freed
+  evaluate = functools.partial(_tested, model, task, most, trained)
   state = _trained(
     config, path, program, state, task.rows, teacher, evaluate, progress
   )
@@ -260,26 +257,25 @@ def _trained(
 
 
 def _tested(
-  llm: llama.Llama,
+  model: Model,
   task: tasks.Task,
   most: Mapping[str, np.ndarray],
   trained: int,
   params: Any,
 ) -> dict[str, Any]:
   """The numbers of a model, which has no more non-zeros than it may have."""
-  _check_budget(most, pruners.counts(params))
-  count = pruners.count(params)._asdict()
-  return {**task.evaluate(llm, params), **count, "trained": trained}
+  if most:
+    _check_budget(most, pruners.counts(params))
+  scores = tasks.judge(model._replace(params=params), task)
+  return {**scores, "trained": trained}
 
 
-def _pruned(config, path: Path, progress: progress_lib.Track) -> Model:
-  """The model to begin with: read, and pruned if that is asked for, once."""
-  model = named.call("model", sources.MODELS, config.model)
+def _pruned(config, path: Path, model: Model, task, progress) -> Model:
+  """The model to begin with: pruned if that is asked for, once."""
   if config.prune.name == NONE:
     return model
   folder = path / "pruned"
   if not (folder / "config.json").exists():  # which is written last
-    task = tasks.make(model, config.task)
     model = _prune(config.prune, model, task, config.name, progress)
     huggingface.write(folder, model)
   return huggingface.read(folder)
@@ -292,7 +288,7 @@ def _prune(options: Mapping[str, Any], model, task, name, progress) -> Model:
 
 def _teacher(config, model: Model):
   """The teacher's parameters on the device; None if there is no use for one."""
-  if not programs.weights_of(config.loss).keys() - {"cross_entropy"}:
+  if not programs.needs_teacher(config.loss):
     return None
   teacher = named.call("model", sources.MODELS, config.teacher)
   if teacher.config != model.config:
@@ -316,21 +312,15 @@ def _batches(config, rows: tasks.Rows, first: int):
       steps=1,
     )
     chosen = np.asarray(chosen)
-    yield Batch(*(part[chosen] for part in rows))
+    yield tasks.Rows(*(part[chosen] for part in rows))
 
 
 def _means(state: State, path: Path, last: int | None) -> dict[str, float]:
   """The mean losses since the last log point, if all were finite."""
   sums = jax.device_get(state.sums)
   if sums.bad != programs.NEVER:
-    good = "there is no checkpoint yet"
-    if last is not None:
-      good = f"the last good checkpoint is that of step {last}"
-    raise UserError(
-      f"the loss is not finite at step {sums.bad}; {good}, in "
-      f"{path / 'checkpoints'}. Try a lower learning rate, a warm-up or "
-      "clipping, in another --workdir."
-    )
+    error = records.Diverged("the loss is not finite", int(sums.bad))
+    raise records.diverged(path, error, last)
   steps = np.float32(max(sums.steps, 1))
   return {name: total / steps for name, total in sums.losses.items()}
 
@@ -360,7 +350,6 @@ def _check_budget(most, counts) -> None:
 def _check_groups(params, n: int, m: int) -> None:
   """Refuses a base whose groups of m inputs have more than n non-zeros."""
   for path, leaf in pruners.kernels(params).items():
-    leaf = np.asarray(leaf)
     layers, inputs, outputs = leaf.shape
     if inputs % m:
       raise UserError(

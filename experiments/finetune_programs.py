@@ -18,6 +18,7 @@ import optax
 from experiments import build, named, optimizers
 from experiments.errors import UserError, unknown
 from experiments.llm import pruners
+from experiments.llm.tasks import Rows
 from experiments.models import llama
 from sparsejax import distill, finetune
 from sparsejax.finetune.evolve import Phase
@@ -74,14 +75,6 @@ class State(NamedTuple):
   sums: Sums
 
 
-class Batch(NamedTuple):
-  """Rows of tokens; see `tasks.Rows`."""
-
-  tokens: jax.Array
-  targets: jax.Array
-  real: jax.Array
-
-
 class Program(NamedTuple):
   """The compiled functions of a run.
 
@@ -91,7 +84,7 @@ class Program(NamedTuple):
     phase: `step -> Phase or None`.
   """
 
-  step: Callable[[State, Batch, Any, Phase | None], State]
+  step: Callable[[State, Rows, Any, Phase | None], State]
   merged: Callable[[Any, finetune.FineTuneState], Any]
   phase: Callable[[int], Phase | None]
 
@@ -176,6 +169,11 @@ def weights_of(loss: Mapping[str, float]) -> dict[str, float]:
   return {name: weight for name, weight in weights.items() if weight}
 
 
+def needs_teacher(loss: Mapping[str, float]) -> bool:
+  """Whether a loss is of more than the data."""
+  return bool(weights_of(loss).keys() - {"cross_entropy"})
+
+
 def get(config: ml_collections.ConfigDict, model: llama.Config) -> Program:
   """The program of a run; runs that differ in their seed share it."""
   compiled_in = ("steps", "method", "optimizer", "schedule", "loss")
@@ -237,7 +235,7 @@ def _losses(config: Mapping[str, float], llm: llama.Llama):
       parts["cross_entropy"] = distill.cross_entropy(
         logits, batch.tokens[:, 1:], where
       )
-    if weights.keys() - {"cross_entropy"}:
+    if needs_teacher(config):
       wanted, features = jax.lax.stop_gradient(run(teacher, batch.tokens))
     if "kl" in weights:
       parts["kl"] = distill.kl_divergence(

@@ -51,12 +51,11 @@ def model(variant: str) -> dict[str, Any]:
   }
 
 
-def text(variant: str, *, length: int | None = None) -> dict[str, Any]:
+def text(variant: str) -> dict[str, Any]:
   """The part `task` of a config: the State of the Union addresses.
 
   Args:
     variant: One of VARIANTS.
-    length: Tokens of a row to train on and of a window to test on.
 
   Returns:
     The mapping.
@@ -75,7 +74,7 @@ def text(variant: str, *, length: int | None = None) -> dict[str, Any]:
     "name": "text",
     "train": {**union, "years": (1790, 2000)},
     "test": {**union, "years": (2000, 2022)},
-    "length": length or 256,
+    "length": 256,
     "test_tokens": 16_385,
   }
 

@@ -7,12 +7,14 @@ device never waits for the host.
 import collections
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from experiments import metrics, programs
+from experiments.errors import UserError
 from sparsejax.masks import path_name
 
 
@@ -21,6 +23,26 @@ class Diverged(Exception):
 
   def __init__(self, what: str, step: int):
     super().__init__(f"{what} at step {step}")
+
+
+def diverged(path: Path, error: Diverged, last: int | None) -> UserError:
+  """What to tell people of it.
+
+  Args:
+    path: The run's directory.
+    error: What was not finite, and when.
+    last: The step of the last checkpoint, None if there is none.
+
+  Returns:
+    The error, to be raised.
+  """
+  good = "there is no checkpoint yet"
+  if last is not None:
+    good = f"the last good checkpoint is that of step {last}"
+  return UserError(
+    f"{error}; {good}, in {path / 'checkpoints'}. Try a lower learning rate, "
+    "a warm-up or clipping, in another --workdir."
+  )
 
 
 class Recorder:

@@ -66,8 +66,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     progress_lib.bar() as progress,
   ):
     workdir_lib.admit(path, named.plain(config), free=_FREE)
-    dense, model = _dense(config, Path(workdir), progress)
+    source = _source(config, Path(workdir))
+    model = functools.cache(lambda: named.call("model", sources.MODELS, source))
     task = functools.cache(lambda: tasks.make(model(), config.base.task))
+    dense = _dense(config, Path(workdir), model, task, progress)
     advance = progress("all cells", len(planned), 0)
     rows = []
     for base in config.bases:
@@ -165,21 +167,14 @@ def _source(config, workdir: Path) -> dict[str, Any]:
   return {"name": "huggingface", "path": str(workdir / "dense" / "model")}
 
 
-def _dense(config, workdir: Path, progress):
-  """The dense model's numbers, and a function that reads it, once."""
-  model = functools.cache(
-    lambda: named.call("model", sources.MODELS, _source(config, workdir))
-  )
+def _dense(config, workdir: Path, model, task, progress) -> dict[str, Any]:
+  """The dense model's numbers; it is tuned first, if that is wanted."""
   if not config.dense:
-
-    def make():
-      return tasks.judge(model(), tasks.make(model(), config.base.task))
-
-    return workdir_lib.kept(workdir / "dense.json", make), model
+    file = workdir / "dense.json"
+    return workdir_lib.kept(file, lambda: tasks.judge(model(), task()))
   one = _changed(config.base, config.dense)
   one.name = f"{config.name}: dense"
-  folder = workdir / "dense"
-  return finetune.train(one, folder, progress=progress).metrics, model
+  return finetune.train(one, workdir / "dense", progress=progress).metrics
 
 
 def _pruned(config, workdir: Path, base: str, model, task, progress):

@@ -32,7 +32,7 @@ from experiments import (
 from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
 from experiments.errors import UserError
-from experiments.records import Diverged, Recorder, check_state
+from experiments.records import Diverged, Recorder, check_state, diverged
 
 
 class Result(NamedTuple):
@@ -249,7 +249,8 @@ def _finished_state(
           checkpoints.settle(manager)
           raise signals.stopped(path, step, config.steps, stopped_by)
     except Diverged as error:
-      raise _diverged(path, error, checkpoints.latest(manager)) from None
+      last = checkpoints.latest(manager)
+      raise diverged(path, error, last) from None
   checkpoints.settle(manager)
   return saved
 
@@ -296,13 +297,3 @@ def _next_stop(
 def _last_test(history: list[dict[str, Any]]) -> dict[str, Any]:
   last = next(r for r in reversed(history) if r["split"] == "test")
   return {k: v for k, v in last.items() if k not in ("step", "split")}
-
-
-def _diverged(path: Path, error: Diverged, last: int | None) -> UserError:
-  good = "there is no checkpoint yet"
-  if last is not None:
-    good = f"the last good checkpoint is that of step {last}"
-  return UserError(
-    f"{error}; {good}, in {path / 'checkpoints'}. Try a lower learning rate, "
-    "a warm-up or clipping, in another --workdir."
-  )

@@ -17,6 +17,7 @@ from experiments.errors import UserError
 from experiments.llm import corpora, generate, pruners, questions, sources
 from experiments.llm.perplexity import perplexity
 from experiments.llm.questions import Question
+from experiments.llm.tokenizer import Tokenizer
 from experiments.llm.weights import Model
 from experiments.models import llama
 
@@ -210,7 +211,7 @@ def _questions(
   real = np.flip(np.maximum.accumulate(np.flip(targets, 1), axis=1), 1)
   answers = [model.tokenizer.encode(question.answer) for question in test]
   steps = new_tokens or max(map(len, answers)) + 1
-  answer = functools.partial(_accuracy, model, test, steps, batch)
+  answer = functools.partial(_accuracy, model.tokenizer, test, steps, batch)
   return Task(
     rows=Rows(tokens, targets, real),
     text=tokens[real],
@@ -221,7 +222,7 @@ def _questions(
 
 
 def _accuracy(
-  model: Model,
+  tokenizer: Tokenizer,
   test: Sequence[Question],
   steps: int,
   batch: int,
@@ -229,16 +230,14 @@ def _accuracy(
   params: Any,
 ) -> dict[str, float]:
   """The share of questions whose answer the verifier takes for right."""
-  prompts = [questions.prompt(model.tokenizer, x.question) for x in test]
+  prompts = [questions.prompt(tokenizer, x.question) for x in test]
   right = 0
   for i in range(0, len(test), batch):
     several = prompts[i : i + batch]
     full = several + [several[-1]] * (min(batch, len(test)) - len(several))
-    rows = generate.greedy(
-      llm, params, full, steps=steps, stop=model.tokenizer.eos
-    )
+    rows = generate.greedy(llm, params, full, steps=steps, stop=tokenizer.eos)
     for question, row in zip(test[i : i + batch], rows, strict=False):
-      right += questions.score(question, model.tokenizer.decode(row)) == 1.0
+      right += questions.score(question, tokenizer.decode(row)) == 1.0
   return {"accuracy": right / len(test), "questions": len(test)}
 
 
