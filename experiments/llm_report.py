@@ -173,8 +173,9 @@ def order(
 
 
 def _compared(worse: Row, better: Row, measure: Measure) -> str:
-  gain = np.array(worse.values[: len(better.values)])
-  gain = gain - np.array(better.values[: len(gain)])
+  counts = {len(worse.values), len(better.values)} - {1}
+  runs = min(counts, default=1)  # one value is that of every seed
+  gain = np.subtract(worse.values[:runs], better.values[:runs])
   if not measure.lower_is_better:
     gain = -gain
   verdict = "as expected" if gain.mean() > 0 else "NOT the order of the papers"

@@ -71,6 +71,21 @@ def test_the_order_of_papers(measure):
     llm_report.order(rows, measure, [("a, 55 %", "b")])
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_single_value_is_compared_with_every_seed(swapped):
+  rows = [row("", "none", 3.0), row("", "seft", 2.9, 3.1, 3.2)]
+  pair = ("seft", "none") if swapped else ("none", "seft")
+  (said,) = llm_report.order(rows, PERPLEXITY, [pair])
+  verdict = "as expected" if swapped else "NOT the order of the papers"
+  assert said.endswith(f": {verdict}, but 3 seeds cannot tell.")
+
+
+def test_only_seeds_that_both_have_are_compared():
+  rows = [row("", "a", 3.0, 4.0, 0.0), row("", "b", 2.0, 2.5)]
+  (said,) = llm_report.order(rows, PERPLEXITY, [("a", "b")])
+  assert said.endswith("as expected, but 2 seeds cannot tell.")
+
+
 def test_folders_are_names_that_any_disk_takes():
   assert Cell("wanda 60 %", "lora*").folder == "wanda_60-lora_"
   assert Cell("2:4", "seft, |w|").folder == "2of4-seft_w_"
