@@ -37,10 +37,10 @@ def defaults() -> ml_collections.ConfigDict:
     their number `sequences` and their `length`; `pruners`, by the method's name
     the keywords of `pruners.prune` besides sparsity and seed; `methods`, those
     to run, in the order of the table; `sparsities` and `n_of_m`, at each of
-    which to run them; `seeds` of the windows; `save`,
-    whether to keep the pruned models as folders of Hugging Face's layout;
-    `published`, lines (zeros, method, what papers found); and `expected`, as
-    for `llm_report.order`.
+    which to run them; `seeds` of the windows; `save`, whether to keep the
+    pruned models as folders of Hugging Face's layout; `published`, lines
+    (zeros, method, what papers found); and `expected`, as for
+    `llm_report.order`.
   """
   config = ml_collections.ConfigDict()
   config.driver = "prune_llm"
@@ -107,7 +107,8 @@ def _plan(
   for n, m in config.n_of_m:
     for name in config.methods:
       options = {**shared, **config.pruners[name], "n_of_m": (n, m)}
-      if not options.get("owl"):  # N:M has one density for all layers
+      # N:M has one density for all layers, and its own groups.
+      if not options.get("owl") and options.get("per_output") is None:
         yield Cell(f"{n}:{m}", name), options
 
 

@@ -92,6 +92,7 @@ def _prune(
   advance: Callable[[int], None],
   sparsity: float | None = None,
   n_of_m: Sequence[int] = (),
+  per_output: bool | None = None,
   owl: bool = False,
   threshold: float = 5.0,
   deviation: float = 0.08,
@@ -109,6 +110,7 @@ def _prune(
     advance: Called with the number of layers that are done.
     sparsity: The share of zeros, in (0, 1); not with `n_of_m`.
     n_of_m: (n, m), to keep n of every m inputs.
+    per_output: Which weights are compared, see `pruning.method`.
     owl: Whether layers differ in their sparsity, by their outliers.
     threshold: OWL's, how many times the mean an outlier's score exceeds.
     deviation: OWL's, half of what separates the densest from the sparsest.
@@ -131,7 +133,9 @@ def _prune(
       "densities of their own, which N:M knows no room for"
     )
   tokens = corpora.windows(text, length=length, count=sequences, seed=seed)
-  method = pruning.method(name, n_of_m=n_of_m, dsnot=dsnot, length=length)
+  method = pruning.method(
+    name, n_of_m=n_of_m, per_output=per_output, dsnot=dsnot, length=length
+  )
   if n_of_m:
     sparsity = 1 - n_of_m[0] / n_of_m[1]
   if not 0 < sparsity < 1:

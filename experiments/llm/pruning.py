@@ -61,16 +61,18 @@ def method(
   name: str,
   *,
   n_of_m: Sequence[int] = (),
+  per_output: bool | None = None,
   dsnot: bool = False,
   length: int = 2048,
 ) -> Method:
   """Makes a way to prune a kernel from its name in configs.
 
   Args:
-    name: "magnitude" or "ria", which compare the weights of a whole kernel;
-      "wanda", those of each output; or "sparsegpt".
-    n_of_m: (n, m): n of every m inputs are kept, whatever the name; empty for
-      zeros anywhere.
+    name: "magnitude", "wanda", "ria" or "sparsegpt".
+    n_of_m: (n, m): n of every m inputs are kept; empty for zeros anywhere.
+    per_output: Whether every output keeps as many weights, or those of the
+      whole kernel are compared; None for what the method's authors do: Wanda
+      the first, magnitude and RIA the second, SparseGPT by blocks of inputs.
     dsnot: Whether to grow and prune afterwards by DSnoT.
     length: Of the calibration sequences, in tokens, for DSnoT.
 
@@ -78,9 +80,16 @@ def method(
     The method.
 
   Raises:
-    UserError: If there is no such method, or DSnoT cannot follow it.
+    UserError: If there is no such method, DSnoT cannot follow it, or what is
+      to be compared is settled already.
   """
   pattern = patterns.n_of_m(*n_of_m) if n_of_m else None
+  if per_output is not None and (n_of_m or name == "sparsegpt"):
+    settled = f"n_of_m={tuple(n_of_m)}" if n_of_m else "sparsegpt"
+    raise UserError(
+      f"{name}: got per_output={per_output}, but {settled} settles which "
+      "weights are compared; wanted None"
+    )
   if name == "sparsegpt":
     if dsnot:
       raise UserError(
@@ -93,7 +102,9 @@ def method(
     )
   if name not in SCORES:
     raise unknown("one-shot method", name, [*SCORES, "sparsegpt"])
-  if pattern is None and name == "wanda":
+  if per_output is None:
+    per_output = name == "wanda" and not n_of_m
+  if per_output:
     pattern = patterns.fan_in()
   prune = functools.partial(
     _by_score, SCORES[name], pattern, length=length, refined=dsnot

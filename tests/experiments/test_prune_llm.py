@@ -58,6 +58,16 @@ def test_a_cell_is_what_was_saved(table):
   assert cell(table, "50-magnitude-0") == cell(table, "50-magnitude-1")
 
 
+def test_groups_of_n_of_m_leave_nothing_else_to_choose():
+  methods = {**METHODS, "even": {"name": "ria", "per_output": True}}
+  config = make(pruners=methods, methods=tuple(sorted(methods)))
+  cells = [str(cell) for cell, _ in prune_llm._plan(config)]
+  assert cells == [
+    *("even, 50 %", "magnitude, 50 %", "owl, 50 %"),
+    "magnitude, 2:4",
+  ]
+
+
 def test_the_report_holds_the_cells(table):
   lines = (table / "table.csv").read_text().splitlines()[1:]
   assert lines[0].startswith("zeros,method,perplexity,against dense,")

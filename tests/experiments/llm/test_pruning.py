@@ -55,6 +55,27 @@ def test_every_kernel_has_its_exact_share(model, name, n_of_m):
     )
 
 
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "ria"])
+def test_what_is_compared_can_be_chosen(model, name):
+  for per_output in (False, True):
+    method = pruning.method(name, per_output=per_output)
+    pruned = pruning.prune(model, TOKENS, method, [0.5, 0.5])
+    for part in KERNELS:
+      w = kernel(pruned, part, 0)
+      assert np.count_nonzero(w) == w.size // 2
+      even = (np.count_nonzero(w, axis=0) == len(w) // 2).all()
+      assert even == per_output
+
+
+@pytest.mark.parametrize(
+  ("name", "n_of_m", "settled"),
+  [("sparsegpt", (), "sparsegpt"), ("ria", (2, 4), "n_of_m=")],
+)
+def test_what_is_compared_cannot_be_chosen_twice(name, n_of_m, settled):
+  with pytest.raises(UserError, match=f"per_output=False, but {settled}"):
+    pruning.method(name, n_of_m=n_of_m, per_output=False)
+
+
 def test_a_layer_sees_what_the_pruned_one_before_gives(model):
   method = pruning.method("wanda")
   pruned = pruning.prune(model, TOKENS, method, [0.5, 0.25])
