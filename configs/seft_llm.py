@@ -39,8 +39,8 @@ ABLATIONS = {
   "seft, |w|": {**SEFT, "sensitivity": "magnitude"},
   "seft, random growth": {**SEFT, "grow_at_random": True},
 }
-# The best of three or four for Wanda at 60 % on the byte-level model, judged by
-# the addresses of the 1990s, with a seed that is not in the table.
+# The best of several after Wanda at 60 %, on either model, judged by the
+# addresses of the 1990s, with a seed that is not in the table.
 RATES = {
   "lora": 3e-3,
   "spp": 3e-2,
