@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 import rich.console
 import rich.table
@@ -310,7 +311,7 @@ def _draw(
       means = np.array([row.mean for row in some])
       ends = np.array([intervals.interval(row.values) for row in some]).T
       error = np.where(np.isfinite(ends), np.abs(ends - means), 0)
-      marker = "os^Dvph*"[i % 8]
+      marker = "os^Dvph*X<"[i % 10]  # colours are eight
       axes.errorbar(
         at,
         scale * means,
@@ -325,6 +326,10 @@ def _draw(
     axes.set(xlabel="zeros", ylabel=measure.name + measure.unit)
     if measure.lower_is_better:
       axes.set_yscale("log")
+      plain = matplotlib.ticker.StrMethodFormatter("{x:g}")
+      axes.yaxis.set_major_formatter(plain)
+      between = matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5))
+      axes.yaxis.set_minor_formatter(between)
     picture.legend(loc="outside right center")
     plots.save(picture, file)
 

@@ -32,7 +32,9 @@ def markdown(file: Path) -> str:
 
 def table(lines: Iterable[Sequence[str]]) -> str:
   """Renders a header and rows of cells as a Markdown table."""
-  header, *rows = lines
+  header, *rows = (
+    [cell.replace("|", "\\|") for cell in line] for line in lines
+  )
   rule = ("---", *["---:"] * (len(header) - 1))
   return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 

@@ -76,3 +76,8 @@ def test_a_changed_result_changes_the_table(tmp_path):
   again = tables.fill(filled, tmp_path)
   assert "| x | 2 |" in again
   assert "| x | 1 |" not in again
+
+
+def test_a_bar_in_a_cell_ends_no_cell():
+  table = tables.table([("method", "n"), ("seft, |w|", "3")])
+  assert table.splitlines()[-1] == r"| seft, \|w\| | 3 |"
