@@ -9,8 +9,8 @@ and random growth. The same steps, rows and seeds for all, and as many trained
 weights as LoRA of rank 8 has, but for the fixed mask and SPP.
 
 By default this is SmolLM2-135M-Instruct, Wanda at 60 % and the methods alone:
-an hour a method on two cores. The argument `bytes` runs the whole grid on the
-byte-level model of configs/byte_llama.py; `smoke` runs in seconds.
+some twenty minutes a method on one core. The argument `bytes` runs the whole
+grid on the byte-level model of configs/byte_llama.py; `smoke` runs in seconds.
 
 SEFT (arXiv:2505.24037) reports LLaMA-type models of 7 B and more, at 60 and
 70 %: SEFT above SPP, SQFT and LoRA* by 0.2 to 2 points on commonsense tasks,

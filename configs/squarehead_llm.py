@@ -31,7 +31,8 @@ LOSSES = {
   "ce + kl": {"cross_entropy": 1.0, "kl": 1.0},
   "ce + squarehead": {"cross_entropy": 1.0, "square_head": 1.0},
 }
-# The best of four, for each loss alike; see BUILD_NOTES.md.
+# The best tried: for bytes of four rates for each loss; for SmolLM2 of three,
+# for CE and SquareHead. See BUILD_NOTES.md.
 RATES = {SMOLLM2: 3e-4, BYTES: 1e-4, SMOKE: 3e-4}
 # Full sparse fine-tuning of MPT-7B on GSM8K, by SquareHead: model cards.
 PUBLISHED = {
