@@ -48,6 +48,7 @@ def defaults() -> ml_collections.ConfigDict:
   config.optimizer = {"name": "sgd"}
   config.schedule = {"name": "constant", "learning_rate": 0.1}
   config.algorithm = {"name": "dense"}
+  config.mode = "masked"  # or what else MODES has
   config.initial = {"name": DRAWN}
   config.log_every = 100
   config.eval_every = 500
@@ -83,6 +84,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         f"config.keep_steps has {step!r}; wanted steps of the run, 0 to "
         f"{config.steps}"
       )
+  if config.mode not in MODES:
+    raise unknown("mode", config.mode, MODES)
   transformation(config, jax.random.key(0))
   _check_initial(config)
 
@@ -169,9 +172,20 @@ def transformation(
   drawn = {} if name == "dense" else {"key": key}
   if masks is not None:
     drawn["masks"] = masks
-  return named.call(
+  tx = named.call(
     "algorithm", ALGORITHMS, given, inner, shared=_SHARED, **drawn
   )
+  try:
+    return MODES[config.get("mode", "masked")](tx)
+  except ValueError as error:
+    raise UserError(
+      f"config.mode is {config.mode!r} with algorithm {name}: {error}"
+    ) from error
+
+
+def masked_mode(tx: sparsejax.SparseTransformation):
+  """The transformation as it is: dense arrays with zeros in place."""
+  return tx
 
 
 def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -275,6 +289,14 @@ def initial_masks(
   )
   return lottery.shuffle(masks, key=rest) if shuffled else masks
 
+
+# How an algorithm runs; checkpoints are those of masked mode in all of them.
+
+MODES = {
+  "masked": masked_mode,
+  "packed": sparsejax.modes.packed,
+  "kernels": sparsejax.modes.kernels,
+}
 
 # Algorithms: what a config may name, and what its keywords may be.
 

@@ -19,8 +19,10 @@ from jax import lax
 
 import sparsejax
 from experiments import build, data, models, named
+from experiments.errors import UserError
 from sparsejax import lottery
 from sparsejax import masks as masks_lib
+from sparsejax.linen import packed_layers
 
 NEVER = np.iinfo(np.int32).max
 # What `inspect` counts in a layer.
@@ -129,6 +131,11 @@ class Programs(NamedTuple):
     evaluate: `(Scores, variables, x, y) -> Scores`: adds a batch of the test
       set; a label of -1 marks what only fills it up.
     inspect: `(State) -> (dict, seen_masks)`: where the zeros are now.
+    pack: `(State) -> State`: from what checkpoints hold, and `begin` and
+      `rewind` give, to what steps take; the same in masked mode.
+    unpack: Back.
+    trim: `(State) -> State`: leaves out slots that masks no longer use, which
+      has steps compiled anew; where none are, the same state.
   """
 
   draw: Callable[..., Any]
@@ -139,6 +146,9 @@ class Programs(NamedTuple):
   moving: Steps
   evaluate: Callable[..., Scores]
   inspect: Callable[..., tuple[dict, Any]]
+  pack: Callable[[State], State]
+  unpack: Callable[[State], State]
+  trim: Callable[[State], State]
 
 
 def get(config: ml_collections.ConfigDict) -> Programs:
@@ -157,7 +167,7 @@ def get(config: ml_collections.ConfigDict) -> Programs:
 
 _BAKED = (
   *("steps", "augment", "label_smoothing", "data", "model"),
-  *("optimizer", "schedule", "algorithm", "initial"),
+  *("optimizer", "schedule", "algorithm", "mode", "initial"),
 )
 
 
@@ -197,9 +207,15 @@ def no_sums() -> Sums:
 def _make(text: str) -> Programs:
   config = ml_collections.ConfigDict(json.loads(text))
   dataset, model = parts(config)
+  masked_config = config.copy_and_resolve_references()
+  masked_config.mode = "masked"
 
-  def transformation(keys, masks=None):
-    return build.transformation(config, _key(keys, "masks"), masks)
+  def transformation(keys, masks=None, *, of=masked_config):
+    return build.transformation(of, _key(keys, "masks"), masks)
+
+  def apply(*args, **kwargs):
+    with packed_layers():
+      return model.apply(*args, **kwargs)
 
   def begin(keys, variables, masks=None):
     params, opt_state = sparsejax.init(
@@ -226,7 +242,7 @@ def _make(text: str) -> Programs:
   def loss_fn(params, batch_stats, keys, step, x, y, temperature=1.0):
     variables = {"params": params, "batch_stats": batch_stats}
     dropout = jax.random.fold_in(_key(keys, "dropout"), step)
-    logits, new = model.apply(
+    logits, new = apply(
       variables, x, True, mutable=["batch_stats"], rngs={"dropout": dropout}
     )
     targets = jax.nn.one_hot(y, dataset.num_classes)
@@ -258,13 +274,13 @@ def _make(text: str) -> Programs:
     x, y = batch(state.keys, batches, state.step)
 
     def loss_of(params):
-      params = sparsejax.forward_params(params, state.opt_state)
       return loss_fn(params, state.batch_stats, state.keys, state.step, x, y)
 
-    (loss, (correct, batch_stats)), grads = jax.value_and_grad(
-      loss_of, has_aux=True
-    )(state.params)
-    updates, opt_state = transformation(state.keys).update(
+    tx = transformation(state.keys, of=config)
+    (loss, (correct, batch_stats)), grads = sparsejax.value_and_grad(
+      loss_of, tx, has_aux=True
+    )(state.params, state.opt_state, update_masks=update_masks)
+    updates, opt_state = tx.update(
       grads, state.opt_state, state.params, update_masks=update_masks
     )
     sums = state.sums
@@ -300,7 +316,7 @@ def _make(text: str) -> Programs:
     return Steps(donating(one), donating(many))
 
   def evaluate(scores, variables, x, y):
-    logits = model.apply(variables, dataset.prepare(x), False)
+    logits = apply(variables, dataset.prepare(x), False)
     losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.maximum(y, 0)
     )
@@ -311,6 +327,21 @@ def _make(text: str) -> Programs:
       examples=scores.examples + jnp.sum(y >= 0, dtype=jnp.int32),
     )
 
+  def packing(change):
+    """A change of params and optimizer state, where they are packed at all."""
+
+    def function(state):
+      if config.mode == "masked":
+        return state
+      tx = transformation(state.keys, of=config)
+      try:
+        params, opt_state = change(tx, state.params, state.opt_state)
+      except ValueError as error:
+        raise UserError(f"config.mode is {config.mode!r}: {error}") from error
+      return state._replace(params=params, opt_state=opt_state)
+
+    return function
+
   return Programs(
     draw=_draw(json.dumps([config.data.to_dict(), config.model.to_dict()])),
     initial=jax.jit(initial),
@@ -320,6 +351,9 @@ def _make(text: str) -> Programs:
     moving=steps(update_masks=True),
     evaluate=jax.jit(evaluate),
     inspect=jax.jit(_inspect),
+    pack=packing(lambda tx, *state: tx.pack(*state)),
+    unpack=packing(lambda tx, *state: tx.unpack(*state)),
+    trim=packing(sparsejax.modes.trimmed),
   )
 
 
@@ -366,6 +400,7 @@ def _inspect(state: State) -> tuple[dict, Any]:
   masks = sparsejax.get_masks(state.opt_state)
   packed = masks_lib.pack_bits(masks)
   seen = sparsejax.forward_params(state.params, state.opt_state)
+  seen = sparsejax.packed.unpack(seen)
   stray = jax.tree.map(
     lambda m, p: jnp.sum((p != 0) & ~m, dtype=jnp.int32), masks, seen
   )

@@ -96,7 +96,7 @@ def train(
   build.check(config)
   program = programs.get(config)
   with workdir_lib.locked(workdir) as path:
-    workdir_lib.admit(path, named.plain(config))
+    workdir_lib.admit(path, named.plain(config), free=("mode",))
     with _opened(config, path) as manager:
       state = _finished_state(
         config,
@@ -192,6 +192,7 @@ def _finished_state(
     return saved
   # Copied: a state that is to be donated must not share what is used elsewhere.
   state = jax.tree.map(jnp.array, start(program) if saved is None else saved)
+  state = program.pack(state)
   examples = source.of(config, np.asarray(state.keys["data"]))
 
   def evaluate(state):
@@ -206,7 +207,7 @@ def _finished_state(
   def save(state):
     recorder.flush()
     metrics.sync(path)
-    host = checkpoints.snapshot(state)
+    host = checkpoints.snapshot(program.unpack(state))
     check_state(host)
     checkpoints.save(manager, step, host)
     return host
@@ -229,11 +230,17 @@ def _finished_state(
         save(state)
     advance = progress(config.name, config.steps, step)
     moves = build.transformation(config, jax.random.key(0)).moves
+    convolves = any(p.ndim > 2 for p in jax.tree.leaves(like.params))
     try:
       while step < config.steps:
         stop = _next_stop(config, step, examples.block, moves)
         batches = examples.batches(step)
-        state = _stretch(program, moves(step), state, batches, step, stop)
+        moving = bool(moves(step))
+        state = _stretch(
+          program, moving, state, batches, step, stop, convolves=convolves
+        )
+        if moving:
+          state = program.trim(state)
         step = stop
         if due(config.log_every):
           recorder.train(step, state.sums)
@@ -262,6 +269,8 @@ def _stretch(
   batches: programs.Batches,
   step: int,
   stop: int,
+  *,
+  convolves: bool,
 ) -> programs.State:
   """Takes steps of one kind, from one to another.
 
@@ -270,7 +279,6 @@ def _stretch(
   dispatch costs next to nothing.
   """
   take = program.moving if moving else program.ordinary
-  convolves = any(p.ndim > 2 for p in jax.tree.leaves(state.params))
   one_by_one = convolves and jax.default_backend() == "cpu"
   if not one_by_one and not (moving and stop == step + 1):
     return take.many(state, batches, np.int32(stop))

@@ -9,7 +9,9 @@ from sparsejax import (
   instruments,
   lottery,
   masks,
+  modes,
   oneshot,
+  packed,
   patterns,
   report,
   schedules,
@@ -39,6 +41,7 @@ from sparsejax.algorithms import (
 )
 from sparsejax.linear import matmul
 from sparsejax.masks import apply_masks, density, nnz
+from sparsejax.modes import value_and_grad
 from sparsejax.states import SparseState, forward_params, get_masks
 from sparsejax.transform import (
   SparseTransformation,
@@ -75,9 +78,11 @@ __all__ = [
   "masks",
   "matmul",
   "mest",
+  "modes",
   "movement",
   "nnz",
   "oneshot",
+  "packed",
   "patterns",
   "report",
   "rigl",
@@ -97,4 +102,5 @@ __all__ = [
   "straight_through",
   "top_kast",
   "updates",
+  "value_and_grad",
 ]

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sparsejax import kernels
 from sparsejax import masks as masks_lib
 from sparsejax.masks import PyTree
 
 _BITS_PER_PASS = 3
 _MAX_SIZE = 2**31 - 1
+_FOR_KERNEL = 2**20  # Below that nobody would notice.
 
 
 @jax.jit
@@ -30,7 +32,8 @@ def top_k_mask(
   numbers count, and NaN comes last, after -inf. The work is a fixed number of
   passes of counting (11 for 32-bit scores, 6 for 16-bit ones), so nothing is
   sorted, reshaped or gathered: sharded scores give a mask of their own
-  sharding, at the price of a few scalar reductions.
+  sharding, at the price of a few scalar reductions. Many scores on a single
+  CPU device are for a kernel, which counts faster.
 
   Args:
     scores: Floating array of any shape, of at most 2**31 - 1 elements.
@@ -52,7 +55,12 @@ def top_k_mask(
   """
   scores = jnp.asarray(scores)
   _check(scores)
-  return _top_k([scores], k, [where])[0]
+  if _for_kernel(scores):
+    k = jnp.asarray(k, jnp.int32)
+    return lax.platform_dependent(
+      scores, k, where, cpu=_by_kernel, default=_by_counting
+    )
+  return _by_counting(scores, k, where)
 
 
 @jax.jit
@@ -176,6 +184,27 @@ def sharded_as_first(function: Callable) -> Callable:
     return jax.sharding.auto_axes(function, out_sharding=sharding)(x, *args)
 
   return wrapped
+
+
+def _by_counting(scores, k, where):
+  return _top_k([scores], k, [where])[0]
+
+
+def _for_kernel(scores):
+  """Whether a kernel, which sees all scores at once, may take them on a CPU."""
+  return (
+    scores.size >= _FOR_KERNEL
+    and jnp.finfo(scores.dtype).bits <= 32
+    and jax.device_count() == 1
+    and kernels.available(quiet=True)
+  )
+
+
+def _by_kernel(scores, k, where):
+  keys = ordered(scores).astype(jnp.uint32)
+  if where is not None:
+    keys = jnp.where(where, keys, 0)
+  return kernels.top_k(keys, k)
 
 
 def _check(scores, name=""):

@@ -8,8 +8,10 @@ import optax
 from jax import lax
 
 from sparsejax import masks as masks_lib
+from sparsejax import packed
 from sparsejax.finetune.transform import FineTuneState, join
 from sparsejax.masks import PyTree, is_hole
+from sparsejax.packed import is_structure
 from sparsejax.updates import MaskState, Thresholds
 from sparsejax.updates.thresholds import shrunk
 
@@ -30,6 +32,10 @@ class ForwardMaskedState(SparseState):
   """The state of `straight_through`: the forward pass masks."""
 
 
+class PackedState(SparseState):
+  """The state of `modes.packed`: masks are structures of packed arrays."""
+
+
 def get_masks(opt_state: optax.OptState) -> PyTree:
   """The masks in an optimizer state.
 
@@ -43,7 +49,7 @@ def get_masks(opt_state: optax.OptState) -> PyTree:
   Raises:
     ValueError: If there are no masks, or several for one leaf.
   """
-  found = [s.masks for s in find(opt_state, MaskState)]
+  found = [_as_masks(s.masks) for s in find(opt_state, MaskState)]
   if not found:
     raise ValueError(
       f"there are no masks in this optimizer state, a "
@@ -51,6 +57,13 @@ def get_masks(opt_state: optax.OptState) -> PyTree:
       "and restore checkpoints into a state of the same types"
     )
   return _merged(found, jnp.array(True))
+
+
+def _as_masks(tree):
+  """Masks, where structures say what is active."""
+  return jax.tree.map(
+    lambda s: s.mask() if is_structure(s) else s, tree, is_leaf=is_structure
+  )
 
 
 def _merged(trees, rest):
@@ -68,25 +81,32 @@ def _merged(trees, rest):
   return jax.tree_util.tree_map_with_path(pick, *trees, is_leaf=is_hole)
 
 
-def forward_params(params: PyTree, opt_state: optax.OptState) -> PyTree:
+def forward_params(
+  params: PyTree, opt_state: optax.OptState, probes: PyTree = None
+) -> PyTree:
   """The params that the model is to be run with.
 
   Args:
     params: The params that are trained; or, in fine-tuning, the values.
     opt_state: The state of a transformation that holds `sparsify`, or of one
-      of `sparsejax.finetune`.
+      of `sparsejax.finetune`, or of `sparsejax.modes`.
+    probes: What is to be read off the dense gradients of packed arrays, and of
+      fine-tuned matrices; `modes.value_and_grad` does that.
 
   Returns:
     `params` as they are where zeros are enforced. Where they are not, masked
     ones, whose gradient reaches all weights, as if they were not masked: the
-    straight-through estimator. In fine-tuning, `finetune.join` of the two.
+    straight-through estimator. In fine-tuning, `finetune.join` of the two;
+    of packed arrays, `packed.join`.
 
   References:
     Bengio et al., Estimating or Propagating Gradients Through Stochastic
     Neurons for Conditional Computation, arXiv:1308.3432, 2013, section 4.
   """
   if isinstance(opt_state, FineTuneState):
-    return join(params, opt_state)
+    return join(params, opt_state, probes)
+  if isinstance(opt_state, PackedState):
+    return packed.join(params, opt_state.mask_state.masks, probes)
   if not find(opt_state, ForwardMaskedState):
     return params
   values = masks_lib.apply_masks(params, get_masks(opt_state))

@@ -7,6 +7,7 @@ exactly 0. So the loss needs no masks, and its gradient is the dense one.
 import contextlib
 import contextvars
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ from jax.nn.initializers import zeros
 
 from sparsejax import masks as masks_lib
 from sparsejax import steps
-from sparsejax.finetune.transform import FineTuning
 from sparsejax.masks import PyTree
 from sparsejax.schedules import When, never
 from sparsejax.states import (
@@ -30,20 +30,34 @@ from sparsejax.updates import MaskState, MaskUpdate
 _taken_over = contextvars.ContextVar("mask state", default=None)
 
 
+class Recipe(NamedTuple):
+  """What `sparsify` was given; see there."""
+
+  inner: optax.GradientTransformationExtraArgs
+  mask_update: MaskUpdate
+  key: jax.Array | None
+  step_on_update: bool
+  grown_values: jax.nn.initializers.Initializer
+  grown_moments: Callable[[jax.Array, jax.Array], jax.Array] | None
+  restart: When
+
+
 class SparseTransformation(optax.GradientTransformationExtraArgs):
   """An optax transformation that knows at which steps its masks move.
 
   Attributes:
     moves: `step -> bool`, for loops that pass `update_masks` themselves; steps
       count from 0.
+    recipe: What it was made of, if it holds params at zero; else None.
   """
 
   moves: When
+  recipe: Recipe | None
 
-  def __new__(cls, init, update, moves):
-    """Makes one of the two functions and the schedule."""
+  def __new__(cls, init, update, moves, recipe=None):
+    """Makes one of the two functions and what else is known of them."""
     self = super().__new__(cls, init, update)
-    self.moves = moves
+    self.moves, self.recipe = moves, recipe
     return self
 
 
@@ -116,11 +130,18 @@ def sparsify(
       inner, mask_update, when=when, key=key, step_on_update=step_on_update
     )
   inner = optax.with_extra_args_support(inner)
+  recipe = Recipe(
+    inner,
+    mask_update,
+    key,
+    step_on_update,
+    grown_values,
+    grown_moments,
+    restart,
+  )
 
   def init_fn(params):
-    if (mask_state := _taken_over.get()) is None:
-      mask_state = mask_update.init(key, params)
-      params = masks_lib.apply_masks(params, mask_state.masks)
+    mask_state, params = first_masks(mask_update, key, params)
     return SparseState(mask_state, inner.init(params))
 
   def update_fn(grads, state, params=None, *, update_masks=None, **extra):
@@ -149,7 +170,17 @@ def sparsify(
     updates = steps.towards(updates, params, new.masks, values)
     return updates, SparseState(steps.counted(new), stepped)
 
-  return SparseTransformation(init_fn, update_fn, when)
+  return SparseTransformation(init_fn, update_fn, when, recipe)
+
+
+def first_masks(
+  mask_update: MaskUpdate, key: jax.Array | None, params: PyTree
+) -> tuple[MaskState, PyTree]:
+  """The mask state of the beginning, and params with its zeros."""
+  if (mask_state := _taken_over.get()) is not None:
+    return mask_state, params  # which have them already
+  mask_state = mask_update.init(key, params)
+  return mask_state, masks_lib.apply_masks(params, mask_state.masks)
 
 
 def straight_through(
@@ -257,13 +288,13 @@ def init(
 
   Args:
     tx: A transformation that holds `sparsify`, at any depth; or one of
-      `sparsejax.finetune`.
+      `sparsejax.finetune` or `sparsejax.modes`.
     params: The params, finite.
 
   Returns:
     The params with exact zeros where inactive, and the optimizer state.
     Params that are only masked in the forward pass come back as they are. In
-    fine-tuning, the values that are trained instead of params.
+    fine-tuning, and of packed arrays, the values that are trained instead.
 
   Raises:
     ValueError: If a param is not finite, or there are no masks in the state.
@@ -276,7 +307,7 @@ def init(
     (10, 10)
   """
   _check_finite(params)
-  if isinstance(tx, FineTuning):
+  if hasattr(tx, "start"):  # What is trained is not the params.
     return tx.start(params)
   opt_state = tx.init(params)
   get_masks(opt_state)

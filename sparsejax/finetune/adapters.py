@@ -10,8 +10,9 @@ import optax
 
 from sparsejax import distributions
 from sparsejax.distributions import Prunable
-from sparsejax.finetune.matrices import LowRank, Merged, node
+from sparsejax.finetune.matrices import LowRank, Merged
 from sparsejax.finetune.transform import FineTuning, fine_tune
+from sparsejax.nodes import node
 
 
 class Factors(NamedTuple):

@@ -2,7 +2,7 @@
 
 The dense gradient of a matrix exists only within its backward pass. What is
 needed of it, candidates and their gradients, comes out as the cotangents of
-zeros that go in; see `matrices.Probe`.
+zeros that go in; see `nodes.Probe`.
 """
 
 import functools
@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax.finetune import support
-from sparsejax.finetune.matrices import Probe, node, read
+from sparsejax.finetune.matrices import read
 from sparsejax.finetune.optimizers import Seeds
 from sparsejax.finetune.support import Candidates, Slots, Swap
+from sparsejax.nodes import Probe, node
 
 
 class Phase(NamedTuple):

@@ -6,7 +6,6 @@ layers that a `lax.scan` runs over. Where only some weights are trained, the
 dense gradient of a matrix lives inside the backward pass of that one matrix.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -15,33 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-
-def node(*data: str, static: tuple[str, ...] = ()):
-  """Makes a class a dataclass and a pytree node of these fields."""
-
-  def register(cls):
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    return jax.tree_util.register_dataclass(
-      cls, data_fields=list(data), meta_fields=list(static)
-    )
-
-  return register
-
-
-@node("found", "given", static=("look",))
-class Probe:
-  """What is to be read off a matrix's dense gradient while it is there.
-
-  Attributes:
-    found: Zeros, float32, of the shapes of what `look` returns, which becomes
-      their cotangent.
-    given: Arrays that `look` needs.
-    look: `(gradient [in, out], base [in, out], given) -> found`.
-  """
-
-  found: Any
-  given: Any
-  look: Callable[..., Any]
+from sparsejax.nodes import Probe, node
 
 
 @node("base", "deltas", "indices", "probe")
@@ -163,21 +136,6 @@ class Merged:
       return x @ self.merge(base, factors).astype(x.dtype)
 
     return times(x, jax.lax.stop_gradient(self.base), self.factors)
-
-
-def each(function: Callable[..., Any], *, ndim: int = 2) -> Callable[..., Any]:
-  """A function of one matrix, for matrices [..., in, out] stacked alike.
-
-  One after the other, so that what is as large as a matrix is there once. The
-  first argument may be another array of each matrix, which has `ndim` axes.
-  """
-
-  def stacked(first, *others):
-    if first.ndim == ndim:
-      return function(first, *others)
-    return jax.lax.map(lambda xs: stacked(*xs), (first, *others))
-
-  return stacked
 
 
 def in_place(function: Callable[..., Any]) -> Callable[..., Any]:

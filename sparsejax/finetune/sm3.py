@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from sparsejax.finetune import support
 from sparsejax.finetune.evolve import Phase, Schedule
-from sparsejax.finetune.matrices import each, read, write
+from sparsejax.finetune.matrices import read, write
 from sparsejax.finetune.support import Slots, Swap
+from sparsejax.nodes import each
 
 
 class Accumulators(NamedTuple):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from sparsejax import select
 from sparsejax.finetune.matrices import Delta, read, write
+from sparsejax.masks import places
 
 
 class Slots(NamedTuple):
@@ -87,32 +88,6 @@ def draw(key: jax.Array, base: jax.Array, k: int, where: jax.Array) -> Slots:
   indices = places(drawn, k)
   budget = jnp.sum(base != 0, dtype=jnp.int32)
   return Slots(indices, read(base, indices), budget)
-
-
-def places(mask: jax.Array, k: int) -> jax.Array:
-  """The flat places, ascending, of what is True; mask.size if fewer than k."""
-  # By words of 32: XLA takes far longer for a cumulative sum of all of them.
-  bits = jnp.pad(mask.reshape(-1), (0, -mask.size % 32)).reshape(-1, 32)
-  shifts = jnp.arange(32, dtype=jnp.uint32)
-  words = jnp.sum(bits.astype(jnp.uint32) << shifts, axis=1, dtype=jnp.uint32)
-  counts = _ones(words)
-  ends = jnp.cumsum(counts)
-  nth = jnp.arange(k, dtype=jnp.int32)
-  at = jnp.searchsorted(ends, nth, side="right").astype(jnp.int32)
-  word, left = words[at], nth - (ends - counts)[at]
-  # The place of the bit of which `left` others are below, by halves.
-  bit = jnp.zeros(k, jnp.uint32)
-  for half in (16, 8, 4, 2, 1):
-    below = _ones((word >> bit) & ((1 << half) - 1))
-    above = left >= below
-    left -= jnp.where(above, below, 0)
-    bit += jnp.where(above, jnp.uint32(half), 0)
-  found = 32 * at + bit.astype(jnp.int32)
-  return jnp.where(nth < ends[-1], found, mask.size)
-
-
-def _ones(words):
-  return jax.lax.population_count(words).astype(jnp.int32)
 
 
 def best(scores: jax.Array, count: int, where: jax.Array) -> jax.Array:

@@ -11,9 +11,10 @@ import optax
 
 from sparsejax import distributions
 from sparsejax.distributions import Prunable
-from sparsejax.finetune.matrices import Packed, each, node, unpacked
-from sparsejax.finetune.support import places
+from sparsejax.finetune.matrices import Packed, unpacked
 from sparsejax.finetune.transform import HOLE, FineTuning, fine_tune
+from sparsejax.masks import places
+from sparsejax.nodes import each, node
 
 
 @node("indices", static=("sizes",))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax import select
+from sparsejax.packed.formats import Format
 
 
 class Pattern(NamedTuple):
@@ -29,6 +30,7 @@ class Pattern(NamedTuple):
       of the n (or a few less) worst by `drop`. Those may return at once if
       `regrow`, and do otherwise only where nothing else is left to grow.
     holds: `(mask) -> bool scalar`: whether a mask is one of those allowed.
+    formats: Ways to store its places that need less room than others.
   """
 
   density: Fraction | None
@@ -36,6 +38,7 @@ class Pattern(NamedTuple):
   top_k: Callable[..., jax.Array]
   swap: Callable[..., jax.Array]
   holds: Callable[[jax.Array], jax.Array]
+  formats: tuple[Format, ...] = ()
 
 
 Patterns = Pattern | Callable[[Collection[str]], Mapping[str, Pattern]]
@@ -48,6 +51,7 @@ def pattern_of(
   swap: Callable,
   holds: Callable,
   density: Fraction | None = None,
+  formats: tuple[Format, ...] = (),
 ) -> Pattern:
   """Makes a pattern whose functions take leaves of any sharding."""
 
@@ -58,7 +62,7 @@ def pattern_of(
   def best(scores, k, where=None):
     return select.sharded_as_first(top_k)(scores, k, where)
 
-  return Pattern(density, budget, best, swapped, holds)
+  return Pattern(density, budget, best, swapped, holds, formats)
 
 
 # `fill(scores, k, keep, where)` gives the mask of k that holds `keep`, and the

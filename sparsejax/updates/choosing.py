@@ -91,7 +91,7 @@ def best(
     state = state._replace(scores=scored)
     return choose(state, by, params) if now else state
 
-  return MaskUpdate(init, update)
+  return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
 
 
 class Nested(NamedTuple):

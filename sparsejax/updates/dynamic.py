@@ -106,7 +106,7 @@ def drop_and_grow(
 
     return lib.move(state, pattern, leaf, by_drop, by_grow)
 
-  return MaskUpdate(init, update)
+  return MaskUpdate(init, update, pattern)
 
 
 def _with_surplus(key, params, state, pattern, room):

@@ -65,7 +65,7 @@ def static(
     counts = lib.budgets(params, sparsity, distribution, prunable, pattern)
     return drawn(draw, params, counts, pattern, key)
 
-  return MaskUpdate(init, _stay)
+  return MaskUpdate(init, _stay, pattern)
 
 
 def _stay(grads, state, params, now, *, after=None):

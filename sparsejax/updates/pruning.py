@@ -96,7 +96,7 @@ def prune(
 
     return lib.move(state, pattern, leaf, by, first)
 
-  return MaskUpdate(init, update)
+  return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
 
 
 def prune_and_regrow(
@@ -193,7 +193,7 @@ def prune_and_regrow(
     )
     return state
 
-  return MaskUpdate(init, update)
+  return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
 
 
 def falling(budget: jax.Array, first: jax.Array, left: jax.Array) -> jax.Array:

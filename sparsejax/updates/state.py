@@ -41,7 +41,7 @@ class MaskState(NamedTuple):
 
 
 class MaskUpdate(NamedTuple):
-  """How masks begin and move: a pair of pure functions.
+  """How masks begin and move: two pure functions, and what holds of them.
 
   Attributes:
     init: `(key, params) -> MaskState`.
@@ -51,10 +51,14 @@ class MaskUpdate(NamedTuple):
       `straight_through`, whose masks are for the next forward pass, gives as
       `after` the params that it will see; scores without a state rate those.
       An update that never serves there may leave that argument out.
+    pattern: The shape of the zeros, if it settles one.
+    by_leaf: Whether the mask of a leaf depends on that leaf alone.
   """
 
   init: Callable[[Any, PyTree], MaskState]
   update: Callable[..., MaskState]
+  pattern: Patterns | None = None
+  by_leaf: bool = True
 
 
 def first_state(masks: PyTree, budget: PyTree, key: jax.Array | None):

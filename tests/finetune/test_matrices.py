@@ -8,6 +8,7 @@ import pytest
 from sparsejax import finetune
 from sparsejax.finetune import matrices
 from sparsejax.linear import matmul
+from sparsejax.nodes import Probe
 
 KEY = jax.random.key(0)
 ROWS, COLUMNS = 5, 7
@@ -160,7 +161,7 @@ def test_a_probe_reads_off_the_dense_gradient():
     return (gradient * base).reshape(-1)[given]
 
   def loss(found):
-    probe = matrices.Probe(found, jnp.array([2, 9]), look)
+    probe = Probe(found, jnp.array([2, 9]), look)
     node = matrices.Delta(base, jnp.zeros(5), PLACES, probe)
     return loss_of(matmul(x, node))
 

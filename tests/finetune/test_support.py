@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.finetune import support
+from sparsejax import masks
 
 
 @pytest.mark.parametrize("size", [1, 31, 32, 33, 200])
@@ -13,7 +13,7 @@ from sparsejax.finetune import support
 def test_places_are_those_that_are_true(size, density):
   mask = np.random.default_rng(size).random(size) < density
   found = np.flatnonzero(mask)
-  places = jax.jit(support.places, static_argnums=1)
+  places = jax.jit(masks.places, static_argnums=1)
   for k in (0, len(found) // 2, len(found), len(found) + 40):
     wanted = np.full(k, size)
     wanted[: len(found)] = found[:k]

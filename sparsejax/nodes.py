@@ -1,0 +1,54 @@
+"""What nodes that stand for weight matrices are made of.
+
+Such a node has `shape` and `matmul`, so that `sparsejax.matmul` and the models
+built on it take it for a kernel.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def node(*data: str, static: tuple[str, ...] = ()):
+  """Makes a class a dataclass and a pytree node of these fields."""
+
+  def register(cls):
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    return jax.tree_util.register_dataclass(
+      cls, data_fields=list(data), meta_fields=list(static)
+    )
+
+  return register
+
+
+@node("found", "given", static=("look",))
+class Probe:
+  """What is to be read off a matrix's dense gradient while it is there.
+
+  Attributes:
+    found: Zeros, float32, of the shapes of what `look` returns, which becomes
+      their cotangent.
+    given: Arrays that `look` needs.
+    look: `(gradient [in, out], base [in, out], given) -> found`.
+  """
+
+  found: Any
+  given: Any
+  look: Callable[..., Any]
+
+
+def each(function: Callable[..., Any], *, ndim: int = 2) -> Callable[..., Any]:
+  """A function of one matrix, for matrices [..., in, out] stacked alike.
+
+  One after the other, so that what is as large as a matrix is there once. The
+  first argument may be another array of each matrix, which has `ndim` axes.
+  """
+
+  def stacked(first, *others):
+    if first.ndim == ndim:
+      return function(first, *others)
+    return jax.lax.map(lambda xs: stacked(*xs), (first, *others))
+
+  return stacked

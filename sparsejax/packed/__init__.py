@@ -1,0 +1,60 @@
+"""Only the non-zeros: arrays of which nothing else is stored or trained.
+
+`pack` makes a pytree of dense arrays and masks one in which masked leaves are
+`Packed`: nodes with the non-zeros' values, and a structure that says where they
+belong. `split` parts the two, `join` undoes that, `unpack` gives dense arrays
+back. `sparsejax.matmul` multiplies by a packed matrix; see also
+`sparsejax.modes`, in which whole trainings run on packed arrays.
+"""
+
+from sparsejax.packed.arrays import (
+  Packed,
+  check,
+  is_packed,
+  is_structure,
+  join,
+  pack,
+  split,
+  unpack,
+)
+from sparsejax.packed.formats import (
+  Bits,
+  FanIn,
+  Flat,
+  Format,
+  NOfM,
+  Rows,
+  Structure,
+  bits,
+  fan_in,
+  fitting,
+  flat,
+  n_of_m,
+  rows,
+  stacked,
+)
+
+__all__ = [
+  "Bits",
+  "FanIn",
+  "Flat",
+  "Format",
+  "NOfM",
+  "Packed",
+  "Rows",
+  "Structure",
+  "bits",
+  "check",
+  "fan_in",
+  "fitting",
+  "flat",
+  "is_packed",
+  "is_structure",
+  "join",
+  "n_of_m",
+  "pack",
+  "rows",
+  "split",
+  "stacked",
+  "unpack",
+]

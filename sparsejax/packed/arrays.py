@@ -1,0 +1,277 @@
+"""Arrays of which only the non-zeros are there, and trees of them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sparsejax import masks as masks_lib
+from sparsejax.masks import PyTree, is_hole, path_name
+from sparsejax.nodes import Probe, node
+from sparsejax.packed import formats as formats_lib
+from sparsejax.packed import products
+from sparsejax.packed.formats import Format, Structure
+
+HOLE = optax.MaskedNode()
+Formats = Callable[[str, np.ndarray], Format]
+
+
+@node("values", "structure", "probe")
+class Packed:
+  """An array of which only the non-zeros exist.
+
+  Attributes:
+    values: [..., slots], any float dtype; 0 in slots that are not used.
+    structure: Where they belong.
+    probe: What else to read off the dense gradient; None for nothing.
+  """
+
+  values: jax.Array
+  structure: Structure
+  probe: Probe | None = None
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the array."""
+    return (*self.values.shape[:-1], *self.structure.sizes)
+
+  @property
+  def dtype(self) -> jnp.dtype:
+    """The dtype of the values."""
+    return self.values.dtype
+
+  @property
+  def ndim(self) -> int:
+    """The number of axes of the array."""
+    return len(self.shape)
+
+  @property
+  def size(self) -> int:
+    """The number of elements of the array, zeros included."""
+    return math.prod(self.shape)
+
+  def matmul(self, x: jax.Array) -> jax.Array:
+    """`x [..., in]` times the matrix, of x's dtype.
+
+    The gradient of the values arrives as [slots]; the dense matrix, or its
+    dense gradient, exists within this product at most.
+    """
+    if self.ndim != 2 or self.values.ndim != 1:
+      raise ValueError(f"got an array of shape {self.shape}, wanted a matrix")
+    if getattr(self.structure, "kernel", False):
+      return products.kernel_product(x, self)
+    return products.dense_product(x, self)
+
+  def unpack(self) -> jax.Array:
+    """The dense array; its gradient is gathered at the non-zeros."""
+    if self.probe is None:
+      return products.unpacked(None, self.values, self.structure, None, None)
+    probe = self.probe
+    return products.unpacked(
+      probe.look, self.values, self.structure, probe.found, probe.given
+    )
+
+
+def is_packed(x: Any) -> bool:
+  """Whether `x` is a packed array."""
+  return isinstance(x, Packed)
+
+
+def is_structure(x: Any) -> bool:
+  """Whether `x` says where the non-zeros of an array are."""
+  return isinstance(x, Structure)
+
+
+def pack(
+  params: PyTree, masks: PyTree, *, formats: Format | Formats | None = None
+) -> PyTree:
+  """Keeps the non-zeros of params only.
+
+  Args:
+    params: A pytree of arrays.
+    masks: Its masks: bool arrays of the leaves' shapes, or True where a leaf
+      stays dense. Not traced: the number of weights sets shapes.
+    formats: How to store their places: a format, or `(path, mask) -> format`
+      of the leaf's key path and its NumPy mask. By default row pointers for
+      matrices, and linear indices for all else.
+
+  Returns:
+    The params with a `Packed` in place of each masked leaf.
+
+  Raises:
+    ValueError: If trees or shapes differ, or a format does not fit a mask.
+    TypeError: If a mask is not bool.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> w = jnp.array([[0.0, 2.0], [3.0, 0.0]])
+    >>> tree = pack({"w": w, "b": jnp.ones(2)}, {"w": w != 0, "b": True})
+    >>> print(tree["w"].unpack())
+    [[0. 2.]
+     [3. 0.]]
+    >>> import sparsejax
+    >>> print(sparsejax.matmul(jnp.ones((1, 2)), tree["w"]))
+    [[3. 2.]]
+  """
+  masks_lib.check_like(masks, params, "masks")
+
+  def leaf(path, mask, p):
+    if np.ndim(mask) == 0:
+      return p
+    name = path_name(path) or "the array"
+    host = np.asarray(mask)
+    if host.dtype != bool:
+      raise TypeError(
+        f"{name}: got a mask of {host.dtype}, wanted bool, True where active: "
+        "convert it, for example with mask != 0"
+      )
+    form = chosen(formats, name, host)
+    structure = placed(form, host)
+    return Packed(structure.gather(jnp.asarray(p)), structure)
+
+  return jax.tree_util.tree_map_with_path(leaf, masks, params)
+
+
+def unpack(tree: PyTree) -> PyTree:
+  """Undoes `pack`.
+
+  Args:
+    tree: A pytree with packed arrays.
+
+  Returns:
+    The same with dense ones, zeros in place.
+  """
+  return jax.tree.map(
+    lambda x: x.unpack() if is_packed(x) else x, tree, is_leaf=is_packed
+  )
+
+
+def split(tree: PyTree) -> tuple[PyTree, PyTree]:
+  """Parts what is trained from where it belongs.
+
+  Args:
+    tree: A pytree with packed arrays.
+
+  Returns:
+    The values, a tree of the params' structure with an array [slots] in place
+    of each packed one; and the structures, with holes in place of all else.
+  """
+  leaves, treedef = jax.tree.flatten(tree, is_leaf=is_packed)
+  values = [x.values if is_packed(x) else x for x in leaves]
+  structure = [x.structure if is_packed(x) else HOLE for x in leaves]
+  return treedef.unflatten(values), treedef.unflatten(structure)
+
+
+def join(values: PyTree, structure: PyTree, probes: PyTree = None) -> PyTree:
+  """Undoes `split`.
+
+  Args:
+    values: A tree of arrays.
+    structure: The structures that belong to some of them; all else there, such
+      as holes or the mask True, is for leaves that are dense.
+    probes: What to read off dense gradients, by leaf; None for nothing.
+
+  Returns:
+    The tree with packed arrays.
+
+  Raises:
+    ValueError: If values have not the slots that their structure has.
+  """
+  flat, treedef = jax.tree_util.tree_flatten_with_path(values)
+  others = _leaves_like(structure, treedef)
+  asked = [None] * len(flat)
+  if probes is not None:
+    asked = treedef.flatten_up_to(probes)
+
+  def leaf(path, v, s, probe):
+    if not is_structure(s):
+      return v
+    slots = jax.eval_shape(lambda s: s.used(), s).shape
+    if jnp.shape(v) != slots:
+      raise ValueError(
+        f"{path_name(path) or 'the array'}: got values of shape "
+        f"{jnp.shape(v)} for {slots} slots: join what was split, or restored "
+        "together"
+      )
+    return Packed(v, s, probe)
+
+  return treedef.unflatten(
+    leaf(path, v, s, probe)
+    for (path, v), s, probe in zip(flat, others, asked, strict=True)
+  )
+
+
+def placed(form: Format, mask: np.ndarray, room: int = 0) -> Structure:
+  """The structure of a NumPy mask, with as many slots as it takes.
+
+  Or with `room`, if that is more and the format has slots to spare.
+  """
+  slots = form.slots(mask)
+  if form.spare:
+    slots = max(slots, room)
+  return jax.jit(form.place, static_argnums=1)(mask, slots)
+
+
+def _leaves_like(structure, treedef):
+  leaves = jax.tree.leaves(
+    structure, is_leaf=lambda x: is_structure(x) or is_hole(x)
+  )
+  if len(leaves) != treedef.num_leaves:
+    raise ValueError(
+      f"got {len(leaves)} structures or holes for {treedef.num_leaves} leaves "
+      "of values: join what was split, or restored together"
+    )
+  return leaves
+
+
+def chosen(
+  formats: Format | Formats | None, name: str, mask: np.ndarray
+) -> Format:
+  """The format of a leaf, which fits its mask."""
+  if formats is None:
+    return formats_lib.fitting(mask)
+  form = formats if isinstance(formats, Format) else formats(name, mask)
+  if not form.fits(mask):
+    raise ValueError(
+      f"{name}: the mask of shape {mask.shape} cannot be stored as "
+      f"{form.name}: leave `formats` out, or give flat(), which fits any"
+    )
+  return form
+
+
+def check(tree: PyTree) -> None:
+  """Refuses packed arrays that are none, such as from a damaged file.
+
+  Args:
+    tree: A pytree with packed arrays, not traced.
+
+  Raises:
+    ValueError: If a place is out of range or there twice, row pointers do not
+      ascend, or values and places are not equally many; with the key path.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_packed)
+  for path, x in leaves:
+    if not is_packed(x):
+      continue
+    try:
+      _check(x.values, x.structure)
+    except ValueError as error:
+      name = path_name(path) or "the array"
+      raise ValueError(
+        f"{name}: {error}. Pack the dense array anew, or restore another copy"
+      ) from error
+
+
+def _check(values, structure):
+  if jnp.ndim(values) > 1:
+    for i in range(values.shape[0]):
+      _check(values[i], jax.tree.map(lambda a, i=i: a[i], structure))
+    return
+  formats_lib.check(structure)
+  used = np.asarray(structure.used())
+  if used.shape != np.shape(values):
+    raise ValueError(f"got {np.shape(values)} values for {used.shape} slots")

@@ -1,0 +1,50 @@
+"""The selection kernel against counting, which is tested against sorting."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsejax import kernels, select
+
+SIZE = 2**20 + 3
+
+needs_kernel = pytest.mark.skipif(
+  not kernels.available(quiet=True), reason="there is no C++ compiler"
+)
+
+
+def scores(kind):
+  rng = np.random.default_rng(0)
+  normal = rng.normal(size=SIZE)
+  return {
+    "distinct": normal,
+    "tied": np.round(normal, 1),
+    "equal": np.zeros(SIZE),
+    "not finite": np.where(rng.random(SIZE) < 0.1, np.nan, normal),
+  }[kind]
+
+
+@needs_kernel
+@pytest.mark.parametrize("kind", ["distinct", "tied", "equal", "not finite"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_it_marks_what_counting_marks(kind, dtype, monkeypatch):
+  monkeypatch.setattr(jax, "device_count", lambda: 1)
+  x = jnp.asarray(scores(kind)).astype(dtype)
+  where = jnp.asarray(np.random.default_rng(1).random(SIZE) < 0.3)
+  assert select._for_kernel(x)
+  counting = jax.jit(select._by_counting)
+  for k in (0, 1, SIZE // 10, SIZE - 1, SIZE + 1):
+    for among in (None, where):
+      marked = select._by_kernel(x, jnp.int32(k), among)
+      wanted = counting(x, jnp.int32(k), among)
+      np.testing.assert_array_equal(marked, wanted)
+
+
+@needs_kernel
+def test_it_is_not_asked_on_several_devices_or_for_few_scores(monkeypatch):
+  assert jax.device_count() == 8
+  assert not select._for_kernel(jnp.zeros(2**20))
+  monkeypatch.setattr(jax, "device_count", lambda: 1)
+  assert select._for_kernel(jnp.zeros(2**20))
+  assert not select._for_kernel(jnp.zeros(2**20 - 1))
