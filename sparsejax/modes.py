@@ -613,12 +613,12 @@ def _moved_moments(recipe, mask_state, inner_state, moves):
     if move is None:
       return jnp.where(again, jnp.zeros_like(moment), moment)
     shape, moment = moment.shape, moment.reshape(-1)
-    kept = move.new.gather(move.old.expand(moment))
-    kept = jnp.where(again, jnp.zeros_like(kept), kept)
+    there = move.new.gather(move.old.expand(moment))
+    first = jnp.zeros_like(there)
     if recipe.grown_moments is not None:
-      first = recipe.grown_moments(moment, move.gradient)
-      kept = jnp.where(move.grown, first.astype(moment.dtype), kept)
-    return kept.reshape(shape)
+      first = recipe.grown_moments(there, move.gradient).astype(there.dtype)
+      first = jnp.where(move.new.used(), first, 0)
+    return jnp.where(move.grown | again, first, there).reshape(shape)
 
   return optax.tree.map_params(
     recipe.inner, leaf, inner_state, moves, is_leaf=is_hole

@@ -72,7 +72,7 @@ ALGORITHMS = {
     key=KEY,
     t_end=180,
     delta_t=10,
-    grown_values=jax.nn.initializers.constant(0.125),
+    grown_values=jax.nn.initializers.normal(0.125),
     grown_moments=lambda moment, grad: 0.125 * grad,
     step_on_update=True,
     restart=schedules.every(40, start=40),
