@@ -6,8 +6,8 @@
 SmolLM2-135M-Instruct is tuned on a task of reasoning-gym, pruned to 50 % by
 SparseGPT with the questions' own text, and repaired by SEFT and by training all
 non-zeros with SquareHead; judged by exact answers, generated greedily. The
-argument is the task, `chain_sum` (the default), `leg_counting`,
-`spell_backward` or `gsm_symbolic`; or `smoke`. Questions are generated, the
+argument is the task, `chain_sum` (the default), `word_sequence_reversal`,
+`number_filtering` or `gsm_symbolic`; or `smoke`. Questions are generated, the
 same for everybody; nobody publishes numbers of these methods on them.
 """
 
@@ -15,6 +15,14 @@ import ml_collections
 
 from experiments import llm_recipes, recovery
 from experiments.llm import questions
+
+# Tokens of the longest question with its answer, rounded up.
+LENGTHS = {
+  "chain_sum": 64,
+  "word_sequence_reversal": 104,
+  "number_filtering": 96,
+  "gsm_symbolic": 192,
+}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -41,7 +49,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "task": task,
     "train": 16 if smoke else 4000,
     "test": 4 if smoke else 200,
-    "length": {"gsm_symbolic": 384}.get(task, 128),
+    "length": LENGTHS[task],
     "batch": 4 if smoke else 50,
   }
   if smoke:

@@ -23,10 +23,10 @@ from experiments.llm.tokenizer import Tokenizer
 TASKS = {
   # "3 + 25 - 7 ="
   "chain_sum": {"max_terms": 3, "max_digits": 2},
-  # The legs of "4 cats, 1 cow, 5 ants": which animal has how many, and sums.
-  "leg_counting": {"min_animals": 1, "max_animals": 3, "max_instances": 5},
-  # Words of three to five letters; spelling is hard for tokens that are words.
-  "spell_backward": {"max_word_len": 5},
+  # "Reverse this list of words: hundred, go, acute"
+  "word_sequence_reversal": {"min_words": 3, "max_words": 5},
+  # "Remove all numbers larger than 17 in this list: ['14', '-49', '52']"
+  "number_filtering": {"max_numbers": 5, "max_decimals": 0},
   # Word problems of GSM8K's kind, from templates. Mirzadeh et al.,
   # "GSM-Symbolic", arXiv 2410.05229. There is one difficulty.
   "gsm_symbolic": {},

@@ -19,7 +19,7 @@ using Ints = ffi::Buffer<ffi::S32>;
 using Shorts = ffi::Buffer<ffi::U16>;
 
 // Less work than this many products or keys is done by the calling thread.
-constexpr int64_t kWorthThreads = 1 << 16;
+constexpr int64_t kWorthThreads = 1 << 18;
 
 // Runs parts on XLA's own threads, as many as the process may use. The caller
 // works too and waits only for parts that somebody has begun: so it does not

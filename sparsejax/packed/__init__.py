@@ -17,6 +17,7 @@ from sparsejax.packed.arrays import (
   split,
   unpack,
 )
+from sparsejax.packed.blocks import Blocks, blocks
 from sparsejax.packed.formats import (
   Bits,
   FanIn,
@@ -36,6 +37,7 @@ from sparsejax.packed.formats import (
 
 __all__ = [
   "Bits",
+  "Blocks",
   "FanIn",
   "Flat",
   "Format",
@@ -44,6 +46,7 @@ __all__ = [
   "Rows",
   "Structure",
   "bits",
+  "blocks",
   "check",
   "fan_in",
   "fitting",

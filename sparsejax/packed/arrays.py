@@ -62,9 +62,7 @@ class Packed:
     """
     if self.ndim != 2 or self.values.ndim != 1:
       raise ValueError(f"got an array of shape {self.shape}, wanted a matrix")
-    if getattr(self.structure, "kernel", False):
-      return products.kernel_product(x, self)
-    return products.dense_product(x, self)
+    return self.structure.product(x, self)
 
   def unpack(self) -> jax.Array:
     """The dense array; its gradient is gathered at the non-zeros."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from sparsejax.masks import places, unpack_bits
 from sparsejax.nodes import each, node
+from sparsejax.packed import products
 
 # Inputs are uint16, and the last of them says that a slot is not used.
 MOST_INPUTS = 2**16 - 1
@@ -59,6 +60,10 @@ class Structure:
   def moved(self, mask: jax.Array) -> "Structure":
     """The same format and slots for another mask of `sizes`."""
     raise NotImplementedError
+
+  def product(self, x: jax.Array, packed) -> jax.Array:
+    """`x [..., in]` times the `Packed` matrix of this structure."""
+    return products.dense_product(x, packed)
 
   def used(self) -> jax.Array:
     """Which slots are used, bool [..., slots]."""
@@ -168,6 +173,11 @@ class Rows(Structure):
     """The same for another mask."""
     form = rows(kernel=self.kernel, back=self.back is not None)
     return form.place(mask, self.inputs.shape[-1])
+
+  def product(self, x: jax.Array, packed) -> jax.Array:
+    """`x [..., in]` times the matrix, by the kernels if it is for them."""
+    by = products.kernel_product if self.kernel else products.dense_product
+    return by(x, packed)
 
   def used(self) -> jax.Array:
     """Which slots are used, bool [..., slots]."""
@@ -411,29 +421,30 @@ def check(structure: Structure) -> None:
 
   Raises:
     ValueError: If a place is out of range or there twice, row pointers do not
-      ascend, or arrays have lengths that do not belong together.
+      ascend, or arrays do not belong together.
   """
   if isinstance(structure, Rows):
     _check_rows(structure.pointers, structure.inputs, structure.sizes)
-    if structure.back is not None:
-      _check_back(structure)
   size = math.prod(structure.sizes)
   found = np.asarray(structure.places())
-  used = found[(found >= 0) & (found < size)]
   if np.any(found < 0):
     raise ValueError(f"got the place {found.min()}, wanted none below 0")
+  used = found[found < size]
   if len(np.unique(used)) < len(used):
     raise ValueError("got a place twice, wanted every weight once")
-  if isinstance(structure, Flat | Rows | Bits) and np.any(
-    np.diff(np.flatnonzero(found < size)) != 1
+  # What is left: an order that kernels and files do not know.
+  wanted = structure.moved(structure.mask())
+  for (path, got), want in zip(
+    jax.tree_util.tree_leaves_with_path(structure),
+    jax.tree.leaves(wanted),
+    strict=True,
   ):
-    raise ValueError("got unused slots between used ones, wanted them last")
-  if isinstance(structure, Flat) and np.any(np.diff(used) <= 0):
-    raise ValueError("got indices that do not ascend, wanted them in order")
-  if isinstance(structure, Flat) and np.any(found > size):
-    raise ValueError(
-      f"got the index {found.max()}, wanted at most {size}, the array's size"
-    )
+    if not np.array_equal(got, want):
+      name = jax.tree_util.keystr(path, simple=True, separator=".")
+      raise ValueError(
+        f"got {name} that do not go with the other arrays, or are in another "
+        "order than pack makes"
+      )
 
 
 def _check_rows(pointers, columns, sizes):
@@ -457,22 +468,6 @@ def _check_rows(pointers, columns, sizes):
   starts[pointers] = True
   if np.any((np.diff(used.astype(np.int64)) <= 0) & ~starts[1 : len(used)]):
     raise ValueError("got a row whose places do not ascend")
-
-
-def _check_back(structure):
-  back = structure.back
-  _check_rows(back.pointers, back.outputs, structure.sizes[::-1])
-  used = int(structure.pointers[-1])
-  places = np.asarray(structure.places())[:used]
-  slots = np.asarray(back.slots)[:used]
-  if int(back.pointers[-1]) != used or np.any((slots < 0) | (slots >= used)):
-    raise ValueError("got slots by inputs that are not those by outputs")
-  rows = np.repeat(
-    np.arange(structure.sizes[0]), np.diff(np.asarray(back.pointers))
-  )
-  outputs = np.asarray(back.outputs)[:used].astype(np.int64)
-  if np.any(places[slots] != rows * structure.sizes[1] + outputs):
-    raise ValueError("got slots by inputs that are not those by outputs")
 
 
 def stacked(format: Format) -> Format:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax import select
+from sparsejax import packed, select
 from sparsejax.patterns import base
 from sparsejax.patterns.base import Pattern
 
@@ -56,7 +56,10 @@ def blocks(shape: tuple[int, ...], *, pool: Callable = jnp.mean) -> Pattern:
     tiles = [(a // b, b) for a, b in zip(leaf[lead:], shape, strict=True)]
     return [(a, 1) for a in leaf[:lead]] + tiles
 
-  return _of_parts(parted, pool)
+  stored = ()
+  if len(shape) == 2 and shape[0] == shape[1]:
+    stored = (packed.blocks(shape[0]),)
+  return _of_parts(parted, pool)._replace(formats=stored)
 
 
 def channels(axis: int = -1, *, pool: Callable = jnp.mean) -> Pattern:

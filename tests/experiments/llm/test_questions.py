@@ -1,5 +1,6 @@
 """Questions are drawn once, scored by their tasks, and masked to answers."""
 
+import ast
 import json
 import re
 
@@ -50,19 +51,21 @@ def test_answers_are_right():
     assert 2 <= len(numbers) <= 3
     assert max(map(len, numbers)) <= 2
     assert int(x.answer) == eval(expression)
-  legs = {"cats": 4, "cat": 4, "ants": 6, "ant": 6, "birds": 2, "bird": 2}
-  known = 0
-  for x in questions.dataset("leg_counting", size=300, seed=1):
-    found = re.findall(r"(\d+) ([\w ]+?)(?:, |\?)", x.question)
-    assert 1 <= len(found) <= 3
-    if all(animal in legs for _, animal in found):
-      known += 1
-      assert int(x.answer) == sum(int(n) * legs[a] for n, a in found)
-  assert known > 3
-  for x in questions.dataset("spell_backward", size=50, seed=1):
-    word = x.question.split()[-1]
-    assert 3 <= len(word) <= 5
-    assert x.answer == word[::-1]
+  for x in questions.dataset("word_sequence_reversal", size=50, seed=1):
+    words = x.question.strip().rpartition(": ")[2].split(", ")
+    assert 3 <= len(words) <= 5
+    assert x.answer == ", ".join(reversed(words))
+  for x in questions.dataset("number_filtering", size=50, seed=1):
+    rule, limit, found = re.search(
+      r"(\w+) all numbers (?:\w+) than (\S+) in this list: (\[.*\])", x.question
+    ).groups()
+    beyond = float.__gt__ if "larger" in x.question else float.__lt__
+    keeps = [
+      n
+      for n in ast.literal_eval(found)
+      if beyond(float(n), float(limit)) == (rule == "Keep")
+    ]
+    assert ast.literal_eval(x.answer) == keeps
 
 
 def test_options_replace_the_defaults():

@@ -1,0 +1,199 @@
+"""Matrices of square blocks that are zero, or not, as one."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sparsejax.kernels import blocks as kernels
+from sparsejax.masks import places
+from sparsejax.nodes import node
+from sparsejax.packed import products
+from sparsejax.packed.formats import Format, Structure
+
+
+@node(
+  *("pointers", "inputs", "back_pointers", "back_outputs", "back_slots"),
+  static=("sizes", "side", "kernel"),
+)
+class Blocks(Structure):
+  """The rows of blocks in each column of blocks, and the same by rows.
+
+  Attributes:
+    pointers: int32[columns + 1]: column c of blocks has those from pointers[c].
+    inputs: int32[n]: the row of each block.
+    back_pointers: int32[rows + 1]: row r has the entries from there.
+    back_outputs: int32[n]: the column of each of these entries.
+    back_slots: int32[n]: which block each of them is.
+    sizes: (in, out).
+    side: Of a block.
+    kernel: Whether products are for the kernels, on GPUs.
+  """
+
+  pointers: jax.Array
+  inputs: jax.Array
+  back_pointers: jax.Array
+  back_outputs: jax.Array
+  back_slots: jax.Array
+  sizes: tuple[int, int]
+  side: int
+  kernel: bool
+
+  def columns(self) -> jax.Array:
+    """int32[n]: the column of each block; out of range where not used."""
+    entries = jnp.arange(self.inputs.shape[0], dtype=jnp.int32)
+    column = jnp.searchsorted(self.pointers, entries, side="right") - 1
+    return column.astype(jnp.int32)
+
+  def places(self) -> jax.Array:
+    """int32[slots], in the flat matrix, row by row of each block."""
+    columns = self.columns()
+    first = (self.inputs * self.sizes[1] + columns) * self.side
+    within = jnp.arange(self.side, dtype=jnp.int32)
+    within = within[:, None] * self.sizes[1] + within
+    used = columns[:, None, None] < self.sizes[1] // self.side
+    found = first[:, None, None] + within
+    return jnp.where(used, found, math.prod(self.sizes)).reshape(-1)
+
+  def moved(self, mask: jax.Array) -> "Blocks":
+    """The same for another mask."""
+    slots = self.inputs.shape[-1] * self.side**2
+    return blocks(self.side, kernel=self.kernel).place(mask, slots)
+
+  def product(self, x: jax.Array, packed) -> jax.Array:
+    """`x [..., in]` times the matrix, of x's dtype."""
+    if not self.kernel:
+      return products.dense_product(x, packed)
+    return lax.platform_dependent(
+      x, packed, cuda=block_product, default=products.dense_product
+    )
+
+
+def blocks(side: int, *, kernel: bool = True) -> Format:
+  """Square blocks: four integers for each.
+
+  Args:
+    side: Of a block; kernels want a power of two from 16 to 128.
+    kernel: Whether products are for the kernels, on GPUs.
+  """
+
+  def tiles(mask):
+    rows, columns = (n // side for n in mask.shape)
+    return mask.reshape(rows, side, columns, side)
+
+  def slots(mask):
+    return max(1, int(tiles(mask)[:, 0, :, 0].sum())) * side**2
+
+  def place(mask, slots):
+    there = tiles(mask)[:, 0, :, 0]
+    n = slots // side**2
+    by_column, by_row = places(there.T, n), places(there, n)
+    pointers, inputs = _listed(there.T, by_column)
+    back_pointers, back_outputs = _listed(there, by_row)
+    numbers = jnp.zeros(there.size, jnp.int32)
+    number = jnp.arange(n, dtype=jnp.int32)
+    numbers = numbers.at[by_column].set(number, mode="drop")
+    numbers = numbers.reshape(there.T.shape).T.reshape(-1)
+    back_slots = numbers.at[by_row].get(mode="fill", fill_value=0)
+    return Blocks(
+      pointers,
+      inputs,
+      back_pointers,
+      back_outputs,
+      back_slots,
+      mask.shape,
+      side,
+      kernel,
+    )
+
+  def fits(mask):
+    if mask.ndim != 2 or any(n % side for n in mask.shape):
+      return False
+    parts = tiles(mask)
+    return bool(np.all(parts == parts[:, :1, :, :1]))
+
+  return Format(f"blocks_{side}", slots, place, fits)
+
+
+def _listed(there, at):
+  """Row pointers, and the columns of flat places in a small mask."""
+  counts = jnp.sum(there, axis=1, dtype=jnp.int32)
+  pointers = jnp.pad(jnp.cumsum(counts, dtype=jnp.int32), (1, 0))
+  pointers = jnp.minimum(pointers, at.shape[0])
+  return pointers, jnp.where(at < there.size, at % there.shape[1], 0)
+
+
+def block_product(
+  x: jax.Array, packed, *, interpret: bool = False
+) -> jax.Array:
+  """`x [..., in]` times a matrix of blocks, by the kernels.
+
+  Args:
+    x: Activations.
+    packed: The matrix, a `Packed` of `Blocks`.
+    interpret: Whether to run the kernels without a GPU.
+
+  Returns:
+    [..., out], of x's dtype, summed in float32.
+  """
+  probe = packed.probe
+  look, found, given = (None, None, None)
+  if probe is not None:
+    look, found, given = probe.look, probe.found, probe.given
+  flat = x.reshape(-1, x.shape[-1])
+  y = _by_blocks(
+    look, interpret, flat, packed.values, packed.structure, found, given
+  )
+  return y.reshape(*x.shape[:-1], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _by_blocks(look, interpret, x, values, structure, found, given):
+  del look, found, given
+  return kernels.multiply(
+    x,
+    structure.pointers,
+    structure.inputs,
+    _cut(values, structure, x.dtype),
+    interpret=interpret,
+  )
+
+
+def _by_blocks_forward(look, interpret, x, values, structure, found, given):
+  y = _by_blocks(look, interpret, x, values, structure, found, given)
+  return y, (x, values, structure, given)
+
+
+def _by_blocks_backward(look, interpret, saved, g):
+  x, values, s, given = saved
+  of_x = kernels.multiply(
+    g,
+    s.back_pointers,
+    s.back_outputs,
+    _cut(values, s, g.dtype),
+    s.back_slots,
+    interpret=interpret,
+  )
+  columns = s.columns()
+  used = columns < s.sizes[1] // s.side
+  sampled = kernels.sample(
+    x,
+    g,
+    jnp.where(used, columns, 0),
+    s.inputs,
+    s.side,
+    interpret=interpret,
+  )
+  sampled = jnp.where(used[:, None, None], sampled, 0)
+  found = None if look is None else look((x.T @ g).astype(values.dtype), given)
+  return of_x, sampled.reshape(-1).astype(values.dtype), None, found, None
+
+
+_by_blocks.defvjp(_by_blocks_forward, _by_blocks_backward)
+
+
+def _cut(values, structure, dtype):
+  return values.reshape(-1, structure.side, structure.side).astype(dtype)
