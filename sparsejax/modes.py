@@ -8,6 +8,7 @@ serves all: `sparsejax.init`, `value_and_grad`, `tx.update`, and
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import optax
 from sparsejax import packed as packed_lib
 from sparsejax import patterns, scores, steps
 from sparsejax.masks import PyTree, is_hole, path_name
-from sparsejax.nodes import Probe, node
+from sparsejax.nodes import Probe, node, once
 from sparsejax.packed import Format, is_structure
 from sparsejax.packed.arrays import Formats, chosen, placed
 from sparsejax.states import (
@@ -521,9 +522,10 @@ def _probes(recipe, values, state):
 def _words(mask):
   """A mask as floats of 16 bits, which a cotangent can be."""
   bits = jnp.pad(mask.reshape(-1), (0, -mask.size % _WORD))
-  bits = bits.reshape(-1, _WORD).astype(jnp.float32)
-  powers = 2.0 ** jnp.arange(_WORD, dtype=jnp.float32)
-  return jnp.sum(bits * powers, axis=1)
+  bits = bits.reshape(-1, _WORD).astype(jnp.uint32)
+  shifts = jnp.arange(_WORD, dtype=jnp.uint32)
+  words = jnp.sum(bits << shifts, axis=1, dtype=jnp.uint32)
+  return words.astype(jnp.float32)
 
 
 def _mask_of(words, sizes):
@@ -532,13 +534,21 @@ def _mask_of(words, sizes):
 
 
 class _Move(NamedTuple):
-  """How a leaf's slots move."""
+  """How a leaf's slots move.
 
-  old: Any
+  Attributes:
+    new: The structure.
+    source: int32[slots]: which old slot a new one continues; -1 for none.
+    values: [slots], in the new order.
+    gradient: [slots], likewise.
+    used: Which new slots are used.
+  """
+
   new: Any
+  source: jax.Array
   values: jax.Array
   gradient: jax.Array
-  grown: jax.Array  # Which new slots are newly grown.
+  used: jax.Array
 
 
 def _moved(recipe, grads, state, values, extra):
@@ -558,9 +568,12 @@ def _moved(recipe, grads, state, values, extra):
         "only, wanted those of sparsejax.value_and_grad(loss, tx)(..., "
         "update_masks=True), which hold what masks move by"
       )
-    move, bad = _move(recipe, mask_state, path, structure, v, g)
+    # One leaf after the other, for what is dense in between.
+    move, refused = once(
+      functools.partial(_move, recipe, mask_state, path=path),
+      *(refused, structure, v, g),
+    )
     moved.append((move.new, move.values, move.gradient, move))
-    refused += bad
   structure, v, g, moves = map(treedef.unflatten, zip(*moved, strict=True))
   inner_state = _moved_moments(recipe, mask_state, state.inner_state, moves)
   v, g = _raised(v, structure), _raised(g, structure)
@@ -581,8 +594,8 @@ def _moved(recipe, grads, state, values, extra):
   return updates, PackedState(steps.counted(mask_state), stepped)
 
 
-def _move(recipe, mask_state, path, old, values, grads):
-  """How a leaf's slots move, and how often that was refused."""
+def _move(recipe, mask_state, refused, old, values, grads, *, path):
+  """How a leaf's slots move, and how often that has been refused so far."""
   found = grads.found
   mask = _mask_of(found.mask, old.sizes)
   # Used twice in the loss, or not at all, it has no mask to move by; and no
@@ -590,17 +603,17 @@ def _move(recipe, mask_state, path, old, values, grads):
   fits = jnp.sum(mask, dtype=jnp.int32) <= values.shape[0]
   good = (found.uses == 1) & fits
   new = old.moved(jnp.where(good, mask, old.mask()))
-  was = new.gather(old.mask())
+  numbers = jnp.arange(1, values.shape[0] + 1, dtype=jnp.int32)
+  source = new.gather(old.expand(numbers)) - 1
   first = jnp.zeros_like(values)
   if recipe.grown_values is not jax.nn.initializers.zeros:
     key = jax.random.fold_in(now_key(mask_state), 1)
     key = scores.fold_in_path(key, path)
     first = new.gather(recipe.grown_values(key, old.sizes, values.dtype))
-  moved = jnp.where(was, new.gather(old.expand(values)), first)
+  moved = jnp.where(source < 0, first, values[source])
   gradient = jnp.where(good, found.gradient, 0).astype(values.dtype)
-  refused = found.refused.astype(jnp.int32)
-  refused = jnp.where(good, refused, 1)
-  return _Move(old, new, moved, gradient, ~was & new.used()), refused
+  refused += jnp.where(good, found.refused.astype(jnp.int32), 1)
+  return _Move(new, source, moved, gradient, new.used()), refused
 
 
 def _moved_moments(recipe, mask_state, inner_state, moves):
@@ -613,12 +626,13 @@ def _moved_moments(recipe, mask_state, inner_state, moves):
     if move is None:
       return jnp.where(again, jnp.zeros_like(moment), moment)
     shape, moment = moment.shape, moment.reshape(-1)
-    there = move.new.gather(move.old.expand(moment))
+    there = jnp.where(move.source < 0, 0, moment[move.source])
     first = jnp.zeros_like(there)
     if recipe.grown_moments is not None:
       first = recipe.grown_moments(there, move.gradient).astype(there.dtype)
-      first = jnp.where(move.new.used(), first, 0)
-    return jnp.where(move.grown | again, first, there).reshape(shape)
+      first = jnp.where(move.used, first, 0)
+    fresh = (move.source < 0) | again
+    return jnp.where(fresh, first, there).reshape(shape)
 
   return optax.tree.map_params(
     recipe.inner, leaf, inner_state, moves, is_leaf=is_hole

@@ -139,14 +139,8 @@ def block_product(
   Returns:
     [..., out], of x's dtype, summed in float32.
   """
-  probe = packed.probe
-  look, found, given = (None, None, None)
-  if probe is not None:
-    look, found, given = probe.look, probe.found, probe.given
-  flat = x.reshape(-1, x.shape[-1])
-  y = _by_blocks(
-    look, interpret, flat, packed.values, packed.structure, found, given
-  )
+  look, rest = products.parts(packed)
+  y = _by_blocks(look, interpret, x.reshape(-1, x.shape[-1]), *rest)
   return y.reshape(*x.shape[:-1], -1)
 
 
@@ -188,7 +182,10 @@ def _by_blocks_backward(look, interpret, saved, g):
     interpret=interpret,
   )
   sampled = jnp.where(used[:, None, None], sampled, 0)
-  found = None if look is None else look((x.T @ g).astype(values.dtype), given)
+  found = None
+  if look is not None:
+    gradient = (x.T @ g).astype(values.dtype)
+    found, of_x = products.looked(look, gradient, given, of_x)
   return of_x, sampled.reshape(-1).astype(values.dtype), None, found, None
 
 

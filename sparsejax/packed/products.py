@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsejax import kernels
+from sparsejax.nodes import once
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -27,21 +28,84 @@ def _unpacked_forward(look, values, structure, found, given):
 
 def _unpacked_backward(look, saved, gradient):
   structure, given = saved
-  found = None if look is None else look(gradient, given)
-  return structure.gather(gradient), None, found, None
+  gathered = structure.gather(gradient)
+  found, gathered = looked(look, gradient, given, gathered)
+  return gathered, None, found, None
 
 
 unpacked.defvjp(_unpacked_forward, _unpacked_backward)
 
 
+def looked(look, gradient, given, passing):
+  """What is found in a dense gradient, before anything goes on.
+
+  Args:
+    look: As of a `Probe`; None for nothing.
+    gradient: The dense gradient.
+    given: What `look` needs.
+    passing: Arrays that the backward pass goes on with.
+
+  Returns:
+    What is found, and these arrays.
+  """
+  if look is None:
+    return None, passing
+  return once(lambda *xs: (look(*xs[:2]), xs[2]), gradient, given, passing)
+
+
+def parts(packed):
+  """What a product with a custom gradient takes for a `Packed` matrix."""
+  probe = packed.probe
+  if probe is None:
+    return None, (packed.values, packed.structure, None, None)
+  return probe.look, (
+    packed.values,
+    packed.structure,
+    probe.found,
+    probe.given,
+  )
+
+
 def dense_product(x: jax.Array, packed) -> jax.Array:
   """`x [..., in]` times a packed matrix, made dense twice rather than kept."""
+  look, rest = parts(packed)
+  return _dense(look, x, *rest)
 
-  @jax.checkpoint
-  def times(x, packed):
-    return x @ packed.unpack().astype(x.dtype)
 
-  return times(x, packed)
+def _times(x, w):
+  return x @ w.astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dense(look, x, values, structure, found, given):
+  del look, found, given
+  # Or XLA would make all matrices at first, and keep them for the gradients.
+  return once(
+    lambda x, values, structure: _times(x, structure.expand(values)),
+    *(x, values, structure),
+  )
+
+
+def _dense_forward(look, x, values, structure, found, given):
+  y = _dense(look, x, values, structure, found, given)
+  return y, (x, values, structure, given)
+
+
+def _dense_backward(look, saved, g):
+  x, values, structure, given = saved
+
+  def backward(x, values, structure, given, g):
+    # The very products that JAX's own gradient makes.
+    _, pull = jax.vjp(_times, x, structure.expand(values))
+    of_x, gradient = pull(g)
+    found = None if look is None else look(gradient, given)
+    return of_x, structure.gather(gradient), found
+
+  of_x, gathered, found = once(backward, x, values, structure, given, g)
+  return of_x, gathered, None, found, None
+
+
+_dense.defvjp(_dense_forward, _dense_backward)
 
 
 def kernel_product(x: jax.Array, packed) -> jax.Array:
@@ -54,15 +118,10 @@ def kernel_product(x: jax.Array, packed) -> jax.Array:
 
 
 def _kernel_product(x, packed):
-  probe = packed.probe
-  look, found, given = (None, None, None)
-  if probe is not None:
-    look, found, given = probe.look, probe.found, probe.given
+  look, rest = parts(packed)
   # By feature: XLA hides transposes where it can choose layouts.
   by_example = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-  y = _by_kernel(
-    look, by_example.T, packed.values, packed.structure, found, given
-  )
+  y = _by_kernel(look, by_example.T, *rest)
   return y.T.reshape(*x.shape[:-1], -1).astype(x.dtype)
 
 
@@ -86,18 +145,17 @@ def _by_kernel_backward(look, saved, g):
   x, values, structure, given = saved
   back = structure.back
   if back is None:
-    gradient_of_x = structure.expand(values).astype(g.dtype) @ g
+    of_x = structure.expand(values).astype(g.dtype) @ g
   else:
-    gradient_of_x = kernels.multiply(
-      g, back.pointers, back.outputs, values, back.slots
-    )
+    of_x = kernels.multiply(g, back.pointers, back.outputs, values, back.slots)
   sampled = kernels.sample(
     x, g, structure.pointers, structure.inputs, values.dtype
   )
   found = None
   if look is not None:
-    found = look((x @ g.T).astype(values.dtype), given)
-  return gradient_of_x, sampled, None, found, None
+    gradient = (x @ g.T).astype(values.dtype)
+    found, of_x = looked(look, gradient, given, of_x)
+  return of_x, sampled, None, found, None
 
 
 _by_kernel.defvjp(_by_kernel_forward, _by_kernel_backward)
