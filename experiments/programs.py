@@ -206,6 +206,7 @@ def no_sums() -> Sums:
 @functools.lru_cache(maxsize=16)
 def _make(text: str) -> Programs:
   config = ml_collections.ConfigDict(json.loads(text))
+  config.mode = config.get("mode", "masked")
   dataset, model = parts(config)
   masked_config = config.copy_and_resolve_references()
   masked_config.mode = "masked"
@@ -214,7 +215,7 @@ def _make(text: str) -> Programs:
     return build.transformation(of, _key(keys, "masks"), masks)
 
   def apply(*args, **kwargs):
-    with packed_layers():
+    with nn.intercept_methods(packed_layers):
       return model.apply(*args, **kwargs)
 
   def begin(keys, variables, masks=None):

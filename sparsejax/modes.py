@@ -8,19 +8,18 @@ serves all: `sparsejax.init`, `value_and_grad`, `tx.update`, and
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from sparsejax import moves, patterns, slots, steps
 from sparsejax import packed as packed_lib
-from sparsejax import patterns, scores, steps
 from sparsejax.masks import PyTree, is_hole, path_name
-from sparsejax.nodes import Probe, node, once
+from sparsejax.nodes import Probe
 from sparsejax.packed import Format, is_structure
 from sparsejax.packed.arrays import Formats, chosen, placed
 from sparsejax.states import (
@@ -29,54 +28,7 @@ from sparsejax.states import (
   forward_params,
   get_masks,
 )
-from sparsejax.transform import (
-  SparseTransformation,
-  first_masks,
-)
-from sparsejax.updates import now_key
-
-_WORD = 16  # Bits of a mask in one float32, exactly.
-
-
-class Found(NamedTuple):
-  """What is read off the dense gradient of a leaf when masks move.
-
-  Attributes:
-    mask: float32[ceil(size / 16)]: the new mask, 16 bits in each.
-    gradient: [slots], at the new places.
-    refused: float32 scalar: whether scores were not finite.
-    uses: float32 scalar: how often the leaf was used in the loss.
-  """
-
-  mask: jax.Array
-  gradient: jax.Array
-  refused: jax.Array
-  uses: jax.Array
-
-
-@node("values", "found")
-class Gradient:
-  """The gradient of a leaf's values, and what else was found."""
-
-  values: jax.Array
-  found: Found
-
-
-@node("values")
-class Instead:
-  """An update that takes the place of params instead of being added to them.
-
-  Slots change their places when masks move, and no sum gives other values
-  exactly.
-  """
-
-  values: jax.Array
-  __array_ufunc__ = None  # NumPy, too, has to ask `__radd__`.
-
-  def __radd__(self, params) -> jax.Array:
-    """The values."""
-    del params
-    return self.values
+from sparsejax.transform import SparseTransformation, first_masks
 
 
 class PackedTransformation(SparseTransformation):
@@ -208,7 +160,7 @@ def value_and_grad(
     value, (grads, found) = differentiated(params, asked)
     if probes is not None:
       grads = jax.tree.map(
-        lambda g, f: g if f is None else Gradient(g, f), grads, found
+        lambda g, f: g if f is None else moves.Gradient(g, f), grads, found
       )
     return value, grads
 
@@ -237,7 +189,7 @@ def trimmed(
     The same values and state in fewer slots; themselves if there are no fewer.
   """
   mask_state = opt_state.mask_state
-  rows, _ = _rows(mask_state.masks, values, mask_state.budget)
+  rows, _ = slots.rows(mask_state.masks, values, mask_state.budget)
   if not any(
     s is not None and _room(int(jnp.sum(s.used())), s, budget) < v.size
     for _, s, v, budget in rows
@@ -279,18 +231,18 @@ def _transformation(tx, formats, *, kernel):
   def _pack(params, mask_state, inner_state=None):
     _check_stateless(mask_state)
     structure = _structures(recipe, mask_state, formats, kernel)
-    values = _gathered(structure, params)
-    raised = _raised(values, structure)
+    values = slots.gathered(structure, params)
+    raised = slots.raised(values, structure)
     fresh = jax.eval_shape(recipe.inner.init, raised)
     _check_elementwise(recipe.inner, fresh, raised, structure)
     if inner_state is None:
       inner_state = recipe.inner.init(raised)
     else:
-      inner_state = _moments(
+      inner_state = slots.moments(
         recipe.inner,
         inner_state,
         structure,
-        lambda s, m: _raise(s, s.gather(m)),
+        lambda s, m: slots.raise_(s, s.gather(m)),
       )
     state = PackedState(mask_state._replace(masks=structure), inner_state)
     return values, state
@@ -302,8 +254,11 @@ def _transformation(tx, formats, *, kernel):
     structure = opt_state.mask_state.masks
     params = packed_lib.unpack(packed_lib.join(values, structure))
     masks = get_masks(opt_state)
-    inner_state = _moments(
-      recipe.inner, opt_state.inner_state, structure, lambda s, m: s.expand(m)
+    inner_state = slots.moments(
+      recipe.inner,
+      opt_state.inner_state,
+      structure,
+      lambda s, m: s.expand(m.reshape(-1)),
     )
     return params, SparseState(
       opt_state.mask_state._replace(masks=masks), inner_state
@@ -321,17 +276,17 @@ def _transformation(tx, formats, *, kernel):
         "tx.update(grads, opt_state, params, update_masks=...)"
       )
     if update_masks:
-      return _moved(recipe, grads, state, values, extra)
+      return moves.moved(recipe, grads, state, values, extra)
     structure = state.mask_state.masks
     updates, inner_state = recipe.inner.update(
-      _raised(grads, structure),
+      slots.raised(grads, structure),
       state.inner_state,
-      _raised(values, structure),
+      slots.raised(values, structure),
       **extra,
     )
     # As in masked mode: the compiler rounds a sum otherwise without.
     updates = steps.towards(
-      _lowered(updates, structure), values, _used(structure), values
+      slots.lowered(updates, structure), values, slots.used(structure), values
     )
     mask_state = steps.counted(state.mask_state)
     return updates, PackedState(mask_state, inner_state)
@@ -340,11 +295,8 @@ def _transformation(tx, formats, *, kernel):
     lambda params: start(params)[1], update, tx.moves, recipe
   )
   self.start, self.pack, self.unpack = start, pack, unpack
-  self.probes = lambda values, state: _probes(recipe, values, state)
+  self.probes = lambda values, state: moves.probes(recipe, values, state)
   return self
-
-
-# Structures, by leaf.
 
 
 def _structures(recipe, mask_state, formats, kernel):
@@ -367,77 +319,6 @@ def _structures(recipe, mask_state, formats, kernel):
 
   return jax.tree_util.tree_map_with_path(
     leaf, mask_state.masks, mask_state.budget
-  )
-
-
-def _leaves(structure):
-  return jax.tree.leaves(
-    structure, is_leaf=lambda x: is_structure(x) or is_hole(x)
-  )
-
-
-def _rows(structure, *trees):
-  """A row for each leaf: its path, its structure or None, what trees have."""
-  flat, treedef = jax.tree_util.tree_flatten_with_path(
-    structure, is_leaf=lambda x: is_structure(x) or is_hole(x)
-  )
-  columns = [treedef.flatten_up_to(tree) for tree in trees]
-  rows = [
-    (path, s if is_structure(s) else None, *more)
-    for (path, s), *more in zip(flat, *columns, strict=True)
-  ]
-  return rows, treedef
-
-
-def _used(structure):
-  """Masks of the values: which slots are used."""
-  return jax.tree.map(
-    lambda s: s.used() if is_structure(s) else s,
-    structure,
-    is_leaf=is_structure,
-  )
-
-
-def _gathered(structure, params):
-  rows, treedef = _rows(structure, params)
-  gather = jax.jit(lambda s, p: s.gather(p))
-  return treedef.unflatten(p if s is None else gather(s, p) for _, s, p in rows)
-
-
-# The inner optimizer sees values with as many axes as the array has, for rules
-# such as that of weight decay on matrices only.
-
-
-def _raise(structure, values):
-  return values.reshape((1,) * (len(structure.sizes) - 1) + values.shape)
-
-
-def _raised(tree, structure):
-  rows, treedef = _rows(structure, tree)
-  return treedef.unflatten(x if s is None else _raise(s, x) for _, s, x in rows)
-
-
-def _lowered(tree, structure):
-  rows, treedef = _rows(structure, tree)
-  return treedef.unflatten(
-    x if s is None else x.reshape(-1) for _, s, x in rows
-  )
-
-
-def _moments(inner, inner_state, structure, change):
-  """The inner state with `change(structure, moment)` in place of moments.
-
-  Of dense moments, or of those of slots, which come as [slots].
-  """
-
-  def leaf(moment, s):
-    if is_hole(moment) or not is_structure(s) or moment.ndim == 0:
-      return moment
-    dense = moment.shape == s.sizes
-    return change(s, moment if dense else moment.reshape(-1))
-
-  return optax.tree.map_params(
-    inner, leaf, inner_state, structure, is_leaf=is_hole
   )
 
 
@@ -467,173 +348,3 @@ def _check_stateless(mask_state):
       f"got scores that remember dense arrays, of shapes {dense}, such as "
       "averages over steps: wanted scores of one batch, or masked mode"
     )
-
-
-# Moving masks.
-
-
-def _probes(recipe, values, state):
-  """What to ask of each packed leaf's dense gradient."""
-  mask_state = state.mask_state
-  rows, treedef = _rows(mask_state.masks, values)
-  shapes = [
-    jax.ShapeDtypeStruct(v.shape if s is None else s.sizes, v.dtype)
-    for _, s, v in rows
-  ]
-  rest = mask_state._replace(masks=None)
-
-  def probe(index, structure, values):
-    def whole(leaf):
-      """A tree in which nothing but this leaf costs anything."""
-      zeros = [jnp.zeros(x.shape, x.dtype) for x in shapes]
-      zeros[index] = leaf
-      return treedef.unflatten(zeros)
-
-    def look(gradient, given):
-      values, structure, rest = given
-      masks = [jnp.array(True)] * len(shapes)
-      masks[index] = structure.mask()
-      old = rest._replace(masks=treedef.unflatten(masks))
-      new = recipe.mask_update.update(
-        whole(gradient), old, whole(structure.expand(values)), True
-      )
-      mask = jax.tree.leaves(new.masks)[index]
-      return Found(
-        mask=_words(mask),
-        gradient=structure.moved(mask).gather(gradient),
-        refused=(new.refused - old.refused).astype(jnp.float32),
-        uses=jnp.float32(1),
-      )
-
-    given = (values, structure, rest)
-    nothing = Found(
-      mask=jnp.zeros(-(-shapes[index].size // _WORD), jnp.float32),
-      gradient=jnp.zeros_like(values),
-      refused=jnp.float32(0),
-      uses=jnp.float32(0),
-    )
-    return Probe(nothing, given, look)
-
-  return treedef.unflatten(
-    None if s is None else probe(i, s, v) for i, (_, s, v) in enumerate(rows)
-  )
-
-
-def _words(mask):
-  """A mask as floats of 16 bits, which a cotangent can be."""
-  bits = jnp.pad(mask.reshape(-1), (0, -mask.size % _WORD))
-  bits = bits.reshape(-1, _WORD).astype(jnp.uint32)
-  shifts = jnp.arange(_WORD, dtype=jnp.uint32)
-  words = jnp.sum(bits << shifts, axis=1, dtype=jnp.uint32)
-  return words.astype(jnp.float32)
-
-
-def _mask_of(words, sizes):
-  bits = words.astype(jnp.int32)[:, None] >> jnp.arange(_WORD) & 1
-  return bits.reshape(-1)[: int(np.prod(sizes))].reshape(sizes).astype(bool)
-
-
-class _Move(NamedTuple):
-  """How a leaf's slots move.
-
-  Attributes:
-    new: The structure.
-    source: int32[slots]: which old slot a new one continues; -1 for none.
-    values: [slots], in the new order.
-    gradient: [slots], likewise.
-    used: Which new slots are used.
-  """
-
-  new: Any
-  source: jax.Array
-  values: jax.Array
-  gradient: jax.Array
-  used: jax.Array
-
-
-def _moved(recipe, grads, state, values, extra):
-  """A step in which masks move."""
-  mask_state = state.mask_state
-  rows, treedef = _rows(mask_state.masks, values, grads)
-  refused, moved = mask_state.refused, []
-  for (path, structure, v, g), mask in zip(
-    rows, _leaves(mask_state.masks), strict=True
-  ):
-    if structure is None:
-      moved.append((mask, v, g, None))
-      continue
-    if not isinstance(g, Gradient):
-      raise ValueError(
-        f"{path_name(path)}: got update_masks=True with gradients of values "
-        "only, wanted those of sparsejax.value_and_grad(loss, tx)(..., "
-        "update_masks=True), which hold what masks move by"
-      )
-    # One leaf after the other, for what is dense in between.
-    move, refused = once(
-      functools.partial(_move, recipe, mask_state, path=path),
-      *(refused, structure, v, g),
-    )
-    moved.append((move.new, move.values, move.gradient, move))
-  structure, v, g, moves = map(treedef.unflatten, zip(*moved, strict=True))
-  inner_state = _moved_moments(recipe, mask_state, state.inner_state, moves)
-  v, g = _raised(v, structure), _raised(g, structure)
-  updates, stepped = recipe.inner.update(g, inner_state, v, **extra)
-  if not recipe.step_on_update:
-    updates, stepped = steps.instead(
-      True, recipe.inner, inner_state, stepped, updates, v
-    )
-  v = _lowered(v, structure)
-  updates = _lowered(updates, structure)
-  updates = steps.towards(updates, v, _used(structure), v)
-  after = optax.apply_updates(v, updates)
-  updates = treedef.unflatten(
-    u if s is None else Instead(a)
-    for _, s, u, a in _rows(structure, updates, after)[0]
-  )
-  mask_state = mask_state._replace(masks=structure, refused=refused)
-  return updates, PackedState(steps.counted(mask_state), stepped)
-
-
-def _move(recipe, mask_state, refused, old, values, grads, *, path):
-  """How a leaf's slots move, and how often that has been refused so far."""
-  found = grads.found
-  mask = _mask_of(found.mask, old.sizes)
-  # Used twice in the loss, or not at all, it has no mask to move by; and no
-  # slot may get lost.
-  fits = jnp.sum(mask, dtype=jnp.int32) <= values.shape[0]
-  good = (found.uses == 1) & fits
-  new = old.moved(jnp.where(good, mask, old.mask()))
-  numbers = jnp.arange(1, values.shape[0] + 1, dtype=jnp.int32)
-  source = new.gather(old.expand(numbers)) - 1
-  first = jnp.zeros_like(values)
-  if recipe.grown_values is not jax.nn.initializers.zeros:
-    key = jax.random.fold_in(now_key(mask_state), 1)
-    key = scores.fold_in_path(key, path)
-    first = new.gather(recipe.grown_values(key, old.sizes, values.dtype))
-  moved = jnp.where(source < 0, first, values[source])
-  gradient = jnp.where(good, found.gradient, 0).astype(values.dtype)
-  refused += jnp.where(good, found.refused.astype(jnp.int32), 1)
-  return _Move(new, source, moved, gradient, new.used()), refused
-
-
-def _moved_moments(recipe, mask_state, inner_state, moves):
-  """Moments in the new slots; zero, or their first value, where grown."""
-  again = recipe.restart(mask_state.count)
-
-  def leaf(moment, move):
-    if is_hole(moment) or moment.ndim == 0:
-      return moment
-    if move is None:
-      return jnp.where(again, jnp.zeros_like(moment), moment)
-    shape, moment = moment.shape, moment.reshape(-1)
-    there = jnp.where(move.source < 0, 0, moment[move.source])
-    first = jnp.zeros_like(there)
-    if recipe.grown_moments is not None:
-      first = recipe.grown_moments(there, move.gradient).astype(there.dtype)
-      first = jnp.where(move.used, first, 0)
-    fresh = (move.source < 0) | again
-    return jnp.where(fresh, first, there).reshape(shape)
-
-  return optax.tree.map_params(
-    recipe.inner, leaf, inner_state, moves, is_leaf=is_hole
-  )

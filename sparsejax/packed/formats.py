@@ -23,16 +23,13 @@ MOST_INPUTS = 2**16 - 1
 
 
 class Structure:
-  """What all structures can do, by their `places()` and `sizes`.
+  """What all structures can do, by what each of them has.
 
-  Those of matrices stacked alike have leading axes on all arrays.
+  That is `sizes`, the array's shape; `places()`, int32[slots] in the flat
+  array, its size or more in slots that are not used; and `moved(mask)`, the
+  same format and slots for another mask. Structures of matrices stacked alike
+  have leading axes on all arrays.
   """
-
-  sizes: tuple[int, ...]
-
-  def places(self) -> jax.Array:
-    """int32[slots], in the flat array; its size or more where not used."""
-    raise NotImplementedError
 
   def expand(self, values: jax.Array) -> jax.Array:
     """The array [..., *sizes] that has these values [..., slots], and zeros."""
@@ -56,10 +53,6 @@ class Structure:
   def mask(self) -> jax.Array:
     """Where the slots are, a bool array [..., *sizes]."""
     return self.expand(self.used())
-
-  def moved(self, mask: jax.Array) -> "Structure":
-    """The same format and slots for another mask of `sizes`."""
-    raise NotImplementedError
 
   def product(self, x: jax.Array, packed) -> jax.Array:
     """`x [..., in]` times the `Packed` matrix of this structure."""
