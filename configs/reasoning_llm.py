@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "task": task,
     "train": 16 if smoke else 4000,
     "test": 4 if smoke else 200,
-    "length": LENGTHS[task],
+    "length": 128 if smoke else LENGTHS[task],
     "batch": 4 if smoke else 50,
   }
   if smoke:

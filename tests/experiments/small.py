@@ -1,5 +1,6 @@
 """A config that trains in a second: digits, a net of 64-8-10, all methods."""
 
+import jax
 import ml_collections
 
 from experiments import build
@@ -30,3 +31,9 @@ def get_config(algorithm: str = "rigl") -> ml_collections.ConfigDict:
   config.checkpoint_every = 6
   config.tensorboard = False
   return config
+
+
+def compiled(functions) -> list[int]:
+  """How many programs there are of each jitted function in a pytree."""
+  jitted = [f for f in jax.tree.leaves(functions) if hasattr(f, "_cache_size")]
+  return [f._cache_size() for f in jitted]

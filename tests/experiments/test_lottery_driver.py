@@ -12,6 +12,7 @@ from matplotlib import image
 from experiments import lottery, lottery_report, programs, progress, train
 from experiments.errors import UserError
 from sparsejax import nnz
+from tests.experiments import small
 from tests.experiments.small_lottery import BRANCHES, STEP, make
 
 
@@ -321,8 +322,7 @@ def test_nothing_is_compiled_from_the_second_level_on(tmp_path, monkeypatch):
   def watched(config, workdir, **options):
     result = train_one(config, workdir, **options)
     rounds = lottery._rounds(make())
-    compiled = jax.tree.leaves((programs.get(config), rounds))
-    sizes[workdir.name] = [f._cache_size() for f in compiled]
+    sizes[workdir.name] = small.compiled((programs.get(config), rounds))
     return result
 
   monkeypatch.setattr(train, "train", watched)

@@ -159,10 +159,10 @@ def test_the_whole_test_set_counts_once(tmp_path):
 def test_seeds_share_programs_and_differ(tmp_path):
   train.train(make(), tmp_path / "0")
   program = programs.get(make())
-  compiled = [f._cache_size() for f in jax.tree.leaves(program)]
+  compiled = small.compiled(program)
   train.train(make(seed=1), tmp_path / "1")
   assert programs.get(make(seed=1)) is program
-  assert [f._cache_size() for f in jax.tree.leaves(program)] == compiled
+  assert small.compiled(program) == compiled
   a, b = (tmp_path / seed / "metrics.jsonl" for seed in "01")
   assert a.read_bytes() != b.read_bytes()
 
@@ -172,9 +172,9 @@ def test_resuming_compiles_nothing_new(tmp_path):
   with pytest.raises(Crash):
     train.train(config, tmp_path, progress=crash_at([15]))
   program = programs.get(config)
-  compiled = [f._cache_size() for f in jax.tree.leaves(program)]
+  compiled = small.compiled(program)
   train.train(config, tmp_path)
-  assert [f._cache_size() for f in jax.tree.leaves(program)] == compiled
+  assert small.compiled(program) == compiled
 
 
 def test_training_learns_and_does_not_depend_on_how_it_is_cut(tmp_path):
