@@ -22,7 +22,7 @@ _CSV = flags.DEFINE_string("csv", None, "Also write the table to this file.")
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each comparison.")
 
 MIB = 2**20
-_AT_LEAST = 0.01  # seconds in a row
+_AT_LEAST = 0.05  # seconds in a row
 
 
 COLUMNS = ("what", "measured", "wanted", "met", "temporary memory")
@@ -44,11 +44,12 @@ def row(what, measured, wanted="-", met=None, memory="-") -> Row:
   return Row(what, f"{measured:.3g}", wanted, verdict, memory)
 
 
-def interleave(functions, rounds):
+def interleave(functions, rounds, *, pause=0.0):
   """Seconds of each function, as an array [rounds, functions].
 
   Fast ones are called several times in a row, as a training loop calls its
   step: a call returns before its work is done, and to begin it takes a while.
+  A pause before each, in seconds, lets threads of the last one go to sleep.
   """
   repeats = []
   for f in functions:
@@ -60,6 +61,7 @@ def interleave(functions, rounds):
   times = np.empty((rounds, len(functions)))
   for r in range(rounds):
     for i, (f, n) in enumerate(zip(functions, repeats, strict=True)):
+      time.sleep(pause)
       begin = time.perf_counter()
       for _ in range(n):
         last = f()

@@ -2,8 +2,8 @@
 
 Run `python -m benchmarks.packed`, on a machine that does nothing else. Memory
 is what a compiled step takes in all: params, gradients, optimizer state,
-structure. With sparselab installed (and torch, which it needs) its sparse
-linear layer is timed, too, in the same rounds.
+structure. With sparselab installed (and torch, which it needs) our layer is
+timed against its sparse linear layer, at the end: torch's threads stay.
 """
 
 import functools
@@ -21,7 +21,9 @@ from benchmarks import measure
 from sparsejax import modes, packed, select
 
 _PARTS = flags.DEFINE_list(
-  "parts", ["layers", "one", "step", "selection"], "What to measure."
+  "parts",
+  ["layers", "one", "step", "selection", "sparselab"],
+  "What to measure.",
 )
 BATCH = 128
 SHAPES = ((1024, 1024), (768, 3072), (4096, 4096))
@@ -41,7 +43,7 @@ def matrix(shape, sparsity):
 
 
 def products(shape, sparsity, *, by_feature):
-  """Forward and backward passes of one layer: packed, dense, sparselab's."""
+  """Forward and backward passes of one layer: packed, dense."""
   tree, w = matrix(shape, sparsity)
   values, structure = packed.split(tree)
   # By example, or by feature, as another packed layer leaves its activations.
@@ -66,41 +68,15 @@ def products(shape, sparsity, *, by_feature):
   found = sparse(values, structure, *there)
   wanted = dense(w, x, g)
   np.testing.assert_allclose(turned(found[0]), wanted[0], rtol=1e-3, atol=1e-2)
-  functions = [
+  return [
     lambda: sparse(values, structure, *there),
     lambda: dense(w, x, g),
   ]
-  if not by_feature and _has_sparselab():
-    functions.append(_sparselab(np.array(w), np.array(x), np.array(g)))
-  return functions
-
-
-def _has_sparselab():
-  return importlib.util.find_spec("sparselab") is not None
-
-
-def _sparselab(w, x, g):
-  """Forward and backward pass of sparselab's layer with the same weights."""
-  import sparselab
-  import torch
-
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
-  sparsity = 1 - np.count_nonzero(w) / w.size
-  layer = sparselab.SparseLinear(*w.shape, sparsity=sparsity, bias=False)
-  x = torch.tensor(x, requires_grad=True)
-  g = torch.tensor(g)
-
-  def run():
-    layer.zero_grad()
-    x.grad = None
-    layer(x).backward(g)
-
-  return run
 
 
 def layer_rows(rounds):
   """Forward and backward of a layer, batch 128."""
-  rows, theirs = [], []
+  rows = []
   for sparsity, (worst, best) in LAYERS.items():
     for by_feature in (True, False):
       ratios = []
@@ -108,8 +84,6 @@ def layer_rows(rounds):
         functions = products(shape, sparsity, by_feature=by_feature)
         times = measure.interleave(functions, rounds)
         ratios.append(measure.ratio(times, 1, 0))
-        if len(functions) > 2:
-          theirs.append((sparsity, shape, measure.ratio(times, 2, 0)))
       names = [f"{a}x{b}" for a, b in SHAPES]
       each = ", ".join(
         f"{n} {r:.3g}" for n, r in zip(names, ratios, strict=True)
@@ -126,9 +100,6 @@ def layer_rows(rounds):
         measure.row(f"{what}, worst", min(ratios), goals[0], verdicts[0], each),
         measure.row(f"{what}, best", max(ratios), goals[1], verdicts[1], each),
       ]
-  for sparsity, (a, b), ratio in theirs:
-    what = f"layer, {100 * sparsity:g} %, {a}x{b}: sparselab 0.2.2 / ours"
-    rows.append(measure.row(what, ratio, ">= 2", ratio >= 2))
   return rows
 
 
@@ -153,11 +124,11 @@ def one_rows(rounds):
   return rows
 
 
-def perceptron(hidden=2):
-  """Params of 784-1024-...-1024-10, and the loss of a batch."""
+def perceptron(hidden=2, seed=0):
+  """Params of 784-1024-...-1024-10."""
   sizes = (784, *(1024,) * hidden, 10)
-  keys = jax.random.split(jax.random.key(0), hidden + 1)
-  params = {
+  keys = jax.random.split(jax.random.key(seed), hidden + 1)
+  return {
     f"dense{i}": {
       "kernel": jax.random.normal(key, (a, b)) * (2 / a) ** 0.5,
       "bias": jnp.zeros(b),
@@ -167,18 +138,30 @@ def perceptron(hidden=2):
     )
   }
 
-  def loss(params, x, y):
-    for i in range(hidden + 1):
-      layer = params[f"dense{i}"]
-      x = sparsejax.matmul(x, layer["kernel"]) + layer["bias"]
-      x = jax.nn.relu(x) if i < hidden else x
-    losses = optax.softmax_cross_entropy_with_integer_labels(x, y)
-    return losses.mean()
 
-  return params, loss
+def logits(params, x):
+  """What a perceptron says of a batch."""
+  for i in range(len(params)):
+    layer = params[f"dense{i}"]
+    x = sparsejax.matmul(x, layer["kernel"]) + layer["bias"]
+    x = jax.nn.relu(x) if i + 1 < len(params) else x
+  return x
 
 
-def trainer(tx, params, loss):
+def loss(params, x, y):
+  """Cross-entropy of a batch."""
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y)
+  return losses.mean()
+
+
+def dense_step(params, state, x, y):
+  """A step of Adam, without sparsejax."""
+  grads = jax.grad(loss)(params, x, y)
+  updates, state = optax.adam(1e-3).update(grads, state)
+  return optax.apply_updates(params, updates), state
+
+
+def trainer(tx, params):
   """A step of either kind, and the state to begin with."""
   params, state = sparsejax.init(tx, params)
   value_and_grad = sparsejax.value_and_grad(loss, tx)
@@ -195,13 +178,13 @@ def trainer(tx, params, loss):
   return steps, (params, state)
 
 
-def rigl(sparsity):
-  """RigL with Adam, its masks moving every 100 steps."""
+def rigl(sparsity, *, seed=1, t_end=10**6):
+  """RigL with Adam, its masks moving every 100 steps; the last layer dense."""
   return sparsejax.rigl(
     optax.adam(1e-3),
     sparsity,
-    key=jax.random.key(1),
-    t_end=10**6,
+    key=jax.random.key(seed),
+    t_end=t_end,
     delta_t=100,
     prunable=lambda path, p: p.ndim == 2 and p.shape[1] > 10,
   )
@@ -209,28 +192,17 @@ def rigl(sparsity):
 
 def step_rows(rounds):
   """Whole training steps of a perceptron, and what they take."""
-  params, loss = perceptron()
   x = jax.random.normal(jax.random.key(2), (BATCH, 784))
   y = jax.random.randint(jax.random.key(3), (BATCH,), 0, 10)
-  optimizer = optax.adam(1e-3)
-
-  def dense_step(params, state):
-    grads = jax.grad(loss)(params, x, y)
-    updates, state = optimizer.update(grads, state)
-    return optax.apply_updates(params, updates), state
-
   dense = jax.jit(dense_step, donate_argnums=(0, 1))
-  first = jax.tree.map(jnp.copy, params)
-  dense_state = first, optimizer.init(first)
-
-  steps, state = trainer(
-    modes.kernels(rigl(0.95)), jax.tree.map(jnp.copy, params), loss
-  )
+  params = perceptron()
+  dense_state = params, optax.adam(1e-3).init(params)
+  steps, state = trainer(modes.kernels(rigl(0.95)), perceptron())
 
   def dense_hundred():
     nonlocal dense_state
     for _ in range(100):
-      dense_state = dense(*dense_state)
+      dense_state = dense(*dense_state, x, y)
     return dense_state
 
   def sparse_hundred():
@@ -254,21 +226,15 @@ def step_rows(rounds):
 
 def _memory_rows(hidden):
   """What a step takes at 90 %, of perceptrons of some depth."""
-  params, loss = perceptron(hidden)
+  params = perceptron(hidden)
   x, y = jnp.zeros((BATCH, 784)), jnp.zeros(BATCH, jnp.int32)
-  optimizer = optax.adam(1e-3)
-
-  def dense_step(params, state):
-    grads = jax.grad(loss)(params, x, y)
-    updates, state = optimizer.update(grads, state)
-    return optax.apply_updates(params, updates), state
-
-  dense = params, optimizer.init(params)
-  program = jax.jit(dense_step, donate_argnums=(0, 1)).lower(*dense).compile()
+  dense = params, optax.adam(1e-3).init(params)
+  step = jax.jit(dense_step, donate_argnums=(0, 1))
+  program = step.lower(*dense, x, y).compile()
   whole, held = measure.peak(program), _nbytes(dense) + _nbytes(params)
   rows = []
   for mode in (modes.packed, modes.kernels):
-    steps, state = trainer(mode(rigl(0.9)), params, loss)
+    steps, state = trainer(mode(rigl(0.9)), params)
     name = f"{mode.__name__}, 90 %, {hidden} hidden layers"
     share = (_nbytes(state) + _nbytes(state[0])) / held
     what = f"{name}: weights, gradients, optimizer state / dense"
@@ -312,6 +278,41 @@ def selection_row(rounds):
   )
 
 
+def sparselab_rows(rounds):
+  """Forward and backward of a layer, against another library's for CPUs."""
+  if importlib.util.find_spec("sparselab") is None:
+    return []
+  rows = []
+  for sparsity in LAYERS:
+    for shape in SHAPES:
+      ours, _ = products(shape, sparsity, by_feature=False)
+      functions = [ours, _sparselab(shape, sparsity)]
+      times = measure.interleave(functions, rounds, pause=0.03)
+      ratio = measure.ratio(times, 1, 0)
+      a, b = shape
+      what = f"layer, {100 * sparsity:g} %, {a}x{b}: sparselab / ours"
+      rows.append(measure.row(what, ratio, ">= 2", ratio >= 2))
+  return rows
+
+
+def _sparselab(shape, sparsity):
+  """Forward and backward pass of sparselab's layer."""
+  import sparselab
+  import torch
+
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  layer = sparselab.SparseLinear(*shape, sparsity=sparsity, bias=False)
+  x = torch.randn(BATCH, shape[0], requires_grad=True)
+  g = torch.randn(BATCH, shape[1])
+
+  def run():
+    layer.zero_grad()
+    x.grad = None
+    layer(x).backward(g)
+
+  return run
+
+
 def main(argv):
   """Prints the table."""
   del argv
@@ -321,9 +322,13 @@ def main(argv):
     "one": one_rows,
     "step": step_rows,
     "selection": lambda rounds: [selection_row(rounds)],
+    "sparselab": sparselab_rows,
   }
   rows = [row for name in _PARTS.value for row in parts[name](rounds)]
-  measure.show("only the non-zeros", "benchmarks.packed", rows)
+  columns = (*measure.COLUMNS[:-1], "of each shape")
+  measure.show(
+    "only the non-zeros", "benchmarks.packed", rows, columns=columns
+  )
 
 
 if __name__ == "__main__":

@@ -1,52 +1,62 @@
-"""Writes what a finished run has trained to one file.
+"""Writes what has been trained to files that others read, or that run fast.
 
 python -m experiments.export --workdir=DIR --to=FILE.safetensors \
   [--format=packed|dense] [--run=NAME]
+python -m experiments.export --model=PATH --to=PATH \
+  [--format=packed|dense|2:4] [--dtype=float32|float16|bfloat16]
 
-`packed` holds the non-zeros only; packed_files.py tells its layout, and
-`experiments.predict` runs it. `dense` is a plain safetensors file with zeros in
-place. Both hold the run's config in their metadata, under `about`. Language
-models are saved as Hugging Face folders by their own driver.
+The first is for finished runs of image models, the second for language models:
+Hugging Face folders, such as DIR/model of a fine-tuning run, or packed files.
+
+`packed` is one file of the non-zeros; packed_files.py tells its layout, and
+`experiments.predict` and `experiments.generate` run it. `dense` is a plain
+safetensors file with zeros in place; of language models, a Hugging Face folder.
+`2:4` is a folder in the layout of compressed-tensors; see llm/two_of_four.py.
+Files of runs hold the run's config in their metadata, under `about`.
 """
 
 import json
 import pathlib
-import sys
 
 import jax
 import numpy as np
 import safetensors.numpy
-from absl import app, flags, logging
+from absl import flags
 
-from experiments import finished, named, packed_files, train
+from experiments import command, finished, named, packed_files, train
 from experiments.errors import UserError, unknown
-from experiments.llm import files
+from experiments.llm import (
+  files,
+  huggingface,
+  packed_model,
+  sources,
+  two_of_four,
+)
 from sparsejax import packed
 from sparsejax.masks import path_name
 
-FORMATS = ("packed", "dense")
+FORMATS = ("packed", "dense", "2:4")
 
 
 def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
-  """Writes the file, and prints what it takes.
+  """Writes a finished run's file, and prints what it takes.
 
   Args:
     workdir: Where finished runs are.
     to: The file.
-    form: One of FORMATS.
+    form: "packed" or "dense".
     name: The run in there; the last sparse one if None.
 
   Raises:
     UserError: If there is no such run or format.
   """
-  if form not in FORMATS:
-    raise unknown("format", form, FORMATS)
+  if form not in FORMATS[:2]:
+    raise unknown("format of runs", form, FORMATS[:2])
   one = finished.chosen(finished.find(pathlib.Path(workdir)), name)
   result = train.train(one.config, one.folder)
   variables = {"params": result.params, "batch_stats": result.batch_stats}
   about = {"config": named.plain(one.config)}
-  path = pathlib.Path(to)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  path = _made(to)
   if form == "packed":
     masks = {
       "params": result.masks,
@@ -62,10 +72,50 @@ def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
     metadata = {"about": json.dumps(about)}
     with files.whole(path) as part:
       safetensors.numpy.save_file(tensors, part, metadata=metadata)
+  _tell(path, variables, one.title)
+
+
+def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
+  """Writes a language model, and prints what it takes.
+
+  Args:
+    model: Where it is: a Hugging Face folder, a GGUF or a packed file.
+    to: The file, if packed, else the folder.
+    form: One of FORMATS.
+    dtype: Of the weights: float32, float16 or bfloat16.
+
+  Raises:
+    UserError: If there is no such model, format or dtype, or the model's zeros
+      do not fit the format.
+  """
+  if form not in FORMATS:
+    raise unknown("format", form, FORMATS)
+  dtypes = packed_model.DTYPES if form == "packed" else huggingface.DTYPES
+  if dtype not in dtypes:
+    raise unknown(f"dtype of {form} models", dtype, dtypes)
+  whole = packed_model.unpack(sources.at(model))
+  path = _made(to)
+  if form == "packed":
+    packed_model.write(path, packed_model.pack(whole, dtype=dtype))
+  elif form == "dense":
+    huggingface.write(path, whole, dtype=dtype)
+  else:
+    two_of_four.write(path, whole, dtype=dtype)
+  _tell(path, whole.params, model)
+
+
+def _made(to):
+  path = pathlib.Path(to)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  return path
+
+
+def _tell(path, variables, title):
+  file = path / "model.safetensors" if path.is_dir() else path
   dense = sum(x.nbytes for x in jax.tree.leaves(variables))
   print(
-    f"{path}: {path.stat().st_size:,} bytes, of {dense:,} of the arrays with "
-    f"their zeros, of {one.title}"
+    f"{file}: {file.stat().st_size:,} bytes, of {dense:,} of the arrays with "
+    f"their zeros, of {title}"
   )
 
 
@@ -76,30 +126,28 @@ def _format(name, mask):
   return packed.fitting(mask, wanted=wanted)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Hands the flags on."""
-  if len(argv) > 1:
-    raise UserError(f"unknown arguments: {' '.join(argv[1:])}")
-  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot
   given = flags.FLAGS
-  run(given.workdir, given.to, form=given.format, name=given.run)
+  if (given.workdir is None) == (given.model is None):
+    raise UserError("give either --workdir, of a run, or --model")
+  if given.workdir is None:
+    run_model(given.model, given.to, form=given.format, dtype=given.dtype)
+  else:
+    run(given.workdir, given.to, form=given.format, name=given.run)
 
 
 def _define_flags() -> None:
-  """Not on import, since another command has a --workdir too."""
   flags.DEFINE_string("workdir", None, "Where finished runs are.")
-  flags.DEFINE_string("to", None, "The file to write.")
-  flags.DEFINE_string("format", "packed", f"One of {', '.join(FORMATS)}.")
   flags.DEFINE_string("run", None, "The run: its directory in there.")
-  flags.mark_flags_as_required(["workdir", "to"])
+  flags.DEFINE_string(
+    "model", None, "A language model: a Hugging Face folder or a packed file."
+  )
+  flags.DEFINE_string("to", None, "The file or folder to write.")
+  flags.DEFINE_string("format", "packed", f"One of {', '.join(FORMATS)}.")
+  flags.DEFINE_string("dtype", "float32", "Of a language model's weights.")
+  flags.mark_flag_as_required("to")
 
 
 if __name__ == "__main__":
-  try:
-    _define_flags()
-    app.run(main)
-  except UserError as error:
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(getattr(error, "exit_code", 1))
-  except KeyboardInterrupt:
-    sys.exit("Interrupted")
+  command.run(main, _define_flags)

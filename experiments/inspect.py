@@ -7,15 +7,13 @@ What is found goes into DIR/report.md, between two marks, and into pictures
 beside it. The runs are only read.
 """
 
-import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 
-from experiments import finished, looks, looks_report
+from experiments import command, finished, looks, looks_report
 from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
-from experiments.errors import UserError
 
 
 def run(workdir: str, *, name: str | None = None, examples: int = 1000) -> None:
@@ -62,17 +60,13 @@ def run(workdir: str, *, name: str | None = None, examples: int = 1000) -> None:
   print(f"The report is {path / 'report.md'}")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Hands the flags on."""
-  if len(argv) > 1:
-    raise UserError(f"unknown arguments: {' '.join(argv[1:])}")
-  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot
   given = flags.FLAGS
   run(given.workdir, name=given.run, examples=given.examples)
 
 
 def _define_flags() -> None:
-  """Not on import, since another command has a --workdir too."""
   flags.DEFINE_string("workdir", None, "Where finished runs are.")
   flags.DEFINE_string(
     "run", None, "The run to show layer by layer: its directory in there."
@@ -84,11 +78,4 @@ def _define_flags() -> None:
 
 
 if __name__ == "__main__":
-  try:
-    _define_flags()
-    app.run(main)
-  except UserError as error:
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(getattr(error, "exit_code", 1))
-  except KeyboardInterrupt:
-    sys.exit("Interrupted")
+  command.run(main, _define_flags)

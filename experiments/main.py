@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import errors
+from experiments import command, errors
 
 DRIVERS = {
   "train": "experiments.train",
@@ -30,11 +30,8 @@ _OVERRIDE = re.compile(r"--?config\.([^=\[]+)")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Hands config and workdir to the driver."""
-  if len(argv) > 1:
-    raise errors.UserError(f"unknown arguments: {' '.join(argv[1:])}")
-  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot
   name = _CONFIG.value.get("driver", "train")
   if name not in DRIVERS:
     raise errors.unknown("driver", name, DRIVERS)
@@ -73,10 +70,4 @@ def _paths(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 if __name__ == "__main__":
-  try:
-    app.run(main, flags_parser=_parse)
-  except errors.UserError as error:
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(getattr(error, "exit_code", 1))
-  except KeyboardInterrupt:  # before training, when nothing needs saving
-    sys.exit("Interrupted")
+  command.run(main, parse=_parse)

@@ -9,16 +9,15 @@ logits are float32[n, classes].
 """
 
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flax import linen as nn
 
-from experiments import packed_files, programs
+from experiments import command, packed_files, programs
 from experiments.errors import UserError
 from experiments.llm import files
 from sparsejax.linen import packed_layers
@@ -94,16 +93,13 @@ def _in_batches(predictor, x):
   return np.concatenate(parts)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Hands the flags on."""
-  if len(argv) > 1:
-    raise UserError(f"unknown arguments: {' '.join(argv[1:])}")
   given = flags.FLAGS
   run(given.model, inputs=given.inputs, to=given.to)
 
 
 def _define_flags() -> None:
-  """Not on import, since other commands have flags of these names."""
   flags.DEFINE_string("model", None, "The packed file.")
   flags.DEFINE_string("inputs", None, "Inputs, a NumPy file.")
   flags.DEFINE_string("to", None, "Where to write logits.")
@@ -111,11 +107,4 @@ def _define_flags() -> None:
 
 
 if __name__ == "__main__":
-  try:
-    _define_flags()
-    app.run(main)
-  except UserError as error:
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(getattr(error, "exit_code", 1))
-  except KeyboardInterrupt:
-    sys.exit("Interrupted")
+  command.run(main, _define_flags)

@@ -103,12 +103,14 @@ def kernels(
   """Trains the non-zeros of params only, by sparse kernels: less time, too.
 
   Products with matrices are made by C++ on CPUs; it pays from about 80 % of
-  zeros. Everywhere else, and without a compiler, this is `packed`.
+  zeros. On GPUs only matrices of square blocks have kernels. Everywhere else,
+  and without a compiler, this is `packed`.
 
   Args:
     tx: As for `packed`.
     formats: As for `packed`; kernels know `rows(kernel=True, back=True)`, which
-      is the default for matrices of at most 65535 inputs and outputs.
+      is the default on CPUs for matrices of at most 65535 inputs and outputs,
+      and `blocks`.
 
   Returns:
     The transformation, as from `packed`.
@@ -304,6 +306,9 @@ def _structures(recipe, mask_state, formats, kernel):
   leaves = jax.tree_util.tree_leaves_with_path(mask_state.masks)
   paths = [path_name(path) for path, mask in leaves if jnp.ndim(mask)]
   pattern = patterns.resolve(recipe.mask_update.pattern, paths)
+  fast = ()
+  if kernel and jax.default_backend() == "cpu":
+    fast = (packed_lib.rows(kernel=True, back=True),)
 
   def leaf(path, mask, budget):
     if jnp.ndim(mask) == 0:
@@ -313,7 +318,6 @@ def _structures(recipe, mask_state, formats, kernel):
     if formats is not None:
       form = chosen(formats, name or "the array", host)
     else:
-      fast = (packed_lib.rows(kernel=True, back=True),) if kernel else ()
       form = packed_lib.fitting(host, wanted=(*fast, *pattern[name].formats))
     return placed(form, host, _room(int(host.sum()), host, budget))
 

@@ -19,7 +19,8 @@ from sparsejax.masks import PyTree
 
 _BITS_PER_PASS = 3
 _MAX_SIZE = 2**31 - 1
-_FOR_KERNEL = 2**20  # Below that nobody would notice.
+# From how many scores on a kernel is built, or taken if it is there already.
+_WORTH_BUILDING, _WORTH_CALLING = 2**20, 2**16
 
 
 @jax.jit
@@ -192,12 +193,15 @@ def _by_counting(scores, k, where):
 
 def _for_kernel(scores):
   """Whether a kernel, which sees all scores at once, may take them on a CPU."""
-  return (
-    scores.size >= _FOR_KERNEL
-    and jnp.finfo(scores.dtype).bits <= 32
-    and jax.device_count() == 1
-    and kernels.available(quiet=True)
-  )
+  if (
+    scores.size < _WORTH_CALLING
+    or jnp.finfo(scores.dtype).bits > 32
+    or jax.device_count() > 1
+  ):
+    return False
+  if scores.size < _WORTH_BUILDING:
+    return kernels.loaded()
+  return kernels.available(quiet=True)
 
 
 def _by_kernel(scores, k, where):

@@ -1,5 +1,7 @@
 """The library in the loops of others: Flax, Equinox, plain trees, optax."""
 
+from typing import Any
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import sparsejax
-from sparsejax import distributions
+from sparsejax import distributions, modes
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (16, 8))
@@ -314,3 +316,66 @@ def test_apply_if_finite_around():
   updates, after = jax.jit(tx.update)(noise(params, 9), after, params)
   masks = sparsejax.get_masks(after)
   check(optax.apply_updates(params, updates), masks, sparsejax.nnz(masks))
+
+
+class NnxLinear(nnx.Linear):
+  def __call__(self, x):
+    return sparsejax.matmul(x, self.kernel.get_value()) + self.bias
+
+
+class EquinoxLinear(eqx.Module):
+  kernel: Any
+  bias: jax.Array
+
+  def __call__(self, x):
+    return sparsejax.matmul(x, self.kernel) + self.bias
+
+
+def nnx_model():
+  rngs = nnx.Rngs(0)
+  model = nnx.Sequential(
+    NnxLinear(8, 16, rngs=rngs), nnx.relu, NnxLinear(16, 4, rngs=rngs)
+  )
+  graph, params = nnx.split(model, nnx.Param)
+  return params, lambda params, x: nnx.merge(graph, params)(x)
+
+
+def equinox_model():
+  keys = jax.random.split(KEY)
+  model = tuple(
+    EquinoxLinear(jax.random.normal(key, shape) / 3, jnp.zeros(shape[1]))
+    for key, shape in zip(keys, ((8, 16), (16, 4)), strict=True)
+  )
+  return model, lambda model, x: model[1](jax.nn.relu(model[0](x)))
+
+
+@pytest.mark.parametrize("make_model", [nnx_model, equinox_model])
+def test_the_non_zeros_alone(make_model):
+  model, apply = make_model()
+
+  def loss(model, x):
+    return jnp.mean((apply(model, x) - Y) ** 2)
+
+  def trained(tx):
+    params, state = sparsejax.init(tx, model)
+    grad = sparsejax.value_and_grad(loss, tx)
+    first = sparsejax.get_masks(state)
+    for step in range(8):
+      now = bool(tx.moves(step))
+      _, grads = grad(params, state, X, update_masks=now)
+      updates, state = tx.update(grads, state, params, update_masks=now)
+      params = optax.apply_updates(params, updates)
+    assert differ(first, sparsejax.get_masks(state))
+    return params, state
+
+  wanted, state = trained(make())
+  tx = modes.kernels(make())
+  params, packed_state = trained(tx)
+  assert sum(p.size for p in jax.tree.leaves(params)) < 100
+  found, _ = tx.unpack(params, packed_state)
+  same = (sparsejax.get_masks(state), sparsejax.get_masks(packed_state))
+  jax.tree.map(np.testing.assert_array_equal, *same)
+  for got, want in zip(
+    jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True
+  ):
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)

@@ -7,6 +7,7 @@ tokenizer's; see tokenizer.py.
 import contextlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,7 +45,8 @@ _NAMES = {
 _EMBEDDING, _HEAD = _NAMES["embed/embedding"], _NAMES["head/kernel"]
 # What files of the first LLaMA models hold although the config says it.
 _ROPE_BUFFER = ".self_attn.rotary_emb.inv_freq"
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPES = ("float32", "float16", "bfloat16")
+_IN_FILES = ("F32", "F16", "BF16")
 
 _KEYS = {
   "vocab_size": "vocab_size",
@@ -131,21 +133,56 @@ def write(
     UserError: the dtype is unknown, no model type has this config, or the
       parameters or the tokenizer do not belong to it.
   """
-  if dtype not in _DTYPES.values():
-    raise errors.unknown("dtype of tensors", dtype, _DTYPES.values())
+  write_files(folder, *tensors_and_config(model, dtype), model.tokenizer)
+
+
+def tensors_and_config(
+  model: Model, dtype: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """What the files of a model hold.
+
+  Args:
+    model: the model.
+    dtype: of the tensors: float32, float16 or bfloat16.
+
+  Returns:
+    The tensors by name, and what config.json says.
+
+  Raises:
+    UserError: as `write` does.
+  """
+  if dtype not in DTYPES:
+    raise errors.unknown("dtype of tensors", dtype, DTYPES)
   weights.check(model)
   config = _config_json(model, dtype)
   tensors = weights.to_tensors(
     model.config, _NAMES, model.params, dtype=jnp.dtype(dtype)
   )
+  return tensors, config
+
+
+def write_files(
+  folder: str | pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  config: Mapping[str, Any],
+  words: tokenizer.Tokenizer,
+) -> None:
+  """Writes the files of a model, each replaced when the new one is complete.
+
+  Args:
+    folder: where they are to lie; made if need be.
+    tensors: by name.
+    config: what config.json says.
+    words: the tokenizer.
+  """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   with files.whole(folder / "model.safetensors") as path:
     # transformers asks for this entry, whatever wrote the file.
     optional.load("safetensors.numpy").save_file(
-      tensors, path, metadata={"format": "pt"}
+      dict(tensors), path, metadata={"format": "pt"}
     )
-  tokenizer.write(folder, model.tokenizer)
+  tokenizer.write(folder, words)
   with files.whole(folder / "config.json") as path:
     path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
@@ -172,10 +209,10 @@ def _open(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any]:
         continue
       tensors[name] = file.get_slice(name)
       kind = tensors[name].get_dtype()
-      if kind not in _DTYPES:
+      if kind not in _IN_FILES:
         raise UserError(
           f"{path}: tensor {name} is {kind}, wanted one of "
-          f"{', '.join(_DTYPES)}; quantized models are not read from here."
+          f"{', '.join(_IN_FILES)}; quantized models are not read from here."
         )
   return tensors
 

@@ -1,5 +1,6 @@
 """Where a config's language models and texts come from, by name."""
 
+import pathlib
 import pydoc_data.topics
 from collections.abc import Sequence
 
@@ -7,7 +8,14 @@ import jax
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.llm import corpora, gguf_file, huggingface, tokenizer, weights
+from experiments.llm import (
+  corpora,
+  gguf_file,
+  huggingface,
+  packed_model,
+  tokenizer,
+  weights,
+)
 from experiments.models import llama
 
 
@@ -24,6 +32,18 @@ def gguf(*, path: str) -> weights.Model:
 def folder(*, path: str) -> weights.Model:
   """A Hugging Face folder."""
   return huggingface.read(path)
+
+
+def packed(*, path: str) -> weights.Model:
+  """A packed file, as `python -m experiments.export` writes it."""
+  return packed_model.read(pathlib.Path(path))
+
+
+def at(path: str) -> weights.Model:
+  """What lies at a path: a Hugging Face folder, a GGUF or a packed file."""
+  if pathlib.Path(path).is_dir():
+    return folder(path=path)
+  return (gguf if path.endswith(".gguf") else packed)(path=path)
 
 
 def random(
@@ -80,6 +100,7 @@ MODELS = {
   "smollm2": smollm2,
   "gguf": gguf,
   "huggingface": folder,
+  "packed": packed,
   "random": random,
 }
 

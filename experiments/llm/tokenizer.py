@@ -149,19 +149,15 @@ def read(folder: str | pathlib.Path) -> Tokenizer:
       f"{path}: there is no such file; save the tokenizer in this form, as "
       "transformers' save_pretrained does for its fast tokenizers."
     )
-  tokenizers = optional.load("tokenizers")
   try:
-    backend = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # The package has no narrower one.
-    raise UserError(f"{path}: not a sound tokenizer: {error}") from error
-  # A file may ask for these; windows and batches are cut elsewhere.
-  backend.no_truncation()
-  backend.no_padding()
+    words = backend(path.read_text("utf-8"))
+  except ValueError as error:
+    raise UserError(f"{path}: {error}") from error
 
   def token(key):
     name = config.get(key)
     name = name.get("content") if isinstance(name, dict) else name
-    token = None if name is None else backend.token_to_id(name)
+    token = None if name is None else words.token_to_id(name)
     if token is None and (name is not None or key == "eos_token"):
       raise UserError(
         f"{folder / 'tokenizer_config.json'}: wanted {key} to name a token "
@@ -176,8 +172,31 @@ def read(folder: str | pathlib.Path) -> Tokenizer:
   if beside.is_file():
     template = beside.read_text("utf-8")
   return Tokenizer(
-    backend, token("eos_token"), token("bos_token"), chat_template=template
+    words, token("eos_token"), token("bos_token"), chat_template=template
   )
+
+
+def backend(text: str) -> Any:
+  """Makes the backend of a tokenizer.
+
+  Args:
+    text: what `tokenizer.json` holds.
+
+  Returns:
+    A `tokenizers.Tokenizer`.
+
+  Raises:
+    ValueError: it is not a sound one.
+  """
+  tokenizers = optional.load("tokenizers")
+  try:
+    made = tokenizers.Tokenizer.from_str(text)
+  except Exception as error:  # The package has no narrower one.
+    raise ValueError(f"not a sound tokenizer: {error}") from error
+  # A file may ask for these; windows and batches are cut elsewhere.
+  made.no_truncation()
+  made.no_padding()
+  return made
 
 
 def write(folder: str | pathlib.Path, tokenizer: Tokenizer) -> None:

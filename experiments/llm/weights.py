@@ -118,9 +118,8 @@ def to_tensors(
   Raises:
     UserError: the parameters are not those of the config.
   """
+  check_params(config, params, where="parameters")
   leaves = traverse_util.flatten_dict(params, sep="/")
-  shapes = {path: np.shape(leaf) for path, leaf in leaves.items()}
-  _compare(shapes, _leaves(config), "parameters")
   tensors = {}
   for path, leaf in leaves.items():
     stacked = np.asarray(leaf) if _is_stacked(path) else np.asarray(leaf)[None]
@@ -129,6 +128,22 @@ def to_tensors(
         x.T if _is_kernel(path) else x, dtype
       )
   return tensors
+
+
+def check_params(config: llama.Config, params: Any, *, where: Any) -> None:
+  """Checks that parameters, packed or not, are those of a config.
+
+  Args:
+    config: the model's.
+    params: the parameters.
+    where: what they are of, for the error.
+
+  Raises:
+    UserError: one is missing or has another shape, or there are more.
+  """
+  leaves = traverse_util.flatten_dict(params, sep="/")
+  shapes = {path: leaf.shape for path, leaf in leaves.items()}
+  _compare(shapes, _leaves(config), where)
 
 
 @functools.cache

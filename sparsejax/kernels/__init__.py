@@ -8,9 +8,9 @@ What is here is called on CPUs only, and only if `available()`. A matrix
 import jax
 import jax.numpy as jnp
 
-from sparsejax.kernels.build import available
+from sparsejax.kernels.build import available, loaded
 
-__all__ = ["available", "multiply", "sample", "top_k"]
+__all__ = ["available", "loaded", "multiply", "sample", "top_k"]
 
 _LANES = 16
 

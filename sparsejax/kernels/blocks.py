@@ -12,6 +12,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+SIDES = (16, 32, 64, 128)  # Of blocks.
 _TILE = 64  # Of the batch, at most.
 
 

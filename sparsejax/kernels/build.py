@@ -54,6 +54,11 @@ def available(*, quiet: bool = False) -> bool:
   return reason is None
 
 
+def loaded() -> bool:
+  """Whether they are available without building anything."""
+  return bool(_registered.cache_info().currsize) and available(quiet=True)
+
+
 @functools.cache
 def _registered() -> str | None:
   """Registers the kernels; what keeps them from it, if anything does."""

@@ -270,6 +270,6 @@ def _check(values, structure):
       _check(values[i], jax.tree.map(lambda a, i=i: a[i], structure))
     return
   formats_lib.check(structure)
-  used = np.asarray(structure.used())
-  if used.shape != np.shape(values):
-    raise ValueError(f"got {np.shape(values)} values for {used.shape} slots")
+  slots = jax.eval_shape(lambda s: s.used(), structure).shape
+  if slots != np.shape(values):
+    raise ValueError(f"got {np.shape(values)} values for {slots} slots")

@@ -76,9 +76,10 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
   """Square blocks: four integers for each.
 
   Args:
-    side: Of a block; kernels want a power of two from 16 to 128.
-    kernel: Whether products are for the kernels, on GPUs.
+    side: Of a block; kernels know 16, 32, 64 and 128.
+    kernel: Whether products are for the kernels, on GPUs, if they know `side`.
   """
+  kernel = kernel and side in kernels.SIDES
 
   def tiles(mask):
     rows, columns = (n // side for n in mask.shape)

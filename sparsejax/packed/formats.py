@@ -194,11 +194,13 @@ def rows(*, kernel: bool = False, back: bool = False) -> Format:
     backwards = None
     if back:
       entries = places(mask, slots)
-      # The number of each slot, laid out in the matrix.
+      # The number of each slot, laid out in the matrix turned over.
       numbers = jnp.zeros(mask.size, jnp.int32)
       number = jnp.arange(slots, dtype=jnp.int32)
-      numbers = numbers.at[at].set(number, mode="drop").reshape(turned.shape)
-      slot = numbers.T.reshape(-1).at[entries].get(mode="fill", fill_value=0)
+      numbers = numbers.at[at].set(number, mode="drop")
+      i, o = jnp.divmod(entries, mask.shape[1])
+      there = jnp.where(entries < mask.size, o * mask.shape[0] + i, mask.size)
+      slot = numbers.at[there].get(mode="fill", fill_value=0)
       backwards = Back(*_by_rows(mask, entries), slot)
     return Rows(pointers, inputs, backwards, mask.shape, kernel)
 
@@ -210,11 +212,12 @@ def rows(*, kernel: bool = False, back: bool = False) -> Format:
 
 def _by_rows(mask, at):
   """Row pointers, and the columns of flat places in a mask."""
-  counts = jnp.sum(mask, axis=1, dtype=jnp.int32)
-  pointers = jnp.pad(jnp.cumsum(counts, dtype=jnp.int32), (1, 0))
-  # A mask may have more than there are slots; whoever moves masks asks.
-  pointers = jnp.minimum(pointers, at.shape[0])
-  columns = jnp.where(at < mask.size, at % mask.shape[1], 0)
+  # Not by counting the mask, which XLA would make integers of beforehand. A
+  # mask may have more than there are slots; whoever moves masks asks.
+  rows, width = mask.shape
+  starts = width * jnp.arange(rows + 1, dtype=jnp.int32)
+  pointers = jnp.searchsorted(at, starts).astype(jnp.int32)
+  columns = jnp.where(at < mask.size, at % width, 0)
   return pointers, columns.astype(jnp.uint16)
 
 
@@ -418,15 +421,16 @@ def check(structure: Structure) -> None:
   """
   if isinstance(structure, Rows):
     _check_rows(structure.pointers, structure.inputs, structure.sizes)
+    if structure.back is None:
+      return
   size = math.prod(structure.sizes)
-  found = np.asarray(structure.places())
+  found, wanted = jax.device_get(_made_again(structure))
   if np.any(found < 0):
     raise ValueError(f"got the place {found.min()}, wanted none below 0")
   used = found[found < size]
   if len(np.unique(used)) < len(used):
     raise ValueError("got a place twice, wanted every weight once")
   # What is left: an order that kernels and files do not know.
-  wanted = structure.moved(structure.mask())
   for (path, got), want in zip(
     jax.tree_util.tree_leaves_with_path(structure),
     jax.tree.leaves(wanted),
@@ -438,6 +442,12 @@ def check(structure: Structure) -> None:
         f"got {name} that do not go with the other arrays, or are in another "
         "order than pack makes"
       )
+
+
+@jax.jit
+def _made_again(structure):
+  """Its places, and the structure that its mask would have."""
+  return structure.places(), structure.moved(structure.mask())
 
 
 def _check_rows(pointers, columns, sizes):

@@ -98,8 +98,9 @@ def _dense_backward(look, saved, g):
     # The very products that JAX's own gradient makes.
     _, pull = jax.vjp(_times, x, structure.expand(values))
     of_x, gradient = pull(g)
-    found = None if look is None else look(gradient, given)
-    return of_x, structure.gather(gradient), found
+    gathered = structure.gather(gradient)
+    found, (of_x, gathered) = looked(look, gradient, given, (of_x, gathered))
+    return of_x, gathered, found
 
   of_x, gathered, found = once(backward, x, values, structure, given, g)
   return of_x, gathered, None, found, None

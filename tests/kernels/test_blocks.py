@@ -113,5 +113,7 @@ def test_blocks_have_their_own_format():
   broken = dataclasses.replace(w.structure, back_slots=back[::-1])
   with pytest.raises(ValueError, match="back_slots that do not go"):
     packed.check(packed.Packed(w.values, broken))
+  assert w.structure.kernel
+  assert not packed.blocks(4).place(jnp.asarray(mask), mask.sum()).kernel
   assert not packed.blocks(64).fits(mask)
   assert not packed.blocks(16).fits(np.eye(32, dtype=bool))

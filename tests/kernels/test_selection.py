@@ -47,4 +47,8 @@ def test_it_is_not_asked_on_several_devices_or_for_few_scores(monkeypatch):
   assert not select._for_kernel(jnp.zeros(2**20))
   monkeypatch.setattr(jax, "device_count", lambda: 1)
   assert select._for_kernel(jnp.zeros(2**20))
+  assert select._for_kernel(jnp.zeros(2**16))
+  assert not select._for_kernel(jnp.zeros(2**16 - 1))
+  monkeypatch.setattr(select.kernels, "loaded", lambda: False)
+  assert select._for_kernel(jnp.zeros(2**20))
   assert not select._for_kernel(jnp.zeros(2**20 - 1))

@@ -1,0 +1,199 @@
+"""Time to an accuracy on Fashion-MNIST: dense, with masks, the non-zeros alone.
+
+Run `python -m benchmarks.accuracy`, on a machine that does nothing else. A
+perceptron 784-1024-1024-10 is trained by Adam: dense, and by RigL at 95 % and
+98 %, with masks and by the kernels. All runs of a seed take turns in one
+process, and time is told in epochs of the dense run beside it, which suffers
+when the machine is slow as they do. Compiling and testing is not counted;
+fetching batches and moving masks is.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import optax
+from absl import app, flags
+
+import sparsejax
+from benchmarks import measure, packed
+from experiments import plots
+from experiments.data import sets
+from experiments.intervals import interval, shown
+from sparsejax import modes
+
+_SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds.")
+_EPOCHS = flags.DEFINE_integer("epochs", 10, "How long to train.")
+_PICTURE = flags.DEFINE_string("png", None, "Where the picture goes.")
+GOALS = (0.87, 0.88)
+TURNS = 4  # of each run in an epoch
+COLUMNS = (
+  "network",
+  "test accuracy [%]",
+  "95 % interval",
+  "time of a step / dense",
+  *(f"dense epochs to {100 * goal:g} %" for goal in GOALS),
+  "seeds",
+)
+
+
+class Run:
+  """One training: programs by whether masks move, its state, its rule."""
+
+  def __init__(self, steps, state, tx=None):
+    self.steps, self.state, self.tx = steps, state, tx
+
+  def compile(self, x, y):
+    """Compiles everything ahead."""
+    self.steps = {
+      now: step.lower(*self.state, x, y).compile()
+      for now, step in self.steps.items()
+    }
+
+  def advance(self, first, batches):
+    """Trains on batches; the seconds that it takes."""
+    begin = time.perf_counter()
+    for step, (x, y) in enumerate(batches, first):
+      now = self.tx is not None and bool(self.tx.moves(step))
+      self.state = self.steps[now](*self.state, x, y)
+    jax.block_until_ready(self.state)
+    return time.perf_counter() - begin
+
+  def accuracy(self, x, y):
+    """That of all of the test set."""
+    params, state = self.state
+    if self.tx is not None:
+      params = sparsejax.forward_params(params, state)
+    return float(jnp.mean(_answers(params, x) == y))
+
+
+class Curve(NamedTuple):
+  """Time in dense epochs and test accuracy, [turns]."""
+
+  time: Any
+  accuracy: Any
+
+
+@jax.jit
+def _answers(params, x):
+  return jnp.argmax(packed.logits(params, x), axis=-1)
+
+
+def runs(seed, steps):
+  """All ways to train, from the same weights."""
+  params = packed.perceptron(seed=seed)
+  state = params, optax.adam(1e-3).init(params)
+  step = jax.jit(packed.dense_step, donate_argnums=(0, 1))
+  made = {"dense": Run({False: step}, state)}
+  for zeros in (0.95, 0.98):
+    for name, mode in (("masks", lambda tx: tx), ("kernels", modes.kernels)):
+      tx = mode(packed.rigl(zeros, seed=1000 + seed, t_end=3 * steps // 4))
+      programs, state = packed.trainer(tx, packed.perceptron(seed=seed))
+      made[f"{100 * zeros:g} % zeros, {name}"] = Run(programs, state, tx)
+  return made
+
+
+def race(seed, data, epochs):
+  """Trains all of them, turn by turn; a Curve of each by its name."""
+  (x, y), test = data
+  turn = len(x) // packed.BATCH // TURNS
+  order = np.random.default_rng(seed)
+  racing = runs(seed, epochs * TURNS * turn)
+  for run in racing.values():
+    run.compile(x[: packed.BATCH], y[: packed.BATCH])
+  seconds, accuracy = ({name: [] for name in racing} for _ in range(2))
+  for i in range(epochs * TURNS):
+    if i % TURNS == 0:
+      left = order.permutation(len(x))
+    rows, left = np.split(left, [turn * packed.BATCH])
+    rows = rows.reshape(turn, packed.BATCH)
+    for name, run in racing.items():
+      batches = ((x[row], y[row]) for row in rows)
+      seconds[name].append(run.advance(i * turn, batches))
+      accuracy[name].append(run.accuracy(*test))
+  of_dense = np.array(seconds["dense"])
+  return {
+    name: Curve(
+      np.cumsum(np.array(seconds[name]) / of_dense) / TURNS,
+      np.array(accuracy[name]),
+    )
+    for name in racing
+  }
+
+
+def rows(curves):
+  """The table's, of the Curves of all seeds by name.
+
+  Accuracy is the mean of the last epoch's tests.
+  """
+  for name, group in curves.items():
+    last = [100 * np.mean(curve.accuracy[-TURNS:]) for curve in group]
+    share = np.median(
+      [np.diff(curve.time, prepend=0) * TURNS for curve in group]
+    )
+    yield (
+      name,
+      f"{np.mean(last):.2f}",
+      shown(*interval(last)),
+      f"{share:.3g}",
+      *(_reached(group, goal) for goal in GOALS),
+      str(len(group)),
+    )
+
+
+def _reached(group, goal):
+  """The mean time to an accuracy, if all reach it."""
+  times = [curve.time[curve.accuracy >= goal] for curve in group]
+  if not all(map(len, times)):
+    return "-"
+  return f"{np.mean([t[0] for t in times]):.2f}"
+
+
+def draw(curves, file):
+  """Accuracy over time: the mean of all seeds."""
+  with matplotlib.rc_context(plots.STYLE):
+    figure, panels = plots.figure(2, width=10, sharey=True)
+    for axes, zeros in zip(panels, ("95 %", "98 %"), strict=True):
+      for (name, group), colour in zip(
+        curves.items(), plots.cycle(), strict=False
+      ):
+        if name != "dense" and not name.startswith(zeros):
+          continue
+        axes.plot(
+          np.mean([curve.time for curve in group], axis=0),
+          100 * np.mean([curve.accuracy for curve in group], axis=0),
+          label=name,
+          color=colour,
+        )
+      axes.set(xlabel="time [epochs of dense training]")
+      axes.legend(loc="lower right")
+    low = min(100 * curve.accuracy[2] for g in curves.values() for curve in g)
+    panels[0].set(ylabel="test accuracy [%]", ylim=(low - 1, None))
+    plots.save(figure, file)
+
+
+def main(argv):
+  """Prints the table, and draws the picture."""
+  del argv
+  made = sets.fashion_mnist()
+  data = [(np.asarray(made.prepare(x)), y) for x, y in (made.train, made.test)]
+  data = [(x.reshape(len(x), -1), y) for x, y in data]
+  curves = {}
+  for seed in range(_SEEDS.value):
+    for name, curve in race(seed, data, _EPOCHS.value).items():
+      curves.setdefault(name, []).append(curve)
+  measure.show(
+    "time to an accuracy",
+    "benchmarks.accuracy",
+    list(rows(curves)),
+    columns=COLUMNS,
+  )
+  if _PICTURE.value:
+    draw(curves, _PICTURE.value)
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,251 @@
+"""Language models in packed files and in the 2:4 layout, and what runs them."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from experiments import export, generate
+from experiments.errors import UserError
+from experiments.llm import generate as generation
+from experiments.llm import (
+  huggingface,
+  packed_model,
+  perplexity,
+  sources,
+  two_of_four,
+)
+from experiments.models import llama
+from sparsejax import packed, patterns, select
+
+PROMPT = "It was the best of times"
+
+
+def pruned(density, *, two=False):
+  """A tiny model of bytes with zeros in its blocks."""
+  model = sources.random(
+    seed=0, dim=32, layers=2, heads=4, hidden=64, context=128, kv_heads=2
+  )
+
+  def prune(path, w):
+    if path[0].key != "layers" or path[-1].key != "kernel":
+      return w
+    noise = jnp.abs(jnp.asarray(w))
+    if two:
+      mask = patterns.n_of_m(2, 4).top_k(noise, w.size // 2)
+    else:
+      mask = select.top_k_mask(noise, round(density * w.size))
+    # So that continuations are no constant.
+    return np.asarray(jnp.where(mask, 20 * w, 0))
+
+  params = jax.tree_util.tree_map_with_path(prune, model.params)
+  return model._replace(params=params)
+
+
+def continued(model, steps=20):
+  (found,) = generation.greedy(
+    llama.Llama(model.config),
+    jax.device_put(model.params),
+    [model.tokenizer.encode(PROMPT)],
+    steps=steps,
+  )
+  return found
+
+
+@pytest.mark.parametrize(
+  ("density", "two", "kind"),
+  [
+    (0.2, False, packed.Rows),
+    (0.6, False, packed.Bits),
+    (0.5, True, packed.NOfM),
+    (1.0, False, None),
+  ],
+)
+def test_a_packed_model_is_the_model(density, two, kind, tmp_path):
+  model = pruned(density, two=two)
+  path = tmp_path / "model.safetensors"
+  packed_model.write(path, packed_model.pack(model))
+  again = sources.at(str(path))
+  kernel = again.params["layers"]["mlp"]["up"]["kernel"]
+  if kind is None:
+    assert not packed.is_packed(kernel)
+  else:
+    assert isinstance(kernel.structure, kind)
+  assert not packed.is_packed(again.params["embed"]["embedding"])
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    packed_model.unpack(again).params,
+    model.params,
+  )
+  assert again.config == model.config
+  assert again.tokenizer.encode("a b") == model.tokenizer.encode("a b")
+  assert continued(again) == continued(model)
+  tokens = np.asarray(model.tokenizer.encode(PROMPT))[None]
+  logits = [
+    llama.Llama(m.config).apply({"params": m.params}, tokens)
+    for m in (model, again)
+  ]
+  np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_packed_model_is_judged_like_any_other(tmp_path):
+  model = pruned(0.2)
+  packed_model.write(tmp_path / "m", packed_model.pack(model))
+  again = sources.MODELS["packed"](path=str(tmp_path / "m"))
+  tokens = np.asarray(model.tokenizer.encode(30 * PROMPT))
+  found = [
+    perplexity.perplexity(
+      llama.Llama(m.config), m.params, tokens, window=64, stride=32, batch=4
+    )
+    for m in (model, again)
+  ]
+  np.testing.assert_allclose(*found, rtol=1e-4)
+
+
+def test_bfloat16_halves_the_values(tmp_path):
+  model = packed_model.pack(pruned(0.2), dtype="bfloat16")
+  packed_model.write(tmp_path / "m", model)
+  kernel = sources.at(str(tmp_path / "m")).params["layers"]["mlp"]["up"]
+  assert kernel["kernel"].values.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_of_four_as_its_layout_says(dtype, tmp_path):
+  model = pruned(0.5, two=True)
+  two_of_four.write(tmp_path, model, dtype=dtype)
+  tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+  plain, _ = huggingface.tensors_and_config(model, dtype)
+  for name, w in plain.items():
+    if not name.endswith("_proj.weight"):
+      np.testing.assert_array_equal(tensors.pop(name), w)
+      continue
+    prefix = name.removesuffix(".weight")
+    values = tensors.pop(f"{prefix}.compressed")
+    bits = tensors.pop(f"{prefix}.bitmask")
+    assert tensors.pop(f"{prefix}.shape").tolist() == [[n] for n in w.shape]
+    assert values.dtype == w.dtype
+    assert values.shape == (w.shape[0], w.shape[1] // 2)
+    assert bits.shape == (w.shape[0], -(-w.shape[1] // 8))
+    # Bit by bit, by hand.
+    for row, left, line in zip(w, values, bits, strict=True):
+      left = list(left)
+      for i, x in enumerate(row):
+        there = line[i // 8] >> i % 8 & 1
+        assert x == (left.pop(0) if there else 0)
+  assert not tensors
+  config = json.loads((tmp_path / "config.json").read_text())
+  said = config["quantization_config"]["sparsity_config"]
+  total = sum(w.size for w in plain.values())
+  zeros = sum((w == 0).sum() for w in plain.values())
+  assert said["global_sparsity"] == zeros / total
+
+
+def test_two_of_four_is_read_by_compressed_tensors(tmp_path):
+  compressors = pytest.importorskip(
+    "compressed_tensors.compressors", reason="needs `pip install -e '.[peers]'`"
+  )
+  model = pruned(0.5, two=True)
+  two_of_four.write(tmp_path, model)
+  config = json.loads((tmp_path / "config.json").read_text())
+  compressor = compressors.ModelCompressor.from_compression_config(
+    config["quantization_config"]
+  )
+  read = dict(compressor.sparsity_compressor.decompress(str(tmp_path)))
+  plain, _ = huggingface.tensors_and_config(model, "float32")
+  assert read.keys() == plain.keys()
+  for name, w in plain.items():
+    np.testing.assert_array_equal(read[name].numpy(), w)
+
+
+def test_the_exports_of_a_folder(tmp_path, capsys):
+  model = pruned(0.5, two=True)
+  folder = tmp_path / "folder"
+  huggingface.write(folder, model)
+  for form, dtype in (("packed", "bfloat16"), ("2:4", "float16")):
+    to = tmp_path / "made" / form
+    export.run_model(str(folder), str(to), form=form, dtype=dtype)
+    assert "bytes" in capsys.readouterr().out
+  again = tmp_path / "again"
+  small = str(tmp_path / "made" / "packed")
+  export.run_model(small, str(again), form="dense", dtype="float32")
+  read = huggingface.read(again)
+  jax.tree.map(
+    lambda got, want: np.testing.assert_array_equal(
+      got, np.asarray(jnp.asarray(want, jnp.bfloat16), np.float32)
+    ),
+    read.params,
+    model.params,
+  )
+  text = generate.run(small, PROMPT, tokens=8)
+  assert len(read.tokenizer.encode(text)) <= 24
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path):
+  folder = tmp_path / "folder"
+  huggingface.write(folder, pruned(0.6))
+  to = str(tmp_path / "to")
+  with pytest.raises(UserError, match=r"not 2:4: .*_proj.weight.* and 11 more"):
+    export.run_model(str(folder), to, form="2:4", dtype="float32")
+  assert not pathlib.Path(to).exists()
+  with pytest.raises(UserError, match="format"):
+    export.run_model(str(folder), to, form="4:8", dtype="float32")
+  with pytest.raises(UserError, match="dtype of packed"):
+    export.run_model(str(folder), to, form="packed", dtype="float16")
+  with pytest.raises(UserError, match="cannot be read"):
+    export.run_model(to, to, form="packed", dtype="float32")
+  with pytest.raises(UserError, match="no chat template"):
+    generate.run(str(folder), PROMPT, tokens=3, chat=True)
+
+
+def test_damaged_and_other_files_are_refused(tmp_path):
+  from experiments import packed_files
+
+  packed_files.write(tmp_path / "image", {"w": jnp.ones(3)}, {"config": {}})
+  with pytest.raises(UserError, match="no language model"):
+    sources.at(str(tmp_path / "image"))
+  model = packed_model.pack(pruned(0.2))
+  packed_model.write(tmp_path / "m", model)
+  tree, about = packed_files.read(tmp_path / "m")
+  del tree["norm"]
+  packed_files.write(tmp_path / "less", tree, about)
+  with pytest.raises(UserError, match="norm/scale"):
+    sources.at(str(tmp_path / "less"))
+  packed_files.write(tmp_path / "odd", model.params, about | {"tokenizer": {}})
+  with pytest.raises(UserError, match="damaged"):
+    sources.at(str(tmp_path / "odd"))
+
+
+@pytest.mark.slow
+def test_the_commands(tmp_path):
+  root = pathlib.Path(__file__).parents[2]
+  huggingface.write(tmp_path / "model", pruned(0.2))
+
+  def run(*command):
+    return subprocess.run(
+      [sys.executable, "-m", *command],
+      capture_output=True,
+      text=True,
+      cwd=root,
+    )
+
+  file = tmp_path / "small.safetensors"
+  done = run(
+    *("experiments.export", f"--model={tmp_path / 'model'}", f"--to={file}")
+  )
+  assert done.returncode == 0, done.stderr
+  done = run(
+    *("experiments.generate", f"--model={file}", f"--prompt={PROMPT}"),
+    "--tokens=4",
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == generate.run(str(file), PROMPT, tokens=4) + "\n"
+  done = run("experiments.export", f"--to={file}")
+  assert done.returncode == 1
+  assert "either --workdir" in done.stderr
+  assert "Traceback" not in done.stderr
