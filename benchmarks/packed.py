@@ -326,9 +326,7 @@ def main(argv):
   }
   rows = [row for name in _PARTS.value for row in parts[name](rounds)]
   columns = (*measure.COLUMNS[:-1], "of each shape")
-  measure.show(
-    "only the non-zeros", "benchmarks.packed", rows, columns=columns
-  )
+  measure.show("only the non-zeros", "benchmarks.packed", rows, columns=columns)
 
 
 if __name__ == "__main__":
