@@ -39,9 +39,14 @@ def table(lines: Iterable[Sequence[str]]) -> str:
   return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
-def write(file: Path, lines: Iterable[Sequence[str]]) -> None:
+def write(
+  file: Path,
+  lines: Iterable[Sequence[str]],
+  *,
+  module: str = "experiments.main",
+) -> None:
   """Writes a header and rows as a CSV, below the command that runs now."""
-  command = shlex.join(["python", "-m", "experiments.main", *sys.argv[1:]])
+  command = shlex.join(["python", "-m", module, *sys.argv[1:]])
   with file.open("w", newline="") as out:
     out.write(f"# {command}\n")
     csv.writer(out, lineterminator="\n").writerows(lines)

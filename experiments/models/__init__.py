@@ -10,7 +10,13 @@ import functools
 from flax import linen as nn
 
 from experiments import errors
-from experiments.models import feedforward, imagenet_resnet, resnet, vgg
+from experiments.models import (
+  feedforward,
+  imagenet_resnet,
+  mobilenet,
+  resnet,
+  vgg,
+)
 
 __all__ = ["MODELS", "create"]
 
@@ -28,6 +34,7 @@ MODELS = {
     imagenet_resnet.ResNet, blocks=(2, 2, 2, 2), bottleneck=False
   ),
   "resnet50": imagenet_resnet.ResNet,
+  "mobilenet_v1": mobilenet.MobileNet,
   "vgg16": vgg.VGG,
   "vgg19": functools.partial(vgg.VGG, stages=vgg.STAGES_19),
 }

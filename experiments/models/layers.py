@@ -50,6 +50,7 @@ def conv(
   *,
   name: str,
   padding: str | None = None,
+  groups: int = 1,
 ) -> nn.Conv:
   """Returns a convolution without bias, padded alike on both sides.
 
@@ -60,6 +61,7 @@ def conv(
     strides: of both axes.
     name: the layer's.
     padding: another, such as "SAME".
+    groups: of channels, each with its own kernels.
 
   Returns:
     The layer.
@@ -69,6 +71,7 @@ def conv(
     (size, size),
     strides,
     padding=padding or size // 2,
+    feature_group_count=groups,
     use_bias=False,
     kernel_init=initializer(model.kernel_init),
     dtype=model.dtype,

@@ -98,6 +98,7 @@ RECIPES = {
   "top_kast_imagenet": (("",), "top_kast", {"conv1"}),
   "str_imagenet": (("",), "str", set()),
   "ac_dc_imagenet": (("",), "ac_dc", set()),
+  "rigl_imagenet": (("", "rigl", "5x"), "rigl", {"conv1"}),
   "granet_cifar10": (("", "resnet50", "vgg19"), "granet", set()),
   "itop_cifar10": (("", "rigl", "set"), "rigl", set()),
   "mest_cifar10": (("", "em", "ems"), "mest", {"conv1", "shortcut", "logits"}),
@@ -205,6 +206,44 @@ def test_sr_ste_is_the_papers_recipe(arg, n, m):
   }  # fmt: skip
   assert config.algorithm.sparsity == 1 - n / m
   assert len(moves_of(config)) == config.steps
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_rigl_on_imagenet_is_the_papers_recipe(times):
+  config = load("rigl_imagenet", "5x" if times == 5 else "")
+  assert (config.steps, config.batch_size) == (32_000 * times, 4096)
+  epoch = 1_281_167 / 4096
+  at = [t * epoch * times for t in (29.9, 30.1, 70.1, 90.1)]
+  rates = rates_of(config, 0, 2.5 * epoch, 5.01 * epoch, *at)
+  assert rates == pytest.approx((0, 0.8, 1.6, 1.6, 0.16, 0.016, 0.0016), 1e-3)
+  steps = moves_of(config)
+  assert (steps[0], steps[1]) == (100, 200)
+  assert steps[-1] == 25_000 * times - 100
+  assert config.label_smoothing == 0.1
+  assert config.algorithm.distribution == "uniform"
+
+
+def test_mobilenet_keeps_depthwise_convolutions_dense():
+  for words in ("mobilenet", "mobilenet,erk,smoke"):
+    config = load("rigl_imagenet", words)
+    build.check(config)
+    given = build.algorithm_functions(config)
+    sparse = distributions.budgets(
+      abstract(config), 0.5, distributions.uniform, given["prunable"]
+    )
+    assert {path.split("/")[-2] for path in sparse} == {"pointwise", "logits"}
+  config = load("rigl_imagenet", "mobilenet,5x,set")
+  assert config.algorithm.name == "set"
+  epoch = 1_281_167 / 4096
+  steps = (8.01 * epoch, 200.1 * epoch, 375.1 * epoch, 475.1 * epoch)
+  assert rates_of(config, *steps) == pytest.approx(
+    (1.6, 0.16, 0.016, 0.0016), 1e-3
+  )
+
+
+def test_erk_on_imagenet_leaves_no_layer_out():
+  given = build.algorithm_functions(load("rigl_imagenet", "erk"))
+  assert "prunable" not in given
 
 
 def test_top_kast_has_rigls_recipe_but_no_momentum():
@@ -443,18 +482,26 @@ def photo(i):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "arg"),
-  [("ac_dc_imagenet", "smoke"), ("sr_ste_imagenet", "1of4,smoke")],
+  [
+    ("ac_dc_imagenet", "smoke"),
+    ("sr_ste_imagenet", "1of4,smoke"),
+    ("rigl_imagenet", "mobilenet,erk,smoke"),
+  ],
 )
 def test_recipes_for_imagenet_smoke_on_mock_data(name, arg, tmp_path):
   """A net of two blocks: no ResNet-50 is compiled in tests."""
   config = load(name, arg)
-  assert tuple(config.model.blocks) == (1, 1)
+  assert len(config.model.blocks) == 2
   photos = [photo(i) for i in range(10)]
   with tfds.testing.mock_data(as_data_source_fn=lambda *_, **__: photos):
     result = train.train(config, tmp_path / "run")
   densities = [r["density"] for r in result.history if "density" in r]
   if name == "ac_dc_imagenet":
     assert densities == pytest.approx([1, 1, 0.1], abs=1e-3)
+  elif name == "rigl_imagenet":
+    assert densities == pytest.approx([0.25] * 3, abs=1e-3)
+    assert jnp.ndim(result.masks["block1"]["depthwise"]["kernel"]) == 0
+    assert result.history[-1]["explored"] > 0.25
   else:
     masks = result.masks["stage1_block1"]["conv2"]["kernel"]
     assert masks.shape[2] % 4 == 0

@@ -29,6 +29,7 @@ SHAPES = {
   "resnet56": IMAGE32,
   "resnet18": IMAGE224,
   "resnet50": IMAGE224,
+  "mobilenet_v1": IMAGE224,
   "vgg16": IMAGE32,
   "vgg19": IMAGE32,
 }
@@ -139,6 +140,8 @@ def vgg_size(*widths):
     # As torchvision counts them.
     ("resnet18", {"num_classes": 1000}, 11_689_512),
     ("resnet50", {"num_classes": 1000}, 25_557_032),
+    # As Keras counts those it trains, 4,253,864 less the running statistics.
+    ("mobilenet_v1", {"num_classes": 1000}, 4_253_864 - 21_888),
     # 3 x 3 instead of 7 x 7 at first, and 10 classes.
     (
       "resnet50",
@@ -160,7 +163,13 @@ def test_parameter_counts_follow_from_the_papers():
 
 
 @pytest.mark.parametrize(
-  ("name", "gigaflops"), [("resnet18", 3.628), ("resnet50", 8.178)]
+  ("name", "gigaflops"),
+  [
+    ("resnet18", 3.628),
+    ("resnet50", 8.178),
+    # 569 million products and sums: Howard et al., table 4.
+    ("mobilenet_v1", 2 * 0.5687),
+  ],
 )
 def test_flops_are_those_of_the_stride_in_the_3_x_3(name, gigaflops):
   """The first version's ResNet-50, of another stride, has 7.7."""

@@ -1,0 +1,104 @@
+"""MobileNet-v1, for ImageNet.
+
+It keeps BatchNorm's running statistics in the collection `batch_stats`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from experiments.models import layers
+
+# The channels that come out of each block, and its stride.
+_BLOCKS = (
+  (64, 1),
+  (128, 2),
+  (128, 1),
+  (256, 2),
+  (256, 1),
+  (512, 2),
+  *((512, 1),) * 5,
+  (1024, 2),
+  (1024, 1),
+)
+
+
+class MobileNet(nn.Module):
+  """MobileNet-v1 at 224 x 224; 4,231,976 parameters with 1000 classes.
+
+  Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile
+  Vision Applications", arXiv 1704.04861, table 1, where the last block's stride
+  is 2 by mistake: its output is 7 x 7, and so are those of all implementations.
+
+  Layers: `conv1`, `bn1`, `block{1..13}/{depthwise, bn1, pointwise, bn2}`,
+  `logits`. Papers on sparse training leave `conv1` and `depthwise` dense.
+
+  Attributes:
+    num_classes: how many logits.
+    width: what all numbers of channels are multiplied by, as the small and the
+      big nets that sparse ones are compared with; rounded to multiples of 8.
+    blocks: (channels, stride) of each block.
+    kernel_init: the name of the kernels' initializer.
+    norm_scale: what BatchNorm's scales begin with, "ones" or "uniform".
+    dtype: in which to compute.
+  """
+
+  num_classes: int
+  width: float = 1.0
+  blocks: tuple[tuple[int, int], ...] = _BLOCKS
+  kernel_init: str = "he_normal"
+  norm_scale: str = "ones"
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps x[batch, height, width, 3] to float32[batch, num_classes].
+
+    Args:
+      x: images.
+      train: normalise by the batch and move the running statistics.
+
+    Returns:
+      Logits.
+
+    Raises:
+      UserError: x has another rank.
+    """
+    x = layers.as_batch(x, "batch height width channels", self.dtype)
+    x = layers.conv(self, self._channels(32), 3, 2, name="conv1")(x)
+    x = nn.relu(layers.batch_norm(self, train, name="bn1")(x))
+    for i, (channels, strides) in enumerate(self.blocks, 1):
+      x = _Block(
+        features=self._channels(channels),
+        strides=strides,
+        kernel_init=self.kernel_init,
+        norm_scale=self.norm_scale,
+        dtype=self.dtype,
+        name=f"block{i}",
+      )(x, train)
+    return layers.pool_and_classify(self, x)
+
+  def _channels(self, n: int) -> int:
+    """The next multiple of 8, if it is not a tenth below what is wanted."""
+    wanted = n * self.width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * wanted else rounded
+
+
+class _Block(nn.Module):
+  """A convolution of each channel by itself, then one over channels."""
+
+  features: int
+  strides: int
+  kernel_init: str
+  norm_scale: str
+  dtype: jax.typing.DTypeLike
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    x = layers.conv(
+      self, x.shape[-1], 3, self.strides, name="depthwise", groups=x.shape[-1]
+    )(x)
+    x = nn.relu(layers.batch_norm(self, train, name="bn1")(x))
+    x = layers.conv(self, self.features, 1, name="pointwise")(x)
+    return nn.relu(layers.batch_norm(self, train, name="bn2")(x))
