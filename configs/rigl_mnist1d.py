@@ -50,3 +50,20 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     prune_every=every,
   )
   return config
+
+
+def sweep(arg: str = "") -> list[dict[str, object]]:
+  """The algorithm at four sparsities, with five seeds each.
+
+  Args:
+    arg: As for `get_config`.
+
+  Returns:
+    What to change in its config, for each run.
+  """
+  del arg
+  return [
+    {"algorithm.sparsity": sparsity, "seed": seed}
+    for sparsity in (0.8, 0.9, 0.95, 0.98)
+    for seed in range(5)
+  ]

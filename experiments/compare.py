@@ -45,7 +45,7 @@ def defaults() -> ml_collections.ConfigDict:
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs what is not finished, then prints the table and writes the report."""
-  planned = {entry: list(runs) for entry, runs in _plan(config)}
+  planned = {entry: list(runs) for entry, runs in plan(config)}
   with workdir_lib.locked(workdir) as path:
     # Each run has its own config to hold on to; others may join them.
     free = (
@@ -67,10 +67,20 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   print(f"\nThe report is {path / 'report.md'}")
 
 
-def _plan(
-  config,
-) -> Iterator[tuple[report.Entry, Iterator[ml_collections.ConfigDict]]]:
-  """The config of every run, by method, all checked before any begins."""
+def plan(
+  config: ml_collections.ConfigDict,
+) -> Iterator[tuple[report.Entry, list[ml_collections.ConfigDict]]]:
+  """The config of every run, by method, all checked before any begins.
+
+  Args:
+    config: As `defaults` makes it.
+
+  Yields:
+    A row of the table, and the configs of its runs, one a seed.
+
+  Raises:
+    UserError: If there is nothing to run, or a config is wrong.
+  """
   if not config.methods or not config.seeds:
     raise UserError("config.methods or config.seeds is empty; nothing to run")
   for name in config.methods:

@@ -27,6 +27,10 @@ except importlib.metadata.PackageNotFoundError:  # run from a bare checkout
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class InUse(UserError):
+  """Another process is in a run's directory."""
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike) -> Iterator[Path]:
   """Makes the directory and keeps other processes out of it.
@@ -41,7 +45,8 @@ def locked(path: str | os.PathLike) -> Iterator[Path]:
     The directory's absolute path.
 
   Raises:
-    UserError: If it cannot be written to, or another process is in it.
+    InUse: If another process is in it.
+    UserError: If it cannot be written to.
   """
   path = Path(path).absolute()
   with storage(path):
@@ -53,7 +58,7 @@ def locked(path: str | os.PathLike) -> Iterator[Path]:
     except BlockingIOError:
       file.seek(0)
       owner = file.read().strip() or "another process"
-      raise UserError(
+      raise InUse(
         f"{path} is in use by {owner}. Wait for it, stop it, or give "
         "another --workdir."
       ) from None

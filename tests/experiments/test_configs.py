@@ -80,7 +80,7 @@ def test_an_unknown_argument_names_the_near_ones():
 
 def test_quickstart_compares_six_methods_with_three_seeds():
   config = load("quickstart")
-  runs = {e.method: list(group) for e, group in compare._plan(config)}
+  runs = {e.method: list(group) for e, group in compare.plan(config)}
   assert list(runs) == ["dense", "static", "set", "rigl", "seft", "gmp"]
   assert {len(group) for group in runs.values()} == {3}
   sparse = [c.algorithm for n, g in runs.items() if n != "dense" for c in g]
@@ -399,7 +399,7 @@ def test_tickets_on_cifar_are_the_papers_recipe(name, step, pruned):
 
 def test_init_pruning_compares_every_start_at_four_sparsities():
   runs = {
-    entry: list(group) for entry, group in compare._plan(load("init_pruning"))
+    entry: list(group) for entry, group in compare.plan(load("init_pruning"))
   }
   methods = dict.fromkeys(e.method for e in runs)
   assert {e.sparsity for e in runs} == {None, 0.8, 0.9, 0.95, 0.98}

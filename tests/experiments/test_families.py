@@ -62,7 +62,7 @@ def rows(path):
 def result(path, name):
   entry = name if name == "dense" else f"{name}-0.8"
   one = next(
-    c for e, group in compare._plan(make()) for c in group if e.folder == entry
+    c for e, group in compare.plan(make()) for c in group if e.folder == entry
   )
   return one, train.train(one, path / "runs" / f"{entry}-0")
 
@@ -176,7 +176,7 @@ def test_share_of_steps_in_sparse_phases():
 def test_settings_say_which_sparsities_a_method_is_run_at():
   config = make(methods=("ste", "str", "top_kast"))
   config.sparsities = (0.5, 0.9)
-  plan = {str(e): group[0] for e, group in map(_first, compare._plan(config))}
+  plan = {str(e): group[0] for e, group in map(_first, compare.plan(config))}
   assert list(plan) == ["ste, 50 %", "ste, 90 %", "str, 80 %", "top_kast, 80 %"]
   assert "sparsity" not in plan["str, 80 %"].algorithm
   assert plan["str, 80 %"].algorithm.initial == -1.0

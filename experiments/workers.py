@@ -1,0 +1,182 @@
+"""Processes that do one piece of work after another, each on its own cores.
+
+A piece that fails, or kills its process, does not stop the others. What a piece
+prints goes to its own file.
+"""
+
+import collections
+import functools
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from experiments.errors import UserError
+
+_PATIENCE = 60.0  # seconds, for a piece to save what it has when it is stopped
+
+
+class Event(NamedTuple):
+  """What has happened to a piece of work.
+
+  Attributes:
+    name: The piece.
+    what: "begun", "finished" or "failed".
+    seconds: Since it began.
+    why: What went wrong, if it failed.
+  """
+
+  name: str
+  what: str
+  seconds: float = 0.0
+  why: str = ""
+
+
+def cores_of(jobs: int) -> list[set[int]]:
+  """The cores that each of some jobs has: as equal shares as can be.
+
+  Args:
+    jobs: How many run at once; with more than there are cores they share.
+  """
+  cores = sorted(os.sched_getaffinity(0))
+  if jobs >= len(cores):
+    return [{cores[i % len(cores)]} for i in range(jobs)]
+  return [set(cores[i::jobs]) for i in range(jobs)]
+
+
+def run(
+  work: Callable[[str], Any],
+  pieces: Mapping[str, pathlib.Path],
+  *,
+  jobs: int,
+  every: float = 1.0,
+) -> Iterator[Event | None]:
+  """Does all pieces, and tells what becomes of them.
+
+  Args:
+    work: Does the piece of a name; a function that can be pickled.
+    pieces: By name, the file to which what it prints is added.
+    jobs: How many to do at once.
+    every: Seconds.
+
+  Yields:
+    Events; None when nothing has happened for that many seconds.
+  """
+  waiting = collections.deque(pieces.items())
+  shares = cores_of(max(1, min(jobs, len(pieces))))
+  workers = [_Worker(work, cores) for cores in shares]
+  try:
+    for worker in workers:
+      if waiting:
+        yield worker.begin(*waiting.popleft())
+    while busy := {w.connection: w for w in workers if w.name}:
+      ready = multiprocessing.connection.wait(list(busy), every)
+      if not ready:
+        yield None
+      for connection in ready:
+        worker = busy[connection]
+        yield worker.end()
+        if waiting:
+          yield worker.begin(*waiting.popleft())
+  finally:
+    for worker in workers:
+      worker.close()
+
+
+class _Worker:
+  """A process, and what it does now."""
+
+  def __init__(self, work, cores):
+    self.work, self.cores, self.name = work, cores, None
+    self.process = self.connection = None
+
+  def begin(self, name, log):
+    """Gives it a piece; starts the process if there is none."""
+    if self.process is None:
+      context = multiprocessing.get_context("spawn")
+      self.connection, other = context.Pipe()
+      self.process = context.Process(
+        target=_serve, args=(other, self.work, self.cores), daemon=True
+      )
+      self.process.start()
+      other.close()
+    self.name, self.since = name, time.monotonic()
+    self.connection.send((name, log))
+    return Event(name, "begun")
+
+  def end(self):
+    """Takes what it has to say of its piece, or that it is dead."""
+    name, self.name = self.name, None
+    seconds = time.monotonic() - self.since
+    try:
+      why = self.connection.recv()
+    except (EOFError, ConnectionError):
+      self.process.join()
+      code = self.process.exitcode
+      why = f"its process ended with exit code {code}"
+      if code < 0:
+        why = f"its process was killed by {signal.Signals(-code).name}"
+      self.connection.close()
+      self.process = None
+    if why:
+      return Event(name, "failed", seconds, why)
+    return Event(name, "finished", seconds)
+
+  def close(self):
+    """Ends the process; one that is at work is asked to save first."""
+    if self.process is None:
+      return
+    if self.name:
+      self.process.terminate()
+    self.connection.close()
+    self.process.join(_PATIENCE)
+    if self.process.is_alive():
+      self.process.kill()
+      self.process.join()
+
+
+def _serve(connection, work, cores):
+  """What a worker does, until nobody has anything for it."""
+  os.sched_setaffinity(0, cores)
+  threading.Thread(target=_outlive_nobody, daemon=True).start()
+  own = functools.partial(_piece, work)
+  while True:
+    try:
+      name, log = connection.recv()
+    except (EOFError, KeyboardInterrupt):
+      return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+      os.dup2(file.fileno(), 1)
+      os.dup2(file.fileno(), 2)
+    try:
+      connection.send(own(name))
+    except BrokenPipeError:
+      return
+
+
+def _outlive_nobody():
+  """Asks this process to stop when that which began it is gone."""
+  multiprocessing.parent_process().join()
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _piece(work, name):
+  """Does a piece; what went wrong, if anything did."""
+  try:
+    work(name)
+  except UserError as error:
+    print(f"Error: {error}", flush=True)
+    return str(error)
+  except KeyboardInterrupt:
+    return "interrupted"
+  except BaseException as error:
+    traceback.print_exc()
+    return f"{type(error).__name__}: {error}"
+  return ""
