@@ -148,9 +148,8 @@ def test_a_killed_sweep_goes_on_to_the_same_bits(tmp_path):
     time.sleep(0.05)
   running.send_signal(signal.SIGKILL)
   running.wait()
-  assert not all(
-    (root / n / "finished.json").exists() for n in sweep.plan(str(path))
-  )
+  names = sweep.plan(str(path))
+  assert not all((root / name / "finished.json").exists() for name in names)
   again = command(path, root, "--jobs=2")
   assert again.returncode == 0, again.stderr
   for name in names:
