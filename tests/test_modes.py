@@ -248,6 +248,7 @@ def test_checkpoints_move_between_modes():
     jax.tree.map(np.testing.assert_array_equal, values, wanted[0])
 
 
+@pytest.mark.slow
 def test_trimmed_slots_are_freed_and_training_goes_on():
   tx = modes.packed(ALGORITHMS["gmp"]())
   step = stepper(tx)

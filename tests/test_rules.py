@@ -383,6 +383,7 @@ def test_rule_4_with_step_on_update_weights_do_move():
 # Rule 5: budgets are integers, met exactly at any size.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_rule_5_more_weights_than_float32_counts(dtype):
   shape = (4097, 4099)  # 2**24 + 16587, odd

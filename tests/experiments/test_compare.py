@@ -155,6 +155,7 @@ def several(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 def test_every_method_is_run_at_every_sparsity(several):
   found = {
     folder.name: json.loads((folder / "finished.json").read_text())["metrics"]
@@ -179,6 +180,7 @@ def test_every_method_is_run_at_every_sparsity(several):
   assert [c["config"]["initial"]["name"] for c in configs] == ["drawn", "snip"]
 
 
+@pytest.mark.slow
 def test_a_table_has_a_column_per_sparsity(several):
   _, *lines = (several / "sparsities.csv").read_text().splitlines()
   table = list(csv.DictReader(lines))

@@ -67,6 +67,7 @@ def result(path, name):
   return one, train.train(one, path / "runs" / f"{entry}-0")
 
 
+@pytest.mark.slow
 def test_every_budget_is_met(finished):
   table = rows(finished)
   assert set(table) == set(METHODS)
@@ -83,6 +84,7 @@ def test_every_budget_is_met(finished):
       assert nnz == kept
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_papers(finished):
   """64-8-10: a weight costs the same in either layer."""
   table = rows(finished)
@@ -105,6 +107,7 @@ def test_costs_are_those_of_the_papers(finished):
   assert share < training("granet") < 1
 
 
+@pytest.mark.slow
 def test_what_the_model_sees_is_what_a_result_holds(finished):
   for name in ("ste", "str"):
     config, left = result(finished, name)
@@ -124,6 +127,7 @@ def test_what_the_model_sees_is_what_a_result_holds(finished):
     assert right == left.metrics["accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["top_kast", "str", "ac_dc", "soft_movement"])
 def test_a_stopped_run_ends_in_the_same_bits(name, finished, tmp_path):
   config, whole = result(finished, name)

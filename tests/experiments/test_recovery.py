@@ -59,6 +59,7 @@ def read(path):
   return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_runs_begin_with_the_pruned_model_and_learn_from_the_dense(table):
   for seed in (0, 1):
     one = read(table / "runs" / f"wanda_50-seft-{seed}" / "config.json")
@@ -77,6 +78,7 @@ def test_runs_begin_with_the_pruned_model_and_learn_from_the_dense(table):
   assert (kernel["embedding"] == start["embedding"]).all()
 
 
+@pytest.mark.slow
 def test_the_table_holds_the_runs(table):
   lines = (table / "table.csv").read_text().splitlines()[2:]
   names = ("none", "seft", "lora*")
@@ -93,6 +95,7 @@ def test_the_table_holds_the_runs(table):
   )
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing_again(table):
   files = sorted(table.rglob("finished.json"))
   files += [table / "pruned" / "wanda_50.json"]

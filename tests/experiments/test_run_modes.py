@@ -26,6 +26,7 @@ def config(algorithm, mode):
   return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["dense", "set", "rigl", "gmp"])
 def test_a_packed_run_writes_what_a_masked_one_writes(algorithm, tmp_path):
   results = {
@@ -49,6 +50,7 @@ def test_a_packed_run_writes_what_a_masked_one_writes(algorithm, tmp_path):
   assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   not kernels.available(quiet=True), reason="there is no C++ compiler"
 )
@@ -91,6 +93,7 @@ def test_a_run_goes_on_in_another_mode(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_tickets_are_the_same_when_packed(tmp_path):
   tables = []
   for mode in ("masked", "packed"):
