@@ -206,11 +206,28 @@ def _complaint(failed: Mapping[str, str], logs) -> str:
   return "\n".join(parts)
 
 
+def titles(planned: Mapping[str, ml_collections.ConfigDict]) -> dict[str, str]:
+  """What tells runs apart: their own names, or else what differs among them."""
+  names = {name: str(one.name) for name, one in planned.items()}
+  if len(set(names.values())) == len(names):
+    return names
+  told = {name: differences(one) for name, one in planned.items()}
+  keys = sorted({key for one in told.values() for key in one})
+  keys = [
+    k for k in keys if len({repr(one.get(k)) for one in told.values()}) > 1
+  ]
+  usual = _flat(named.plain(build.defaults()))
+  return {
+    name: ", ".join(f"{key} {one.get(key, usual.get(key))}" for key in keys)
+    for name, one in told.items()
+  }
+
+
 class Board:
   """The state of a sweep, as a table that lives, or a line now and then."""
 
   def __init__(self, planned, left, root):
-    self.planned, self.root = planned, root
+    self.planned, self.root, self.titles = planned, root, titles(planned)
     self.done = len(planned) - len(left)
     self.running: dict[str, float] = {}
     self.failed: dict[str, str] = {}
@@ -222,7 +239,7 @@ class Board:
       for event in events:
         if event is not None:
           self._note(event)
-          self.console.print(self._line(event), highlight=False)
+          self.console.print(self._line(event), highlight=False, soft_wrap=True)
       return self.failed
     with rich.live.Live(
       console=self.console, get_renderable=self._table, refresh_per_second=1
@@ -251,7 +268,7 @@ class Board:
     )
 
   def _line(self, event):
-    title = self.planned[event.name].name
+    title = self.titles[event.name]
     took = f" after {event.seconds:.0f} s" if event.what != "begun" else ""
     why = f": {event.why.splitlines()[0]}" if event.why else ""
     return f"{event.name} ({title}) {event.what}{took}{why}; {self._counts()}"
@@ -264,13 +281,13 @@ class Board:
       config, last = self.planned[name], self._last(name)
       table.add_row(
         name,
-        str(config.name),
+        self.titles[name],
         f"{last.get('step', 0)} of {config.steps}",
         f"{last['accuracy']:.3f}" if "accuracy" in last else "",
         f"{time.monotonic() - since:.0f}",
       )
     for name, why in self.failed.items():
-      title = str(self.planned[name].name)
+      title = self.titles[name]
       table.add_row(name, title, "failed", "", why.splitlines()[0])
     return table
 

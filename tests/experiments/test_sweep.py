@@ -50,6 +50,16 @@ def test_runs_are_named_by_what_differs(config):
   assert planned.keys() <= sweep.plan(f"{config}:3").keys()
 
 
+def test_titles_tell_runs_apart(config):
+  assert set(sweep.titles(sweep.plan(config)).values()) == {
+    f"algorithm.sparsity {sparsity}, seed {seed}"
+    for sparsity in (0.5, 0.8)
+    for seed in (0, 1)
+  }
+  planned = sweep.plan("configs/quickstart.py")
+  assert "rigl, seed 2" in sweep.titles(planned).values()
+
+
 def test_a_comparison_is_a_grid():
   planned = sweep.plan("configs/quickstart.py")
   names = {one.name for one in planned.values()}
