@@ -12,10 +12,10 @@ from absl import app, flags
 import sparsejax
 from benchmarks import measure
 from sparsejax import packed, select
+from sparsejax.kernels import blocks as kernels
 
 _SIZE = flags.DEFINE_integer("size", 4096, "Inputs and outputs of the layer.")
 _BATCH = flags.DEFINE_integer("batch", 4096, "Examples, or tokens.")
-SIDES = (16, 32, 64, 128)
 SPARSITIES = (0.8, 0.9, 0.95)
 
 
@@ -35,20 +35,12 @@ def layer(side, sparsity):
     for key in keys
   )
 
-  def passes(product):
-    @jax.jit
-    def both(w, structure, x, g):
-      y, pull = jax.vjp(lambda w, x: product(w, structure, x), w, x)
-      return y, *pull(g)
-
-    return both
-
-  sparse = passes(
+  sparse = measure.passes(
     lambda values, structure, x: sparsejax.matmul(
       x, packed.join(values, structure)
     )
   )
-  dense = passes(lambda w, _, x: x @ w)
+  dense = measure.passes(lambda w, _, x: x @ w)
   got, want = sparse(values, structure, x, g), dense(w, None, x, g)
   wanted = (want[0], structure.gather(want[1]), want[2])
   for a, b in zip(got, wanted, strict=True):
@@ -63,7 +55,7 @@ def main(argv):
   if jax.default_backend() != "gpu":
     raise SystemExit("blocks have kernels on GPUs only; JAX sees none here")
   rows = []
-  for side in SIDES:
+  for side in kernels.SIDES:
     for sparsity in SPARSITIES:
       times = measure.interleave(layer(side, sparsity), measure.ROUNDS.value)
       ratio = measure.ratio(times, 1, 0)

@@ -44,6 +44,25 @@ def row(what, measured, wanted="-", met=None, memory="-") -> Row:
   return Row(what, f"{measured:.3g}", wanted, verdict, memory)
 
 
+def passes(product):
+  """Forward and backward pass of a layer, compiled.
+
+  Args:
+    product: `(weights, structure, x) -> y`; gradients are those of the first
+      and the last.
+
+  Returns:
+    `(weights, structure, x, g) -> (y, of_weights, of_x)`.
+  """
+
+  @jax.jit
+  def both(w, structure, x, g):
+    y, pull = jax.vjp(lambda w, x: product(w, structure, x), w, x)
+    return y, *pull(g)
+
+  return both
+
+
 def interleave(functions, rounds, *, pause=0.0):
   """Seconds of each function, as an array [rounds, functions].
 

@@ -45,7 +45,7 @@ def defaults() -> ml_collections.ConfigDict:
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs what is not finished, then prints the table and writes the report."""
-  planned = {entry: list(runs) for entry, runs in plan(config)}
+  planned = dict(plan(config))
   with workdir_lib.locked(workdir) as path:
     # Each run has its own config to hold on to; others may join them.
     free = (

@@ -27,53 +27,34 @@ import rich.console
 import rich.live
 import rich.table
 from absl import flags
+from flax import traverse_util
 
 from experiments import build, command, compare, metrics, named, train, workers
 from experiments import workdir as workdir_lib
 from experiments.errors import UserError, unknown
-from experiments.llm import files
 
 _SHOWN = 5  # last lines of what a failed run printed
 _PATIENCE = 60.0  # seconds, for somebody else to leave a run's directory
 
 
-def run(
-  config: str,
-  root: str,
-  *,
-  jobs: int | None = None,
-  dry_run: bool = False,
-  only: str | None = None,
-) -> None:
+def run(config: str, root: str, *, jobs: int | None = None) -> None:
   """Does what is left of a sweep.
 
   Args:
     config: The config file, with its argument after a colon.
     root: The directory of all runs.
     jobs: How many runs at once; as many as there are cores by default.
-    dry_run: Whether to print the commands of the runs instead.
-    only: The name of the one run to do, here and now.
 
   Raises:
-    UserError: If there is no such file, grid or run, two runs are the same, or
-      runs have failed.
+    UserError: If there is no such file or grid, two runs are the same, or runs
+      have failed.
   """
   planned = plan(config)
   path = pathlib.Path(root)
-  if only is not None:
-    if only not in planned:
-      raise unknown("run of the sweep", only, planned)
-    train.train(planned[only], path / only)
-    return
-  left = [name for name in planned if not _is_finished(path / name)]
-  if dry_run:
-    for name in left:
-      print(shlex.join(_command(config, root, name)))
-    return
   with workdir_lib.locked(path), workdir_lib.storage(path):
-    with files.whole(path / "sweep.json") as part:
-      told = {name: differences(one) for name, one in planned.items()}
-      part.write_text(json.dumps(told, indent=2) + "\n")
+    told = {name: differences(one) for name, one in planned.items()}
+    workdir_lib.write_json(path / "sweep.json", told)
+    left = _left(planned, path)
     pieces = {name: path / "logs" / f"{name}.txt" for name in left}
     work = functools.partial(_work, config, root)
     count = jobs or len(os.sched_getaffinity(0))
@@ -82,6 +63,45 @@ def run(
   if failed:
     raise UserError(_complaint(failed, pieces))
   print(f"all {len(planned)} runs are finished: {path}")
+
+
+def run_one(config: str, root: str, name: str) -> None:
+  """Does one run of a sweep, here and now.
+
+  Args:
+    config: The config file, with its argument after a colon.
+    root: The directory of all runs.
+    name: The run.
+
+  Raises:
+    UserError: As `run`, and if there is no such run.
+  """
+  planned = plan(config)
+  if name not in planned:
+    raise unknown("run of the sweep", name, planned)
+  train.train(planned[name], pathlib.Path(root) / name)
+
+
+def commands(config: str, root: str) -> list[str]:
+  """The commands of the runs that are left, one each.
+
+  Args:
+    config: The config file, with its argument after a colon.
+    root: The directory of all runs.
+
+  Raises:
+    UserError: If there is no such file or grid, or two runs are the same.
+  """
+  same = f"--config={config}", f"--root={root}"
+  return [
+    shlex.join(("python", "-m", "experiments.sweep", *same, f"--only={name}"))
+    for name in _left(plan(config), pathlib.Path(root))
+  ]
+
+
+def _left(planned, path: pathlib.Path) -> list[str]:
+  """The runs that are not finished."""
+  return [n for n in planned if workdir_lib.finished(path / n) is None]
 
 
 def plan(config: str) -> dict[str, ml_collections.ConfigDict]:
@@ -142,8 +162,7 @@ def _changed(base, change: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 def differences(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """What a run's config says that the defaults do not, but for its name."""
-  usual = _flat(named.plain(build.defaults()))
-  given = _flat(named.plain(config))
+  usual, given = _flat(build.defaults()), _flat(config)
   nothing = object()
   return {
     key: value
@@ -152,14 +171,8 @@ def differences(config: ml_collections.ConfigDict) -> dict[str, Any]:
   }
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  found = {}
-  for key, value in config.items():
-    if isinstance(value, Mapping):
-      found |= _flat(value, f"{prefix}{key}.")
-    else:
-      found[prefix + key] = value
-  return found
+def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  return traverse_util.flatten_dict(named.plain(config), sep=".")
 
 
 def name_of(config: ml_collections.ConfigDict) -> str:
@@ -188,15 +201,6 @@ def _planned(config):
   return plan(config)
 
 
-def _is_finished(folder: pathlib.Path) -> bool:
-  return (folder / "finished.json").exists()
-
-
-def _command(config, root, name):
-  module = ("python", "-m", "experiments.sweep")
-  return (*module, f"--config={config}", f"--root={root}", f"--only={name}")
-
-
 def _complaint(failed: Mapping[str, str], logs) -> str:
   parts = [f"{len(failed)} runs failed; the same command tries them again."]
   for name, why in failed.items():
@@ -211,14 +215,13 @@ def titles(planned: Mapping[str, ml_collections.ConfigDict]) -> dict[str, str]:
   names = {name: str(one.name) for name, one in planned.items()}
   if len(set(names.values())) == len(names):
     return names
-  told = {name: differences(one) for name, one in planned.items()}
-  keys = sorted({key for one in told.values() for key in one})
+  told = {name: _flat(one) for name, one in planned.items()}
+  keys = sorted({key for one in told.values() for key in one} - {"name"})
   keys = [
     k for k in keys if len({repr(one.get(k)) for one in told.values()}) > 1
   ]
-  usual = _flat(named.plain(build.defaults()))
   return {
-    name: ", ".join(f"{key} {one.get(key, usual.get(key))}" for key in keys)
+    name: ", ".join(f"{key} {one.get(key)}" for key in keys)
     for name, one in told.items()
   }
 
@@ -302,13 +305,13 @@ class Board:
 def main() -> None:
   """Hands the flags on."""
   given = flags.FLAGS
-  run(
-    given.config,
-    given.root,
-    jobs=given.jobs,
-    dry_run=given.dry_run,
-    only=given.only,
-  )
+  if given.only is not None:
+    run_one(given.config, given.root, given.only)
+  elif given.dry_run:
+    for line in commands(given.config, given.root):
+      print(line)
+  else:
+    run(given.config, given.root, jobs=given.jobs)
 
 
 def _define_flags() -> None:

@@ -5,7 +5,6 @@ prints goes to its own file.
 """
 
 import collections
-import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -69,12 +68,11 @@ def run(
     Events; None when nothing has happened for that many seconds.
   """
   waiting = collections.deque(pieces.items())
-  shares = cores_of(max(1, min(jobs, len(pieces))))
+  shares = cores_of(min(jobs, len(pieces)))
   workers = [_Worker(work, cores) for cores in shares]
   try:
     for worker in workers:
-      if waiting:
-        yield worker.begin(*waiting.popleft())
+      yield worker.begin(*waiting.popleft())
     while busy := {w.connection: w for w in workers if w.name}:
       ready = multiprocessing.connection.wait(list(busy), every)
       if not ready:
@@ -145,7 +143,6 @@ def _serve(connection, work, cores):
   """What a worker does, until nobody has anything for it."""
   os.sched_setaffinity(0, cores)
   threading.Thread(target=_outlive_nobody, daemon=True).start()
-  own = functools.partial(_piece, work)
   while True:
     try:
       name, log = connection.recv()
@@ -156,7 +153,7 @@ def _serve(connection, work, cores):
       os.dup2(file.fileno(), 1)
       os.dup2(file.fileno(), 2)
     try:
-      connection.send(own(name))
+      connection.send(_piece(work, name))
     except BrokenPipeError:
       return
 

@@ -9,12 +9,15 @@ later versions, and vLLM since 2026, left it out again.
 
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import UserError
 from experiments.llm import huggingface
 from experiments.llm.weights import Model
+from sparsejax import patterns
 
+_PATTERN = patterns.n_of_m(2, 4, axis=-1)
 _SHOWN = 3
 
 
@@ -43,7 +46,8 @@ def write(folder: pathlib.Path, model: Model, *, dtype: str = "float32"):
   zeros = sum(np.count_nonzero(x == 0) for x in tensors.values())
   for name in names:
     w, prefix = tensors.pop(name), name.removesuffix(".weight")
-    kept = _two(w)
+    scores = jnp.abs(jnp.asarray(w, jnp.float32))
+    kept = np.asarray(_PATTERN.top_k(scores, w.size // 2))
     tensors[f"{prefix}.compressed"] = w[kept].reshape(len(w), -1)
     tensors[f"{prefix}.bitmask"] = np.packbits(kept, axis=1, bitorder="little")
     tensors[f"{prefix}.shape"] = np.array(w.shape, np.int64)[:, None]
@@ -64,12 +68,3 @@ def _is_two_of_four(w):
   if w.shape[1] % 4:
     return False
   return (np.count_nonzero(w.reshape(-1, 4), axis=1) <= 2).all()
-
-
-def _two(w):
-  """The places of the two largest of four, the first ones of equals."""
-  four = -np.abs(w.reshape(-1, 4).astype(np.float32))
-  order = np.argsort(four, axis=1, kind="stable")[:, :2]
-  kept = np.zeros(four.shape, bool)
-  np.put_along_axis(kept, order, True, axis=1)
-  return kept.reshape(w.shape)

@@ -188,7 +188,7 @@ def join(values: PyTree, structure: PyTree, probes: PyTree = None) -> PyTree:
   def leaf(path, v, s, probe):
     if not is_structure(s):
       return v
-    slots = jax.eval_shape(lambda s: s.used(), s).shape
+    slots = _slots(s)
     if jnp.shape(v) != slots:
       raise ValueError(
         f"{path_name(path) or 'the array'}: got values of shape "
@@ -212,6 +212,11 @@ def placed(form: Format, mask: np.ndarray, room: int = 0) -> Structure:
   if form.spare:
     slots = max(slots, room)
   return jax.jit(form.place, static_argnums=1)(mask, slots)
+
+
+def _slots(structure) -> tuple[int, ...]:
+  """The shape of the values that belong to a structure."""
+  return jax.eval_shape(lambda s: s.used(), structure).shape
 
 
 def _leaves_like(structure, treedef):
@@ -270,6 +275,6 @@ def _check(values, structure):
       _check(values[i], jax.tree.map(lambda a, i=i: a[i], structure))
     return
   formats_lib.check(structure)
-  slots = jax.eval_shape(lambda s: s.used(), structure).shape
+  slots = _slots(structure)
   if slots != np.shape(values):
     raise ValueError(f"got {np.shape(values)} values for {slots} slots")

@@ -85,19 +85,18 @@ def test_bad_grids_are_refused(text, says, tmp_path):
     sweep.plan(str(tmp_path / "none.py"))
 
 
-def test_dry_run_prints_commands_of_what_is_left(config, tmp_path, capsys):
+def test_commands_are_those_of_what_is_left(config, tmp_path):
   root = tmp_path / "root"
   names = list(sweep.plan(config))
   (root / names[1]).mkdir(parents=True)
-  (root / names[1] / "finished.json").write_text("{}")
-  sweep.run(config, str(root), dry_run=True)
-  lines = capsys.readouterr().out.splitlines()
+  (root / names[1] / "finished.json").write_text('{"metrics": {}}')
+  lines = sweep.commands(config, str(root))
   assert [line.split("--only=")[1] for line in lines] == [
     name for name in names if name != names[1]
   ]
   assert lines[0].startswith("python -m experiments.sweep --config=")
   with pytest.raises(UserError, match="run of the sweep"):
-    sweep.run(config, str(root), only="abc")
+    sweep.run_one(config, str(root), "abc")
 
 
 def command(config, root, *more):
@@ -131,6 +130,9 @@ def test_a_sweep_goes_on_and_tells_of_failures(config, tmp_path):
     assert (root / name / "finished.json").exists() == (name != names[2])
   before = (root / names[0] / "metrics.jsonl").read_bytes()
   shutil.rmtree(broken)
+  left = command(config, root, "--dry_run")
+  assert left.stdout.splitlines() == sweep.commands(config, str(root))
+  assert f"--only={names[2]}" in left.stdout
   alone = command(config, root, f"--only={names[2]}")
   assert alone.returncode == 0, alone.stderr
   again = command(config, root)
