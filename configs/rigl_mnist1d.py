@@ -14,6 +14,7 @@ prune, and whose dense net reaches 94 % by another recipe.
 import ml_collections
 
 from experiments import build, recipes
+from experiments.entry import Entry
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -52,18 +53,21 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return config
 
 
-def sweep(arg: str = "") -> list[dict[str, object]]:
+def sweep(arg: str = "") -> list[tuple[Entry, dict[str, object]]]:
   """The algorithm at four sparsities, with five seeds each.
 
   Args:
     arg: As for `get_config`.
 
   Returns:
-    What to change in its config, for each run.
+    For each run its row, and what to change in the config.
   """
-  del arg
+  algorithm, *_ = recipes.parse(arg)
   return [
-    {"algorithm.sparsity": sparsity, "seed": seed}
+    (
+      Entry(algorithm, sparsity),
+      {"algorithm.sparsity": sparsity, "seed": seed},
+    )
     for sparsity in (0.8, 0.9, 0.95, 0.98)
     for seed in range(5)
   ]

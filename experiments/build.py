@@ -21,6 +21,8 @@ from experiments.errors import UserError, unknown
 from experiments.optimizers import OPTIMIZERS, SCHEDULES
 from sparsejax import distributions, initial, lottery, patterns, scores
 
+# What may be traced, so that runs that differ in it share a program.
+NUMBERS = ("schedule.learning_rate", "algorithm.fraction")
 STREAMS = ("init", "masks", "data", "dropout", "augment")
 DRAWN = "drawn"  # first masks as the algorithm draws them
 
@@ -181,6 +183,26 @@ def transformation(
     raise UserError(
       f"config.mode is {config.mode!r} with algorithm {name}: {error}"
     ) from error
+
+
+def with_numbers(
+  config: ml_collections.ConfigDict, numbers: Mapping[str, jax.Array]
+) -> ml_collections.ConfigDict:
+  """A config with other numbers, which may be traced.
+
+  Args:
+    config: The config.
+    numbers: Float32 scalars by key of NUMBERS.
+
+  Returns:
+    The config, for `transformation` only: JSON cannot hold it.
+  """
+  one = config.copy_and_resolve_references()
+  for key, number in numbers.items():
+    part, name = key.split(".")
+    with one[part].unlocked(), one[part].ignore_type():
+      one[part][name] = number
+  return one
 
 
 def masked_mode(tx: sparsejax.SparseTransformation):

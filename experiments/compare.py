@@ -12,6 +12,7 @@ import ml_collections
 from experiments import build, costs, named, report, train
 from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
+from experiments.entry import Entry
 from experiments.errors import UserError, unknown
 
 
@@ -69,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def plan(
   config: ml_collections.ConfigDict,
-) -> Iterator[tuple[report.Entry, list[ml_collections.ConfigDict]]]:
+) -> Iterator[tuple[Entry, list[ml_collections.ConfigDict]]]:
   """The config of every run, by method, all checked before any begins.
 
   Args:
@@ -87,7 +88,7 @@ def plan(
     if name not in config.algorithms:
       raise unknown("algorithm of the config", name, config.algorithms)
     for sparsity in _sparsities(config, name):
-      entry = report.Entry(name, sparsity)
+      entry = Entry(name, sparsity)
       yield entry, [_config(config, entry, seed) for seed in config.seeds]
 
 
@@ -120,7 +121,7 @@ def _config(config, entry, seed) -> ml_collections.ConfigDict:
   return one
 
 
-def _train(planned, path: Path) -> dict[report.Entry, list[costs.Run]]:
+def _train(planned, path: Path) -> dict[Entry, list[costs.Run]]:
   total = sum(map(len, planned.values()))
   done = {}
   with progress_lib.bar() as progress:

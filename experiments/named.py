@@ -108,7 +108,7 @@ def call(
       raise unknown(f"option of {kind} {name}", option, known)
   try:
     return table[name](*args, **given, **options)
-  except (TypeError, ValueError) as error:
+  except (TypeError, ValueError, ZeroDivisionError) as error:
     raise UserError(f"{kind} {name}: {error}") from error
 
 

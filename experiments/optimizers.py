@@ -120,7 +120,7 @@ def cosine(
   after = functools.partial(
     optax.cosine_decay_schedule,
     decay_steps=max(1, steps - warmup),
-    alpha=end / learning_rate if learning_rate else 0.0,
+    alpha=end / learning_rate if end else 0.0,
   )
   return _by_epoch(_warmed(after, learning_rate, warmup), warmup, epoch)
 

@@ -4,6 +4,7 @@ Seed and data are arguments, so the runs of one config that differ in their
 seed share these programs. What happens when is for train.py.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from jax import lax
 import sparsejax
 from experiments import build, data, models, named
 from experiments.errors import UserError
+from experiments.models import convolutions
 from sparsejax import lottery
 from sparsejax import masks as masks_lib
 from sparsejax.linen import packed_layers
@@ -106,8 +108,9 @@ class Steps(NamedTuple):
 
   Attributes:
     one: `(State, Batches) -> State`.
-    many: `(State, Batches, until) -> State`: steps up to `until`, which is
-      traced: one program serves all lengths.
+    many: `(State, Batches, until, numbers=None) -> State`: steps up to
+      `until`, which is traced: one program serves all lengths. The numbers are
+      those of `build.NUMBERS`, by their keys, that are not the config's.
   """
 
   one: Callable[..., State]
@@ -151,18 +154,22 @@ class Programs(NamedTuple):
   trim: Callable[[State], State]
 
 
-def get(config: ml_collections.ConfigDict) -> Programs:
+def get(
+  config: ml_collections.ConfigDict, *, products: bool = False
+) -> Programs:
   """Returns the programs of a config, from memory if there are any.
 
   Args:
     config: A checked config. Only what is compiled in distinguishes programs:
       the seed does not.
+    products: Whether to run convolutions as products of matrices; see
+      `models.convolutions`.
 
   Returns:
     The programs.
   """
   compiled_in = {k: v for k, v in named.plain(config).items() if k in _BAKED}
-  return _make(json.dumps(compiled_in))
+  return _make(json.dumps(compiled_in), products)
 
 
 _BAKED = (
@@ -204,7 +211,7 @@ def no_sums() -> Sums:
 
 
 @functools.lru_cache(maxsize=16)
-def _make(text: str) -> Programs:
+def _make(text: str, products: bool) -> Programs:
   config = ml_collections.ConfigDict(json.loads(text))
   config.mode = config.get("mode", "masked")
   dataset, model = parts(config)
@@ -215,7 +222,10 @@ def _make(text: str) -> Programs:
     return build.transformation(of, _key(keys, "masks"), masks)
 
   def apply(*args, **kwargs):
-    with nn.intercept_methods(packed_layers):
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(nn.intercept_methods(packed_layers))
+      if products:
+        stack.enter_context(nn.intercept_methods(convolutions.as_products))
       return model.apply(*args, **kwargs)
 
   def begin(keys, variables, masks=None):
@@ -271,13 +281,14 @@ def _make(text: str) -> Programs:
       key=_key(keys, "masks"),
     )
 
-  def step(state, batches, *, update_masks):
+  def step(state, batches, numbers=None, *, update_masks):
     x, y = batch(state.keys, batches, state.step)
 
     def loss_of(params):
       return loss_fn(params, state.batch_stats, state.keys, state.step, x, y)
 
-    tx = transformation(state.keys, of=config)
+    of = build.with_numbers(config, numbers) if numbers else config
+    tx = transformation(state.keys, of=of)
     (loss, (correct, batch_stats)), grads = sparsejax.value_and_grad(
       loss_of, tx, has_aux=True
     )(state.params, state.opt_state, update_masks=update_masks)
@@ -309,9 +320,9 @@ def _make(text: str) -> Programs:
   def steps(update_masks):
     one = functools.partial(step, update_masks=update_masks)
 
-    def many(state, batches, until):
+    def many(state, batches, until, numbers=None):
       return lax.while_loop(
-        lambda s: s.step < until, lambda s: one(s, batches), state
+        lambda s: s.step < until, lambda s: one(s, batches, numbers), state
       )
 
     return Steps(donating(one), donating(many))

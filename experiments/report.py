@@ -15,35 +15,9 @@ import rich.table
 
 from experiments import costs, intervals, plots, tables
 from experiments.costs import Run
+from experiments.entry import Entry, percent
 from experiments.workdir import storage
 from sparsejax import report as library_report
-
-
-class Entry(NamedTuple):
-  """What runs that differ in their seed have in common.
-
-  Attributes:
-    method: The method's name.
-    sparsity: The share of zeros, where a method is run at several.
-  """
-
-  method: str
-  sparsity: float | None = None
-
-  def __str__(self):
-    if self.sparsity is None:
-      return self.method
-    return f"{self.method}, {_percent(self.sparsity)}"
-
-  @property
-  def folder(self) -> str:
-    """A name for directories."""
-    at = "" if self.sparsity is None else f"-{self.sparsity:g}"
-    return self.method.replace(" ", "_") + at
-
-
-def _percent(share: float) -> str:
-  return f"{round(100 * share, 6):g} %"
 
 
 class Row(NamedTuple):
@@ -289,7 +263,7 @@ def _wide(table: Sequence[Row]) -> list[tuple[str, ...]]:
     {row.entry.sparsity for row in table if row.entry.sparsity is not None}
   )
   found = {row.entry: row for row in table}
-  lines = [("method", *map(_percent, sparsities), "runs")]
+  lines = [("method", *map(percent, sparsities), "runs")]
   for method in dict.fromkeys(row.entry.method for row in table):
     rows = [found.get(_nearest(found, method, s)) for s in sparsities]
     runs = str(next(len(row.accuracy) for row in rows if row))
@@ -304,7 +278,7 @@ def _sparsities_text(table, shown):
     "\n## Accuracy at several sparsities\n\n"
     f"{tables.table(_wide(table))}\n\n"
     "![test accuracy against sparsity](sparsities.png)\n\n"
-    f"The pictures below show the runs at {_percent(at)}.\n"
+    f"The pictures below show the runs at {percent(at)}.\n"
   )
 
 

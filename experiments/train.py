@@ -31,6 +31,7 @@ from experiments import (
 )
 from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
+from experiments.entry import Entry
 from experiments.errors import UserError
 from experiments.records import Diverged, Recorder, check_state, diverged
 
@@ -59,7 +60,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   with progress_lib.bar() as progress:
     result = train(config, workdir, progress=progress)
   final = result.metrics
-  entry = report.Entry(config.algorithm.name)
+  entry = Entry(config.algorithm.name)
   runs = {entry: [costs.Run(config, result)]}
   report.write(Path(workdir), config, runs)
   print(
@@ -104,11 +105,11 @@ def train(
         path,
         manager,
         progress or progress_lib.untracked,
-        start or functools.partial(_first_state, config),
+        start or functools.partial(first_state, config),
       )
     history = metrics.read(path)
     masks = jax.tree.map(np.asarray, sparsejax.get_masks(state.opt_state))
-    final = _last_test(history)
+    final = last_test(history)
     if workdir_lib.finished(path) != final:
       workdir_lib.finish(path, config.steps, final)
   seen = sparsejax.forward_params(state.params, state.opt_state)
@@ -133,8 +134,8 @@ def state_at(
     UserError: If there is no such checkpoint, or it is damaged.
   """
   with _opened(config, Path(workdir).absolute()) as manager:
-    like = _like(config, programs.get(config))
-    return checkpoints.restore_step(manager, step, like)
+    shapes = like(config, programs.get(config))
+    return checkpoints.restore_step(manager, step, shapes)
 
 
 def _opened(config, path):
@@ -147,7 +148,7 @@ def _opened(config, path):
   )
 
 
-def _like(
+def like(
   config: ml_collections.ConfigDict, program: programs.Programs
 ) -> programs.State:
   """The shapes and dtypes of a run's state."""
@@ -162,7 +163,7 @@ def _like(
     ) from error
 
 
-def _first_state(
+def first_state(
   config: ml_collections.ConfigDict, program: programs.Programs
 ) -> programs.State:
   """Draws params and masks from the seed, as the config says."""
@@ -186,8 +187,8 @@ def _finished_state(
   start: Callable[[programs.Programs], programs.State],
 ) -> programs.State:
   """The run's last state, on the host: as it was saved, or else by training."""
-  like = _like(config, program)
-  step, saved = checkpoints.restore(manager, like) or (-1, None)
+  shapes = like(config, program)
+  step, saved = checkpoints.restore(manager, shapes) or (-1, None)
   if step == config.steps:
     return saved
   # Copied: a state that is to be donated must not share what is used elsewhere.
@@ -212,17 +213,17 @@ def _finished_state(
     checkpoints.save(manager, step, host)
     return host
 
-  def due(every):
-    return step == config.steps or (every > 0 and step % every == 0)
-
   def to_save():
-    return due(config.checkpoint_every) or step in config.keep_steps
+    every = config.checkpoint_every
+    return due(config, step, every) or step in config.keep_steps
 
   with (
     signals.caught() as came,
     metrics.writer(path, after=step, tensorboard=config.tensorboard) as write,
   ):
-    recorder = Recorder(write, params=like.params, batch_size=config.batch_size)
+    recorder = Recorder(
+      write, params=shapes.params, batch_size=config.batch_size
+    )
     if saved is None:
       step = int(state.step)
       state = evaluate(state)
@@ -230,10 +231,10 @@ def _finished_state(
         save(state)
     advance = progress(config.name, config.steps, step)
     moves = build.transformation(config, jax.random.key(0)).moves
-    convolves = any(p.ndim > 2 for p in jax.tree.leaves(like.params))
+    convolves = any(p.ndim > 2 for p in jax.tree.leaves(shapes.params))
     try:
       while step < config.steps:
-        stop = _next_stop(config, step, examples.block, moves)
+        stop = next_stop(config, step, examples.block, moves)
         batches = examples.batches(step)
         moving = bool(moves(step))
         state = _stretch(
@@ -242,10 +243,10 @@ def _finished_state(
         if moving:
           state = program.trim(state)
         step = stop
-        if due(config.log_every):
+        if due(config, step, config.log_every):
           recorder.train(step, state.sums)
           state = state._replace(sums=programs.no_sums())
-        if due(config.eval_every):
+        if due(config, step, config.eval_every):
           state = evaluate(state)
         recorder.flush(keep=1)
         advance(step, recorder.note)
@@ -287,7 +288,7 @@ def _stretch(
   return state
 
 
-def _next_stop(
+def next_stop(
   config: ml_collections.ConfigDict,
   step: int,
   block: int,
@@ -302,6 +303,12 @@ def _next_stop(
   return next((s for s in range(step + 1, end) if moves(s) != kind), end)
 
 
-def _last_test(history: list[dict[str, Any]]) -> dict[str, Any]:
+def due(config: ml_collections.ConfigDict, step: int, every: int) -> bool:
+  """Whether what comes every so many steps, and after the last, comes now."""
+  return step == config.steps or (every > 0 and step % every == 0)
+
+
+def last_test(history: list[dict[str, Any]]) -> dict[str, Any]:
+  """The numbers of the last evaluation."""
   last = next(r for r in reversed(history) if r["split"] == "test")
   return {k: v for k, v in last.items() if k not in ("step", "split")}

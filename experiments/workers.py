@@ -153,7 +153,7 @@ def _serve(connection, work, cores):
       os.dup2(file.fileno(), 1)
       os.dup2(file.fileno(), 2)
     try:
-      connection.send(_piece(work, name))
+      connection.send(done(work, name))
     except BrokenPipeError:
       return
 
@@ -164,7 +164,7 @@ def _outlive_nobody():
   os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _piece(work, name):
+def done(work: Callable[[str], Any], name: str) -> str:
   """Does a piece; what went wrong, if anything did."""
   try:
     work(name)

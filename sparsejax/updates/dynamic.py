@@ -253,7 +253,12 @@ def _rated(drop, grow, grads, state, params, now, after):
 
 
 def check_fraction(fraction: float, name: str = "fraction") -> None:
-  """Raises a ValueError unless a share of active weights is in [0, 1]."""
+  """Raises a ValueError unless a share of active weights is in [0, 1].
+
+  A traced one is taken as it is, so that runs of several can share a program.
+  """
+  if isinstance(fraction, jax.core.Tracer):
+    return
   if not 0 <= fraction <= 1:
     raise ValueError(
       f"got {name}={fraction}, wanted a share of the active weights, in [0, 1]"

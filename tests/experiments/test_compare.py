@@ -9,6 +9,7 @@ import pytest
 from matplotlib import image
 
 from experiments import compare, report, train
+from experiments.entry import Entry
 from experiments.errors import UserError
 from tests.experiments import small
 
@@ -121,7 +122,7 @@ def test_a_comparison_of_nothing_is_an_error(changes, message, tmp_path):
 
 
 def row(name, *accuracy):
-  return report.Row(report.Entry(name), accuracy, 1, 2, 1.0, 1.0)
+  return report.Row(Entry(name), accuracy, 1, 2, 1.0, 1.0)
 
 
 def test_order_says_what_the_seeds_say():

@@ -131,7 +131,7 @@ def test_what_the_model_sees_is_what_a_result_holds(finished):
 @pytest.mark.parametrize("name", ["top_kast", "str", "ac_dc", "soft_movement"])
 def test_a_stopped_run_ends_in_the_same_bits(name, finished, tmp_path):
   config, whole = result(finished, name)
-  saved = train._first_state
+  saved = train.first_state
 
   def stop(*args):
     raise KeyboardInterrupt
@@ -153,7 +153,7 @@ def test_a_stopped_run_ends_in_the_same_bits(name, finished, tmp_path):
     with pytest.raises(KeyboardInterrupt):
       train.train(half, tmp_path)
   assert calls == [20]
-  assert saved is train._first_state
+  assert saved is train.first_state
   again = train.train(half, tmp_path)
   for a, b in zip(
     jax.tree.leaves((whole.params, whole.masks)),

@@ -14,9 +14,9 @@ from experiments import (
   compare,
   models,
   programs,
-  report,
   train,
 )
+from experiments.entry import Entry
 from experiments.errors import UserError
 from sparsejax import initial
 from tests.experiments import small
@@ -31,7 +31,7 @@ def make(name, algorithm="rigl", **options):
 def begin(config):
   """The first state of a run, and the params that were drawn."""
   program = programs.get(config)
-  state = train._first_state(config, program)
+  state = train.first_state(config, program)
   drawn = program.draw(build.streams(config.seed))["params"]
   return jax.tree.map(np.asarray, (state, drawn))
 
@@ -200,7 +200,7 @@ def test_snip_by_the_gradient_alone_does_worse_than_random(tmp_path):
   config.base.steps = 1000
   accuracy = {}
   for method in ("gradient", "random", "snip"):
-    run = compare._config(config, report.Entry(method, 0.98), seed=0)
+    run = compare._config(config, Entry(method, 0.98), seed=0)
     accuracy[method] = train.train(run, tmp_path / method).metrics["accuracy"]
   assert accuracy["gradient"] < accuracy["random"] - 0.02
   assert accuracy["random"] < accuracy["snip"] - 0.05

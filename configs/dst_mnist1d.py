@@ -1,0 +1,68 @@
+"""The rows of RigL's tables on MNIST-1D: the convolutional net of its paper.
+
+    python -m experiments.sweep --config=configs/dst_mnist1d.py --root=DIR
+    python -m experiments.tables --table=dst_mnist1d --root=DIR
+
+Dense, small-dense, SNIP, and, uniform and ERK, static, SET, SNFS, RigL, RigL
+five times as long, and gradual pruning, at 80, 90, 95 and 98 %, five seeds
+each: 285 runs. `:smoke` takes two sparsities, one seed and a few steps.
+
+Net, data and recipe are those of configs/rigl_mnist1d.py: 4,000 steps of 100
+signals, SGD with a cosine of the learning rate; a drop fraction of 0.3 that a
+cosine anneals, an update every 100 steps until 75 % of the training (Evci et
+al., arXiv:1911.11134, section 4). Uniform sparsities are those of all layers.
+Nobody has published these rows on MNIST-1D. What papers report is an
+order: static below SET below RigL, which is at most as good as pruning; ERK
+above uniform; RigL 5x above RigL; small-dense below RigL. results/README.md
+says what came of it.
+"""
+
+import ml_collections
+
+from experiments import build, paper_rows, recipes
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Makes the config of the dense run.
+
+  Args:
+    arg: `smoke` or nothing.
+
+  Returns:
+    The config.
+  """
+  _, _, smoke = recipes.parse(arg)
+  config = build.defaults()
+  config.name = "dst_mnist1d"
+  config.steps = 40 if smoke else 4000
+  config.batch_size = 100
+  config.data = {"name": "mnist1d"}
+  config.model = {"name": "mnist1d_conv", "channels": 50}
+  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
+  config.schedule = {"name": "cosine", "learning_rate": 0.05}
+  config.log_every = 20 if smoke else 500
+  config.eval_every = 20 if smoke else 500
+  config.checkpoint_every = config.steps
+  config.tensorboard = False
+  return config
+
+
+def sweep(arg: str = ""):
+  """The rows; see `paper_rows.grid`.
+
+  Args:
+    arg: As for `get_config`.
+
+  Returns:
+    For each run its row, and what to change in the config.
+  """
+  _, _, smoke = recipes.parse(arg)
+  return paper_rows.grid(
+    get_config(arg),
+    sparsities=(0.8, 0.98) if smoke else (0.8, 0.9, 0.95, 0.98),
+    seeds=range(1 if smoke else 5),
+    every=10 if smoke else 100,
+  )
+
+
+EXPECTED = paper_rows.expected()
