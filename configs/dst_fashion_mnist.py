@@ -57,3 +57,5 @@ def sweep(arg: str = ""):
 
 
 EXPECTED = paper_rows.expected()
+PUBLISHED = paper_rows.PUBLISHED
+SAME = False  # another net, other data

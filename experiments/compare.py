@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ml_collections
 
-from experiments import build, costs, named, report, train
+from experiments import build, named, report, train
 from experiments import progress as progress_lib
 from experiments import workdir as workdir_lib
 from experiments.entry import Entry
@@ -121,7 +121,7 @@ def _config(config, entry, seed) -> ml_collections.ConfigDict:
   return one
 
 
-def _train(planned, path: Path) -> dict[Entry, list[costs.Run]]:
+def _train(planned, path: Path) -> dict[Entry, list[report.Run]]:
   total = sum(map(len, planned.values()))
   done = {}
   with progress_lib.bar() as progress:
@@ -131,6 +131,6 @@ def _train(planned, path: Path) -> dict[Entry, list[costs.Run]]:
       for config in configs:
         folder = path / "runs" / f"{entry.folder}-{config.seed}"
         result = train.train(config, folder, progress=progress)
-        done[entry].append(costs.Run(config, result))
+        done[entry].append(report.Run(config, result))
         advance(sum(map(len, done.values())))
   return done

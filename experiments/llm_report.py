@@ -16,7 +16,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from experiments import intervals, plots, tables
+from experiments import csv_tables, intervals, plots
 from experiments.errors import unknown
 from experiments.workdir import storage
 
@@ -217,14 +217,14 @@ def write(
   said = f"\nThe order that papers report:\n\n{listed}\n" if ordered else ""
   text = _TEXT.format(
     title=title,
-    table=tables.table(table),
+    table=csv_tables.table(table),
     dense=measure.shown(dense),
     measure=measure.name,
     order=said,
   )
   with storage(workdir):
     (workdir / "report.md").write_text(text)
-    tables.write(workdir / "table.csv", table)
+    csv_tables.write(workdir / "table.csv", table)
     _draw(rows, measure, dense, workdir / "models.png")
   printed = rich.table.Table(title=title)
   shown = [i for i, name in enumerate(table[0]) if name != _PUBLISHED]
@@ -264,7 +264,7 @@ def write_run(
   with storage(workdir):
     _draw_run(history, name, workdir / "run.png")
     (workdir / "report.md").write_text(
-      _RUN.format(title=title, table=tables.table(table), measure=name)
+      _RUN.format(title=title, table=csv_tables.table(table), measure=name)
     )
 
 

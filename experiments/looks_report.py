@@ -9,6 +9,7 @@ import rich.console
 import rich.table
 
 from experiments import instrument_plots
+from experiments.csv_tables import table
 from experiments.finished import Run, natural
 from experiments.looks import (
   MOST_GROUPS,
@@ -20,7 +21,6 @@ from experiments.looks import (
   Sensitivity,
   moved,
 )
-from experiments.tables import table
 from sparsejax.instruments import Flow
 
 BEGIN, END = "<!-- instruments -->", "<!-- end instruments -->"

@@ -12,7 +12,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from experiments import intervals, lottery_plots, tables
+from experiments import csv_tables, intervals, lottery_plots
 from experiments.intervals import interval
 from experiments.workdir import storage
 from sparsejax.lottery import barrier
@@ -131,7 +131,7 @@ def write(
         ("Error barriers", "barriers.png"),
         ("Error on the line between two children", "lines.png"),
       ]
-    tables.write(workdir / "table.csv", [COLUMNS, *map(_cells, table)])
+    csv_tables.write(workdir / "table.csv", [COLUMNS, *map(_cells, table)])
     (workdir / "report.md").write_text(_text(config, table, compared, pictures))
   _show(table, compared, config)
   return table
@@ -212,7 +212,7 @@ def _text(config, table, compared, pictures) -> str:
       parts += [_verdict(low, high, levels), "\n".join(body)]
   parts += [
     "## All levels",
-    tables.table([COLUMNS, *map(_cells, table)]),
+    csv_tables.table([COLUMNS, *map(_cells, table)]),
   ]
   return "\n\n".join(parts) + "\n"
 

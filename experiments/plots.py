@@ -76,7 +76,7 @@ def layers(runs: Runs, file: Path) -> None:
     axes.set_xticks(range(len(paths)), paths, rotation=20, ha="right")
     axes.set(ylabel="zeros at the end [%]", ylim=(0, 100))
     if last:
-      picture.legend(loc="outside upper center", ncols=len(last))
+      _legend(picture, axes)
     save(picture, file)
 
 
@@ -101,11 +101,25 @@ def churn(runs: Runs, file: Path) -> None:
         _band(axes, steps[1:], 100 * values[:, 1:], name, colour)
       axes.set(xlabel="step", ylabel=f"{label} [% of active]")
       axes.set_ylim(bottom=0)
-    handles, names = both[0].get_legend_handles_labels()
-    if handles:
-      picture.legend(
-        handles, names, loc="outside upper center", ncols=len(names)
-      )
+    _legend(picture, both[0])
+    save(picture, file)
+
+
+def losses(runs: Runs, file: Path) -> None:
+  """Draws the training loss over steps: the mean over seeds, and its spread.
+
+  Args:
+    runs: The records of the runs of each method.
+    file: Where the PNG goes.
+  """
+  with matplotlib.rc_context(STYLE):
+    picture, axes = figure()
+    for (name, histories), colour in zip(runs.items(), cycle(), strict=False):
+      steps, values = curves(histories, "loss", split="train")
+      _band(axes, steps, values, name, colour)
+    axes.set(xlabel="step", ylabel="training loss")
+    axes.set_yscale("log")
+    axes.legend(loc="best")
     save(picture, file)
 
 
@@ -164,6 +178,15 @@ def save(figure: Figure, file: Path) -> None:
   figure.savefig(file, metadata={"Software": None})
 
 
+def _legend(picture: Figure, axes) -> None:
+  """The names above the picture, or, if they are many, beside it."""
+  handles, names = axes.get_legend_handles_labels()
+  if len(names) > 6:
+    picture.legend(handles, names, loc="outside right center")
+  elif names:
+    picture.legend(handles, names, loc="outside upper center", ncols=len(names))
+
+
 def cycle() -> Iterator[str]:
   """The colours, over and over."""
   while True:
@@ -174,9 +197,9 @@ def _tests(history: History) -> list[Mapping[str, Any]]:
   return [record for record in history if record["split"] == "test"]
 
 
-def curves(histories: Sequence[History], key: str):
-  """Steps, and what evaluations found, as an array [runs, steps]."""
-  tests = [_tests(history) for history in histories]
+def curves(histories: Sequence[History], key: str, *, split: str = "test"):
+  """Steps, and what records of them hold, as an array [runs, steps]."""
+  tests = [[r for r in h if r["split"] == split] for h in histories]
   steps = np.array([record["step"] for record in tests[0]])
   return steps, np.array([[r[key] for r in records] for records in tests])
 

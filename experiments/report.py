@@ -6,18 +6,27 @@ Every number comes from the runs' own records, masks and models.
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import ml_collections
 import numpy as np
 import rich.console
 import rich.table
 
-from experiments import costs, intervals, plots, tables
-from experiments.costs import Run
+from experiments import costs, csv_tables, intervals, plots
 from experiments.entry import Entry, percent
 from experiments.workdir import storage
 from sparsejax import report as library_report
+
+if TYPE_CHECKING:
+  from experiments.train import Result
+
+
+class Run(NamedTuple):
+  """A finished run: its config and what it left."""
+
+  config: ml_collections.ConfigDict
+  result: "Result"
 
 
 class Row(NamedTuple):
@@ -84,14 +93,14 @@ def rows(runs: Mapping[Entry, Sequence[Run]]) -> list[Row]:
 
 def _row(entry: Entry, group: Sequence[Run]) -> Row:
   first = group[0]
-  cost = costs.of(first)
+  training, inference = costs.of(first.config, first.result.history).relative
   return Row(
     entry=entry,
     accuracy=tuple(100 * r.result.metrics["accuracy"] for r in group),
     nnz=round(statistics.fmean(r.result.metrics["nnz"] for r in group)),
     size=first.result.metrics["size"],
-    training=cost.training,
-    inference=cost.inference,
+    training=training,
+    inference=inference,
   )
 
 
@@ -195,25 +204,25 @@ def write(
   several = [e.sparsity for e in runs if e.sparsity is not None]
   text = _TEXT.format(
     name=config.name,
-    table=tables.table([_COLUMNS, *map(_cells, table)]),
+    table=csv_tables.table([_COLUMNS, *map(_cells, table)]),
     order=_order_text(order(table, expected)),
     sparsities=_sparsities_text(table, shown) if several else "",
     method=last.config.algorithm.name,
     seed=last.config.seed,
     layers=library_report.table(
       library_report.layers(
-        last.result.params, last.result.masks, costs.by_leaf(last)
+        last.result.params, last.result.masks, costs.by_leaf(last.config)
       )
     ),
   )
   with storage(workdir):
     (workdir / "report.md").write_text(text)
-    tables.write(workdir / "table.csv", [_COLUMNS, *map(_cells, table)])
+    csv_tables.write(workdir / "table.csv", [_COLUMNS, *map(_cells, table)])
     plots.accuracy(histories, workdir / "accuracy.png")
     plots.layers(histories, workdir / "layers.png")
     plots.churn(histories, workdir / "churn.png")
     if several:
-      tables.write(workdir / "sparsities.csv", _wide(table))
+      csv_tables.write(workdir / "sparsities.csv", _wide(table))
       plots.sparsities(table, _families(runs), workdir / "sparsities.png")
   return table
 
@@ -276,7 +285,7 @@ def _sparsities_text(table, shown):
   at = next(e.sparsity for e in shown if e.sparsity is not None)
   return (
     "\n## Accuracy at several sparsities\n\n"
-    f"{tables.table(_wide(table))}\n\n"
+    f"{csv_tables.table(_wide(table))}\n\n"
     "![test accuracy against sparsity](sparsities.png)\n\n"
     f"The pictures below show the runs at {percent(at)}.\n"
   )

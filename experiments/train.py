@@ -21,7 +21,6 @@ import sparsejax
 from experiments import (
   build,
   checkpoints,
-  costs,
   metrics,
   named,
   programs,
@@ -61,7 +60,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     result = train(config, workdir, progress=progress)
   final = result.metrics
   entry = Entry(config.algorithm.name)
-  runs = {entry: [costs.Run(config, result)]}
+  runs = {entry: [report.Run(config, result)]}
   report.write(Path(workdir), config, runs)
   print(
     f"{config.name} in {workdir} {'was already' if done else 'is'} finished: "

@@ -26,7 +26,7 @@ class WideResNet(nn.Module):
   Attributes:
     num_classes: how many logits.
     depth: 6 n + 4 for n blocks a stage.
-    width: the factor on the stages' 16, 32, 64 channels.
+    width: the factor on the stages' 16, 32, 64 channels; any, not only whole.
     dropout: rate between a block's convolutions.
     kernel_init: the name of the kernels' initializer.
     norm_scale: what BatchNorm's scales begin with, "ones" or "uniform".
@@ -35,7 +35,7 @@ class WideResNet(nn.Module):
 
   num_classes: int
   depth: int = 22
-  width: int = 2
+  width: float = 2
   dropout: float = 0.0
   kernel_init: str = "he_normal"
   norm_scale: str = "ones"
@@ -61,7 +61,7 @@ class WideResNet(nn.Module):
     for stage in range(3):
       for block in range(blocks):
         x = _WideBlock(
-          features=16 * 2**stage * self.width,
+          features=max(1, round(16 * 2**stage * self.width)),
           strides=2 if stage and not block else 1,
           dropout=self.dropout,
           kernel_init=self.kernel_init,
