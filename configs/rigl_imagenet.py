@@ -33,6 +33,11 @@ MobileNet-v1, 5x: dense 72.1; RigL 71.5 at 0.75 and 67.0 at 0.9, with ERK 71.9
 and 68.1; pruning 67.7 and 61.8; small dense nets (`--config.model.width`) 66.0
 and 57.7. Not run here in full: no GPU, no ImageNet.
 
+All rows of ResNet-50:
+
+    python -m experiments.sweep --config=configs/rigl_imagenet.py --root=DIR
+    python -m experiments.tables --table=rigl_imagenet --root=DIR
+
 The argument is words with commas between: an algorithm (`rigl`, `set`, `snfs`,
 `seft`, `static`, `gmp`, `dense`), `mobilenet`, `erk`, `5x`, and `smoke` for a
 few steps of a small net.
@@ -40,7 +45,7 @@ few steps of a small net.
 
 import ml_collections
 
-from experiments import recipes
+from experiments import paper_rows, recipes
 
 _EPOCHS = 32_000 * 4096 / 1_281_167
 _WORDS = ("mobilenet", "erk", "5x")
@@ -104,3 +109,37 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     part["prunable"] = "^(stage|logits).*kernel"
   config.algorithm = part
   return config
+
+
+def sweep(arg: str = ""):
+  """All rows of ResNet-50, with three seeds each; see `paper_rows.rows`.
+
+  Args:
+    arg: `smoke` for one sparsity and one seed, or nothing.
+
+  Returns:
+    For each run its row, and what to change in the config.
+
+  Raises:
+    UserError: If the argument is another.
+  """
+  _, _, smoke = recipes.parse(arg)
+
+  def make(algorithm, distribution, times):
+    more = [arg, algorithm]
+    more += ["erk"] if distribution == "erdos_renyi_kernel" else []
+    more += ["5x"] if times == 5 else []
+    return get_config(",".join(more))
+
+  return paper_rows.rows(
+    get_config(arg),
+    make,
+    sparsities=(0.8,) if smoke else (0.8, 0.9, 0.95, 0.965),
+    seeds=range(1 if smoke else 3),
+    shape=(224, 224, 3),
+    num_classes=1000,
+  )
+
+
+EXPECTED = paper_rows.expected()
+PUBLISHED = paper_rows.published(paper_rows.IMAGENET, paper_rows.SOURCE)

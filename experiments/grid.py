@@ -127,6 +127,18 @@ def changed(
   return one
 
 
+def replaced(
+  base: ml_collections.ConfigDict, other: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """What to change in one config to have another, but for its name."""
+  ours, theirs = named.plain(base), named.plain(other)
+  return {
+    key: other.to_dict()[key]
+    for key in theirs
+    if key != "name" and ours[key] != theirs[key]
+  }
+
+
 def differences(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """What a run's config says that the defaults do not, but for its name."""
   usual, given = flat(build.defaults()), flat(config)

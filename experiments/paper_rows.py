@@ -2,38 +2,40 @@
 
 Evci et al., Rigging the Lottery, arXiv:1911.11134, figure 2 and table 4: a
 dense net, a small dense one of as many weights, SNIP, and, with uniform and
-with ERK sparsities, static masks, SET, SNFS, RigL, RigL for five times as many
-steps, and gradual pruning.
+with ERK sparsities, static masks, SET, SNFS, RigL, RigL for several times as
+many steps, and gradual pruning.
 """
 
+import bisect
+import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from experiments import models, programs, recipes
+from experiments import grid, models, recipes
 from experiments.entry import Entry
 from experiments.errors import UserError
 from sparsejax import distributions
 
+Make = Callable[[str, str, int], ml_collections.ConfigDict]
 DISTRIBUTIONS = {"uniform": "uniform", "ERK": "erdos_renyi_kernel"}
 METHODS = {
   "static": "static",
   "SET": "set",
   "SNFS": "snfs",
   "RigL": "rigl",
-  "RigL 5x": "rigl",
   "pruning": "gmp",
 }
+LONGER = ("RigL",)  # what is also run for longer
 # Which of two rows papers report to do worse.
 EXPECTED = (
   ("static", "SET"),
   ("SET", "RigL"),
   ("RigL", "pruning"),
-  ("RigL", "RigL 5x"),
   ("small-dense", "RigL (uniform)"),
   ("static (uniform)", "static (ERK)"),
   ("RigL (uniform)", "RigL (ERK)"),
@@ -41,7 +43,7 @@ EXPECTED = (
 # Figure 2 and table 4: top-1 accuracy in percent, ResNet-50 on ImageNet. Of
 # table 4's row "Static (ERK)" nothing, which repeats that of 80 and 90 %.
 SOURCE = "Evci et al. 2020, ResNet-50, ImageNet"
-_IMAGENET = {
+IMAGENET = {
   "dense": {None: 76.8},
   "static (uniform)": {0.8: 70.6, 0.9: 65.8, 0.95: 59.5},
   "static (ERK)": {0.8: 72.1, 0.9: 67.7},
@@ -55,23 +57,70 @@ _IMAGENET = {
   "SNFS (ERK)": {0.8: 75.2, 0.9: 72.9, 0.95: 70.0},
   "pruning (uniform)": {0.8: 75.6, 0.9: 73.9, 0.95: 70.6},
 }
-PUBLISHED = {
-  Entry(method, sparsity): (value, SOURCE)
-  for method, values in _IMAGENET.items()
-  for sparsity, value in values.items()
-}
 # The fields of models that are their widths.
 _WIDTHS = {"hidden", "features", "channels", "width"}
 
 
-def grid(
-  config: ml_collections.ConfigDict,
+def rows(
+  base: ml_collections.ConfigDict,
+  make: Make,
   sparsities: Sequence[float],
   seeds: Sequence[int],
   *,
-  every: int = 100,
+  shape: tuple[int, ...],
+  num_classes: int,
+  times: int = 5,
+  longer: Sequence[str] = LONGER,
 ) -> Iterator[tuple[Entry, dict[str, Any]]]:
   """All rows, as `sweep` of a config file gives them.
+
+  Args:
+    base: The config that the file gives; all rows are changes of it.
+    make: `(algorithm, distribution, times) -> config`, of so many times the
+      steps; the sparsity is set here.
+    sparsities: The shares of zeros.
+    seeds: Of each row.
+    shape: Of an example of the data.
+    num_classes: Of the data.
+    times: How many times the steps of the longer runs.
+    longer: The methods that are also run for longer.
+
+  Yields:
+    The row, and what to change in the config.
+  """
+  uniform, _ = DISTRIBUTIONS.values()
+  dense = make("dense", uniform, 1)
+  yield from _seeds(Entry("dense"), base, dense, seeds)
+  for sparsity in sparsities:
+    small = dense.copy_and_resolve_references()
+    small.model = narrowed(
+      dense.model.to_dict(), 1 - sparsity, shape=shape, num_classes=num_classes
+    )
+    yield from _seeds(Entry("small-dense", sparsity), base, small, seeds)
+    snip = make("static", uniform, 1)
+    snip.initial = {"name": "snip"}
+    del snip.algorithm.distribution
+    yield from _seeds(Entry("SNIP", sparsity), base, snip, seeds)
+    for method, algorithm in METHODS.items():
+      for n in (1, times) if method in longer else (1,):
+        for title, distribution in DISTRIBUTIONS.items():
+          one = make(algorithm, distribution, n)
+          name = method if n == 1 else f"{method} {n}x"
+          entry = Entry(f"{name} ({title})", sparsity)
+          yield from _seeds(entry, base, one, seeds)
+
+
+def _seeds(entry, base, config, seeds):
+  config = config.copy_and_resolve_references()
+  if entry.sparsity is not None and config.algorithm.name != "dense":
+    config.algorithm.sparsity = entry.sparsity
+  change = grid.replaced(base, config)
+  for seed in seeds:
+    yield entry, {**change, "seed": seed}
+
+
+def by_steps(config: ml_collections.ConfigDict, *, every: int) -> Make:
+  """Makes the configs of rows by shares of the steps.
 
   Updates end after 75 % of the training, and so does pruning, which begins
   after 25 %; uniform sparsities are those of all layers, so that the two
@@ -79,53 +128,37 @@ def grid(
 
   Args:
     config: The config of a run, which all rows share.
-    sparsities: The shares of zeros.
-    seeds: Of each row.
     every: Steps between mask updates.
-
-  Yields:
-    The row, and what to change in the config.
   """
 
-  def runs(entry, **changes):
-    for seed in seeds:
-      yield entry, {**changes, "seed": seed}
-
-  begin, end = (config.steps * n // 4 // every * every for n in (1, 3))
-  yield from runs(Entry("dense"), algorithm={"name": "dense"})
-  for sparsity in sparsities:
-    small = narrowed(config, 1 - sparsity)
-    yield from runs(
-      Entry("small-dense", sparsity), algorithm={"name": "dense"}, model=small
+  def make(algorithm, distribution, times):
+    one = config.copy_and_resolve_references()
+    for key in ("steps", "log_every", "eval_every", "checkpoint_every"):
+      one[key] *= times
+    begin, end = (one.steps * n // 4 // every * every for n in (1, 3))
+    one.algorithm = recipes.algorithm(
+      algorithm,
+      sparsity=0.9,
+      delta_t=every,
+      t_end=one.steps * 3 // 4,
+      begin=begin,
+      end=end,
+      prune_every=every,
+      distribution=distribution,
     )
-    yield from runs(
-      Entry("SNIP", sparsity),
-      algorithm={"name": "static", "sparsity": sparsity},
-      initial={"name": "snip"},
-    )
-    for method, algorithm in METHODS.items():
-      for title, distribution in DISTRIBUTIONS.items():
-        times = 5 if method.endswith("5x") else 1
-        yield from runs(
-          Entry(f"{method} ({title})", sparsity),
-          **_longer(config, times),
-          algorithm=recipes.algorithm(
-            algorithm,
-            sparsity=sparsity,
-            delta_t=every,
-            t_end=times * config.steps * 3 // 4,
-            begin=begin,
-            end=end,
-            prune_every=every,
-            distribution=distribution,
-          ),
-        )
+    return one
+
+  return make
 
 
-def expected() -> list[tuple[str, str]]:
-  """Pairs of rows of which papers report the first to do worse."""
+def expected(times: int = 5) -> list[tuple[str, str]]:
+  """Pairs of rows of which papers report the first to do worse.
+
+  Args:
+    times: How many times the steps of the longer runs.
+  """
   pairs = []
-  for low, high in EXPECTED:
+  for low, high in (*EXPECTED, *((m, f"{m} {times}x") for m in LONGER)):
     if low in METHODS:
       pairs += [(f"{low} ({d})", f"{high} ({d})") for d in DISTRIBUTIONS]
     else:
@@ -133,46 +166,58 @@ def expected() -> list[tuple[str, str]]:
   return pairs
 
 
-def _longer(config, times: int) -> dict[str, int]:
-  """So many times the steps, looked at as often in all."""
-  if times == 1:
-    return {}
-  keys = ("steps", "log_every", "eval_every", "checkpoint_every")
-  return {key: times * config[key] for key in keys}
+def published(
+  values: Mapping[str, Mapping[float | None, float]], source: str
+) -> dict[Entry, tuple[float, str]]:
+  """Published numbers as a table wants them.
+
+  Args:
+    values: Accuracies in percent, by method and by sparsity.
+    source: Where they are from.
+  """
+  return {
+    Entry(method, sparsity): (value, source)
+    for method, of_sparsity in values.items()
+    for sparsity, value in of_sparsity.items()
+  }
 
 
-def narrowed(config: ml_collections.ConfigDict, share: float) -> dict[str, Any]:
+def narrowed(
+  options: Mapping[str, Any],
+  share: float,
+  *,
+  shape: tuple[int, ...],
+  num_classes: int,
+) -> dict[str, Any]:
   """The options of a net of fewer units: small-dense.
 
   Args:
-    config: The config of a run.
+    options: Those of the model, `models.create`'s.
     share: How many of its kernels' weights it may have at most, in (0, 1].
+    shape: Of one input.
+    num_classes: How many logits.
 
   Returns:
     Options of the model, all of whose widths are scaled by one factor: the
     widest that fits.
 
   Raises:
-    UserError: If the model has no width, or not even the narrowest fits.
+    UserError: If not even the narrowest fits.
   """
-  options = config.model.to_dict()
-  dataset, model = programs.parts(config)
-  fields = {k: getattr(model, k) for k in _WIDTHS if hasattr(model, k)}
-  if not fields:
-    raise UserError(
-      f"model {config.model.name} has none of {sorted(_WIDTHS)} to make it "
-      "small-dense"
-    )
+  model = models.create(num_classes=num_classes, **options)
+  fields = {
+    f.name: (float if "float" in str(f.type) else int, getattr(model, f.name))
+    for f in dataclasses.fields(model)
+    if f.name in _WIDTHS
+  }
 
   def scaled(factor):
-    own = {k: _scaled(v, factor) for k, v in fields.items() if k != "width"}
-    if "width" in fields:  # itself a factor
-      own["width"] = fields["width"] * factor
+    own = {k: _scaled(v, factor, kind) for k, (kind, v) in fields.items()}
     return {**options, **own}
 
   def weights(some):
-    net = models.create(num_classes=dataset.num_classes, **some)
-    x = jax.ShapeDtypeStruct((1, *dataset.like.shape), jnp.float32)
+    net = models.create(num_classes=num_classes, **some)
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     shapes = jax.eval_shape(
       lambda x: net.init(jax.random.key(0), x, False)["params"], x
     )
@@ -183,17 +228,20 @@ def narrowed(config: ml_collections.ConfigDict, share: float) -> dict[str, Any]:
     )
 
   limit = share * weights(options)
-  sizes = max(64, round(max(jax.tree.leaves(fields))))
-  for n in range(sizes, 0, -1):
-    if weights(some := scaled(n / sizes)) <= limit:
-      return some
+  widths = jax.tree.leaves([v for _, v in fields.values()])
+  sizes = max(64, round(max(widths)))
+  fits = bisect.bisect_right(
+    range(1, sizes + 1), limit, key=lambda n: weights(scaled(n / sizes))
+  )
+  if fits:
+    return scaled(fits / sizes)
   raise UserError(
-    f"model {config.model.name} has {weights(options)} weights, and no "
+    f"model {options['name']} has {weights(options)} weights, and no "
     f"narrower one has only {share:g} of them"
   )
 
 
-def _scaled(width, factor: float):
+def _scaled(width, factor: float, kind: type):
   if isinstance(width, (tuple, list)):
-    return tuple(_scaled(one, factor) for one in width)
-  return max(1, round(width * factor))
+    return tuple(_scaled(one, factor, kind) for one in width)
+  return width * factor if kind is float else max(1, round(width * factor))

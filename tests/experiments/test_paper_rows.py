@@ -8,7 +8,6 @@ import pytest
 from experiments import build, grid, paper_rows, programs
 from experiments.entry import Entry
 from experiments.errors import UserError
-from tests.experiments import small
 
 CONFIGS = ("dst_fashion_mnist", "dst_mnist1d")
 
@@ -58,7 +57,58 @@ def test_small_dense_is_the_widest_that_fits(name):
     assert one.algorithm.name == "dense"
 
 
+@pytest.mark.parametrize(
+  "name",
+  [*CONFIGS, "rigl_cifar10", "rigl_imagenet", "jaxpruner_imagenet"],
+)
+def test_published_numbers_and_orders_are_of_rows(name):
+  module = grid.module(f"configs/{name}.py")
+  rows = grid.rows(f"configs/{name}.py")
+  methods = {entry.method for entry in rows}
+  assert module.PUBLISHED.keys() <= rows.keys()
+  assert {method for pair in module.EXPECTED for method in pair} <= methods
+  assert all(50 < value < 100 for value, _ in module.PUBLISHED.values())
+
+
+def test_twice_the_steps_of_cifar_are_so_throughout():
+  rows = grid.rows("configs/rigl_cifar10.py")
+  once = rows[Entry("RigL (ERK)", 0.9)][0]
+  twice = rows[Entry("RigL 2x (ERK)", 0.9)][0]
+  assert twice.steps == 2 * once.steps == 195_312
+  assert twice.algorithm.t_end == 150_000
+  assert list(twice.schedule.boundaries) == [60_000, 120_000, 180_000]
+  assert twice.algorithm.delta_t == 100
+  assert once.algorithm.distribution == "erdos_renyi_kernel"
+
+
+def test_rows_of_imagenet_are_what_their_words_are():
+  rows = grid.rows("configs/rigl_imagenet.py")
+  uniform = rows[Entry("RigL 5x (uniform)", 0.95)][0]
+  assert uniform.steps == 160_000
+  assert uniform.algorithm.prunable == "^(stage|logits).*kernel"
+  assert uniform.algorithm.sparsity == 0.95
+  erk = rows[Entry("pruning (ERK)", 0.8)][0]
+  assert "prunable" not in erk.algorithm
+  snip = rows[Entry("SNIP", 0.8)][0]
+  assert (snip.algorithm.name, snip.initial.name) == ("static", "snip")
+  assert "distribution" not in snip.algorithm
+  with pytest.raises(UserError, match="mobilenet"):
+    grid.rows("configs/rigl_imagenet.py:mobilenet")
+
+
+def test_rows_of_jaxpruner_are_its_own_methods():
+  rows = {
+    e.method: g for e, g in grid.rows("configs/jaxpruner_imagenet.py").items()
+  }
+  assert rows["saliency"][0].algorithm.score == "sensitivity"
+  assert rows["random"][0].algorithm.score == "random"
+  assert rows["global magnitude"][0].algorithm.scope == "global"
+  assert rows["magnitude STE"][0].algorithm.name == "ste"
+  assert rows["RigL"][0].algorithm.fraction == 0.1
+  assert {len(group) for group in rows.values()} == {3}
+
+
 def test_what_cannot_be_narrower_is_refused():
-  config = small.get_config()
+  options = {"name": "lenet_300_100", "hidden": (8,)}
   with pytest.raises(UserError, match="no narrower one"):
-    paper_rows.narrowed(config, 0.01)
+    paper_rows.narrowed(options, 0.01, shape=(8, 8), num_classes=10)
