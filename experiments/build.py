@@ -51,6 +51,7 @@ def defaults() -> ml_collections.ConfigDict:
   config.schedule = {"name": "constant", "learning_rate": 0.1}
   config.algorithm = {"name": "dense"}
   config.mode = "masked"  # or what else MODES has
+  config.devices = 1  # that share each batch
   config.initial = {"name": DRAWN}
   config.log_every = 100
   config.eval_every = 500

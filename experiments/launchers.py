@@ -65,7 +65,7 @@ def local(task: Task) -> Iterator[Event | None]:
   _without_options("local", task)
   work = functools.partial(_one, task.config, task.root)
   pieces = {name: log(task.root, name) for name in task.left}
-  yield from workers.run(work, pieces, jobs=task.jobs or _cores())
+  yield from workers.run(work, pieces, jobs=task.jobs or cores())
 
 
 def _one(config: str, root: pathlib.Path, name: str) -> None:
@@ -106,9 +106,8 @@ def _member(root, name, event) -> Event:
 
 def _group(config: str, root: pathlib.Path, name: str) -> None:
   """Does a population in a worker."""
-  cores = _cores()
-  if jax.config.jax_num_cpu_devices != cores:  # before there are any
-    jax.config.update("jax_num_cpu_devices", cores)
+  if jax.config.jax_num_cpu_devices != cores():  # before there are any
+    jax.config.update("jax_num_cpu_devices", cores())
   group = population.groups(grid.plan(config))[name]
   failed = _patiently(lambda: population.run(name, group, root))
   for member, why in failed.items():
@@ -185,7 +184,8 @@ def _without_options(launcher, task):
     )
 
 
-def _cores() -> int:
+def cores() -> int:
+  """How many this process may use."""
   return len(os.sched_getaffinity(0))
 
 

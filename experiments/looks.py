@@ -218,9 +218,7 @@ def look(one: Run) -> Look:
   sums = jax.tree.map(np.zeros_like, left.params)
   steps = range(min(TRAIN_BATCHES, one.config.steps))
   for step in steps:
-    batches = examples.batches(step)
-    rows = batches.order[step - batches.first]
-    batch = batches.x[rows], batches.y[rows]
+    batch = examples.batches(step).taken(step)
     sums = program.add_grads(sums, *variables.values(), *batch)
   total, flow = jax.device_get(_gradient_flow(sums, left.masks))
   fired = {}

@@ -67,7 +67,8 @@ def groups(
 
 def _group(name, config) -> str:
   dataset = build.dataset(config.data.to_dict())
-  if config.mode != "masked" or dataset.train is None or config.keep_steps:
+  fits = config.mode == "masked" and config.devices == 1
+  if not fits or dataset.train is None or config.keep_steps:
     return name
   differing = {"name", "seed"}
   # Whose budgets are in the state, and nowhere else.
@@ -125,7 +126,7 @@ def _trained(members, folder, root) -> dict[str, str]:
     paths = []
     for name, config in members.items():
       path = stack.enter_context(workdir_lib.locked(root / name))
-      workdir_lib.admit(path, named.plain(config), free=("mode",))
+      workdir_lib.admit(path, named.plain(config), free=("mode", "devices"))
       paths.append(path)
     manager = stack.enter_context(
       contextlib.closing(checkpoints.open_manager(folder / "checkpoints"))

@@ -93,14 +93,22 @@ class Batches(NamedTuple):
   Attributes:
     x: Inputs [n, ...].
     y: int32[n] labels.
-    order: int32[steps, batch_size] indices into them.
+    order: int32[steps, batch_size] indices into them; None if they are the
+      batch of the one step.
     first: int32: the step that takes the first row of `order`.
   """
 
   x: jax.Array
   y: jax.Array
-  order: jax.Array
+  order: jax.Array | None
   first: jax.Array
+
+  def taken(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The batch of a step."""
+    if self.order is None:
+      return self.x, self.y
+    rows = self.order[step - self.first]
+    return self.x[rows], self.y[rows]
 
 
 class Steps(NamedTuple):
@@ -243,8 +251,8 @@ def _make(text: str, products: bool) -> Programs:
     return _from(state.step, params, batch_stats, opt_state, keys)
 
   def batch(keys, batches, step):
-    rows = batches.order[step - batches.first]
-    x, y = dataset.prepare(batches.x[rows]), batches.y[rows]
+    x, y = batches.taken(step)
+    x = dataset.prepare(x)
     if config.augment:
       key = jax.random.fold_in(_key(keys, "augment"), step)
       x = dataset.augment(key, x)

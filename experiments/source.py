@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments import build, data, programs
 from experiments.data import stream
+from experiments.sharing import Sharing
 
 
 class Source(NamedTuple):
@@ -40,20 +41,26 @@ class _Resident(NamedTuple):
   tests: list[tuple[jax.Array, jax.Array]]
 
 
-def of(config: ml_collections.ConfigDict, key: jax.Array) -> Source:
+def of(
+  config: ml_collections.ConfigDict,
+  key: jax.Array,
+  sharing: Sharing | None = None,
+) -> Source:
   """Opens the data of a run.
 
   Args:
     config: The run's config.
     key: Raw data uint32[2] of the key of their order.
+    sharing: Which devices the batches go to; the default one if None.
 
   Returns:
     The source.
   """
+  sharing = sharing or Sharing()
   if build.dataset(config.data.to_dict()).train is None:
-    return _streamed(config, key)
+    return _streamed(config, key, sharing)
   examples = _on_device(
-    json.dumps(config.data.to_dict()), config.eval_batch_size
+    json.dumps(config.data.to_dict()), config.eval_batch_size, sharing.count
   )
   n = len(examples.y)
   block = _block(config, n)
@@ -67,6 +74,7 @@ def of(config: ml_collections.ConfigDict, key: jax.Array) -> Source:
       start=first,
       steps=block,
     )
+    order = sharing.order(order)
     return programs.Batches(examples.x, examples.y, order, np.int32(first))
 
   return Source(
@@ -82,8 +90,9 @@ def _block(config: ml_collections.ConfigDict, n: int) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def _on_device(text: str, eval_batch_size: int) -> _Resident:
+def _on_device(text: str, eval_batch_size: int, count: int) -> _Resident:
   """Loads a data set, given as JSON, once for all runs of a process."""
+  sharing = Sharing(count)
   dataset = build.dataset(json.loads(text))
   x, y = dataset.test
   rows = -(-len(y) // eval_batch_size) * eval_batch_size
@@ -92,13 +101,16 @@ def _on_device(text: str, eval_batch_size: int) -> _Resident:
   y = np.pad(y, (0, fill), constant_values=-1)
   parts = rows // eval_batch_size
   tests = [
-    (jnp.asarray(a), jnp.asarray(b))
+    sharing.batch((jnp.asarray(a), jnp.asarray(b)))
     for a, b in zip(np.split(x, parts), np.split(y, parts), strict=True)
   ]
-  return _Resident(*map(jnp.asarray, dataset.train), tests)
+  train = sharing.replicated(tuple(map(jnp.asarray, dataset.train)))
+  return _Resident(*train, tests)
 
 
-def _streamed(config: ml_collections.ConfigDict, key: jax.Array) -> Source:
+def _streamed(
+  config: ml_collections.ConfigDict, key: jax.Array, sharing: Sharing
+) -> Source:
   """Batches as they come, one step at a time, crops and mirrors drawn."""
   options = config.data.to_dict()
   size = build.dataset(options).like.shape[0]
@@ -109,8 +121,11 @@ def _streamed(config: ml_collections.ConfigDict, key: jax.Array) -> Source:
     seed=int(key[0]),
     data_dir=options.get("data_dir"),
   )
-  order = np.arange(config.batch_size, dtype=np.int32)[None]
   position, train = None, None
+
+  def placed(batch):
+    x, y = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
+    return sharing.batch((x, y))
 
   @functools.lru_cache(maxsize=1)
   def drawn(step):
@@ -120,12 +135,11 @@ def _streamed(config: ml_collections.ConfigDict, key: jax.Array) -> Source:
         "train", batch_size=config.batch_size, train=True, start_step=step
       )
     batch, position = next(train), step + 1
-    x, y = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
-    return programs.Batches(x, y, order, np.int32(step))
+    return programs.Batches(*placed(batch), None, np.int32(step))
 
   def tests():
     size = config.eval_batch_size
     for batch in opened("validation", batch_size=size, train=False):
-      yield jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
+      yield placed(batch)
 
   return Source(block=1, batches=drawn, tests=tests)

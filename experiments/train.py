@@ -25,6 +25,7 @@ from experiments import (
   named,
   programs,
   report,
+  sharing,
   signals,
   source,
 )
@@ -96,7 +97,7 @@ def train(
   build.check(config)
   program = programs.get(config)
   with workdir_lib.locked(workdir) as path:
-    workdir_lib.admit(path, named.plain(config), free=("mode",))
+    workdir_lib.admit(path, named.plain(config), free=("mode", "devices"))
     with _opened(config, path) as manager:
       state = _finished_state(
         config,
@@ -192,8 +193,9 @@ def _finished_state(
     return saved
   # Copied: a state that is to be donated must not share what is used elsewhere.
   state = jax.tree.map(jnp.array, start(program) if saved is None else saved)
-  state = program.pack(state)
-  examples = source.of(config, np.asarray(state.keys["data"]))
+  shared = sharing.of(config)
+  state = shared.replicated(program.pack(state))
+  examples = source.of(config, np.asarray(state.keys["data"]), shared)
 
   def evaluate(state):
     scores = programs.no_scores()
@@ -244,7 +246,8 @@ def _finished_state(
         step = stop
         if due(config, step, config.log_every):
           recorder.train(step, state.sums)
-          state = state._replace(sums=programs.no_sums())
+          sums = shared.replicated(programs.no_sums())
+          state = state._replace(sums=sums)
         if due(config, step, config.eval_every):
           state = evaluate(state)
         recorder.flush(keep=1)

@@ -1,0 +1,72 @@
+"""Data parallelism: several devices share each batch, and all have the state.
+
+A batch is the global one: losses are means over all of it, and so are
+BatchNorm's statistics, on however many devices. XLA sums over devices in
+another order than over examples, so bits depend on their number; where masks
+may be, and how many weights they keep, does not.
+"""
+
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.errors import UserError
+
+_AXIS = "data"
+
+
+def of(config: ml_collections.ConfigDict) -> "Sharing":
+  """Checks what a config asks for.
+
+  Raises:
+    UserError: If there are fewer devices, or they cannot share the batches.
+  """
+  count, devices = config.devices, jax.devices()
+  if count > len(devices):
+    raise UserError(
+      f"config.devices is {count}, but there are only {len(devices)}: "
+      f"{', '.join(map(str, devices[:4]))}"
+    )
+  for key in ("batch_size", "eval_batch_size"):
+    if config[key] % count:
+      raise UserError(
+        f"config.{key} is {config[key]}; wanted a multiple of the {count} "
+        "devices that share it"
+      )
+  if count > 1 and config.mode != "masked":
+    raise UserError(
+      f"config.devices is {count} in mode {config.mode!r}: only 'masked' runs "
+      "on more than one"
+    )
+  return Sharing(count)
+
+
+class Sharing:
+  """Where the arrays of a run lie: on the first so many devices."""
+
+  def __init__(self, count: int = 1):
+    self.count = count
+    mesh = Mesh(jax.devices()[:count], (_AXIS,))
+    self._everywhere = NamedSharding(mesh, PartitionSpec())
+    self._shared = NamedSharding(mesh, PartitionSpec(_AXIS))
+    self._rows = NamedSharding(mesh, PartitionSpec(None, _AXIS))
+
+  def replicated(self, tree: Any) -> Any:
+    """Puts arrays on every device."""
+    if self.count == 1:
+      return tree
+    return jax.device_put(tree, self._everywhere)
+
+  def batch(self, tree: Any) -> Any:
+    """Shares arrays out by their first axis, that of examples."""
+    if self.count == 1:
+      return tree
+    return jax.device_put(tree, self._shared)
+
+  def order(self, order: jax.Array) -> jax.Array:
+    """Shares out the indices [steps, examples] of batches."""
+    if self.count == 1:
+      return order
+    return jax.device_put(order, self._rows)
