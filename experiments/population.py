@@ -349,11 +349,11 @@ class _Population:
         metrics.writer(path, after=after, tensorboard=config.tensorboard)
         for config, path in zip(self.configs, self.paths, strict=True)
       ]
+      dataset = build.dataset(self.config.data.to_dict())
+      labels = self.config.batch_size * dataset.labels
       yield [
         _Member(
-          stack.enter_context(writer),
-          params=self.shapes.params,
-          batch_size=self.config.batch_size,
+          stack.enter_context(writer), params=self.shapes.params, labels=labels
         )
         for writer in writers
       ]

@@ -48,17 +48,17 @@ def diverged(path: Path, error: Diverged, last: int | None) -> UserError:
 class Recorder:
   """Writes records in the order in which they were added, a little later."""
 
-  def __init__(self, write: metrics.Write, *, params: Any, batch_size: int):
+  def __init__(self, write: metrics.Write, *, params: Any, labels: int):
     """Starts with nothing to write.
 
     Args:
       write: From `metrics.writer`.
       params: The parameters, or their shapes.
-      batch_size: Examples that one training step takes.
+      labels: Those that one training step takes.
     """
     self.note = ""  # on the last evaluation, for people
     self._write = write
-    self._batch_size = batch_size
+    self._labels = labels
     leaves = jax.tree_util.tree_leaves_with_path(params)
     self._sizes = {path_name(path): math.prod(x.shape) for path, x in leaves}
     self._pending = collections.deque()
@@ -92,7 +92,7 @@ class Recorder:
     self._clock = now
     values = {
       "loss": sums.loss / np.float32(sums.steps),
-      "accuracy": sums.correct / (int(sums.steps) * self._batch_size),
+      "accuracy": sums.correct / (int(sums.steps) * self._labels),
     }
     self._write(step, "train", values, {"steps_per_second": rate})
 

@@ -98,7 +98,7 @@ def _on_device(text: str, eval_batch_size: int, count: int) -> _Resident:
   rows = -(-len(y) // eval_batch_size) * eval_batch_size
   fill = rows - len(y)
   x = np.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
-  y = np.pad(y, (0, fill), constant_values=-1)
+  y = np.pad(y, [(0, fill)] + [(0, 0)] * (y.ndim - 1), constant_values=-1)
   parts = rows // eval_batch_size
   tests = [
     sharing.batch((jnp.asarray(a), jnp.asarray(b)))

@@ -222,9 +222,8 @@ def _finished_state(
     signals.caught() as came,
     metrics.writer(path, after=step, tensorboard=config.tensorboard) as write,
   ):
-    recorder = Recorder(
-      write, params=shapes.params, batch_size=config.batch_size
-    )
+    labels = config.batch_size * build.dataset(config.data.to_dict()).labels
+    recorder = Recorder(write, params=shapes.params, labels=labels)
     if saved is None:
       step = int(state.step)
       state = evaluate(state)

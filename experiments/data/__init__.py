@@ -8,7 +8,7 @@ import functools
 import inspect
 
 from experiments import errors
-from experiments.data import sets
+from experiments.data import characters, sets
 from experiments.data.failures import DataError, MissingDataError
 from experiments.data.order import batch_indices
 from experiments.data.sets import Dataset
@@ -29,6 +29,7 @@ DATASETS = {
   "fashion_mnist": sets.fashion_mnist,
   "cifar10": functools.partial(sets.cifar, "cifar10"),
   "cifar100": functools.partial(sets.cifar, "cifar100"),
+  "wikitext103": characters.wikitext103,
   "imagenet2012": sets.imagenet2012,
 }
 

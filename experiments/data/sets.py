@@ -41,8 +41,8 @@ class Dataset(NamedTuple):
   Attributes:
     name: as given to `load`.
     train: x, y. x: uint8[n, h, w, c] images or float32[n, ...] features;
-      y: int32[n] labels in [0, num_classes). None for a set that does not
-      fit in memory: see stream.py.
+      y: int32[n] labels in [0, num_classes), or uint8[n, length] of a text.
+      None for a set that does not fit in memory: see stream.py.
     test: as train.
     num_classes: how many classes there are.
     prepare: x[b, ...] -> float32[b, ...]; under jit.
@@ -57,6 +57,11 @@ class Dataset(NamedTuple):
   prepare: Callable[[jax.Array], jax.Array]
   augment: Callable[[jax.Array, jax.Array], jax.Array]
   like: jax.ShapeDtypeStruct
+
+  @property
+  def labels(self) -> int:
+    """How many labels an example has: one, or one for each place of a text."""
+    return 1 if self.train is None else self.train[1][0].size
 
 
 def mnist1d(*, data_dir: str | None = None) -> Dataset:

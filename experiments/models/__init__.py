@@ -14,6 +14,7 @@ from experiments.models import (
   feedforward,
   imagenet_resnet,
   mobilenet,
+  recurrent,
   resnet,
   vgg,
 )
@@ -35,6 +36,7 @@ MODELS = {
   ),
   "resnet50": imagenet_resnet.ResNet,
   "mobilenet_v1": mobilenet.MobileNet,
+  "character_gru": recurrent.CharacterGRU,
   "vgg16": vgg.VGG,
   "vgg19": functools.partial(vgg.VGG, stages=vgg.STAGES_19),
 }

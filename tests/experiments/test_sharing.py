@@ -105,7 +105,9 @@ def test_half_precision_computes_but_does_not_keep(tmp_path):
   half = train.train(config, tmp_path / "half")
   config.model.dtype = "float32"
   full = train.train(config, tmp_path / "full")
-  assert {p.dtype for p in jax.tree.leaves(half.params)} == {np.dtype("float32")}
+  assert {p.dtype for p in jax.tree.leaves(half.params)} == {
+    np.dtype("float32")
+  }
   assert half.metrics["nnz"] == full.metrics["nnz"]
   assert half.metrics["loss"] != full.metrics["loss"]
   assert half.metrics["loss"] == pytest.approx(full.metrics["loss"], rel=0.2)

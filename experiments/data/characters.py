@@ -1,0 +1,66 @@
+"""Text, byte by byte: each position is to tell the one after it."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from experiments.data import transforms
+from experiments.data.failures import DataError, MissingDataError
+from experiments.data.sets import Dataset, Split
+
+_FILES = {"train": "wiki.train.raw", "test": "wiki.valid.raw"}
+
+
+def wikitext103(*, data_dir: str | None = None, length: int = 512) -> Dataset:
+  """WikiText-103 as bytes: 540 M to train with, its validation set to test.
+
+  Args:
+    data_dir: the folder with `wiki.train.raw` and `wiki.valid.raw`, of
+      wikitext-103-raw-v1; other text under these names will do.
+    length: of an example.
+
+  Returns:
+    The data set: x uint8[n, length], and labels [n, length], the bytes one
+    place further on. What fills no example at the end is left out.
+
+  Raises:
+    DataError: a file is too short for one example.
+    MissingDataError: one is not there.
+  """
+  folder = pathlib.Path(data_dir or "data/wikitext-103-raw")
+  splits = {
+    split: _read(folder / name, length) for split, name in _FILES.items()
+  }
+  x, y = splits["test"]
+  return Dataset(
+    "wikitext103",
+    splits["train"],
+    (x, y.astype(np.int32)),
+    256,
+    _as_they_are,
+    transforms.keep,
+    jax.ShapeDtypeStruct((length,), np.uint8),
+  )
+
+
+def _as_they_are(x: jax.Array) -> jax.Array:
+  return x
+
+
+def _read(file: pathlib.Path, length: int) -> Split:
+  if not file.is_file():
+    raise MissingDataError(
+      f"there is no {file}. Unpack wikitext-103-raw-v1.zip, and name the "
+      "folder of wiki.train.raw with --config.data.data_dir."
+    )
+  text = np.fromfile(file, np.uint8)
+  n = (len(text) - 1) // length
+  if n < 1:
+    raise DataError(
+      f"{file} has {len(text)} bytes; wanted at least {length + 1}, one "
+      "example and the byte after it"
+    )
+  x = text[: n * length].reshape(n, length)
+  y = text[1 : n * length + 1].reshape(n, length)
+  return x, y
