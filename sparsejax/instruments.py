@@ -4,6 +4,7 @@ What they measure is told by arrays and dicts by key path; tables are for
 report.py, pictures for others.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -284,3 +285,47 @@ def dead_units(
     for path, mask in jax.tree_util.tree_leaves_with_path(masks)
     if np.ndim(mask)
   }
+
+
+def units_left(masks: Sequence[Any]) -> tuple[int, ...]:
+  """The architecture that is left of layers in a row: their units in use.
+
+  An input without a weight is out of use, and so is a unit that nothing comes
+  into or nothing goes out of; from the first layer to the last, a unit out of
+  use takes the weights into the next layer with it.
+
+  Args:
+    masks: Bool [in, out] of each layer; as many inputs as the one before has
+      outputs.
+
+  Returns:
+    How many inputs are left, and how many outputs of each layer.
+
+  Raises:
+    ValueError: If the layers do not follow on each other.
+
+  References:
+    Evci et al., Rigging the Lottery, arXiv:1911.11134, 2020, appendix B and
+    table 2.
+
+  Example:
+    >>> first = np.array([[1, 1, 0], [0, 0, 0]], bool)
+    >>> second = np.array([[1, 0], [0, 0], [0, 1]], bool)
+    >>> units_left([first, second])
+    (1, 1, 1)
+  """
+  masks = [np.asarray(mask, bool) for mask in masks]
+  for before, after in itertools.pairwise(masks):
+    if before.shape[1] != after.shape[0]:
+      raise ValueError(
+        f"got layers {before.shape} and {after.shape} in a row, wanted as many "
+        "inputs as the one before has outputs"
+      )
+  alive = masks[0].any(1)
+  left = [int(alive.sum())]
+  for i, mask in enumerate(masks):
+    alive = mask[alive].any(0)
+    if i + 1 < len(masks):
+      alive &= masks[i + 1].any(1)
+    left.append(int(alive.sum()))
+  return tuple(left)

@@ -183,3 +183,28 @@ def test_a_vector_is_one_row():
   dead = instruments.dead_units(jnp.array([1, 0, 1], bool))[""]
   assert dead.inputs.tolist() == [False]
   assert dead.outputs.tolist() == [False, True, False]
+
+
+def test_units_left_are_those_that_something_flows_through():
+  rng = np.random.default_rng(0)
+  first, second = rng.random((9, 7)) < 0.2, rng.random((7, 5)) < 0.3
+  left = instruments.units_left([first, second])
+  # By hand: unit by unit.
+  inputs = [i for i in range(9) if any(first[i])]
+  hidden = [
+    j for j in range(7) if any(first[i][j] for i in inputs) and any(second[j])
+  ]
+  outputs = [k for k in range(5) if any(second[j][k] for j in hidden)]
+  assert left == (len(inputs), len(hidden), len(outputs))
+  assert left != (9, 7, 5)
+
+
+def test_a_unit_that_dies_takes_its_weights_with_it():
+  first = np.array([[True, False]])
+  second = np.array([[True, False], [False, True]])  # of a unit without input
+  assert instruments.units_left([first, second]) == (1, 1, 1)
+
+
+def test_layers_that_do_not_follow_are_refused():
+  with pytest.raises(ValueError, match="in a row"):
+    instruments.units_left([np.ones((2, 3), bool), np.ones((2, 3), bool)])

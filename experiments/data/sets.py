@@ -125,21 +125,37 @@ def digits(*, data_dir: str | None = None) -> Dataset:
   )
 
 
-def mnist(*, data_dir: str | None = None, source: str = "idx") -> Dataset:
+def mnist(
+  *,
+  data_dir: str | None = None,
+  source: str = "idx",
+  normalize: str = "dataset",
+) -> Dataset:
   """MNIST: 60,000 + 10,000 images uint8[28, 28, 1], 10 classes.
 
   Args:
     data_dir: the folder of the four IDX files, plain or .gz; for
       source="tfds" that of TFDS.
     source: "idx" or "tfds".
+    normalize: "dataset": by the training set's mean and deviation; "unit": to
+      [0, 1].
 
   Returns:
     The data set.
 
   Raises:
     MissingDataError: the data is not there.
-    DataError: a file is damaged, a label out of range, or `source` unknown.
+    DataError: a file is damaged, a label out of range, or an option unknown.
   """
+  prepares = {
+    "dataset": transforms.normalize(*_MNIST),
+    "unit": transforms.normalize(0.0, 1.0),
+  }
+  if normalize not in prepares:
+    raise DataError(
+      f"mnist: normalize must be one of {', '.join(prepares)}; got "
+      f"{normalize!r}."
+    )
   missing = (
     "Name a folder of MNIST's four IDX files with --config.data.data_dir, or "
     "read TFDS with --config.data.source=tfds."
@@ -150,7 +166,7 @@ def mnist(*, data_dir: str | None = None, source: str = "idx") -> Dataset:
     "mnist",
     _read("mnist", source, data_dir, missing),
     num_classes=10,
-    prepare=transforms.normalize(*_MNIST),
+    prepare=prepares[normalize],
   )
 
 

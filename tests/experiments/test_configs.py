@@ -13,6 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+import sparsejax
 from experiments import (
   build,
   compare,
@@ -23,8 +24,9 @@ from experiments import (
   recipes,
   train,
 )
+from experiments.data.sets import DEBIAN_FASHION_MNIST
 from experiments.errors import UserError
-from sparsejax import distributions
+from sparsejax import distributions, instruments
 from sparsejax.masks import path_name
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -104,11 +106,16 @@ RECIPES = {
   "mest_cifar10": (("", "em", "ems"), "mest", {"conv1", "shortcut", "logits"}),
   "srigl_cifar10": (("",), "srigl", set()),
   "movement_fashion_mnist": (("", "hard", "soft"), "movement", set()),
+  "rigl_mnist": (("",), "rigl", {"logits"}),
+  "rigl_wikitext103": (("",), "rigl", {"embedding"}),
+  "jaxpruner_imagenet": (("",), "gmp", {"conv1"}),
 }
 SHAPES = {
   "imagenet2012": (1000, (32, 32, 3)),
   "cifar10": (10, (32, 32, 3)),
   "fashion_mnist": (10, (28, 28, 1)),
+  "mnist": (10, (28, 28, 1)),
+  "wikitext103": (256, (16,)),
 }
 
 
@@ -206,6 +213,33 @@ def test_sr_ste_is_the_papers_recipe(arg, n, m):
   }  # fmt: skip
   assert config.algorithm.sparsity == 1 - n / m
   assert len(moves_of(config)) == config.steps
+
+
+def test_mnist_begins_as_sparse_as_in_the_paper():
+  config = load("rigl_mnist")
+  tx = build.transformation(config, jax.random.key(0))
+  net = models.create(num_classes=10, **config.model.to_dict())
+  params = net.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), False)
+  masks = sparsejax.get_masks(sparsejax.init(tx, params["params"])[1])
+  assert masks["dense1"]["kernel"].sum() == 784 * 300 // 100
+  assert masks["dense2"]["kernel"].sum() == 30_000 * 109 // 1000
+  assert jnp.ndim(masks["logits"]["kernel"]) == 0
+  steps = moves_of(config)
+  assert (steps[0], steps[-1], config.steps) == (100, 49_900, 120_000)
+
+
+@pytest.mark.slow
+def test_mnist_smoke_on_idx_files(tmp_path):
+  config = load("rigl_mnist", "smoke")
+  if not Path(DEBIAN_FASHION_MNIST).exists():
+    pytest.skip("no IDX files of 28 x 28 images")
+  config.data.data_dir = DEBIAN_FASHION_MNIST
+  result = train.train(config, tmp_path)
+  layers = [result.masks[name]["kernel"] for name in ("dense1", "dense2")]
+  pixels, first, second = instruments.units_left(layers)
+  assert 100 < pixels < 784
+  assert 100 < first <= 300
+  assert second <= 100
 
 
 @pytest.mark.parametrize("times", [1, 5])
