@@ -94,6 +94,7 @@ def test_runs_that_fit_no_population_are_alone():
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["rigl", "gmp", "dense"])
 def test_members_are_what_single_runs_are(algorithm, tmp_path):
   changes = {}
@@ -118,6 +119,7 @@ def test_members_are_what_single_runs_are(algorithm, tmp_path):
       np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("key", "values"),
   [
@@ -138,6 +140,7 @@ def test_every_member_has_its_own_number(key, values, tmp_path):
   assert len(seen) == 2
 
 
+@pytest.mark.slow
 def test_devices_make_no_difference(tmp_path, monkeypatch):
   planned = members(seeds=range(3))
   devices = jax.devices()
@@ -199,6 +202,7 @@ def test_a_member_that_diverges_does_not_stop_the_others(tmp_path):
   assert finished["metrics"]["nnz"] > 0
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_members(tmp_path):
   compiled = []
 
