@@ -163,7 +163,7 @@ _BATCHES = programs.Batches(x=_ALL, y=_ALL, order=_MEMBERS, first=_ALL)
 
 @functools.lru_cache(maxsize=4)
 def _compiled(single: programs.Programs, mesh: Mesh) -> _Programs:
-  one_by_one = mesh.devices.flat[0].platform == "cpu"
+  one_by_one = _one_by_one(mesh)
 
   def each(function, *stacked):
     """A function of every member that this device has."""
@@ -403,6 +403,10 @@ class _Population:
     host = checkpoints.snapshot(state)
     rest = jax.tree.map(lambda x: x[:size], host._replace(step=None))
     return rest._replace(step=host.step)
+
+
+def _one_by_one(mesh: Mesh) -> bool:
+  return mesh.devices.flat[0].platform == "cpu"
 
 
 def _devices() -> list[jax.Device]:

@@ -154,6 +154,27 @@ def test_devices_make_no_difference(tmp_path, monkeypatch):
       np.testing.assert_array_equal(one, three)
 
 
+@pytest.mark.slow
+def test_members_that_train_at_once_are_the_same(tmp_path, monkeypatch):
+  """As on an accelerator: by vmap, members of one device together."""
+  planned = members(algorithm__sparsity=(0.5, 0.8))
+  devices = jax.devices()[:2]
+  monkeypatch.setattr(population, "_devices", lambda: devices)
+  run(planned, tmp_path / "in turn")
+  monkeypatch.setattr(population, "_one_by_one", lambda mesh: False)
+  population._compiled.cache_clear()
+  try:
+    run(planned, tmp_path / "at once")
+  finally:
+    population._compiled.cache_clear()
+  for name in planned:
+    pair = [metrics.read(tmp_path / w / name) for w in ("in turn", "at once")]
+    assert len(pair[0]) == len(pair[1])
+    for a, b in zip(*pair, strict=True):
+      assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+      assert a.get("nnz") == b.get("nnz")
+
+
 def test_a_stopped_population_ends_in_the_same_bits(tmp_path, monkeypatch):
   planned = members()
   run(planned, tmp_path / "whole")
