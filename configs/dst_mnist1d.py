@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def sweep(arg: str = ""):
-  """The rows; see `paper_rows.rows`.
+  """The rows; see `paper_rows.by_steps`.
 
   Args:
     arg: As for `get_config`.
@@ -57,15 +57,7 @@ def sweep(arg: str = ""):
     For each run its row, and what to change in the config.
   """
   _, _, smoke = recipes.parse(arg)
-  config = get_config(arg)
-  return paper_rows.rows(
-    config,
-    paper_rows.by_steps(config, every=10 if smoke else 100),
-    sparsities=(0.8, 0.98) if smoke else (0.8, 0.9, 0.95, 0.98),
-    seeds=range(1 if smoke else 5),
-    shape=(40, 1),
-    num_classes=10,
-  )
+  return paper_rows.by_steps(get_config(arg), shape=(40, 1), smoke=smoke)
 
 
 EXPECTED = paper_rows.expected()

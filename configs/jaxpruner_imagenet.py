@@ -47,16 +47,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 def _run(row: str, arg: str) -> ml_collections.ConfigDict:
   _, _, smoke = recipes.parse(arg)
-  config = recipes.imagenet(31_200, batch_size=4096, smoke=smoke)
+  config = recipes.jaxpruner(smoke)
   config.name = "jaxpruner_imagenet"
-  at = recipes.epochs(config, 100)
-  config.model = {
-    **config.model,
-    "zero_init": True,
-    "kernel_init": "lecun_normal",
-  }
-  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
-  config.schedule = {"name": "cosine", "learning_rate": 1.6, "warmup": at(5)}
   config.algorithm = _algorithm(row, smoke)
   return config
 

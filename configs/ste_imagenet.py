@@ -40,16 +40,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   _, _, smoke = recipes.parse(arg)
-  config = recipes.imagenet(31_200, batch_size=4096, smoke=smoke)
+  config = recipes.jaxpruner(smoke)
   config.name = "ste_imagenet"
-  at = recipes.epochs(config, 100)
-  config.model = {
-    **config.model,
-    "zero_init": True,
-    "kernel_init": "lecun_normal",
-  }
-  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
-  config.schedule = {"name": "cosine", "learning_rate": 1.6, "warmup": at(5)}
   config.algorithm = {
     "name": "ste",
     "sparsity": 0.8,

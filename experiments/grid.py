@@ -24,11 +24,12 @@ from experiments.errors import UserError, unknown
 Rows = dict[Entry, list[ml_collections.ConfigDict]]
 
 
+@functools.cache
 def rows(config: str) -> Rows:
   """The configs of all runs, by the table's row, each of them checked.
 
   Args:
-    config: The config file, with its argument after a colon.
+    config: The config file, with its argument after a colon; it is read once.
 
   Returns:
     The configs of each row; they are named after it, and after their seed.
@@ -71,7 +72,7 @@ def plan(config: str) -> Mapping[str, ml_collections.ConfigDict]:
   """The configs of all runs, by the names of their directories.
 
   Args:
-    config: The config file, with its argument after a colon; it is read once.
+    config: As for `rows`.
 
   Raises:
     UserError: As `rows`.
@@ -132,8 +133,9 @@ def replaced(
 ) -> dict[str, Any]:
   """What to change in one config to have another, but for its name."""
   ours, theirs = named.plain(base), named.plain(other)
+  values = other.to_dict()
   return {
-    key: other.to_dict()[key]
+    key: values[key]
     for key in theirs
     if key != "name" and ours[key] != theirs[key]
   }

@@ -78,10 +78,9 @@ def populations(task: Task) -> Iterator[Event | None]:
   """A process for each population, one after another, or `jobs` at once."""
   _without_options("population", task)
   work = functools.partial(_group, task.config, task.root)
-  groups = population.groups(grid.plan(task.config))
   groups = {
     name: [one for one in group if one in task.left]
-    for name, group in groups.items()
+    for name, group in _groups(task.config).items()
   }
   groups = {name: left for name, left in groups.items() if left}
   pieces = {name: log(task.root, name) for name in groups}
@@ -91,6 +90,11 @@ def populations(task: Task) -> Iterator[Event | None]:
       continue
     for name in groups[event.name]:
       yield _member(task.root, name, event)
+
+
+@functools.cache
+def _groups(config):
+  return population.groups(grid.plan(config))
 
 
 def _member(root, name, event) -> Event:
@@ -108,7 +112,7 @@ def _group(config: str, root: pathlib.Path, name: str) -> None:
   """Does a population in a worker."""
   if jax.config.jax_num_cpu_devices != cores():  # before there are any
     jax.config.update("jax_num_cpu_devices", cores())
-  group = population.groups(grid.plan(config))[name]
+  group = _groups(config)[name]
   failed = _patiently(lambda: population.run(name, group, root))
   for member, why in failed.items():
     print(f"{member}: {why}", flush=True)

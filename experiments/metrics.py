@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,12 @@ def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   file = Path(workdir) / "metrics.jsonl"
   lines = file.read_text().splitlines() if file.exists() else []
   return [json.loads(line) for line in lines]
+
+
+def last_test(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The numbers of the last evaluation in a record."""
+  last = next(r for r in reversed(history) if r["split"] == "test")
+  return {k: v for k, v in last.items() if k not in ("step", "split")}
 
 
 def _cut(file: Path, after: int) -> None:

@@ -251,16 +251,12 @@ def training(share: float) -> tuple[float, float, float]:
 
 def main() -> None:
   """Prints the table, or writes it where --csv says."""
+  lines = [HEADER, *rows()]
   if flags.FLAGS.csv:
-    write(pathlib.Path(flags.FLAGS.csv))
+    path = pathlib.Path(flags.FLAGS.csv)
+    csv_tables.write(path, lines, module="experiments.paper_costs")
   else:
-    print(csv_tables.table([HEADER, *rows()]))
-
-
-def write(file: pathlib.Path) -> None:
-  """Writes the table as a CSV."""
-  command = f"python -m experiments.paper_costs --csv=results/{file.name}"
-  csv_tables.write(file, [HEADER, *rows()], command=command)
+    print(csv_tables.table(lines))
 
 
 def _define_flags() -> None:

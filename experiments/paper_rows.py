@@ -119,17 +119,25 @@ def _seeds(entry, base, config, seeds):
     yield entry, {**change, "seed": seed}
 
 
-def by_steps(config: ml_collections.ConfigDict, *, every: int) -> Make:
-  """Makes the configs of rows by shares of the steps.
+def by_steps(
+  config: ml_collections.ConfigDict, *, shape: tuple[int, ...], smoke: bool
+) -> Iterator[tuple[Entry, dict[str, Any]]]:
+  """The rows at 80 to 98 %, five seeds each, by shares of the steps.
 
   Updates end after 75 % of the training, and so does pruning, which begins
   after 25 %; uniform sparsities are those of all layers, so that the two
   distributions keep as many weights.
 
   Args:
-    config: The config of a run, which all rows share.
-    every: Steps between mask updates.
+    config: The config of a run on data of ten classes, which all rows share.
+    shape: Of an example of the data.
+    smoke: Whether to take two sparsities, one seed, and updates every 10 steps
+      instead of 100.
+
+  Returns:
+    As `rows`.
   """
+  every = 10 if smoke else 100
 
   def make(algorithm, distribution, times):
     one = config.copy_and_resolve_references()
@@ -148,7 +156,14 @@ def by_steps(config: ml_collections.ConfigDict, *, every: int) -> Make:
     )
     return one
 
-  return make
+  return rows(
+    config,
+    make,
+    sparsities=(0.8, 0.98) if smoke else (0.8, 0.9, 0.95, 0.98),
+    seeds=range(1 if smoke else 5),
+    shape=shape,
+    num_classes=10,
+  )
 
 
 def expected(times: int = 5) -> list[tuple[str, str]]:

@@ -44,14 +44,7 @@ def accuracy(runs: Runs, file: Path) -> None:
     runs: The records of the runs of each method.
     file: Where the PNG goes.
   """
-  with matplotlib.rc_context(STYLE):
-    picture, axes = figure()
-    for (name, histories), colour in zip(runs.items(), cycle(), strict=False):
-      steps, values = curves(histories, "accuracy")
-      _band(axes, steps, 100 * values, name, colour)
-    axes.set(xlabel="step", ylabel="test accuracy [%]")
-    axes.legend(loc="best")
-    save(picture, file)
+  _over_steps(runs, file, "accuracy", "test accuracy [%]", unit=100)
 
 
 def layers(runs: Runs, file: Path) -> None:
@@ -112,13 +105,18 @@ def losses(runs: Runs, file: Path) -> None:
     runs: The records of the runs of each method.
     file: Where the PNG goes.
   """
+  _over_steps(runs, file, "loss", "training loss", split="train", scale="log")
+
+
+def _over_steps(
+  runs, file, key, label, *, unit=1, split="test", scale="linear"
+):
   with matplotlib.rc_context(STYLE):
     picture, axes = figure()
     for (name, histories), colour in zip(runs.items(), cycle(), strict=False):
-      steps, values = curves(histories, "loss", split="train")
-      _band(axes, steps, values, name, colour)
-    axes.set(xlabel="step", ylabel="training loss")
-    axes.set_yscale("log")
+      steps, values = curves(histories, key, split=split)
+      _band(axes, steps, unit * values, name, colour)
+    axes.set(xlabel="step", ylabel=label, yscale=scale)
     axes.legend(loc="best")
     save(picture, file)
 

@@ -236,10 +236,9 @@ class _Population:
     devices = _devices()[: len(configs)]
     self.mesh = Mesh(np.array(devices), (_AXIS,))
     self.padding = -len(configs) % len(devices)
-    self.program = _compiled(
-      programs.get(self.config, products=True), self.mesh
-    )
-    self.shapes = train.like(self.config, programs.get(self.config))
+    single = programs.get(self.config, products=True)
+    self.program = _compiled(single, self.mesh)
+    self.shapes = train.like(self.config, single)
 
   def trained(self) -> tuple[programs.State, dict[int, str]]:
     """The last state, on the host, and why members have failed."""
@@ -325,7 +324,7 @@ class _Population:
       ) as manager:
         checkpoints.save(manager, config.steps, state)
         checkpoints.settle(manager)
-      final = train.last_test(metrics.read(path))
+      final = metrics.last_test(metrics.read(path))
       workdir_lib.finish(path, config.steps, final)
     return more
 

@@ -190,6 +190,27 @@ def imagenet(
   return config
 
 
+def jaxpruner(smoke: bool) -> ml_collections.ConfigDict:
+  """JaxPruner's recipe for ImageNet: 100 epochs of Scenic's ResNet-50.
+
+  Args:
+    smoke: Whether to take a few steps only, of a small net on small images.
+
+  Returns:
+    The config of a run, without an algorithm.
+  """
+  config = imagenet(31_200, batch_size=4096, smoke=smoke)
+  at = epochs(config, 100)
+  config.model = {
+    **config.model,
+    "zero_init": True,
+    "kernel_init": "lecun_normal",
+  }
+  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+  config.schedule = {"name": "cosine", "learning_rate": 1.6, "warmup": at(5)}
+  return config
+
+
 def cifar10(
   steps: int, *, batch_size: int, smoke: bool
 ) -> ml_collections.ConfigDict:

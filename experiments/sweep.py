@@ -173,7 +173,7 @@ class Board:
       config, last = self.planned[name], self._last(name)
       table.add_row(
         name,
-        self.planned[name].name,
+        config.name,
         f"{last.get('step', 0)} of {config.steps}",
         f"{last['accuracy']:.3f}" if "accuracy" in last else "",
         f"{time.monotonic() - since:.0f}",

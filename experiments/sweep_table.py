@@ -159,7 +159,7 @@ def collect(config: str, root: pathlib.Path) -> list[Record]:
         continue
       history = metrics.read(folder)
       # Seeds do not change what a run costs, if its layers end alike.
-      key = (entry, str(_last(history)["layers"]))
+      key = (entry, str(metrics.last_test(history)["layers"]))
       if key not in known:
         known[key] = costs.of(one, history)
       found.append(_record(entry, one, history, known[key], folder.name))
@@ -171,12 +171,8 @@ def collect(config: str, root: pathlib.Path) -> list[Record]:
   return found
 
 
-def _last(history):
-  return next(r for r in reversed(history) if r["split"] == "test")
-
-
 def _record(entry, config, history, cost, run) -> Record:
-  last = _last(history)
+  last = metrics.last_test(history)
   masked = [c["size"] for c in last["layers"].values() if c["nnz"] < c["size"]]
   return Record(
     *entry,

@@ -126,7 +126,11 @@ def main() -> None:
     if given.table:
       for file in sorted((ROOT / "results").glob(f"*{_RUNS}")):
         rebuild(file)
-      paper_costs.write(ROOT / "results" / "flops.csv")
+      csv_tables.write(
+        ROOT / "results" / "flops.csv",
+        [paper_costs.HEADER, *paper_costs.rows()],
+        command="python -m experiments.paper_costs --csv=results/flops.csv",
+      )
     readme()
     return
   if not given.root:

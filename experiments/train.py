@@ -109,7 +109,7 @@ def train(
       )
     history = metrics.read(path)
     masks = jax.tree.map(np.asarray, sparsejax.get_masks(state.opt_state))
-    final = last_test(history)
+    final = metrics.last_test(history)
     if workdir_lib.finished(path) != final:
       workdir_lib.finish(path, config.steps, final)
   seen = sparsejax.forward_params(state.params, state.opt_state)
@@ -307,9 +307,3 @@ def next_stop(
 def due(config: ml_collections.ConfigDict, step: int, every: int) -> bool:
   """Whether what comes every so many steps, and after the last, comes now."""
   return step == config.steps or (every > 0 and step % every == 0)
-
-
-def last_test(history: list[dict[str, Any]]) -> dict[str, Any]:
-  """The numbers of the last evaluation."""
-  last = next(r for r in reversed(history) if r["split"] == "test")
-  return {k: v for k, v in last.items() if k not in ("step", "split")}
