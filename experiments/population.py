@@ -39,6 +39,7 @@ from experiments import (
   train,
 )
 from experiments import workdir as workdir_lib
+from experiments.errors import UserError
 from experiments.records import Diverged, Recorder, check_state
 
 # Algorithms whose budgets are in their state, and nowhere else.
@@ -97,8 +98,9 @@ def run(
     By name, why runs have failed: their loss was not finite.
 
   Raises:
-    UserError: If something is wrong that the user can mend, or the population
-      was asked to stop, once it has saved.
+    UserError: If something is wrong that the user can mend (the population was
+      begun with runs that are not in the group, among others), or it was asked
+      to stop, once it has saved.
   """
   folder, failed = root / "populations" / name, {}
   with workdir_lib.locked(folder):
@@ -114,6 +116,13 @@ def run(
       begun = workdir_lib.kept(
         folder / "members.json", lambda left=left: {"members": left}
       )["members"]
+      if lost := [n for n in begun if n not in group]:
+        raise UserError(
+          f"{folder} trains runs that the grid no longer has: "
+          f"{', '.join(lost)}. Bring them back into the config file, or remove "
+          "that folder: what its other runs have learned is lost, and they "
+          "begin anew."
+        )
       failed |= _trained({n: group[n] for n in begun}, folder, root)
       shutil.rmtree(folder / "checkpoints")
       (folder / "members.json").unlink()

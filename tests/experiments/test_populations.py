@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import checkpoints, grid, metrics, population, signals, train
+from experiments.errors import UserError
 from tests.experiments import small
 
 
@@ -186,6 +187,9 @@ def test_a_stopped_population_ends_in_the_same_bits(tmp_path, monkeypatch):
     run(planned, tmp_path / "part")
   monkeypatch.setattr(signals, "caught", real)
   name, group = only_group(planned)
+  lost, *kept = group
+  with pytest.raises(UserError, match=f"the grid no longer has: {lost}"):
+    population.run(name, {n: group[n] for n in kept}, tmp_path / "part")
   # A run that joins the group comes after those that had begun.
   group = {**members(seeds=(7,)), **group}
   assert population.run(name, group, tmp_path / "part") == {}
