@@ -179,11 +179,7 @@ def _compared(worse: Row, better: Row, measure: Measure) -> str:
   gain = np.subtract(worse.values[:runs], better.values[:runs])
   if not measure.lower_is_better:
     gain = -gain
-  verdict = "as expected" if gain.mean() > 0 else "NOT the order of the papers"
-  if len(gain) > 1:
-    low, high = intervals.interval(gain)
-    if low <= 0 <= high:
-      verdict += f", but {len(gain)} seeds cannot tell"
+  verdict = intervals.difference(gain).said
   first, second = (
     f"{row.cell}: {measure.shown(row.mean)}" for row in (worse, better)
   )

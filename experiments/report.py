@@ -138,15 +138,11 @@ def _nearest(entries, name, sparsity):
 
 
 def _compared(low, high, a, b) -> str:
-  gap = float(np.mean(b - a))
-  text = f"{high} - {low}: {gap:+.2f} points"
-  verdict = "as expected" if gap > 0 else "NOT the order that papers report"
-  if len(a) > 1:
-    bottom, top = intervals.interval(b - a)
-    text += f", 95 % interval {intervals.shown(bottom, top, '+.2f')}"
-    if bottom <= 0 <= top:
-      verdict += f", but {len(a)} seeds cannot tell"
-  return f"{text}: {verdict}."
+  gain = intervals.difference(b - a)
+  text = f"{high} - {low}: {gain.mean:+.2f} points"
+  if gain.n > 1:
+    text += f", 95 % interval {intervals.shown(*gain.interval, '+.2f')}"
+  return f"{text}: {gain.said}."
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -114,28 +114,12 @@ class Order(NamedTuple):
   Attributes:
     low: The first.
     high: The second.
-    difference: How much better the second is here, in points, on average.
-    interval: The 95 % interval of that, paired by seed, by Student's t.
-    p: Of the paired t-test.
-    n: The seeds that both have.
+    gain: How much better the second is here, in points.
   """
 
   low: Entry
   high: Entry
-  difference: float
-  interval: tuple[float, float]
-  p: float
-  n: int
-
-  @property
-  def verdict(self) -> str:
-    """What that says of the order that papers report."""
-    bottom, top = self.interval
-    if bottom > 0:
-      return "holds"
-    if top < 0:
-      return "reversed"
-    return "undecided"
+  gain: intervals.Difference
 
 
 def collect(config: str, root: pathlib.Path) -> list[Record]:
@@ -306,15 +290,9 @@ def orders(
     first, second = pair
     seeds = sorted(first.accuracy.keys() & second.accuracy.keys())
     gaps = [second.accuracy[s] - first.accuracy[s] for s in seeds]
-    if not gaps:
-      continue
-    ends = intervals.interval(gaps)
-    p = float("nan")
-    if np.isfinite(ends).all():
-      p = float(stats.ttest_1samp(gaps, 0.0).pvalue)
-    made.append(
-      Order(first.entry, second.entry, float(np.mean(gaps)), ends, p, len(gaps))
-    )
+    if gaps:
+      gain = intervals.difference(gaps)
+      made.append(Order(first.entry, second.entry, gain))
   return made
 
 
@@ -373,11 +351,11 @@ def order_lines(found: Sequence[Order]) -> list[tuple[str, ...]]:
         one.low.method,
         one.high.method,
         "-" if one.low.sparsity is None else percent(one.low.sparsity),
-        f"{one.difference:+.2f}",
-        intervals.shown(*one.interval, "+.2f"),
-        "-" if np.isnan(one.p) else f"{one.p:.2g}",
-        str(one.n),
-        one.verdict,
+        f"{one.gain.mean:+.2f}",
+        intervals.shown(*one.gain.interval, "+.2f"),
+        "-" if np.isnan(one.gain.p) else f"{one.gain.p:.2g}",
+        str(one.gain.n),
+        one.gain.verdict,
       )
     )
   return made
@@ -397,5 +375,5 @@ def latex(cells: Sequence[Sequence[str]]) -> str:
 
 def summary(found: Sequence[Order]) -> Mapping[str, Any]:
   """How many of the orders hold, are undecided, or are reversed."""
-  verdicts = [one.verdict for one in found]
+  verdicts = [one.gain.verdict for one in found]
   return {v: verdicts.count(v) for v in ("holds", "undecided", "reversed")}

@@ -130,12 +130,12 @@ def test_order_says_what_the_seeds_say():
   (line,) = report.order(table, [("a", "b")])
   # Differences 1.1, 1.0, 1.2: mean 1.1, t(0.975, 2) s / sqrt(3) = 0.248.
   assert line.startswith("b - a: +1.10 points, 95 % interval +0.85 to +1.35")
-  assert line.endswith("as expected.")
+  assert line.endswith("as papers report.")
   (line,) = report.order(table, [("b", "a")])
-  assert "NOT the order that papers report" in line
+  assert "NOT what papers report" in line
   table = [row("a", 1.0, 2.0, 3.0), row("b", 0.0, 3.0, 4.0)]
   (line,) = report.order(table, [("a", "b")])
-  assert line.endswith("as expected, but 3 seeds cannot tell.")
+  assert line.endswith("as papers report, but 3 seeds cannot tell.")
   assert report.order(table, [("a", "missing")]) == []
 
 

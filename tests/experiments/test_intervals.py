@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from experiments.intervals import interval, shown
+from experiments.intervals import difference, interval, shown
 
 
 def test_students_t_by_hand():
@@ -24,3 +25,22 @@ def test_without_a_spread_there_is_no_interval(values):
 def test_an_interval_for_people():
   assert shown(0.123, 4.0) == "0.12 to 4.00"
   assert shown(-1, 4.0, "+.1f") == "-1.0 to +4.0"
+
+
+@pytest.mark.parametrize(
+  ("gaps", "verdict", "said"),
+  [
+    ([1.0, 1.1, 1.2], "holds", "as papers report"),
+    ([-1.0, -1.1, -1.2], "reversed", "NOT what papers report"),
+    ([2.0, -1.0], "undecided", "as papers report, but 2 seeds cannot tell"),
+    ([-2.0], "undecided", "NOT what papers report"),
+  ],
+)
+def test_what_differences_say_of_an_order(gaps, verdict, said):
+  found = difference(gaps)
+  assert (found.verdict, found.said) == (verdict, said)
+  assert found.mean == pytest.approx(np.mean(gaps))
+  assert found.n == len(gaps)
+  if len(gaps) > 1:
+    wanted = stats.ttest_rel(gaps, np.zeros(len(gaps)))
+    assert found.p == pytest.approx(wanted.pvalue)

@@ -59,14 +59,14 @@ def test_the_order_of_papers(measure):
   shown = measure.shown
   assert first == (
     f"a, 50 %: {shown(3.1)} and b, 50 %: {shown(2.2)}: "
-    + ("as expected." if low else "NOT the order of the papers.")
+    + ("as papers report." if low else "NOT what papers report.")
   )
   assert second.endswith(
-    ("NOT the order of the papers" if low else "as expected")
+    ("NOT what papers report" if low else "as papers report")
     + ", but 3 seeds cannot tell."
   )
   (single,) = llm_report.order(rows, measure, [("c, 70 %", "a, 50 %")])
-  assert ("as expected" in single) == low
+  assert ("as papers report" in single) == low
   with pytest.raises(UserError, match="did you mean 'a, 50 %'"):
     llm_report.order(rows, measure, [("a, 55 %", "b")])
 
@@ -76,14 +76,14 @@ def test_a_single_value_is_compared_with_every_seed(swapped):
   rows = [row("", "none", 3.0), row("", "seft", 2.9, 3.1, 3.2)]
   pair = ("seft", "none") if swapped else ("none", "seft")
   (said,) = llm_report.order(rows, PERPLEXITY, [pair])
-  verdict = "as expected" if swapped else "NOT the order of the papers"
+  verdict = "as papers report" if swapped else "NOT what papers report"
   assert said.endswith(f": {verdict}, but 3 seeds cannot tell.")
 
 
 def test_only_seeds_that_both_have_are_compared():
   rows = [row("", "a", 3.0, 4.0, 0.0), row("", "b", 2.0, 2.5)]
   (said,) = llm_report.order(rows, PERPLEXITY, [("a", "b")])
-  assert said.endswith("as expected, but 2 seeds cannot tell.")
+  assert said.endswith("as papers report, but 2 seeds cannot tell.")
 
 
 def test_folders_are_names_that_any_disk_takes():

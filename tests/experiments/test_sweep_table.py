@@ -106,21 +106,21 @@ def test_orders_are_paired_by_the_seeds_that_both_have():
   b = [record("b", s, v) for s, v in ((2, 7.0), (1, 4.0), (0, 3.5), (9, 50.0))]
   found = sweep_table.rows(a + b, config())
   (order,) = sweep_table.orders(found, [("a", "b"), ("a", "none")])
-  assert order.difference == pytest.approx(2.5)
-  assert order.n == 3
+  assert order.gain.mean == pytest.approx(2.5)
+  assert order.gain.n == 3
   test = stats.ttest_rel([3.5, 4.0, 7.0], [1.0, 2.0, 4.0])
-  assert order.p == pytest.approx(test.pvalue)
-  assert order.interval == pytest.approx(tuple(test.confidence_interval()))
-  assert order.verdict == "holds"
+  assert order.gain.p == pytest.approx(test.pvalue)
+  assert order.gain.interval == pytest.approx(tuple(test.confidence_interval()))
+  assert order.gain.verdict == "holds"
   (order,) = sweep_table.orders(found, [("b", "a")])
-  assert order.verdict == "reversed"
+  assert order.gain.verdict == "reversed"
 
 
 def test_few_seeds_cannot_tell():
   a = [record("a", s, v) for s, v in ((0, 1.0), (1, 2.0))]
   b = [record("b", s, v) for s, v in ((0, 2.0), (1, 1.5))]
   (order,) = sweep_table.orders(sweep_table.rows(a + b, config()), [("a", "b")])
-  assert order.verdict == "undecided"
+  assert order.gain.verdict == "undecided"
 
 
 def test_runs_are_read_as_they_were_written(tmp_path):
