@@ -4,11 +4,17 @@ Evci et al., Rigging the Lottery, arXiv:1911.11134, figure 2 and table 4: a
 dense net, a small dense one of as many weights, SNIP, and, with uniform and
 with ERK sparsities, static masks, SET, SNFS, RigL, RigL for several times as
 many steps, and gradual pruning.
+
+The paper's uniform sparsities leave the first layer dense (section 3), which in
+a large net is next to nothing. In a small one it is not: such rows, if asked
+for, stand beside those whose layers are all as sparse, and have a small dense
+net of their own size, where that is another one.
 """
 
 import bisect
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +25,11 @@ import ml_collections
 from experiments import grid, models, recipes
 from experiments.entry import Entry
 from experiments.errors import UserError
-from sparsejax import distributions
+from sparsejax import distributions, masks
 
 Make = Callable[[str, str, int], ml_collections.ConfigDict]
 DISTRIBUTIONS = {"uniform": "uniform", "ERK": "erdos_renyi_kernel"}
+FIRST = "first dense"  # of rows with uniform sparsities but for the first layer
 METHODS = {
   "static": "static",
   "SET": "set",
@@ -71,6 +78,7 @@ def rows(
   num_classes: int,
   times: int = 5,
   longer: Sequence[str] = LONGER,
+  first: str = "",
 ) -> Iterator[tuple[Entry, dict[str, Any]]]:
   """All rows, as `sweep` of a config file gives them.
 
@@ -84,6 +92,8 @@ def rows(
     num_classes: Of the data.
     times: How many times the steps of the longer runs.
     longer: The methods that are also run for longer.
+    first: A regular expression for the path of the first layer's kernel; with
+      it there are rows of uniform sparsities that leave it dense.
 
   Yields:
     The row, and what to change in the config.
@@ -91,23 +101,44 @@ def rows(
   uniform, _ = DISTRIBUTIONS.values()
   dense = make("dense", uniform, 1)
   yield from _seeds(Entry("dense"), base, dense, seeds)
+  options = dense.model.to_dict()
+  net = {"shape": shape, "num_classes": num_classes}
+  layers = kernels(options, **net)
+  kept = sum(n for path, n in layers.items() if re.search(first, path))
+  rest = 1 - kept / sum(layers.values())
   for sparsity in sparsities:
-    small = dense.copy_and_resolve_references()
-    small.model = narrowed(
-      dense.model.to_dict(), 1 - sparsity, shape=shape, num_classes=num_classes
-    )
-    yield from _seeds(Entry("small-dense", sparsity), base, small, seeds)
+    nets = {"small-dense": narrowed(options, 1 - sparsity, **net)}
+    if first:
+      as_large = narrowed(options, 1 - sparsity * rest, **net)
+      if as_large not in nets.values():
+        nets = {f"small-dense ({FIRST})": as_large, **nets}
+    for name, model in nets.items():
+      small = dense.copy_and_resolve_references()
+      small.model = model
+      yield from _seeds(Entry(name, sparsity), base, small, seeds)
     snip = make("static", uniform, 1)
     snip.initial = {"name": "snip"}
     del snip.algorithm.distribution
     yield from _seeds(Entry("SNIP", sparsity), base, snip, seeds)
     for method, algorithm in METHODS.items():
       for n in (1, times) if method in longer else (1,):
-        for title, distribution in DISTRIBUTIONS.items():
-          one = make(algorithm, distribution, n)
+        for title in titles(first):
+          one = make(algorithm, DISTRIBUTIONS.get(title, uniform), n)
+          if title == FIRST:
+            one.algorithm.by_path = ((first, 0.0),)
           name = method if n == 1 else f"{method} {n}x"
           entry = Entry(f"{name} ({title})", sparsity)
           yield from _seeds(entry, base, one, seeds)
+
+
+def titles(first: str | bool = False) -> list[str]:
+  """How rows name their distributions.
+
+  Args:
+    first: Whether there are some that leave the first layer dense.
+  """
+  uniform, *rest = DISTRIBUTIONS
+  return [uniform, *([FIRST] if first else []), *rest]
 
 
 def _seeds(entry, base, config, seeds):
@@ -120,7 +151,11 @@ def _seeds(entry, base, config, seeds):
 
 
 def by_steps(
-  config: ml_collections.ConfigDict, *, shape: tuple[int, ...], smoke: bool
+  config: ml_collections.ConfigDict,
+  *,
+  shape: tuple[int, ...],
+  smoke: bool,
+  first: str = "",
 ) -> Iterator[tuple[Entry, dict[str, Any]]]:
   """The rows at 80 to 98 %, five seeds each, by shares of the steps.
 
@@ -133,6 +168,7 @@ def by_steps(
     shape: Of an example of the data.
     smoke: Whether to take two sparsities, one seed, and updates every 10 steps
       instead of 100.
+    first: As for `rows`.
 
   Returns:
     As `rows`.
@@ -163,21 +199,25 @@ def by_steps(
     seeds=range(1 if smoke else 5),
     shape=shape,
     num_classes=10,
+    first=first,
   )
 
 
-def expected(times: int = 5) -> list[tuple[str, str]]:
+def expected(times: int = 5, *, first: bool = False) -> list[tuple[str, str]]:
   """Pairs of rows of which papers report the first to do worse.
 
   Args:
     times: How many times the steps of the longer runs.
+    first: Whether there are rows that leave the first layer dense.
   """
   pairs = []
   for low, high in (*EXPECTED, *((m, f"{m} {times}x") for m in LONGER)):
     if low in METHODS:
-      pairs += [(f"{low} ({d})", f"{high} ({d})") for d in DISTRIBUTIONS]
+      pairs += [(f"{low} ({d})", f"{high} ({d})") for d in titles(first)]
     else:
       pairs.append((low, high))
+  if first:
+    pairs.append((f"small-dense ({FIRST})", f"RigL ({FIRST})"))
   return pairs
 
 
@@ -231,16 +271,8 @@ def narrowed(
     return {**options, **own}
 
   def weights(some):
-    net = models.create(num_classes=num_classes, **some)
-    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    shapes = jax.eval_shape(
-      lambda x: net.init(jax.random.key(0), x, False)["params"], x
-    )
-    return sum(
-      math.prod(leaf.shape)
-      for leaf in jax.tree.leaves(shapes)
-      if distributions.matrices("", leaf)
-    )
+    of = kernels(some, shape=shape, num_classes=num_classes)
+    return sum(of.values())
 
   limit = share * weights(options)
   widths = jax.tree.leaves([v for _, v in fields.values()])
@@ -254,6 +286,28 @@ def narrowed(
     f"model {options['name']} has {weights(options)} weights, and no "
     f"narrower one has only {share:g} of them"
   )
+
+
+def kernels(
+  options: Mapping[str, Any], *, shape: tuple[int, ...], num_classes: int
+) -> dict[str, int]:
+  """How many weights each kernel of a net has, by key path.
+
+  Args:
+    options: Those of the model, `models.create`'s.
+    shape: Of one input.
+    num_classes: How many logits.
+  """
+  model = models.create(num_classes=num_classes, **options)
+  x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  shapes = jax.eval_shape(
+    lambda x: model.init(jax.random.key(0), x, False)["params"], x
+  )
+  return {
+    masks.path_name(path): math.prod(leaf.shape)
+    for path, leaf in jax.tree.leaves_with_path(shapes)
+    if distributions.matrices("", leaf)
+  }
 
 
 def _scaled(width, factor: float, kind: type):

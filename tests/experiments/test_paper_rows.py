@@ -5,7 +5,7 @@ import math
 import jax
 import pytest
 
-from experiments import build, grid, paper_rows, programs
+from experiments import build, grid, paper_rows, programs, train
 from experiments.entry import Entry
 from experiments.errors import UserError
 
@@ -25,12 +25,28 @@ def test_tables_have_all_rows(name):
   assert {len(group) for group in rows.values()} == {5}
   sparsities = (0.8, 0.9, 0.95, 0.98)
   methods = ("static", "SET", "SNFS", "RigL", "RigL 5x", "pruning")
-  both = [f"{m} ({d})" for m in methods for d in ("uniform", "ERK")]
-  assert rows.keys() == {Entry("dense")} | {
-    Entry(m, s) for m in ["small-dense", "SNIP", *both] for s in sparsities
+  first = name == "dst_mnist1d"
+  titles = ("uniform", "ERK", "first dense")[: 3 if first else 2]
+  all_of = [f"{m} ({d})" for m in methods for d in titles]
+  wanted = {Entry("dense")} | {
+    Entry(m, s) for m in ["small-dense", "SNIP", *all_of] for s in sparsities
   }
+  if first:  # at 80 % it is the net of the other row
+    wanted |= {Entry("small-dense (first dense)", s) for s in sparsities[1:]}
+  assert rows.keys() == wanted
   for low, high in grid.module(f"configs/{name}.py").EXPECTED:
-    assert {Entry(low, 0.8), Entry(high, 0.8)} <= rows.keys()
+    assert {Entry(low, 0.9), Entry(high, 0.9)} <= rows.keys()
+
+
+def test_the_first_layer_may_stay_dense():
+  """250 and 2 % of 7,500, 7,500 and 2,500: 600 of 17,750 weights."""
+  rows = grid.rows("configs/dst_mnist1d.py")
+  one = rows[Entry("static (first dense)", 0.98)][0]
+  state = train.first_state(one, programs.get(one))
+  left = {k: int((v["kernel"] != 0).sum()) for k, v in state.params.items()}
+  assert left == {"conv1": 250, "conv2": 150, "conv3": 150, "logits": 50}
+  small = rows[Entry("small-dense (first dense)", 0.98)][0]
+  assert 338 < kernels(small) <= 600
 
 
 @pytest.mark.parametrize("name", CONFIGS)
