@@ -38,7 +38,7 @@ def sparsities(rows: Sequence["Row"], file: Path) -> None:
     axes.set_xticks(range(len(ticks)), [f"{100 * t:g}" for t in ticks])
     axes.set_xlabel("zeros [%]")
 
-  _picture(draw, file)
+  _picture(rows, draw, file)
 
 
 def against_flops(rows: Sequence["Row"], file: Path) -> None:
@@ -55,7 +55,7 @@ def against_flops(rows: Sequence["Row"], file: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("training FLOPs, relative to dense")
 
-  _picture(draw, file)
+  _picture(rows, draw, file)
 
 
 def _methods(rows) -> Iterator[tuple[str, list["Row"], dict]]:
@@ -90,11 +90,42 @@ def _line(axes, at, group, name, style):
     )
 
 
-def _picture(draw: Callable, file: Path) -> None:
+def floor(means: Sequence[float]) -> float:
+  """Where a picture of accuracies ends below, so that most can be told apart.
+
+  Args:
+    means: Those of all rows.
+
+  Returns:
+    Tukey's far-out fence, three times the middle half's height below that;
+    minus infinity where nothing is further out.
+
+  Example:
+    >>> print(floor([88.0, 89.0, 90.0, 90.0, 37.0]))
+    85.0
+  """
+  low, high = np.percentile(means, [25, 75])
+  fence = low - 3 * (high - low)
+  return float(fence) if fence > min(means) else -np.inf
+
+
+def _picture(rows: Sequence["Row"], draw: Callable, file: Path) -> None:
   with matplotlib.rc_context(plots.STYLE):
     picture, axes = plots.figure(width=9, height=5)
     draw(axes)
     axes.set_ylabel("test accuracy [%]")
     axes.set_ylim(top=min(100, axes.get_ylim()[1]))
+    means = [row.mean for row in rows]
+    if np.isfinite(bottom := floor(means)):
+      axes.set_ylim(bottom, max(means) + 0.1 * (max(means) - bottom))
+      below = [row for row in rows if row.mean < bottom]
+      text = "\n".join(f"below: {r.entry}, {r.mean:.1f}" for r in below)
+      axes.annotate(
+        text,
+        (0.01, 0.02),
+        xycoords="axes fraction",
+        fontsize=8,
+        bbox={"color": "white", "alpha": 0.8},
+      )
     picture.legend(loc="outside right center")
     plots.save(picture, file)
