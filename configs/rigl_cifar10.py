@@ -37,7 +37,7 @@ import functools
 
 import ml_collections
 
-from experiments import build, paper_rows, recipes
+from experiments import paper_rows, recipes
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 
@@ -52,61 +52,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   algorithm, _, smoke = recipes.parse(arg)
-  return _run(algorithm, smoke=smoke)
-
-
-def _run(
-  algorithm: str,
-  distribution: str = "erdos_renyi_kernel",
-  times: int = 1,
-  *,
-  smoke: bool,
-) -> ml_collections.ConfigDict:
-  config = build.defaults()
-  config.name = f"{algorithm}_cifar10"
-  config.steps = times * (6 if smoke else 97_656)
-  config.batch_size = 8 if smoke else 128
-  config.augment = True
-  config.data = {
-    "name": "cifar10",
-    "data_dir": ml_collections.config_dict.placeholder(str),  # TFDS's own
-    "normalize": "image",
-  }
-  config.model = {
-    "name": "wrn",
-    "depth": 10 if smoke else 22,
-    "width": 1 if smoke else 2,
-    "dropout": 0.3,
-    "kernel_init": "glorot_uniform",
-  }
-  config.optimizer = {
-    "name": "sgd",
-    "momentum": 0.9,
-    "nesterov": True,
-    "weight_decay": 5e-4,
-  }
-  config.schedule = {
-    "name": "piecewise",
-    "learning_rate": 0.1,
-    "boundaries": tuple(times * n for n in (30_000, 60_000, 90_000)),
-    "factor": 0.2,
-  }
-  config.log_every = 2 if smoke else 500
-  config.eval_every = 3 if smoke else 2000
-  config.eval_batch_size = 8 if smoke else 1000
-  config.checkpoint_every = 3 if smoke else 5000
-  config.algorithm = recipes.algorithm(
-    algorithm,
-    sparsity=0.9,
-    delta_t=2 if smoke else 100,
-    t_end=times * (5 if smoke else 75_000),
-    # Pruning as in the released code: steps 20,000 to 75,000, every 1,000.
-    begin=1 if smoke else 20_000,
-    end=5 if smoke else 75_000,
-    prune_every=2 if smoke else 1000,
-    distribution=distribution,
-  )
-  return config
+  return recipes.rigl_cifar10(algorithm, smoke=smoke)
 
 
 def sweep(arg: str = ""):
@@ -121,7 +67,7 @@ def sweep(arg: str = ""):
   _, _, smoke = recipes.parse(arg)
   return paper_rows.rows(
     get_config(arg),
-    functools.partial(_run, smoke=smoke),
+    functools.partial(recipes.rigl_cifar10, smoke=smoke),
     sparsities=SPARSITIES[1:2] if smoke else SPARSITIES,
     seeds=range(1 if smoke else 3),
     shape=(32, 32, 3),

@@ -237,6 +237,71 @@ def cifar10(
   return config
 
 
+def rigl_cifar10(
+  name: str,
+  distribution: str = "erdos_renyi_kernel",
+  times: int = 1,
+  *,
+  smoke: bool,
+) -> ml_collections.ConfigDict:
+  """RigL's recipe for CIFAR-10 (Evci et al., arXiv:1911.11134, section 4.3).
+
+  Args:
+    name: Of the algorithm, one of `COMMON`.
+    distribution: How weights are shared out among layers.
+    times: How many times the steps of the paper.
+    smoke: Whether to take a few steps of a small net only.
+
+  Returns:
+    The config of a run.
+  """
+  config = build.defaults()
+  config.name = f"{name}_cifar10"
+  config.steps = times * (6 if smoke else 97_656)
+  config.batch_size = 8 if smoke else 128
+  config.augment = True
+  config.data = {
+    "name": "cifar10",
+    "data_dir": ml_collections.config_dict.placeholder(str),  # TFDS's own
+    "normalize": "image",
+  }
+  config.model = {
+    "name": "wrn",
+    "depth": 10 if smoke else 22,
+    "width": 1 if smoke else 2,
+    "dropout": 0.3,
+    "kernel_init": "glorot_uniform",
+  }
+  config.optimizer = {
+    "name": "sgd",
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+  }
+  config.schedule = {
+    "name": "piecewise",
+    "learning_rate": 0.1,
+    "boundaries": tuple(times * n for n in (30_000, 60_000, 90_000)),
+    "factor": 0.2,
+  }
+  config.log_every = 2 if smoke else 500
+  config.eval_every = 3 if smoke else 2000
+  config.eval_batch_size = 8 if smoke else 1000
+  config.checkpoint_every = 3 if smoke else 5000
+  config.algorithm = algorithm(
+    name,
+    sparsity=0.9,
+    delta_t=2 if smoke else 100,
+    t_end=times * (5 if smoke else 75_000),
+    # Pruning as in the released code: steps 20,000 to 75,000, every 1,000.
+    begin=1 if smoke else 20_000,
+    end=5 if smoke else 75_000,
+    prune_every=2 if smoke else 1000,
+    distribution=distribution,
+  )
+  return config
+
+
 def _look(config, times, *, smoke):
   """How often to look at the net, and to save it."""
   config.log_every = 10 if smoke else 500

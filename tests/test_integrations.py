@@ -350,6 +350,7 @@ def equinox_model():
 
 
 @pytest.mark.parametrize("make_model", [nnx_model, equinox_model])
+@pytest.mark.slow
 def test_the_non_zeros_alone(make_model):
   model, apply = make_model()
 

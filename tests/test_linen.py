@@ -27,6 +27,7 @@ def masks_of(params):
     ("resnet", (2, 16, 16, 3), {"depth": 8}),
   ],
 )
+@pytest.mark.slow
 def test_models_give_the_bits_of_dense_params(name, shape, options):
   model = models.create(name, 10, **options)
   x = jax.random.normal(jax.random.key(1), shape)

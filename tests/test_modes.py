@@ -228,6 +228,7 @@ def test_optimizer_state_and_gradients_are_of_the_non_zeros():
   assert [x.size for x in jax.tree.leaves(grads)] == sizes
 
 
+@pytest.mark.slow
 def test_checkpoints_move_between_modes():
   masked_tx = ALGORITHMS["rigl"]()
   packed_tx = modes.packed(masked_tx)
@@ -274,6 +275,7 @@ def test_trimmed_slots_are_freed_and_training_goes_on():
   )
 
 
+@pytest.mark.slow
 def test_values_used_twice_keep_their_masks_and_say_so():
   tx = modes.packed(
     sparsejax.rigl(optax.sgd(0.1), 0.5, key=KEY, t_end=10, delta_t=1)

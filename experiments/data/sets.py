@@ -151,11 +151,7 @@ def mnist(
     "dataset": transforms.normalize(*_MNIST),
     "unit": transforms.normalize(0.0, 1.0),
   }
-  if normalize not in prepares:
-    raise DataError(
-      f"mnist: normalize must be one of {', '.join(prepares)}; got "
-      f"{normalize!r}."
-    )
+  prepare = _chosen("mnist", normalize, prepares)
   missing = (
     "Name a folder of MNIST's four IDX files with --config.data.data_dir, or "
     "read TFDS with --config.data.source=tfds."
@@ -166,12 +162,18 @@ def mnist(
     "mnist",
     _read("mnist", source, data_dir, missing),
     num_classes=10,
-    prepare=prepares[normalize],
+    prepare=prepare,
   )
 
 
 def fashion_mnist(
-  *, data_dir: str | None = None, source: str = "idx"
+  *,
+  data_dir: str | None = None,
+  source: str = "idx",
+  normalize: str = "dataset",
+  pad: int = 4,
+  mode: str = "symmetric",
+  flip: bool = True,
 ) -> Dataset:
   """Fashion-MNIST: 60,000 + 10,000 images uint8[28, 28, 1], 10 classes.
 
@@ -181,14 +183,19 @@ def fashion_mnist(
     data_dir: the folder of the four IDX files, plain or .gz; that of Debian's
       package by default. For source="tfds" that of TFDS.
     source: "idx" or "tfds".
+    normalize: as for `cifar`.
+    pad: of `transforms.pad_crop_flip`, as are `mode` and `flip`.
+    mode: how to pad.
+    flip: whether to mirror.
 
   Returns:
     The data set.
 
   Raises:
     MissingDataError: the data is not there.
-    DataError: a file is damaged, a label out of range, or `source` unknown.
+    DataError: a file is damaged, a label or an option out of range.
   """
+  prepare = _images("fashion_mnist", normalize, _FASHION_MNIST)
   missing = (
     "Get it with `apt-get install dataset-fashion-mnist`, or name a folder of "
     "its four IDX files with --config.data.data_dir."
@@ -199,7 +206,8 @@ def fashion_mnist(
     "fashion_mnist",
     _read("fashion_mnist", source, data_dir, missing),
     num_classes=10,
-    prepare=transforms.normalize(*_FASHION_MNIST),
+    prepare=prepare,
+    augment=transforms.pad_crop_flip(pad, mode=mode, flip=flip),
   )
 
 
@@ -234,20 +242,12 @@ def cifar(
     DataError: an option or a label is out of range.
   """
   num_classes, statistics = _CIFAR[name]
-  prepares = {
-    "dataset": transforms.normalize(*statistics),
-    "image": transforms.standardize_each,
-  }
-  if normalize not in prepares:
-    raise DataError(
-      f"{name}: normalize must be one of {', '.join(prepares)}; got "
-      f"{normalize!r}."
-    )
+  prepare = _images(name, normalize, statistics)
   return _dataset(
     name,
     _read_tfds(name, data_dir),
     num_classes=num_classes,
-    prepare=prepares[normalize],
+    prepare=prepare,
     augment=transforms.pad_crop_flip(pad, mode=mode, flip=flip),
   )
 
@@ -318,6 +318,23 @@ def _read_tfds(name: str, data_dir: str | None) -> dict[str, Split]:
     x, y = zip(*pairs, strict=True)
     splits[split] = np.stack(x), np.stack(y)
   return splits
+
+
+def _images(name, normalize, statistics):
+  prepares = {
+    "dataset": transforms.normalize(*statistics),
+    "image": transforms.standardize_each,
+  }
+  return _chosen(name, normalize, prepares)
+
+
+def _chosen(name, normalize, prepares):
+  if normalize not in prepares:
+    raise DataError(
+      f"{name}: normalize must be one of {', '.join(prepares)}; got "
+      f"{normalize!r}."
+    )
+  return prepares[normalize]
 
 
 def _dataset(

@@ -67,6 +67,7 @@ def continued(model, steps=20):
     (1.0, False, None),
   ],
 )
+@pytest.mark.slow
 def test_a_packed_model_is_the_model(density, two, kind, tmp_path):
   model = pruned(density, two=two)
   path = tmp_path / "model.safetensors"

@@ -116,6 +116,7 @@ def test_a_broken_run_goes_on_to_the_same_bits(whole, tmp_path, stop):
     assert (tmp_path / name).read_bytes() == (path / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_all_losses_against_the_functions_themselves(tmp_path):
   loss = {"cross_entropy": 0.5, "kl": 2.0, "square_head": 0.25}
   config = make(
@@ -274,6 +275,7 @@ def test_what_is_wrong_is_told(tmp_path, changes, message):
     finetune.train(make(**changes), tmp_path)
 
 
+@pytest.mark.slow
 def test_two_of_four_stay_two_of_four(tmp_path):
   prune = {k: v for k, v in WANDA.items() if k != "sparsity"}
   config = make(

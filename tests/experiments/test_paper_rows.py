@@ -5,7 +5,7 @@ import math
 import jax
 import pytest
 
-from experiments import build, grid, paper_rows, programs, train
+from experiments import build, data, grid, paper_rows, programs, train
 from experiments.entry import Entry
 from experiments.errors import UserError
 
@@ -75,7 +75,13 @@ def test_small_dense_is_the_widest_that_fits(name):
 
 @pytest.mark.parametrize(
   "name",
-  [*CONFIGS, "rigl_cifar10", "rigl_imagenet", "jaxpruner_imagenet"],
+  [
+    *CONFIGS,
+    "wrn_fashion_mnist",
+    "rigl_cifar10",
+    "rigl_imagenet",
+    "jaxpruner_imagenet",
+  ],
 )
 def test_published_numbers_and_orders_are_of_rows(name):
   module = grid.module(f"configs/{name}.py")
@@ -95,6 +101,32 @@ def test_twice_the_steps_of_cifar_are_so_throughout():
   assert list(twice.schedule.boundaries) == [60_000, 120_000, 180_000]
   assert twice.algorithm.delta_t == 100
   assert once.algorithm.distribution == "erdos_renyi_kernel"
+
+
+def test_the_wide_resnet_has_the_recipe_of_cifar():
+  rows = grid.rows("configs/wrn_fashion_mnist.py")
+  assert {len(group) for group in rows.values()} == {3}
+  one = rows[Entry("RigL 5x (ERK)", 0.98)][1]
+  other = grid.rows("configs/rigl_cifar10.py")[Entry("RigL (ERK)", 0.9)][1]
+  assert one.steps == 5 * other.steps
+  assert (one.optimizer, one.model) == (other.optimizer, other.model)
+  assert one.augment
+  assert (one.data.name, one.data.normalize) == ("fashion_mnist", "image")
+  assert one.algorithm.t_end == 375_000
+
+
+@pytest.mark.slow
+def test_the_wide_resnet_trains(tmp_path):
+  rows = grid.rows("configs/wrn_fashion_mnist.py:smoke")
+  one = rows[Entry("SET (uniform)", 0.8)][0]
+  try:
+    result = train.train(one, tmp_path)
+  except data.MissingDataError as error:
+    pytest.skip(str(error))
+  for path, layer in result.history[-1]["layers"].items():
+    wanted = 0.2 * layer["size"]
+    assert layer["nnz"] == pytest.approx(wanted, abs=1), path
+  assert result.history[-1]["churn_since_start"] > 0
 
 
 def test_rows_of_imagenet_are_what_their_words_are():

@@ -22,10 +22,10 @@ RUN = (
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache):
+def whole(tmp_path_factory):
   """A run that nobody stopped."""
   path = tmp_path_factory.mktemp("whole")
-  code, _, err = finish(*RUN, f"--workdir={path}", **cache)
+  code, _, err = finish(*RUN, f"--workdir={path}")
   assert code == 0, err
   return path
 
@@ -62,26 +62,26 @@ def metrics_so_far(path):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment(tmp_path, whole, cache):
+def test_killed_at_any_moment(tmp_path, whole):
   command = [*RUN, f"--workdir={tmp_path}"]
   rng = random.Random()
   for step in (10, 110, 230, 320):
-    process = launch(*command, **cache)
+    process = launch(*command)
     wait_for(tmp_path, step, process)
     time.sleep(rng.uniform(0, 0.1))
     process.send_signal(signal.SIGKILL)
     process.communicate()
   assert process.returncode == -signal.SIGKILL
-  code, _, err = finish(*command, **cache)
+  code, _, err = finish(*command)
   assert code == 0, err
   assert_same_run(whole, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_to_stop_saves_first(tmp_path, whole, cache, number):
+def test_a_request_to_stop_saves_first(tmp_path, whole, number):
   command = [*RUN, f"--workdir={tmp_path}", "--config.checkpoint_every=0"]
-  process = launch(*command, **cache)
+  process = launch(*command)
   wait_for(tmp_path, 90, process)
   process.send_signal(number)
   _, err = process.communicate()
@@ -94,7 +94,7 @@ def test_a_request_to_stop_saves_first(tmp_path, whole, cache, number):
   assert saved >= 90
   assert f"after step {saved} of" in err
   assert metrics.read(tmp_path)[-1]["step"] <= saved
-  code, _, err = finish(*command, **cache)
+  code, _, err = finish(*command)
   assert code == 0, err
   assert_same_run(whole, tmp_path)
 
@@ -108,10 +108,10 @@ def runs_of(path):
 
 
 @pytest.mark.slow
-def test_lottery_tickets_killed_at_any_moment(tmp_path, cache):
+def test_lottery_tickets_killed_at_any_moment(tmp_path):
   """Within levels and between them; every run ends in the same bits."""
   whole, part = tmp_path / "whole", tmp_path / "part"
-  code, _, err = finish(*TICKETS, f"--workdir={whole}", **cache)
+  code, _, err = finish(*TICKETS, f"--workdir={whole}")
   assert code == 0, err
   rng = random.Random()
   seed = part / "seed-0"
@@ -121,13 +121,13 @@ def test_lottery_tickets_killed_at_any_moment(tmp_path, cache):
     (seed / "learning_rate/level-02", rng.randrange(10, 190)),
     (seed / "random/level-01", 200),
   ):
-    process = launch(*TICKETS, f"--workdir={part}", **cache)
+    process = launch(*TICKETS, f"--workdir={part}")
     wait_for(run, step, process)
     time.sleep(rng.uniform(0, 0.1))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-  code, _, err = finish(*TICKETS, f"--workdir={part}", **cache)
+  code, _, err = finish(*TICKETS, f"--workdir={part}")
   assert code == 0, err
   assert len(runs_of(whole)) == 1 + 3 * 2 + 2
   assert runs_of(part) == runs_of(whole)

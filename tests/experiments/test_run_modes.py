@@ -125,23 +125,23 @@ def test_an_unknown_mode_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_packed_run_killed_goes_on_in_the_same_bits(tmp_path, cache):
+def test_a_packed_run_killed_goes_on_in_the_same_bits(tmp_path):
   command = (
     "--config=tests/experiments/small.py:gmp",
-    "--config.steps=400",
-    "--config.algorithm.end=304",
+    "--config.steps=200",
+    "--config.algorithm.end=152",
     "--config.mode=packed",
     "--config.checkpoint_every=20",
     "--config.eval_every=40",
   )
   whole, part = tmp_path / "whole", tmp_path / "part"
-  code, _, err = finish(*command, f"--workdir={whole}", **cache)
+  code, _, err = finish(*command, f"--workdir={whole}")
   assert code == 0, err
-  for step in (30, 210):
-    process = launch(*command, f"--workdir={part}", **cache)
+  for step in (30, 110):
+    process = launch(*command, f"--workdir={part}")
     wait_for(part, step, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-  code, _, err = finish(*command, f"--workdir={part}", **cache)
+  code, _, err = finish(*command, f"--workdir={part}")
   assert code == 0, err
   assert_same_run(whole, part)

@@ -136,7 +136,7 @@ def test_a_sweep_goes_on_and_tells_of_failures(config, tmp_path):
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_to_the_same_bits(tmp_path):
   path = tmp_path / "config.py"
-  path.write_text(CONFIG.replace('"small"', '"small"\n  config.steps = 1500'))
+  path.write_text(CONFIG.replace('"small"', '"small"\n  config.steps = 600'))
   whole, root = tmp_path / "whole", tmp_path / "root"
   assert command(path, whole, "--jobs=2").returncode == 0
   running = subprocess.Popen(

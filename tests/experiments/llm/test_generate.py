@@ -4,11 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small_llama import CONFIG, SCALED, forward, make_params, make_tokens
 
 from experiments.errors import UserError
 from experiments.llm import generate
 from experiments.models import llama
+from tests.experiments.small_llama import (
+  CONFIG,
+  SCALED,
+  forward,
+  make_params,
+  make_tokens,
+)
 
 # Not tied, which repeats what it reads.
 MODEL = llama.Llama(dataclasses.replace(SCALED, tied=False, window=4))

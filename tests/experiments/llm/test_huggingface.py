@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
-from small_llama import CONFIGS, forward, make_params
 
 from experiments.errors import UserError
 from experiments.llm import huggingface, tokenizer, weights
 from experiments.models import llama
+from tests.experiments.small_llama import CONFIGS, forward, make_params
 
 CONFIGS = {
   name: dataclasses.replace(config, vocab_size=260)

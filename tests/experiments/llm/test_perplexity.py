@@ -3,11 +3,16 @@
 import jax
 import numpy as np
 import pytest
-from small_llama import CONFIG, forward, make_params, make_tokens
 
 from experiments.errors import UserError
 from experiments.llm.perplexity import perplexity
 from experiments.models import llama
+from tests.experiments.small_llama import (
+  CONFIG,
+  forward,
+  make_params,
+  make_tokens,
+)
 
 MODEL = llama.Llama(CONFIG)
 PARAMS = make_params(CONFIG)

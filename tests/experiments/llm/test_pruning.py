@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_llama
 
 from experiments.errors import UserError
 from experiments.llm import pruning, weights
 from experiments.llm.tokenizer import byte_level
 from experiments.models import llama
 from sparsejax import oneshot, patterns
+from tests.experiments import small_llama
 
 CONFIG = small_llama.CONFIG
 TOKENS = small_llama.make_tokens(10, 12)

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from small_llama import (
+
+from experiments.errors import UserError
+from experiments.models import llama
+from tests.experiments.small_llama import (
   CONFIG,
   CONFIGS,
   SCALED,
@@ -17,9 +20,6 @@ from small_llama import (
   make_tokens,
   turning,
 )
-
-from experiments.errors import UserError
-from experiments.models import llama
 
 TOKENS = make_tokens(2, 7)
 # What runs here is tiny, and takes longer to compile than to run.
