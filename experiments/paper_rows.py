@@ -100,26 +100,24 @@ def rows(
   """
   uniform, _ = DISTRIBUTIONS.values()
   dense = make("dense", uniform, 1)
-  yield from _seeds(Entry("dense"), base, dense, seeds)
+  yield from seeded(Entry("dense"), base, dense, seeds)
   options = dense.model.to_dict()
   net = {"shape": shape, "num_classes": num_classes}
-  layers = kernels(options, **net)
-  kept = sum(n for path, n in layers.items() if re.search(first, path))
-  rest = 1 - kept / sum(layers.values())
   for sparsity in sparsities:
     nets = {"small-dense": narrowed(options, 1 - sparsity, **net)}
     if first:
-      as_large = narrowed(options, 1 - sparsity * rest, **net)
+      share = share_left(options, sparsity, first, **net)
+      as_large = narrowed(options, share, **net)
       if as_large not in nets.values():
         nets = {f"small-dense ({FIRST})": as_large, **nets}
     for name, model in nets.items():
       small = dense.copy_and_resolve_references()
       small.model = model
-      yield from _seeds(Entry(name, sparsity), base, small, seeds)
+      yield from seeded(Entry(name, sparsity), base, small, seeds)
     snip = make("static", uniform, 1)
     snip.initial = {"name": "snip"}
     del snip.algorithm.distribution
-    yield from _seeds(Entry("SNIP", sparsity), base, snip, seeds)
+    yield from seeded(Entry("SNIP", sparsity), base, snip, seeds)
     for method, algorithm in METHODS.items():
       for n in (1, times) if method in longer else (1,):
         for title in titles(first):
@@ -128,7 +126,7 @@ def rows(
             one.algorithm.by_path = ((first, 0.0),)
           name = method if n == 1 else f"{method} {n}x"
           entry = Entry(f"{name} ({title})", sparsity)
-          yield from _seeds(entry, base, one, seeds)
+          yield from seeded(entry, base, one, seeds)
 
 
 def titles(first: str | bool = False) -> list[str]:
@@ -141,7 +139,23 @@ def titles(first: str | bool = False) -> list[str]:
   return [uniform, *([FIRST] if first else []), *rest]
 
 
-def _seeds(entry, base, config, seeds):
+def seeded(
+  entry: Entry,
+  base: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict,
+  seeds: Sequence[int],
+) -> Iterator[tuple[Entry, dict[str, Any]]]:
+  """The runs of one row.
+
+  Args:
+    entry: The row; all but dense runs are made as sparse as it says.
+    base: The config that the file gives.
+    config: That of the row's runs.
+    seeds: Of the runs.
+
+  Yields:
+    As `rows`.
+  """
   config = config.copy_and_resolve_references()
   if entry.sparsity is not None and config.algorithm.name != "dense":
     config.algorithm.sparsity = entry.sparsity
@@ -286,6 +300,28 @@ def narrowed(
     f"model {options['name']} has {weights(options)} weights, and no "
     f"narrower one has only {share:g} of them"
   )
+
+
+def share_left(
+  options: Mapping[str, Any],
+  sparsity: float,
+  dense: str,
+  *,
+  shape: tuple[int, ...],
+  num_classes: int,
+) -> float:
+  """The share of a net's weights that are left where some layers stay dense.
+
+  Args:
+    options: Those of the model, `models.create`'s.
+    sparsity: Of the other layers.
+    dense: A regular expression for the paths of the dense layers' kernels.
+    shape: Of one input.
+    num_classes: How many logits.
+  """
+  sizes = kernels(options, shape=shape, num_classes=num_classes)
+  kept = sum(n for path, n in sizes.items() if re.search(dense, path))
+  return 1 - sparsity * (1 - kept / sum(sizes.values()))
 
 
 def kernels(

@@ -1,6 +1,6 @@
 """What config files share: arguments, keywords of algorithms, recipes."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ml_collections
@@ -40,6 +40,21 @@ def parse(
       known = {"smoke", *variants, *COMMON}
       raise unknown("argument of the config", word, known)
   return algorithm, variant, smoke
+
+
+def taken(arg: str, own: Collection[str]) -> tuple[set[str], str]:
+  """Takes out of a config's argument the words of which several may be given.
+
+  Args:
+    arg: What follows the colon in `--config=FILE.py:ARG`.
+    own: These words.
+
+  Returns:
+    Those of them that are there, and the rest of the argument, for `parse`.
+  """
+  words = [word for word in arg.split(",") if word]
+  mine = {word for word in words if word in own}
+  return mine, ",".join(word for word in words if word not in mine)
 
 
 def algorithm(
@@ -185,8 +200,63 @@ def imagenet(
   }
   config.model = {"name": "resnet50"}
   if smoke:
-    config.model = {"name": "resnet50", "blocks": (1, 1), "width": 4}
+    config.model = {"name": "resnet50", "blocks": (1, 1), "width": 8}
   _look(config, 100, smoke=smoke)
+  return config
+
+
+def rigl_imagenet(
+  name: str,
+  distribution: str = "uniform",
+  times: int = 1,
+  *,
+  rise: float = 5,
+  drops: Sequence[float] = (30, 70, 90),
+  smoke: bool,
+) -> ml_collections.ConfigDict:
+  """RigL's recipe for ImageNet (Evci et al., arXiv:1911.11134, section 4.1).
+
+  Args:
+    name: Of the algorithm, one of `COMMON`.
+    distribution: How weights are shared out among layers.
+    times: How many times the steps of the paper.
+    rise: Epochs in which the learning rate rises, however many there are.
+    drops: Epochs, of those of one time, at which it is divided by ten.
+    smoke: Whether to take a few steps only, of a small net on small images.
+
+  Returns:
+    The config of a run of ResNet-50, all its layers prunable.
+  """
+  config = imagenet(32_000, batch_size=4096, smoke=smoke)
+  for key in ("steps", "eval_every", "checkpoint_every"):
+    config[key] *= times
+  at = epochs(config, 32_000 * 4096 / 1_281_167)
+  config.label_smoothing = 0.1
+  config.optimizer = {
+    "name": "sgd",
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 1e-4,
+  }
+  config.schedule = {
+    "name": "piecewise",
+    "learning_rate": 1.6,
+    "warmup": at(rise / times),
+    "boundaries": tuple(map(at, drops)),
+    "factor": 0.1,
+  }
+  config.algorithm = algorithm(
+    name,
+    sparsity=0.8,
+    delta_t=4 if smoke else 100,
+    t_end=config.steps * 25 // 32,
+    # Pruning of Gale et al., arXiv:1902.09574, is another recipe; these are
+    # the shares of training in which RigL moves weights.
+    begin=config.steps // 8,
+    end=config.steps * 25 // 32,
+    prune_every=1 if smoke else 100,
+    distribution=distribution,
+  )
   return config
 
 

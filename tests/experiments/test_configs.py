@@ -101,6 +101,7 @@ RECIPES = {
   "str_imagenet": (("",), "str", set()),
   "ac_dc_imagenet": (("",), "ac_dc", set()),
   "rigl_imagenet": (("", "rigl", "5x"), "rigl", {"conv1"}),
+  "rigl_mobilenet": (("", "rigl", "1x"), "rigl", {"conv1", "depthwise"}),
   "granet_cifar10": (("", "resnet50", "vgg19"), "granet", set()),
   "itop_cifar10": (("", "rigl", "set"), "rigl", set()),
   "mest_cifar10": (("", "em", "ems"), "mest", {"conv1", "shortcut", "logits"}),
@@ -144,7 +145,7 @@ def test_every_recipe_is_a_valid_config(name, arg):
   for words in (arg, ",".join(filter(None, (arg, "smoke")))):
     config = load(name, words)
     build.check(config)
-    assert (config.steps < 100) == ("smoke" in words)
+    assert (config.steps <= 100) == ("smoke" in words)
     params = abstract(config)
     given = build.algorithm_functions(config)
     sparse = distributions.budgets(
@@ -258,15 +259,15 @@ def test_rigl_on_imagenet_is_the_papers_recipe(times):
 
 
 def test_mobilenet_keeps_depthwise_convolutions_dense():
-  for words in ("mobilenet", "mobilenet,erk,smoke"):
-    config = load("rigl_imagenet", words)
+  for words in ("1x", "erk,smoke"):
+    config = load("rigl_mobilenet", words)
     build.check(config)
     given = build.algorithm_functions(config)
     sparse = distributions.budgets(
       abstract(config), 0.5, distributions.uniform, given["prunable"]
     )
     assert {path.split("/")[-2] for path in sparse} == {"pointwise", "logits"}
-  config = load("rigl_imagenet", "mobilenet,5x,set")
+  config = load("rigl_mobilenet", "set")
   assert config.algorithm.name == "set"
   epoch = 1_281_167 / 4096
   steps = (8.01 * epoch, 200.1 * epoch, 375.1 * epoch, 475.1 * epoch)
@@ -519,7 +520,7 @@ def photo(i):
   [
     ("ac_dc_imagenet", "smoke"),
     ("sr_ste_imagenet", "1of4,smoke"),
-    ("rigl_imagenet", "mobilenet,erk,smoke"),
+    ("rigl_mobilenet", "erk,smoke"),
   ],
 )
 def test_recipes_for_imagenet_smoke_on_mock_data(name, arg, tmp_path):
@@ -532,7 +533,7 @@ def test_recipes_for_imagenet_smoke_on_mock_data(name, arg, tmp_path):
   densities = [r["density"] for r in result.history if "density" in r]
   if name == "ac_dc_imagenet":
     assert densities == pytest.approx([1, 1, 0.1], abs=1e-3)
-  elif name == "rigl_imagenet":
+  elif name == "rigl_mobilenet":
     assert densities == pytest.approx([0.25] * 3, abs=1e-3)
     assert jnp.ndim(result.masks["block1"]["depthwise"]["kernel"]) == 0
     assert result.history[-1]["explored"] > 0.25

@@ -80,6 +80,7 @@ def test_small_dense_is_the_widest_that_fits(name):
     "wrn_fashion_mnist",
     "rigl_cifar10",
     "rigl_imagenet",
+    "rigl_mobilenet",
     "jaxpruner_imagenet",
   ],
 )
@@ -140,8 +141,44 @@ def test_rows_of_imagenet_are_what_their_words_are():
   snip = rows[Entry("SNIP", 0.8)][0]
   assert (snip.algorithm.name, snip.initial.name) == ("static", "snip")
   assert "distribution" not in snip.algorithm
-  with pytest.raises(UserError, match="mobilenet"):
-    grid.rows("configs/rigl_imagenet.py:mobilenet")
+  with pytest.raises(UserError, match="resnet101"):
+    grid.rows("configs/rigl_imagenet.py:resnet101")
+
+
+def test_rows_of_mobilenet_have_as_many_weights():
+  """4,209,088 weights, of which conv1 and depthwise have 45,504."""
+  rows = grid.rows("configs/rigl_mobilenet.py")
+  assert {len(group) for group in rows.values()} == {3}
+  assert {group[0].steps for group in rows.values()} == {160_000}
+  for sparsity in (0.75, 0.9):
+    sparse = rows[Entry("RigL (ERK)", sparsity)][0]
+    assert sparse.algorithm.sparsity == sparsity
+    small = kernels(rows[Entry("small-dense", sparsity)][0])
+    limit = 45_504 + (1 - sparsity) * (4_209_088 - 45_504)
+    assert 0.9 * limit < small <= limit
+  wide = rows[Entry("wide RigL (uniform)", 0.75)][0]
+  dense = kernels(rows[Entry("dense")][0])
+  assert dense == 4_209_088
+  assert kernels(wide) / 4 == pytest.approx(dense, rel=0.15)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "wrn_fashion_mnist",
+    "rigl_cifar10",
+    "rigl_imagenet",
+    "rigl_mobilenet",
+    "jaxpruner_imagenet",
+  ],
+)
+def test_grids_have_a_small_twin(name):
+  """Runs that a sweep takes seconds for; all are checked as they are made."""
+  large = grid.rows(f"configs/{name}.py")
+  small = grid.rows(f"configs/{name}.py:smoke")
+  assert {e.method for e in small} == {e.method for e in large}
+  assert {len(group) for group in small.values()} == {1}
+  assert all(group[0].steps <= 100 for group in small.values())
 
 
 def test_rows_of_jaxpruner_are_its_own_methods():
