@@ -129,7 +129,9 @@ def test_a_packed_run_killed_goes_on_in_the_same_bits(tmp_path):
   command = (
     "--config=tests/experiments/small.py:gmp",
     "--config.steps=200",
+    "--config.algorithm.begin=8",
     "--config.algorithm.end=152",
+    "--config.algorithm.delta_t=36",
     "--config.mode=packed",
     "--config.checkpoint_every=20",
     "--config.eval_every=40",
@@ -142,6 +144,7 @@ def test_a_packed_run_killed_goes_on_in_the_same_bits(tmp_path):
     wait_for(part, step, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
   code, _, err = finish(*command, f"--workdir={part}")
   assert code == 0, err
   assert_same_run(whole, part)
