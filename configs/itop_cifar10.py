@@ -48,13 +48,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config = recipes.cifar10(250 * 391, batch_size=128, smoke=smoke)
   config.name = f"{algorithm}_itop_cifar10"
   at = recipes.epochs(config, 250)
-  config.model = {
-    "name": "wrn",
-    "depth": 10 if smoke else 28,
-    "width": 1 if smoke else 2,
-    "dropout": 0.3,
-    "kernel_init": "he_normal_fan_out",
-  }
+  config.model = recipes.wide_resnet(28, "he_normal_fan_out", smoke=smoke)
   config.optimizer = {
     "name": "sgd",
     "momentum": 0.9,

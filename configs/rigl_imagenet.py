@@ -52,15 +52,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  own = ("erk", "5x")
-  words, rest = recipes.taken(arg, own)
-  algorithm, _, smoke = recipes.parse(rest, variants=own)
-  return _run(
-    algorithm,
-    "erdos_renyi_kernel" if "erk" in words else "uniform",
-    5 if "5x" in words else 1,
-    smoke=smoke,
-  )
+  *row, smoke = recipes.parse_row(arg, lengths=(1, 5))
+  return _run(*row, smoke=smoke)
 
 
 def _run(algorithm: str, distribution: str, times: int, *, smoke: bool):

@@ -35,11 +35,9 @@ import ml_collections
 from experiments import paper_rows, recipes
 from experiments.entry import Entry
 
-WIDE = 1.98
+_WIDE = 1.98
 _PRUNABLE = "(pointwise|logits).*kernel"
 _DENSE = "^conv1|depthwise"
-_SHAPE = (224, 224, 3)
-_ERK = "erdos_renyi_kernel"
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -51,15 +49,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  own = ("erk", "1x")
-  words, rest = recipes.taken(arg, own)
-  algorithm, _, smoke = recipes.parse(rest, variants=own)
-  return _run(
-    algorithm,
-    _ERK if "erk" in words else "uniform",
-    1 if "1x" in words else 5,
-    smoke=smoke,
-  )
+  *row, smoke = recipes.parse_row(arg, lengths=(5, 1))
+  return _run(*row, smoke=smoke)
 
 
 def _run(algorithm, distribution="uniform", times=5, *, smoke, width=1.0):
@@ -69,8 +60,8 @@ def _run(algorithm, distribution="uniform", times=5, *, smoke, width=1.0):
   config.name = f"{algorithm}_mobilenet"
   config.model = {"name": "mobilenet_v1", "width": width}
   if smoke:
-    config.model.width = width / 4
-    config.model.blocks = ((64, 1), (128, 2))
+    small = {"width": width / 4, "blocks": ((64, 1), (128, 2))}
+    config.model = {**config.model, **small}
   if algorithm != "dense":
     config.algorithm.sparsity = 0.75
     config.algorithm.prunable = _PRUNABLE
@@ -91,19 +82,21 @@ def sweep(arg: str = ""):
   """
   _, _, smoke = recipes.parse(arg)
   base, dense = get_config(arg), _run("dense", smoke=smoke)
-  options, net = dense.model.to_dict(), {"shape": _SHAPE, "num_classes": 1000}
+  options = dense.model.to_dict()
+  net = {"shape": (224, 224, 3), "num_classes": 1000}
+  prunable = paper_rows.share_without(options, _DENSE, **net)
   runs = {Entry("dense"): dense}
   for sparsity in (0.75,) if smoke else (0.75, 0.9):
-    share = paper_rows.share_left(options, sparsity, _DENSE, **net)
     small = dense.copy_and_resolve_references()
-    small.model = paper_rows.narrowed(options, share, **net)
+    small.model = paper_rows.narrowed(options, 1 - sparsity * prunable, **net)
     runs[Entry("small-dense", sparsity)] = small
     runs[Entry("pruning", sparsity)] = _run("gmp", smoke=smoke)
-    runs[Entry("RigL (uniform)", sparsity)] = _run("rigl", smoke=smoke)
-    runs[Entry("RigL (ERK)", sparsity)] = _run("rigl", _ERK, smoke=smoke)
+    for title, distribution in paper_rows.DISTRIBUTIONS.items():
+      entry = Entry(f"RigL ({title})", sparsity)
+      runs[entry] = _run("rigl", distribution, smoke=smoke)
   for title, distribution in paper_rows.DISTRIBUTIONS.items():
     runs[Entry(f"wide RigL ({title})", 0.75)] = _run(
-      "rigl", distribution, smoke=smoke, width=WIDE
+      "rigl", distribution, smoke=smoke, width=_WIDE
     )
   for entry, config in runs.items():
     yield from paper_rows.seeded(entry, base, config, range(1 if smoke else 3))

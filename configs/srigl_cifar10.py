@@ -44,13 +44,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.name = "srigl_cifar10"
   at = recipes.epochs(config, 250)
   config.data = {**config.data, "normalize": "image"}
-  config.model = {
-    "name": "wrn",
-    "depth": 10 if smoke else 22,
-    "width": 1 if smoke else 2,
-    "dropout": 0.3,
-    "kernel_init": "he_normal_fan_out",
-  }
+  config.model = recipes.wide_resnet(22, "he_normal_fan_out", smoke=smoke)
   config.optimizer = {
     "name": "sgd",
     "momentum": 0.9,

@@ -103,11 +103,11 @@ def rows(
   yield from seeded(Entry("dense"), base, dense, seeds)
   options = dense.model.to_dict()
   net = {"shape": shape, "num_classes": num_classes}
+  rest = share_without(options, first, **net) if first else 1.0
   for sparsity in sparsities:
     nets = {"small-dense": narrowed(options, 1 - sparsity, **net)}
     if first:
-      share = share_left(options, sparsity, first, **net)
-      as_large = narrowed(options, share, **net)
+      as_large = narrowed(options, 1 - sparsity * rest, **net)
       if as_large not in nets.values():
         nets = {f"small-dense ({FIRST})": as_large, **nets}
     for name, model in nets.items():
@@ -302,26 +302,24 @@ def narrowed(
   )
 
 
-def share_left(
+def share_without(
   options: Mapping[str, Any],
-  sparsity: float,
   dense: str,
   *,
   shape: tuple[int, ...],
   num_classes: int,
 ) -> float:
-  """The share of a net's weights that are left where some layers stay dense.
+  """The share of a net's weights that lie outside the layers that stay dense.
 
   Args:
     options: Those of the model, `models.create`'s.
-    sparsity: Of the other layers.
     dense: A regular expression for the paths of the dense layers' kernels.
     shape: Of one input.
     num_classes: How many logits.
   """
   sizes = kernels(options, shape=shape, num_classes=num_classes)
   kept = sum(n for path, n in sizes.items() if re.search(dense, path))
-  return 1 - sparsity * (1 - kept / sum(sizes.values()))
+  return 1 - kept / sum(sizes.values())
 
 
 def kernels(

@@ -42,19 +42,32 @@ def parse(
   return algorithm, variant, smoke
 
 
-def taken(arg: str, own: Collection[str]) -> tuple[set[str], str]:
-  """Takes out of a config's argument the words of which several may be given.
+def parse_row(
+  arg: str, *, lengths: tuple[int, int]
+) -> tuple[str, str, int, bool]:
+  """Reads the argument of a config whose runs are rows of RigL's tables.
 
   Args:
-    arg: What follows the colon in `--config=FILE.py:ARG`.
-    own: These words.
+    arg: What follows the colon in `--config=FILE.py:ARG`: words that `parse`
+      knows, and `erk` and the other length, such as `5x`.
+    lengths: How many times the steps of the recipe a run may take, first those
+      of a run whose argument does not say.
 
   Returns:
-    Those of them that are there, and the rest of the argument, for `parse`.
+    The algorithm, the distribution, how many times the steps, and whether
+    `smoke` is among them.
+
+  Raises:
+    UserError: If a word is none of these.
   """
-  words = [word for word in arg.split(",") if word]
-  mine = {word for word in words if word in own}
-  return mine, ",".join(word for word in words if word not in mine)
+  usual, other = lengths
+  own = ("erk", f"{other}x")
+  words = arg.split(",")
+  rest = ",".join(word for word in words if word not in own)
+  algorithm, _, smoke = parse(rest, variants=own)
+  distribution = "erdos_renyi_kernel" if "erk" in words else "uniform"
+  times = other if f"{other}x" in words else usual
+  return algorithm, distribution, times, smoke
 
 
 def algorithm(
@@ -335,13 +348,7 @@ def rigl_cifar10(
     "data_dir": ml_collections.config_dict.placeholder(str),  # TFDS's own
     "normalize": "image",
   }
-  config.model = {
-    "name": "wrn",
-    "depth": 10 if smoke else 22,
-    "width": 1 if smoke else 2,
-    "dropout": 0.3,
-    "kernel_init": "glorot_uniform",
-  }
+  config.model = wide_resnet(22, "glorot_uniform", smoke=smoke)
   config.optimizer = {
     "name": "sgd",
     "momentum": 0.9,
@@ -370,6 +377,26 @@ def rigl_cifar10(
     distribution=distribution,
   )
   return config
+
+
+def wide_resnet(depth: int, kernel_init: str, *, smoke: bool) -> dict[str, Any]:
+  """The part `model` of a config: a Wide ResNet of width 2 with dropout.
+
+  Args:
+    depth: How many layers it has.
+    kernel_init: The name of the kernels' initializer.
+    smoke: Whether to take the smallest one instead.
+
+  Returns:
+    The mapping.
+  """
+  return {
+    "name": "wrn",
+    "depth": 10 if smoke else depth,
+    "width": 1 if smoke else 2,
+    "dropout": 0.3,
+    "kernel_init": kernel_init,
+  }
 
 
 def _look(config, times, *, smoke):

@@ -10,6 +10,13 @@ from experiments.entry import Entry
 from experiments.errors import UserError
 
 CONFIGS = ("dst_fashion_mnist", "dst_mnist1d")
+LARGE = (
+  "wrn_fashion_mnist",
+  "rigl_cifar10",
+  "rigl_imagenet",
+  "rigl_mobilenet",
+  "jaxpruner_imagenet",
+)
 
 
 def kernels(config):
@@ -73,17 +80,7 @@ def test_small_dense_is_the_widest_that_fits(name):
     assert one.algorithm.name == "dense"
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    *CONFIGS,
-    "wrn_fashion_mnist",
-    "rigl_cifar10",
-    "rigl_imagenet",
-    "rigl_mobilenet",
-    "jaxpruner_imagenet",
-  ],
-)
+@pytest.mark.parametrize("name", [*CONFIGS, *LARGE])
 def test_published_numbers_and_orders_are_of_rows(name):
   module = grid.module(f"configs/{name}.py")
   rows = grid.rows(f"configs/{name}.py")
@@ -162,16 +159,7 @@ def test_rows_of_mobilenet_have_as_many_weights():
   assert kernels(wide) / 4 == pytest.approx(dense, rel=0.15)
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    "wrn_fashion_mnist",
-    "rigl_cifar10",
-    "rigl_imagenet",
-    "rigl_mobilenet",
-    "jaxpruner_imagenet",
-  ],
-)
+@pytest.mark.parametrize("name", LARGE)
 def test_grids_have_a_small_twin(name):
   """Runs that a sweep takes seconds for; all are checked as they are made."""
   large = grid.rows(f"configs/{name}.py")
