@@ -150,7 +150,8 @@ def collect(config: str, root: pathlib.Path) -> list[Record]:
   if not found:
     raise UserError(
       f"{root} holds no finished run of {config}. Let the sweep come to its "
-      "end, or give another --root."
+      "end, or give another --root; that of a sweep of FILE.py:ARG needs "
+      "--arg=ARG."
     )
   return found
 
