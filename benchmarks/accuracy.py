@@ -20,9 +20,9 @@ from absl import app, flags
 
 import sparsejax
 from benchmarks import measure, packed
-from experiments import plots
 from experiments.data import sets
-from experiments.intervals import interval, shown
+from experiments.plots import runs as plots
+from experiments.statistics import interval, shown
 from sparsejax import modes
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds.")

@@ -15,7 +15,9 @@ from absl import app, flags
 
 import sparsejax
 from benchmarks import measure
-from experiments.llm import corpora, pruners, pruning, sources
+from experiments.llm.io import sources
+from experiments.llm.prune import pruners, pruning
+from experiments.llm.text import corpora
 from sparsejax import finetune, select
 
 _PRUNE = flags.DEFINE_bool(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from absl import app, logging
 
 from benchmarks import measure
-from experiments import lottery as driver
+from experiments.drivers import lottery as driver
 from sparsejax import lottery
 
 # About as many weights and leaves as ResNet-50 has, of several shapes.

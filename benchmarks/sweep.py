@@ -17,7 +17,9 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import measure
-from experiments import grid, launchers, population, programs, train, workers
+from experiments.config import grid
+from experiments.runs import programs, train
+from experiments.sweep import launchers, population, workers
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "rigl_mnist1d.py"
 SEEDS, SPARSITIES = 16, (0.8, 0.9, 0.95)

@@ -24,7 +24,7 @@ nothing.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -36,10 +36,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = recipes.parse(arg)
-  config = recipes.imagenet(100 * 5005, batch_size=256, smoke=smoke)
+  _, _, smoke = vision.parse(arg)
+  config = vision.imagenet(100 * 5005, batch_size=256, smoke=smoke)
   config.name = "ac_dc_imagenet"
-  at = recipes.epochs(config, 100)
+  at = vision.epochs(config, 100)
   config.model = {**config.model, "kernel_init": "he_normal_fan_out"}
   config.optimizer = {
     "name": "sgd",

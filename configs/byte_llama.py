@@ -12,7 +12,8 @@ smaller one, for seconds, on Python's own help texts.
 
 import ml_collections
 
-from experiments import finetune, llm_recipes
+from experiments.drivers import finetune
+from experiments.recipes import llm
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -24,7 +25,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  smoke = llm_recipes.parse(arg or llm_recipes.BYTES) == llm_recipes.SMOKE
+  smoke = llm.parse(arg or llm.BYTES) == llm.SMOKE
   config = finetune.defaults()
   config.name = "byte_llama"
   config.steps = 8 if smoke else 700
@@ -38,7 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "hidden": 32 if smoke else 704,
     "context": 64 if smoke else 512,
   }
-  config.task = llm_recipes.text("smoke" if smoke else "bytes")
+  config.task = llm.text("smoke" if smoke else "bytes")
   config.method = {"name": "full"}
   config.optimizer = {
     "name": "adamw",

@@ -18,7 +18,7 @@ says what came of it.
 
 import ml_collections
 
-from experiments import paper_rows, recipes
+from experiments.recipes import rigl, vision
 
 STEPS = 9376  # 20 epochs and one step, evaluated eight times
 
@@ -32,8 +32,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = recipes.parse(arg)
-  config = recipes.fashion_mnist("lenet", 40 if smoke else STEPS, smoke)
+  _, _, smoke = vision.parse(arg)
+  config = vision.fashion_mnist("lenet", 40 if smoke else STEPS, smoke)
   config.name = "dst_fashion_mnist"
   return config
 
@@ -47,10 +47,10 @@ def sweep(arg: str = ""):
   Returns:
     For each run its row, and what to change in the config.
   """
-  _, _, smoke = recipes.parse(arg)
-  return paper_rows.by_steps(get_config(arg), shape=(28, 28, 1), smoke=smoke)
+  _, _, smoke = vision.parse(arg)
+  return rigl.by_steps(get_config(arg), shape=(28, 28, 1), smoke=smoke)
 
 
-EXPECTED = paper_rows.expected()
-PUBLISHED = paper_rows.published(paper_rows.IMAGENET, paper_rows.SOURCE)
+EXPECTED = rigl.expected()
+PUBLISHED = rigl.published(rigl.IMAGENET, rigl.SOURCE)
 SAME = False  # another net, other data

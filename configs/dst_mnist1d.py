@@ -23,7 +23,8 @@ says what came of it.
 
 import ml_collections
 
-from experiments import build, paper_rows, recipes
+from experiments.config import parts
+from experiments.recipes import rigl, vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -35,8 +36,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = recipes.parse(arg)
-  config = build.defaults()
+  _, _, smoke = vision.parse(arg)
+  config = parts.defaults()
   config.name = "dst_mnist1d"
   config.steps = 40 if smoke else 4000
   config.batch_size = 100
@@ -60,12 +61,12 @@ def sweep(arg: str = ""):
   Returns:
     For each run its row, and what to change in the config.
   """
-  _, _, smoke = recipes.parse(arg)
-  return paper_rows.by_steps(
+  _, _, smoke = vision.parse(arg)
+  return rigl.by_steps(
     get_config(arg), shape=(40, 1), smoke=smoke, first="^conv1/"
   )
 
 
-EXPECTED = paper_rows.expected(first=True)
-PUBLISHED = paper_rows.published(paper_rows.IMAGENET, paper_rows.SOURCE)
+EXPECTED = rigl.expected(first=True)
+PUBLISHED = rigl.published(rigl.IMAGENET, rigl.SOURCE)
 SAME = False  # another net, other data

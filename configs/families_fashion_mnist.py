@@ -23,7 +23,8 @@ arXiv:2106.12379).
 
 import ml_collections
 
-from experiments import compare, recipes
+from experiments.drivers import compare
+from experiments.recipes import vision
 
 METHODS = (
   *("dense", "static", "set", "rigl", "rigl_itop", "srigl", "mest", "mest_s"),
@@ -53,16 +54,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, net, smoke = recipes.parse(arg, variants=STEPS)
+  _, net, smoke = vision.parse(arg, variants=STEPS)
   net = net or "lenet"
   config = compare.defaults()
   config.name = f"families_fashion_mnist_{net}"
   config.seeds = (0,) if smoke else (0, 1, 2)
   config.sparsities = (0.9,) if smoke else SPARSITIES
-  config.base = recipes.fashion_mnist(net, 40 if smoke else STEPS[net], smoke)
+  config.base = vision.fashion_mnist(net, 40 if smoke else STEPS[net], smoke)
   config.methods = METHODS
   config.algorithms = {
-    name: recipes.family(
+    name: vision.family(
       name,
       steps=config.base.steps,
       every=config.base.steps // 40,

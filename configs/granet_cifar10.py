@@ -32,7 +32,7 @@ a small net, or both with a comma between.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 MODELS = {
   "resnet50": {"name": "resnet50", "small_images": True},
@@ -53,11 +53,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, net, smoke = recipes.parse(arg, variants=MODELS)
+  _, net, smoke = vision.parse(arg, variants=MODELS)
   net = net or "resnet50"
-  config = recipes.cifar10(160 * 391, batch_size=128, smoke=smoke)
+  config = vision.cifar10(160 * 391, batch_size=128, smoke=smoke)
   config.name = f"granet_cifar10_{net}"
-  at = recipes.epochs(config, 160)
+  at = vision.epochs(config, 160)
   config.model = {**MODELS[net], **(SMALL[net] if smoke else {})}
   config.optimizer = {
     "name": "sgd",

@@ -20,7 +20,7 @@ levels of it in seconds.
 
 import ml_collections
 
-from experiments import lottery
+from experiments.drivers import lottery
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

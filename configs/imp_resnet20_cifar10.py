@@ -22,7 +22,7 @@ GPU. `:smoke` takes a few steps of a small net.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   smoke = arg == "smoke"
-  config = recipes.imp_cifar10(rewind=500, smoke=smoke)
+  config = vision.imp_cifar10(rewind=500, smoke=smoke)
   config.name = "imp_resnet20_cifar10"
   config.base.model = {
     "name": "resnet",

@@ -20,7 +20,7 @@ theirs in proportion: a rate divided by 10 at one half and three quarters.
 
 import ml_collections
 
-from experiments import lottery
+from experiments.drivers import lottery
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -22,7 +22,7 @@ GPU. `:smoke` takes a few steps of a small net.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   smoke = arg == "smoke"
-  config = recipes.imp_cifar10(rewind=1000, smoke=smoke)
+  config = vision.imp_cifar10(rewind=1000, smoke=smoke)
   config.name = "imp_vgg16_cifar10"
   config.levels = 2 if smoke else 19
   config.base.model = {"name": "vgg16", "norm_scale": "uniform"}

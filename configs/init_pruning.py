@@ -16,7 +16,8 @@ the masks that it starts from. `:smoke` runs it in seconds.
 
 import ml_collections
 
-from experiments import compare, recipes
+from experiments.drivers import compare
+from experiments.recipes import vision
 
 INITIAL = {
   "random": {"name": "drawn"},
@@ -72,10 +73,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     *(f"rigl from {name}" for name in starts),
   )
   config.algorithms = {
-    "dense": recipes.algorithm("dense", **given),
-    **{name: recipes.algorithm("static", **given) for name in starts},
+    "dense": vision.algorithm("dense", **given),
+    **{name: vision.algorithm("static", **given) for name in starts},
     **{
-      f"rigl from {name}": recipes.algorithm("rigl", **given) for name in starts
+      f"rigl from {name}": vision.algorithm("rigl", **given) for name in starts
     },
   }
   config.initial = {

@@ -29,7 +29,7 @@ small net, or both with a comma between.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 DELTA_T = {"rigl": 4000, "set": 1500}
 
@@ -43,12 +43,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, algorithm, smoke = recipes.parse(arg, variants=DELTA_T)
+  _, algorithm, smoke = vision.parse(arg, variants=DELTA_T)
   algorithm = algorithm or "rigl"
-  config = recipes.cifar10(250 * 391, batch_size=128, smoke=smoke)
+  config = vision.cifar10(250 * 391, batch_size=128, smoke=smoke)
   config.name = f"{algorithm}_itop_cifar10"
-  at = recipes.epochs(config, 250)
-  config.model = recipes.wide_resnet(28, "he_normal_fan_out", smoke=smoke)
+  at = vision.epochs(config, 250)
+  config.model = vision.wide_resnet(28, "he_normal_fan_out", smoke=smoke)
   config.optimizer = {
     "name": "sgd",
     "momentum": 0.9,

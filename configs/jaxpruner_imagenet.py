@@ -29,8 +29,9 @@ run is that of magnitude pruning.
 
 import ml_collections
 
-from experiments import grid, paper_rows, recipes
-from experiments.entry import Entry
+from experiments.config import grid
+from experiments.config.entry import Entry
+from experiments.recipes import rigl, vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -46,8 +47,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def _run(row: str, arg: str) -> ml_collections.ConfigDict:
-  _, _, smoke = recipes.parse(arg)
-  config = recipes.jaxpruner(smoke)
+  _, _, smoke = vision.parse(arg)
+  config = vision.jaxpruner(smoke)
   config.name = "jaxpruner_imagenet"
   config.algorithm = _algorithm(row, smoke)
   return config
@@ -100,7 +101,7 @@ def sweep(arg: str = ""):
   Returns:
     For each run its row, and what to change in the config.
   """
-  _, _, smoke = recipes.parse(arg)
+  _, _, smoke = vision.parse(arg)
   base = get_config(arg)
   return [
     (entry, {**grid.replaced(base, _run(entry.method, arg)), "seed": seed})
@@ -117,7 +118,7 @@ EXPECTED = (
   ("RigL", "magnitude"),
   ("saliency", "magnitude"),
 )
-PUBLISHED = paper_rows.published(
+PUBLISHED = rigl.published(
   {entry.method: {entry.sparsity: _TABLE[entry.method]} for entry in _ENTRIES},
   "google-research/jaxpruner, README",
 )

@@ -30,7 +30,7 @@ net, or both with a comma between.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 SHARES = {
   "em": {"fraction": 0.2, "surplus": 0.0},
@@ -47,12 +47,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, variant, smoke = recipes.parse(arg, variants=SHARES)
+  _, variant, smoke = vision.parse(arg, variants=SHARES)
   variant = variant or "em"
-  config = recipes.cifar10(160 * 782, batch_size=64, smoke=smoke)
+  config = vision.cifar10(160 * 782, batch_size=64, smoke=smoke)
   config.steps = 32 if smoke else config.steps
   config.name = f"mest_cifar10_{variant}"
-  at = recipes.epochs(config, 160)
+  at = vision.epochs(config, 160)
   config.data.mode = "constant"
   config.model = {
     "name": "resnet",

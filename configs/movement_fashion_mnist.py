@@ -26,7 +26,7 @@ between.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 ALGORITHMS = {
   "hard": {"name": "movement", "sparsity": 0.85, "distribution": "uniform"},
@@ -43,11 +43,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, variant, smoke = recipes.parse(arg, variants=ALGORITHMS)
+  _, variant, smoke = vision.parse(arg, variants=ALGORITHMS)
   variant = variant or "hard"
-  config = recipes.fashion_mnist("lenet", 40 if smoke else 4800, smoke)
+  config = vision.fashion_mnist("lenet", 40 if smoke else 4800, smoke)
   config.name = f"{variant}_movement_fashion_mnist"
-  at = recipes.epochs(config, 10)
+  at = vision.epochs(config, 10)
   config.optimizer = {"name": "adam", "clip": 1.0}
   config.schedule = {"name": "linear", "learning_rate": 1e-3, "warmup": at(1)}
   config.algorithm = {

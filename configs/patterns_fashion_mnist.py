@@ -18,7 +18,8 @@ these above N:M, and N:M above blocks; for SR-STE, unstructured above N:M
 
 import ml_collections
 
-from experiments import compare, recipes
+from experiments.drivers import compare
+from experiments.recipes import vision
 
 PATTERNS = {
   "unstructured": {"name": "unstructured"},
@@ -44,20 +45,20 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, net, smoke = recipes.parse(arg, variants=STEPS)
+  _, net, smoke = vision.parse(arg, variants=STEPS)
   net = net or "lenet"
   config = compare.defaults()
   config.name = f"patterns_fashion_mnist_{net}"
   config.seeds = (0,) if smoke else (0, 1, 2)
   config.sparsities = (0.5,) if smoke else (0.5, 0.75, 0.8, 0.9, 0.95)
-  config.base = recipes.fashion_mnist(net, 40 if smoke else STEPS[net], smoke)
+  config.base = vision.fashion_mnist(net, 40 if smoke else STEPS[net], smoke)
   both = [(a, p) for a in ALGORITHMS for p in PATTERNS]
   config.methods = ("dense", *(f"{a} {p}" for a, p in both))
   config.algorithms = {
     "dense": {"name": "dense"},
     **{
       f"{name} {shape}": {
-        **recipes.family(
+        **vision.family(
           name,
           steps=config.base.steps,
           every=config.base.steps // 40,

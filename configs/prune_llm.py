@@ -23,7 +23,8 @@ arXiv:2310.05175 (OWL), README of the released code.
 
 import ml_collections
 
-from experiments import llm_recipes, prune_llm
+from experiments.drivers import prune_llm
+from experiments.recipes import llm
 
 PRUNERS = {
   "magnitude": {"name": "magnitude"},
@@ -51,11 +52,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  variant = llm_recipes.parse(arg)
+  variant = llm.parse(arg)
   config = prune_llm.defaults()
   config.name = f"prune_llm {variant}"
-  config.model = llm_recipes.model(variant)
-  config.task = llm_recipes.text(variant)
+  config.model = llm.model(variant)
+  config.task = llm.text(variant)
   config.calibration = {"sequences": 32, "length": config.task.length}
   config.pruners = PRUNERS
   config.methods = tuple(PRUNERS)

@@ -16,7 +16,8 @@ near dense. The report says whether it appears.
 
 import ml_collections
 
-from experiments import compare, recipes
+from experiments.drivers import compare
+from experiments.recipes import vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -49,7 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   every = 10 if smoke else 100
   config.methods = ("dense", "static", "set", "rigl", "seft", "gmp")
   config.algorithms = {
-    name: recipes.algorithm(
+    name: vision.algorithm(
       name,
       sparsity=0.9,
       delta_t=every,

@@ -13,8 +13,9 @@ same for everybody; nobody publishes numbers of these methods on them.
 
 import ml_collections
 
-from experiments import llm_recipes, recovery
-from experiments.llm import questions
+from experiments.drivers import recovery
+from experiments.llm.text import questions
+from experiments.recipes import llm
 
 # Tokens of the longest question with its answer, rounded up.
 LENGTHS = {
@@ -35,14 +36,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   if arg in questions.TASKS:
-    variant, task = llm_recipes.SMOLLM2, arg
+    variant, task = llm.SMOLLM2, arg
   else:
-    variant = llm_recipes.parse(arg, others=tuple(questions.TASKS))
+    variant = llm.parse(arg, others=tuple(questions.TASKS))
     task = "chain_sum"
-  smoke = variant == llm_recipes.SMOKE
+  smoke = variant == llm.SMOKE
   config = recovery.defaults()
   config.name = f"reasoning_llm {task}"
-  config.base = llm_recipes.run(variant)
+  config.base = llm.run(variant)
   base = config.base
   base.task = {
     "name": "reasoning",
@@ -57,7 +58,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   else:
     base.steps = 200
     base.batch_size = 4
-  tuned = llm_recipes.method({"name": "full"}, rate=5e-5)
+  tuned = llm.method({"name": "full"}, rate=5e-5)
   config.dense = {**tuned, "save": True}
   config.starts = {
     "sparsegpt 50 %": {
@@ -72,9 +73,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.bases = tuple(config.starts)
   seft = {"name": "seft", "rank": 8, "every": max(1, base.steps // 10)}
   config.settings = {
-    "seft": llm_recipes.method(seft, rate=1e-3),
+    "seft": llm.method(seft, rate=1e-3),
     "fixed mask, squarehead": {
-      **llm_recipes.method({"name": "fixed"}, rate=1e-4),
+      **llm.method({"name": "fixed"}, rate=1e-4),
       "loss": {"cross_entropy": 1.0, "square_head": 1.0},
       "teacher": {"name": "dense"},
     },

@@ -37,7 +37,7 @@ import functools
 
 import ml_collections
 
-from experiments import paper_rows, recipes
+from experiments.recipes import rigl, vision
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 
@@ -51,8 +51,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  algorithm, _, smoke = recipes.parse(arg)
-  return recipes.rigl_cifar10(algorithm, smoke=smoke)
+  algorithm, _, smoke = vision.parse(arg)
+  return vision.rigl_cifar10(algorithm, smoke=smoke)
 
 
 def sweep(arg: str = ""):
@@ -64,10 +64,10 @@ def sweep(arg: str = ""):
   Returns:
     For each run its row, and what to change in the config.
   """
-  _, _, smoke = recipes.parse(arg)
-  return paper_rows.rows(
+  _, _, smoke = vision.parse(arg)
+  return rigl.rows(
     get_config(arg),
-    functools.partial(recipes.rigl_cifar10, smoke=smoke),
+    functools.partial(vision.rigl_cifar10, smoke=smoke),
     sparsities=SPARSITIES[1:2] if smoke else SPARSITIES,
     seeds=range(1 if smoke else 3),
     shape=(32, 32, 3),
@@ -77,10 +77,10 @@ def sweep(arg: str = ""):
   )
 
 
-EXPECTED = paper_rows.expected(times=2)
-PUBLISHED = paper_rows.published(
+EXPECTED = rigl.expected(times=2)
+PUBLISHED = rigl.published(
   {"dense": {None: 94.1}}, "arXiv:1911.11134, section 4.3"
-) | paper_rows.published(
+) | rigl.published(
   {
     method: dict(zip(SPARSITIES, values, strict=True))
     for method, values in {

@@ -16,7 +16,8 @@ an order: static below SET below RigL, and RigL near dense.
 
 import ml_collections
 
-from experiments import build, recipes
+from experiments.config import parts
+from experiments.recipes import vision
 
 MODELS = {"lenet": "lenet_300_100", "conv": "small_conv"}
 
@@ -30,9 +31,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  algorithm, model, smoke = recipes.parse(arg, variants=MODELS)
+  algorithm, model, smoke = vision.parse(arg, variants=MODELS)
   model = model or "lenet"
-  config = build.defaults()
+  config = parts.defaults()
   config.name = f"{algorithm}_fashion_mnist_{model}"
   config.steps = 40 if smoke else 24_000
   config.batch_size = 100
@@ -49,7 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.checkpoint_every = 20 if smoke else 4000
   steps = config.get_ref("steps")
   every = 10 if smoke else 100
-  config.algorithm = recipes.algorithm(
+  config.algorithm = vision.algorithm(
     algorithm,
     sparsity=0.95,
     delta_t=every,

@@ -40,7 +40,7 @@ import functools
 
 import ml_collections
 
-from experiments import paper_rows, recipes
+from experiments.recipes import rigl, vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -52,12 +52,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  *row, smoke = recipes.parse_row(arg, lengths=(1, 5))
+  *row, smoke = vision.parse_row(arg, lengths=(1, 5))
   return _run(*row, smoke=smoke)
 
 
 def _run(algorithm: str, distribution: str, times: int, *, smoke: bool):
-  config = recipes.rigl_imagenet(algorithm, distribution, times, smoke=smoke)
+  config = vision.rigl_imagenet(algorithm, distribution, times, smoke=smoke)
   config.name = f"{algorithm}_imagenet"
   if algorithm != "dense" and distribution == "uniform":
     config.algorithm.prunable = "^(stage|logits).*kernel"
@@ -76,8 +76,8 @@ def sweep(arg: str = ""):
   Raises:
     UserError: If the argument is another.
   """
-  _, _, smoke = recipes.parse(arg)
-  return paper_rows.rows(
+  _, _, smoke = vision.parse(arg)
+  return rigl.rows(
     get_config(arg),
     functools.partial(_run, smoke=smoke),
     sparsities=(0.8,) if smoke else (0.8, 0.9, 0.95, 0.965),
@@ -87,5 +87,5 @@ def sweep(arg: str = ""):
   )
 
 
-EXPECTED = paper_rows.expected()
-PUBLISHED = paper_rows.published(paper_rows.IMAGENET, paper_rows.SOURCE)
+EXPECTED = rigl.expected()
+PUBLISHED = rigl.published(rigl.IMAGENET, rigl.SOURCE)

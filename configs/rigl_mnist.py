@@ -35,7 +35,8 @@ The argument is an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
 
 import ml_collections
 
-from experiments import build, recipes
+from experiments.config import parts
+from experiments.recipes import vision
 
 _EPOCH = 600  # steps
 
@@ -49,8 +50,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  algorithm, _, smoke = recipes.parse(arg)
-  config = build.defaults()
+  algorithm, _, smoke = vision.parse(arg)
+  config = parts.defaults()
   config.name = f"{algorithm}_mnist"
   config.steps = 40 if smoke else 200 * _EPOCH
   config.batch_size = 100
@@ -76,7 +77,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.log_every = 20 if smoke else _EPOCH
   config.eval_every = 20 if smoke else _EPOCH
   config.checkpoint_every = 20 if smoke else 10 * _EPOCH
-  part = recipes.algorithm(
+  part = vision.algorithm(
     algorithm,
     sparsity=0.99,
     delta_t=10 if smoke else 100,

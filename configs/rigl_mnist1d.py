@@ -13,8 +13,9 @@ prune, and whose dense net reaches 94 % by another recipe.
 
 import ml_collections
 
-from experiments import build, recipes
-from experiments.entry import Entry
+from experiments.config import parts
+from experiments.config.entry import Entry
+from experiments.recipes import vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -26,8 +27,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  algorithm, _, smoke = recipes.parse(arg)
-  config = build.defaults()
+  algorithm, _, smoke = vision.parse(arg)
+  config = parts.defaults()
   config.name = f"{algorithm}_mnist1d"
   config.steps = 60 if smoke else 4000
   config.batch_size = 100
@@ -41,7 +42,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   steps = config.get_ref("steps")
   every = 10 if smoke else 100
-  config.algorithm = recipes.algorithm(
+  config.algorithm = vision.algorithm(
     algorithm,
     sparsity=0.9,
     delta_t=every,
@@ -62,7 +63,7 @@ def sweep(arg: str = "") -> list[tuple[Entry, dict[str, object]]]:
   Returns:
     For each run its row, and what to change in the config.
   """
-  algorithm, *_ = recipes.parse(arg)
+  algorithm, *_ = vision.parse(arg)
   return [
     (
       Entry(algorithm, sparsity),

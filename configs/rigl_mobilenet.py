@@ -32,8 +32,8 @@ small net.
 
 import ml_collections
 
-from experiments import paper_rows, recipes
-from experiments.entry import Entry
+from experiments.config.entry import Entry
+from experiments.recipes import rigl, vision
 
 _WIDE = 1.98
 _PRUNABLE = "(pointwise|logits).*kernel"
@@ -49,12 +49,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  *row, smoke = recipes.parse_row(arg, lengths=(5, 1))
+  *row, smoke = vision.parse_row(arg, lengths=(5, 1))
   return _run(*row, smoke=smoke)
 
 
 def _run(algorithm, distribution="uniform", times=5, *, smoke, width=1.0):
-  config = recipes.rigl_imagenet(
+  config = vision.rigl_imagenet(
     algorithm, distribution, times, rise=8, drops=(40, 75, 95), smoke=smoke
   )
   config.name = f"{algorithm}_mobilenet"
@@ -80,26 +80,26 @@ def sweep(arg: str = ""):
   Raises:
     UserError: If the argument is another.
   """
-  _, _, smoke = recipes.parse(arg)
+  _, _, smoke = vision.parse(arg)
   base, dense = get_config(arg), _run("dense", smoke=smoke)
   options = dense.model.to_dict()
   net = {"shape": (224, 224, 3), "num_classes": 1000}
-  prunable = paper_rows.share_without(options, _DENSE, **net)
+  prunable = rigl.share_without(options, _DENSE, **net)
   runs = {Entry("dense"): dense}
   for sparsity in (0.75,) if smoke else (0.75, 0.9):
     small = dense.copy_and_resolve_references()
-    small.model = paper_rows.narrowed(options, 1 - sparsity * prunable, **net)
+    small.model = rigl.narrowed(options, 1 - sparsity * prunable, **net)
     runs[Entry("small-dense", sparsity)] = small
     runs[Entry("pruning", sparsity)] = _run("gmp", smoke=smoke)
-    for title, distribution in paper_rows.DISTRIBUTIONS.items():
+    for title, distribution in rigl.DISTRIBUTIONS.items():
       entry = Entry(f"RigL ({title})", sparsity)
       runs[entry] = _run("rigl", distribution, smoke=smoke)
-  for title, distribution in paper_rows.DISTRIBUTIONS.items():
+  for title, distribution in rigl.DISTRIBUTIONS.items():
     runs[Entry(f"wide RigL ({title})", 0.75)] = _run(
       "rigl", distribution, smoke=smoke, width=_WIDE
     )
   for entry, config in runs.items():
-    yield from paper_rows.seeded(entry, base, config, range(1 if smoke else 3))
+    yield from rigl.seeded(entry, base, config, range(1 if smoke else 3))
 
 
 EXPECTED = (
@@ -108,7 +108,7 @@ EXPECTED = (
   ("RigL (uniform)", "RigL (ERK)"),
   ("wide RigL (uniform)", "wide RigL (ERK)"),
 )
-PUBLISHED = paper_rows.published(
+PUBLISHED = rigl.published(
   {
     "dense": {None: 72.1},
     "small-dense": {0.75: 66.0, 0.9: 57.7},

@@ -25,7 +25,8 @@ The argument is an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
 
 import ml_collections
 
-from experiments import build, recipes
+from experiments.config import parts
+from experiments.recipes import vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -37,8 +38,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  algorithm, _, smoke = recipes.parse(arg)
-  config = build.defaults()
+  algorithm, _, smoke = vision.parse(arg)
+  config = parts.defaults()
   config.name = f"{algorithm}_wikitext103"
   config.steps = 20 if smoke else 200_000
   config.batch_size = 4 if smoke else 32
@@ -56,7 +57,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.eval_every = 10 if smoke else 5000
   config.eval_batch_size = 4 if smoke else 32
   config.checkpoint_every = 10 if smoke else 5000
-  part = recipes.algorithm(
+  part = vision.algorithm(
     algorithm,
     sparsity=0.75,
     delta_t=4 if smoke else 100,

@@ -21,7 +21,8 @@ there.
 
 import ml_collections
 
-from experiments import llm_recipes, recovery
+from experiments.drivers import recovery
+from experiments.recipes import llm
 
 PRUNERS = ("wanda", "sparsegpt")
 SEFT = {"name": "seft", "rank": 8}
@@ -62,19 +63,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  variant = llm_recipes.parse(arg)
-  full = variant != llm_recipes.SMOLLM2
+  variant = llm.parse(arg)
+  full = variant != llm.SMOLLM2
   config = recovery.defaults()
   config.name = f"seft_llm {variant}"
-  config.base = llm_recipes.run(variant)
-  config.starts = llm_recipes.starts(variant, PRUNERS, (0.6, 0.7))
+  config.base = llm.run(variant)
+  config.starts = llm.starts(variant, PRUNERS, (0.6, 0.7))
   config.bases = ("wanda 60 %",)
-  if variant == llm_recipes.BYTES:
+  if variant == llm.BYTES:
     config.bases = tuple(config.starts)
   every = max(1, config.base.steps // 10)
   moves = {"every": every, "accumulate": min(5, every)}
   config.settings = {
-    name: llm_recipes.method(
+    name: llm.method(
       {**method, **moves} if method["name"] in ("spiel", "seft") else method,
       rate=RATES[method["name"]],
     )
@@ -82,7 +83,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   }
   config.settings["lora*"].prune_again = {"name": "wanda"}
   config.methods = ("none", *METHODS, *(ABLATIONS if full else ()))
-  if variant != llm_recipes.SMOKE:
+  if variant != llm.SMOKE:
     config.published = tuple((base, "seft", GAIN) for base in config.bases)
   config.expected = (
     ("none", "lora*"),

@@ -23,8 +23,9 @@ below KL below SquareHead.
 
 import ml_collections
 
-from experiments import llm_recipes, recovery
-from experiments.llm_recipes import BYTES, SMOKE, SMOLLM2
+from experiments.drivers import recovery
+from experiments.recipes import llm
+from experiments.recipes.llm import BYTES, SMOKE, SMOLLM2
 
 LOSSES = {
   "ce": {"cross_entropy": 1.0},
@@ -56,20 +57,20 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """
   if arg == "gsm8k":
     return _gsm8k()
-  variant = llm_recipes.parse(arg, others=("gsm8k",))
+  variant = llm.parse(arg, others=("gsm8k",))
   config = recovery.defaults()
   config.name = f"squarehead_llm {variant}"
-  config.base = llm_recipes.run(variant)
+  config.base = llm.run(variant)
   # What was trained on this text is tuned on it.
   if variant != BYTES:
-    tuned = llm_recipes.method({"name": "full"}, rate=3e-5)
+    tuned = llm.method({"name": "full"}, rate=3e-5)
     config.dense = {**tuned, "save": True}
   sparsities = {
     SMOLLM2: (0.7,),
     BYTES: (0.5, 0.6, 0.7, 0.75),
     SMOKE: (0.6,),
   }[variant]
-  config.starts = llm_recipes.starts(variant, ("sparsegpt",), sparsities)
+  config.starts = llm.starts(variant, ("sparsegpt",), sparsities)
   config.bases = tuple(config.starts)
   config.settings = {
     name: _setting(loss, rate=RATES[variant]) for name, loss in LOSSES.items()
@@ -94,7 +95,7 @@ def _published(sparsities):
 
 
 def _setting(loss, *, rate):
-  setting = llm_recipes.method({"name": "fixed"}, rate=rate)
+  setting = llm.method({"name": "fixed"}, rate=rate)
   teacher = "dense" if len(loss) > 1 else "none"
   return {**setting, "loss": loss, "teacher": {"name": teacher}}
 

@@ -34,7 +34,7 @@ few steps of a small net, or both with a comma between.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 PATTERNS = {"2of4": (2, 4), "4of8": (4, 8), "1of4": (1, 4), "2of8": (2, 8)}
 
@@ -48,11 +48,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, pattern, smoke = recipes.parse(arg, variants=PATTERNS)
+  _, pattern, smoke = vision.parse(arg, variants=PATTERNS)
   n, m = PATTERNS[pattern or "2of4"]
-  config = recipes.imagenet(120 * 5005, batch_size=256, smoke=smoke)
+  config = vision.imagenet(120 * 5005, batch_size=256, smoke=smoke)
   config.name = f"sr_ste_imagenet_{n}of{m}"
-  at = recipes.epochs(config, 120)
+  at = vision.epochs(config, 120)
   config.model = {**config.model, "kernel_init": "he_normal_fan_out"}
   config.optimizer = {
     "name": "sgd",

@@ -27,7 +27,7 @@ The argument is `smoke`, for a few steps of a small net, or nothing.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -39,12 +39,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = recipes.parse(arg)
-  config = recipes.cifar10(250 * 391, batch_size=128, smoke=smoke)
+  _, _, smoke = vision.parse(arg)
+  config = vision.cifar10(250 * 391, batch_size=128, smoke=smoke)
   config.name = "srigl_cifar10"
-  at = recipes.epochs(config, 250)
+  at = vision.epochs(config, 250)
   config.data = {**config.data, "normalize": "image"}
-  config.model = recipes.wide_resnet(22, "he_normal_fan_out", smoke=smoke)
+  config.model = vision.wide_resnet(22, "he_normal_fan_out", smoke=smoke)
   config.optimizer = {
     "name": "sgd",
     "momentum": 0.9,

@@ -27,7 +27,7 @@ The argument is `smoke`, for a few steps of a small net, or nothing.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -39,8 +39,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = recipes.parse(arg)
-  config = recipes.jaxpruner(smoke)
+  _, _, smoke = vision.parse(arg)
+  config = vision.jaxpruner(smoke)
   config.name = "ste_imagenet"
   config.algorithm = {
     "name": "ste",

@@ -25,7 +25,7 @@ The argument is `smoke`, for a few steps of a small net, or nothing.
 
 import ml_collections
 
-from experiments import recipes
+from experiments.recipes import vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -37,8 +37,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = recipes.parse(arg)
-  config = recipes.rigl_imagenet("dense", smoke=smoke)
+  _, _, smoke = vision.parse(arg)
+  config = vision.rigl_imagenet("dense", smoke=smoke)
   config.name = "top_kast_imagenet"
   config.optimizer = {"name": "sgd", "momentum": 0.0}
   config.algorithm = {

@@ -18,7 +18,7 @@ import functools
 
 import ml_collections
 
-from experiments import paper_rows, recipes
+from experiments.recipes import rigl, vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -30,12 +30,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = recipes.parse(arg)
+  _, _, smoke = vision.parse(arg)
   return _run("dense", smoke=smoke)
 
 
 def _run(*args, smoke: bool) -> ml_collections.ConfigDict:
-  config = recipes.rigl_cifar10(*args, smoke=smoke)
+  config = vision.rigl_cifar10(*args, smoke=smoke)
   config.name = "wrn_fashion_mnist"
   config.data = {
     "name": "fashion_mnist",
@@ -54,8 +54,8 @@ def sweep(arg: str = ""):
   Returns:
     For each run its row, and what to change in the config.
   """
-  _, _, smoke = recipes.parse(arg)
-  return paper_rows.rows(
+  _, _, smoke = vision.parse(arg)
+  return rigl.rows(
     get_config(arg),
     functools.partial(_run, smoke=smoke),
     sparsities=(0.8, 0.98) if smoke else (0.8, 0.9, 0.95, 0.98),
@@ -65,6 +65,6 @@ def sweep(arg: str = ""):
   )
 
 
-EXPECTED = paper_rows.expected()
-PUBLISHED = paper_rows.published(paper_rows.IMAGENET, paper_rows.SOURCE)
+EXPECTED = rigl.expected()
+PUBLISHED = rigl.published(rigl.IMAGENET, rigl.SOURCE)
 SAME = False  # another net, other data

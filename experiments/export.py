@@ -23,15 +23,18 @@ import numpy as np
 import safetensors.numpy
 from absl import flags
 
-from experiments import command, finished, named, packed_files, train
+from experiments import cli
+from experiments.config import calling
 from experiments.errors import UserError, unknown
-from experiments.llm import (
+from experiments.llm.io import (
   files,
   huggingface,
+  packed_files,
   packed_model,
   sources,
   two_of_four,
 )
+from experiments.runs import finished, train
 from sparsejax import packed
 from sparsejax.masks import path_name
 
@@ -55,7 +58,7 @@ def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
   one = finished.chosen(finished.find(pathlib.Path(workdir)), name)
   result = train.train(one.config, one.folder)
   variables = {"params": result.params, "batch_stats": result.batch_stats}
-  about = {"config": named.plain(one.config)}
+  about = {"config": calling.plain(one.config)}
   path = _made(to)
   if form == "packed":
     masks = {
@@ -150,4 +153,4 @@ def _define_flags() -> None:
 
 
 if __name__ == "__main__":
-  command.run(main, _define_flags)
+  cli.run(main, _define_flags)

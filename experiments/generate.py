@@ -11,9 +11,10 @@ The most likely token is taken every time.
 import jax
 from absl import flags
 
-from experiments import command
-from experiments.llm import generate, sources
-from experiments.models import llama
+from experiments import cli
+from experiments.llm.evaluate import generate
+from experiments.llm.families import llama
+from experiments.llm.io import sources
 
 
 def run(path: str, prompt: str, *, tokens: int, chat: bool = False) -> str:
@@ -61,4 +62,4 @@ def _define_flags() -> None:
 
 
 if __name__ == "__main__":
-  command.run(main, _define_flags)
+  cli.run(main, _define_flags)

@@ -13,15 +13,15 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import command, errors
+from experiments import cli, errors
 
 DRIVERS = {
-  "train": "experiments.train",
-  "compare": "experiments.compare",
-  "lottery": "experiments.lottery",
-  "prune_llm": "experiments.prune_llm",
-  "finetune": "experiments.finetune",
-  "recovery": "experiments.recovery",
+  "train": "experiments.runs.train",
+  "compare": "experiments.drivers.compare",
+  "lottery": "experiments.drivers.lottery",
+  "prune_llm": "experiments.drivers.prune_llm",
+  "finetune": "experiments.drivers.finetune",
+  "recovery": "experiments.drivers.recovery",
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.")
@@ -70,4 +70,4 @@ def _paths(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 if __name__ == "__main__":
-  command.run(main, parse=_parse)
+  cli.run(main, parse=_parse)

@@ -17,9 +17,10 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 
-from experiments import command, packed_files, programs
+from experiments import cli
 from experiments.errors import UserError
-from experiments.llm import files
+from experiments.llm.io import files, packed_files
+from experiments.runs import programs
 from sparsejax.linen import packed_layers
 
 _BATCH = 1000
@@ -107,4 +108,4 @@ def _define_flags() -> None:
 
 
 if __name__ == "__main__":
-  command.run(main, _define_flags)
+  cli.run(main, _define_flags)

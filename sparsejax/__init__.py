@@ -42,13 +42,13 @@ from sparsejax.algorithms import (
 from sparsejax.linear import matmul
 from sparsejax.masks import apply_masks, density, nnz
 from sparsejax.modes import value_and_grad
-from sparsejax.states import SparseState, forward_params, get_masks
 from sparsejax.transform import (
   SparseTransformation,
   init,
   sparsify,
   straight_through,
 )
+from sparsejax.transform.state import SparseState, forward_params, get_masks
 from sparsejax.updates import MaskState, MaskUpdate
 
 __version__ = "0.1.0"

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import distributions, select, states, steps, transform
+from sparsejax import distributions, select, transform
 from sparsejax import masks as masks_lib
 from sparsejax import scores as scores_lib
 from sparsejax.distributions import Prunable
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.scores import Score
+from sparsejax.transform import state as states
+from sparsejax.transform import step
 from sparsejax.updates import MaskState
 
 _SCOPES = ("global", "layer")
@@ -277,7 +279,7 @@ def rewind(
         f"got an optimizer state in {jax.tree.structure(saved)}, wanted a "
         f"state of this transformation, in {jax.tree.structure(fresh)}"
       )
-    opt_state = steps.stand_still(tx, fresh, saved, params)
+    opt_state = step.stand_still(tx, fresh, saved, params)
   return jax.tree.map(
     lambda x: x.copy() if isinstance(x, jax.Array) else x, (params, opt_state)
   )

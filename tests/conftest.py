@@ -16,8 +16,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     os.environ.get("XLA_FLAGS", ""),
   ]
 )
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-  pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR",
+  str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"),
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 

@@ -6,7 +6,6 @@ of test_conformance.py, and those of seeds and sizes are in test_rules.py.
 
 import warnings
 
-import conformance
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from flax import nnx
 
 import sparsejax
 from sparsejax import distributions, schedules, scores, select, updates
+from tests.conformance import table as conformance
 
 KEY = jax.random.key(0)
 MOVING = ("set", "rigl", "snfs", "seft")

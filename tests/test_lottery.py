@@ -12,7 +12,7 @@ from optax import contrib
 
 import sparsejax
 from sparsejax import distributions, lottery, scores
-from tests import conformance
+from tests.conformance import table
 
 KEY = jax.random.key(0)
 EVERYTHING = distributions.matching("")
@@ -227,15 +227,15 @@ def test_a_round_may_be_mapped_and_masks_may_be_empty():
 
 # Rewinding.
 
-START = conformance.small_params()
+START = table.small_params()
 STEP_K = 3
 SCHEDULE = optax.cosine_decay_schedule(0.1, 10)
 INNERS = {
   "momentum": lambda: optax.sgd(0.1, momentum=0.9),
   "cosine": lambda: optax.adam(SCHEDULE),
-  "schedule_free": conformance.OPTIMIZERS["schedule_free"],
-  "clip": conformance.OPTIMIZERS["clip"],
-  "inject": conformance.OPTIMIZERS["inject"],
+  "schedule_free": table.OPTIMIZERS["schedule_free"],
+  "clip": table.OPTIMIZERS["clip"],
+  "inject": table.OPTIMIZERS["inject"],
 }
 
 
@@ -283,9 +283,9 @@ def test_moments_are_those_of_a_fresh_state_on_the_masked_params(name):
   tx, _, (params, saved), (last, _) = trained(name)
   masks = ticket(last)
   params, state = lottery.rewind(tx, params, saved, masks)
-  assert conformance.inactive_are_zero(params, masks)
+  assert table.inactive_are_zero(params, masks)
   begun = sparsejax.apply_masks(trained(name)[2][0], masks)
-  assert conformance.same(params, begun)
+  assert table.same(params, begun)
 
   inner = INNERS[name]()
   fresh = inner.init(params)
@@ -330,14 +330,14 @@ def test_the_schedule_goes_on_from_step_k_while_adam_begins_anew():
     stepped,
     optax.apply_updates(params, updates),
   )
-  assert conformance.inactive_are_zero(stepped, masks)
+  assert table.inactive_are_zero(stepped, masks)
 
 
 def test_learning_rate_rewinding_keeps_the_trained_weights():
   tx, _, (_, saved), (last, _) = trained("cosine")
   masks = ticket(last)
   params, state = lottery.rewind(tx, last, saved, masks)
-  assert conformance.same(params, sparsejax.apply_masks(last, masks))
+  assert table.same(params, sparsejax.apply_masks(last, masks))
   assert count_of(state, optax.ScaleByScheduleState) == STEP_K
 
 
@@ -349,10 +349,8 @@ def test_from_step_0_it_is_training_with_these_masks_from_the_start(name):
   rewound = lottery.rewind(tx, *sparsejax.init(tx, START), masks)
   given = sparsejax.fixed(INNERS[name](), masks)
   begun = sparsejax.init(given, START)
-  assert conformance.same(rewound, begun)
-  assert conformance.same(
-    train(step, *rewound, 0, 2), train(step, *begun, 0, 2)
-  )
+  assert table.same(rewound, begun)
+  assert table.same(train(step, *rewound, 0, 2), train(step, *begun, 0, 2))
 
 
 def test_masks_and_budget_are_those_given_and_the_rest_is_as_saved():
@@ -371,14 +369,14 @@ def test_masks_and_budget_are_those_given_and_the_rest_is_as_saved():
   masks = {"bias": jnp.array(True), "kernel": kernel}
   rewound, state = lottery.rewind(tx, START, saved, masks)
   new = state.mask_state
-  assert conformance.same(new.masks, masks)
+  assert table.same(new.masks, masks)
   assert jax.tree.map(int, new.budget) == {"bias": 8, "kernel": kernel.sum()}
   assert new.budget["kernel"].dtype == jnp.int32
   assert (int(new.count), int(new.refused)) == (STEP_K, 7)
   np.testing.assert_array_equal(new.key, old.key)
-  assert conformance.same(rewound, sparsejax.apply_masks(START, masks))
+  assert table.same(rewound, sparsejax.apply_masks(START, masks))
   # An average of the params begins at the params under the masks given.
-  assert conformance.same(state.inner_state.z, rewound)
+  assert table.same(state.inner_state.z, rewound)
 
 
 def test_at_any_depth():
@@ -401,8 +399,8 @@ def test_at_any_depth():
   masks = ticket(params)
   params, state = lottery.rewind(tx, params, saved, masks)
   got = sparsejax.get_masks(state)
-  assert conformance.same(got, masks)
-  assert conformance.inactive_are_zero(params, masks)
+  assert table.same(got, masks)
+  assert table.inactive_are_zero(params, masks)
   assert count_of(state, optax.ScaleByScheduleState) == STEP_K
   traces = [
     s.trace
@@ -428,9 +426,9 @@ def test_params_that_only_the_forward_pass_masks_stay_whole():
   params, saved = sparsejax.init(tx, START)
   masks = ticket(START)
   params, state = lottery.rewind(tx, params, saved, masks)
-  assert conformance.same(params, START)
+  assert table.same(params, START)
   forward = sparsejax.forward_params(params, state)
-  assert conformance.inactive_are_zero(forward, masks)
+  assert table.inactive_are_zero(forward, masks)
 
 
 def test_under_jit_and_with_what_was_saved_left_alone():
@@ -438,12 +436,12 @@ def test_under_jit_and_with_what_was_saved_left_alone():
   masks = ticket(last)
   rewind = jax.jit(functools.partial(lottery.rewind, tx))
   plain = lottery.rewind(tx, params, saved, masks)
-  assert conformance.same(rewind(params, saved, masks), plain)
+  assert table.same(rewind(params, saved, masks), plain)
   before = jax.device_get((params, saved, masks))
   for begun in (plain, rewind(params, saved, masks)):
     for x in jax.tree.leaves(begun):
       x.delete()  # as donating it does
-  assert conformance.same(jax.device_get((params, saved, masks)), before)
+  assert table.same(jax.device_get((params, saved, masks)), before)
 
 
 def test_what_rewinding_refuses():
@@ -458,7 +456,7 @@ def test_what_rewinding_refuses():
   with pytest.raises(TypeError, match=r"^kernel: got a mask of float32"):
     lottery.rewind(tx, params, saved, {**masks, "kernel": jnp.ones((6, 8))})
   # An error on the way leaves nothing behind.
-  assert conformance.same(tx.init(START).mask_state.masks, masks)
+  assert table.same(tx.init(START).mask_state.masks, masks)
 
 
 # Random masks of the same budget.
@@ -495,8 +493,8 @@ def test_the_line_has_exact_ends(dtype):
   a = {"w": jnp.array([1, -0.0, 3], dtype), "n": jnp.array([1, 2])}
   b = {"w": jnp.array([2, 5, jnp.inf], dtype), "n": jnp.array([7, 8])}
   line = jax.jit(lottery.interpolate)
-  assert conformance.same(line(a, b, 0.0), a)
-  assert conformance.same(line(a, b, 1.0), {"w": b["w"], "n": a["n"]})
+  assert table.same(line(a, b, 0.0), a)
+  assert table.same(line(a, b, 1.0), {"w": b["w"], "n": a["n"]})
   middle = lottery.interpolate(a, b, 0.25)
   assert middle["w"].dtype == dtype
   np.testing.assert_array_equal(middle["w"].astype("f"), [1.25, 1.25, np.inf])

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import sparsejax
-from experiments import csv_tables
+from experiments.tables import text as csv_tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-import conformance
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 import sparsejax
 from sparsejax import distributions, schedules, scores, updates
+from tests.conformance import table as conformance
 
 KEY = jax.random.key(0)
 
@@ -516,13 +516,14 @@ def test_rule_7_another_order_of_the_leaves_gives_the_same_masks(name):
 
 def test_rule_7_another_process_gives_the_same_masks():
   code = (
-    "import test_rules as t, conformance as c;"
+    "from tests import test_rules as t;"
+    "from tests.conformance import table as c;"
     "p, s = t._run(c.small_params());"
     "print(t._digest(t.sparsejax.get_masks(s)))"
   )
   env = os.environ | {
     "PYTHONHASHSEED": "12345",
-    "PYTHONPATH": os.pathsep.join(["tests", *sys.path]),
+    "PYTHONPATH": os.pathsep.join(sys.path),
   }
   out = subprocess.run(
     [sys.executable, "-c", code], env=env, capture_output=True, text=True

@@ -1,1 +1,1 @@
-"""What is done with language models: running, judging and pruning them."""
+"""Language models: files, text, pruning, evaluation."""

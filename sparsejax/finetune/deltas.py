@@ -9,8 +9,8 @@ import optax
 
 from sparsejax import distributions
 from sparsejax.distributions import Prunable
-from sparsejax.finetune import support
-from sparsejax.finetune.evolve import Evolution, Schedule
+from sparsejax.finetune import slots as support
+from sparsejax.finetune.moving import Evolution, Schedule
 from sparsejax.finetune.optimizers import scale_by_aged_adam
 from sparsejax.finetune.sm3 import Sm3
 from sparsejax.finetune.transform import FineTuning, fine_tune

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsejax.finetune import support
-from sparsejax.finetune.evolve import Phase, Schedule
+from sparsejax.finetune import slots as support
 from sparsejax.finetune.matrices import read, write
-from sparsejax.finetune.support import Slots, Swap
+from sparsejax.finetune.moving import Phase, Schedule
+from sparsejax.finetune.slots import Slots, Swap
 from sparsejax.nodes import each
 
 

@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsejax import scores, steps
+from sparsejax import scores
 from sparsejax.distributions import Prunable
 from sparsejax.finetune import optimizers
-from sparsejax.finetune.evolve import Evolution, Phase
 from sparsejax.finetune.matrices import in_place
+from sparsejax.finetune.moving import Evolution, Phase
 from sparsejax.finetune.sm3 import Sm3
 from sparsejax.masks import PyTree, is_hole, path_name
-from sparsejax.updates.state import own_key
+from sparsejax.transform import step as steps
+from sparsejax.updates.base import own_key
 
 HOLE = optax.MaskedNode()
 Begin = Callable[[str, jax.Array, jax.Array], tuple[Any, Any, Any]]
@@ -46,6 +47,10 @@ class FineTuneState(NamedTuple):
   count: jax.Array
   key: jax.Array
   inner_state: Any
+
+  def forward(self, values: PyTree, probes: PyTree = None) -> PyTree:
+    """The params that the model is to be run with: `join`."""
+    return join(values, self, probes)
 
 
 class FineTuning(optax.GradientTransformationExtraArgs):

@@ -13,7 +13,7 @@ from sparsejax import masks as masks_lib
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.nodes import Probe, node
 from sparsejax.packed import formats as formats_lib
-from sparsejax.packed import products
+from sparsejax.packed import matmul as products
 from sparsejax.packed.formats import Format, Structure
 
 HOLE = optax.MaskedNode()

@@ -11,7 +11,7 @@ from jax import lax
 from sparsejax.kernels import blocks as kernels
 from sparsejax.masks import places
 from sparsejax.nodes import node
-from sparsejax.packed import products
+from sparsejax.packed import matmul
 from sparsejax.packed.formats import Format, Structure
 
 
@@ -66,9 +66,9 @@ class Blocks(Structure):
   def product(self, x: jax.Array, packed) -> jax.Array:
     """`x [..., in]` times the matrix, of x's dtype."""
     if not self.kernel:
-      return products.dense_product(x, packed)
+      return matmul.dense_product(x, packed)
     return lax.platform_dependent(
-      x, packed, cuda=block_product, default=products.dense_product
+      x, packed, cuda=block_product, default=matmul.dense_product
     )
 
 
@@ -140,7 +140,7 @@ def block_product(
   Returns:
     [..., out], of x's dtype, summed in float32.
   """
-  look, rest = products.parts(packed)
+  look, rest = matmul.parts(packed)
   y = _by_blocks(look, interpret, x.reshape(-1, x.shape[-1]), *rest)
   return y.reshape(*x.shape[:-1], -1)
 
@@ -186,7 +186,7 @@ def _by_blocks_backward(look, interpret, saved, g):
   found = None
   if look is not None:
     gradient = (x.T @ g).astype(values.dtype)
-    found, of_x = products.looked(look, gradient, given, of_x)
+    found, of_x = matmul.looked(look, gradient, given, of_x)
   return of_x, sampled.reshape(-1).astype(values.dtype), None, found, None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from sparsejax.masks import places, unpack_bits
 from sparsejax.nodes import each, node
-from sparsejax.packed import products
+from sparsejax.packed import matmul
 
 # Inputs are uint16, and the last of them says that a slot is not used.
 MOST_INPUTS = 2**16 - 1
@@ -56,7 +56,7 @@ class Structure:
 
   def product(self, x: jax.Array, packed) -> jax.Array:
     """`x [..., in]` times the `Packed` matrix of this structure."""
-    return products.dense_product(x, packed)
+    return matmul.dense_product(x, packed)
 
   def used(self) -> jax.Array:
     """Which slots are used, bool [..., slots]."""
@@ -169,7 +169,7 @@ class Rows(Structure):
 
   def product(self, x: jax.Array, packed) -> jax.Array:
     """`x [..., in]` times the matrix, by the kernels if it is for them."""
-    by = products.kernel_product if self.kernel else products.dense_product
+    by = matmul.kernel_product if self.kernel else matmul.dense_product
     return by(x, packed)
 
   def used(self) -> jax.Array:

@@ -4,15 +4,15 @@ A mask update is to masks what a gradient transformation is to updates: two
 pure functions. `sparsify` decides when it is called to move them.
 """
 
+from sparsejax.updates.base import MaskState, MaskUpdate, now_key
 from sparsejax.updates.choosing import alternate, best, nested
 from sparsejax.updates.dynamic import (
   check_fraction,
   constant_fan_in,
   drop_and_grow,
 )
-from sparsejax.updates.given import fixed, static
+from sparsejax.updates.fixed import fixed, static
 from sparsejax.updates.pruning import prune, prune_and_regrow
-from sparsejax.updates.state import MaskState, MaskUpdate, now_key
 from sparsejax.updates.thresholds import Thresholds, above, soft_threshold
 
 __all__ = [

@@ -11,14 +11,14 @@ from sparsejax.masks import PyTree, everything
 from sparsejax.patterns import Patterns
 from sparsejax.schedules import When
 from sparsejax.scores import Score
-from sparsejax.updates import state as lib
+from sparsejax.updates import base as lib
+from sparsejax.updates.base import MaskUpdate
 from sparsejax.updates.pruning import (
   Progress,
   check_sparsities,
   falling,
   total,
 )
-from sparsejax.updates.state import MaskUpdate
 
 
 def best(

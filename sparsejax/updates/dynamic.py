@@ -10,9 +10,9 @@ from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, path_name
 from sparsejax.patterns import Patterns
 from sparsejax.scores import Score
-from sparsejax.updates import given
-from sparsejax.updates import state as lib
-from sparsejax.updates.state import MaskUpdate
+from sparsejax.updates import base as lib
+from sparsejax.updates import fixed
+from sparsejax.updates.base import MaskUpdate
 
 
 def drop_and_grow(
@@ -66,7 +66,7 @@ def drop_and_grow(
   """
   has_surplus = callable(surplus) or surplus != 0
   fraction, surplus = as_schedule(fraction), as_schedule(surplus, "surplus")
-  start = given.static(
+  start = fixed.static(
     sparsity=sparsity,
     distribution=distribution,
     prunable=prunable,
@@ -130,7 +130,7 @@ def _with_surplus(key, params, state, pattern, room):
     for path in of
   }
   draw, _ = jax.random.split(key)
-  more = given.drawn(draw, params, counts, pattern, state.key)
+  more = fixed.drawn(draw, params, counts, pattern, state.key)
   return state._replace(masks=more.masks)
 
 
@@ -187,7 +187,7 @@ def constant_fan_in(
     )
   fraction = as_schedule(fraction)
   pattern = patterns.fan_in(axis)
-  start = given.static(
+  start = fixed.static(
     sparsity=sparsity,
     distribution=distribution,
     prunable=prunable,

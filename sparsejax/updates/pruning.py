@@ -11,10 +11,10 @@ from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, everything, path_name
 from sparsejax.patterns import Patterns
 from sparsejax.scores import Score
-from sparsejax.updates import state as lib
+from sparsejax.updates import base as lib
+from sparsejax.updates.base import MaskUpdate
 from sparsejax.updates.dynamic import as_schedule
-from sparsejax.updates.given import given, static
-from sparsejax.updates.state import MaskUpdate
+from sparsejax.updates.fixed import given, static
 
 Progress = Callable[[jax.Array], jax.Array]
 

@@ -12,8 +12,8 @@ from sparsejax import distributions, select
 from sparsejax.distributions import Prunable
 from sparsejax.masks import PyTree, everything, is_hole, path_name
 from sparsejax.scores import Score
-from sparsejax.updates import state as lib
-from sparsejax.updates.state import MaskUpdate
+from sparsejax.updates import base as lib
+from sparsejax.updates.base import MaskUpdate
 
 
 class Thresholds(NamedTuple):

@@ -2,8 +2,8 @@
 
 import ml_collections
 
-from experiments import finetune
-from tests.experiments.test_finetune import DELTAS, SEFT, make
+from experiments.drivers import finetune
+from tests.experiments.drivers.test_finetune import DELTAS, SEFT, make
 
 
 def get_config() -> ml_collections.ConfigDict:

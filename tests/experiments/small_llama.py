@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.models import llama
+from experiments.llm.families import llama
 
 CONFIG = llama.Config(
   vocab_size=23,

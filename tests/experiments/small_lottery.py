@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from experiments import lottery
+from experiments.drivers import lottery
 from tests.experiments import small
 
 STEP = 6

@@ -14,18 +14,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import sparsejax
-from experiments import (
-  build,
-  compare,
-  data,
-  lottery,
-  models,
-  named,
-  recipes,
-  train,
-)
+from experiments import data, models
+from experiments.config import calling, parts
 from experiments.data.sets import DEBIAN_FASHION_MNIST
+from experiments.drivers import compare, lottery
 from experiments.errors import UserError
+from experiments.recipes import vision
+from experiments.runs import train
 from sparsejax import distributions, instruments
 from sparsejax.masks import path_name
 
@@ -38,7 +33,7 @@ def load(name, arg=""):
 
 def moves_of(config):
   """The steps at which masks move."""
-  moves = build.transformation(config, jax.random.key(0)).moves
+  moves = parts.transformation(config, jax.random.key(0)).moves
   return [step for step in range(config.steps) if moves(step)]
 
 
@@ -50,13 +45,13 @@ def test_all_configs_are_in_the_readme():
 
 
 @pytest.mark.parametrize("smoke", ["", ",smoke"])
-@pytest.mark.parametrize("algorithm", recipes.COMMON)
+@pytest.mark.parametrize("algorithm", vision.COMMON)
 @pytest.mark.parametrize(
   "name", ["rigl_mnist1d", "rigl_fashion_mnist", "rigl_cifar10"]
 )
 def test_every_common_algorithm_is_a_valid_config(name, algorithm, smoke):
   config = load(name, algorithm + smoke)
-  build.check(config)
+  parts.check(config)
   assert config.algorithm.name == algorithm
   assert (config.steps < 100) == bool(smoke)
 
@@ -64,7 +59,7 @@ def test_every_common_algorithm_is_a_valid_config(name, algorithm, smoke):
 def test_cifar_is_the_papers_recipe():
   config = load("rigl_cifar10")
   assert config.steps == 97_656 == 250 * 50_000 // 128
-  rate = build.SCHEDULES["piecewise"](
+  rate = parts.SCHEDULES["piecewise"](
     steps=config.steps,
     **{k: v for k, v in config.schedule.items() if k != "name"},
   )
@@ -133,7 +128,7 @@ def params_of(text):
 
 def abstract(config):
   """The shapes of a run's parameters, without its data."""
-  plain = named.plain(config)
+  plain = calling.plain(config)
   return params_of(json.dumps([plain["data"]["name"], plain["model"]]))
 
 
@@ -144,10 +139,10 @@ def test_every_recipe_is_a_valid_config(name, arg):
   _, _, dense = RECIPES[name]
   for words in (arg, ",".join(filter(None, (arg, "smoke")))):
     config = load(name, words)
-    build.check(config)
+    parts.check(config)
     assert (config.steps <= 100) == ("smoke" in words)
     params = abstract(config)
-    given = build.algorithm_functions(config)
+    given = parts.algorithm_functions(config)
     sparse = distributions.budgets(
       params,
       0.5,
@@ -170,7 +165,7 @@ def test_every_recipe_is_a_valid_config(name, arg):
 def test_every_variant_of_a_recipe_is_another(name):
   variants, algorithm, _ = RECIPES[name]
   assert load(name).algorithm.name == algorithm
-  made = [named.plain(load(name, variant)) for variant in variants]
+  made = [calling.plain(load(name, variant)) for variant in variants]
   texts = [json.dumps({**plain, "name": ""}) for plain in made]
   assert len(set(texts)) == max(1, len(texts) - 1)
   assert texts[0] == texts[min(1, len(texts) - 1)]  # the default
@@ -179,7 +174,7 @@ def test_every_variant_of_a_recipe_is_another(name):
 
 
 def rates_of(config, *steps):
-  return [build.learning_rate(config, int(step)) for step in steps]
+  return [parts.learning_rate(config, int(step)) for step in steps]
 
 
 def near(*rates):
@@ -209,7 +204,7 @@ def test_sr_ste_is_the_papers_recipe(arg, n, m):
   rates = rates_of(config, 0, 5 * epoch, 62.5 * epoch, 120 * epoch)
   assert rates == near(0, 0.1, 0.05, 0)
   assert (config.optimizer.weight_decay, config.algorithm.decay) == (5e-5, 2e-4)
-  assert named.plain(config)["algorithm"]["pattern"] == {
+  assert calling.plain(config)["algorithm"]["pattern"] == {
     "name": "n_of_m", "n": n, "m": m,
   }  # fmt: skip
   assert config.algorithm.sparsity == 1 - n / m
@@ -218,7 +213,7 @@ def test_sr_ste_is_the_papers_recipe(arg, n, m):
 
 def test_mnist_begins_as_sparse_as_in_the_paper():
   config = load("rigl_mnist")
-  tx = build.transformation(config, jax.random.key(0))
+  tx = parts.transformation(config, jax.random.key(0))
   net = models.create(num_classes=10, **config.model.to_dict())
   params = net.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), False)
   masks = sparsejax.get_masks(sparsejax.init(tx, params["params"])[1])
@@ -261,8 +256,8 @@ def test_rigl_on_imagenet_is_the_papers_recipe(times):
 def test_mobilenet_keeps_depthwise_convolutions_dense():
   for words in ("1x", "erk,smoke"):
     config = load("rigl_mobilenet", words)
-    build.check(config)
-    given = build.algorithm_functions(config)
+    parts.check(config)
+    given = parts.algorithm_functions(config)
     sparse = distributions.budgets(
       abstract(config), 0.5, distributions.uniform, given["prunable"]
     )
@@ -277,7 +272,7 @@ def test_mobilenet_keeps_depthwise_convolutions_dense():
 
 
 def test_erk_on_imagenet_leaves_no_layer_out():
-  given = build.algorithm_functions(load("rigl_imagenet", "erk"))
+  given = parts.algorithm_functions(load("rigl_imagenet", "erk"))
   assert "prunable" not in given
 
 
@@ -300,8 +295,8 @@ def test_str_moves_its_thresholds_by_the_weights_own_decay():
   rates = rates_of(config, 0, 1.5 * epoch, 4 * epoch, 52.9 * epoch)
   half = 0.128 * (1 + math.cos(math.pi * 47 / 95))
   assert rates == near(0.256 / 5, 0.256 * 2 / 5, 0.256, half)
-  own = named.plain(config)["algorithm"]["optimizer"]
-  assert own == named.plain(config)["optimizer"]
+  own = calling.plain(config)["algorithm"]["optimizer"]
+  assert own == calling.plain(config)["optimizer"]
   config.optimizer.weight_decay = 1e-5
   assert config.algorithm.optimizer.weight_decay == 1e-5
   assert config.algorithm.initial == -3200
@@ -368,7 +363,7 @@ def test_srigl_is_the_papers_recipe():
   assert steps[-1] == config.steps * 3 // 4 // 100 * 100 == 73_300
   rates = rates_of(config, 0, 77 * epoch, 154 * epoch, 231 * epoch)
   assert rates == near(0.1, 0.02, 0.004, 0.0008)
-  ablated = build.algorithm_functions(config)["never_ablate"]
+  ablated = parts.algorithm_functions(config)["never_ablate"]
   assert ablated("logits/kernel", None)
 
 
@@ -412,7 +407,7 @@ def test_tickets_on_cifar_are_the_papers_recipe(name, step, pruned):
   config = load(name)
   base = config.base
   assert (base.steps, base.batch_size) == (160 * 391, 128)
-  rates = [build.learning_rate(base, t * 391 + 1) for t in (0, 79, 80, 120)]
+  rates = [parts.learning_rate(base, t * 391 + 1) for t in (0, 79, 80, 120)]
   assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
   assert config.branches.rewound.step == step
   assert base.model.norm_scale == "uniform"

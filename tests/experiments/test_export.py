@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import export, packed_files, predict, train
+from experiments import export, predict
 from experiments.errors import UserError
+from experiments.llm.io import packed_files
+from experiments.runs import train
 from sparsejax import packed, patterns
 from tests.experiments import small
 

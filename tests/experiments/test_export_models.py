@@ -13,15 +13,10 @@ import safetensors.numpy
 
 from experiments import export, generate
 from experiments.errors import UserError
-from experiments.llm import generate as generation
-from experiments.llm import (
-  huggingface,
-  packed_model,
-  perplexity,
-  sources,
-  two_of_four,
-)
-from experiments.models import llama
+from experiments.llm.evaluate import generate as generation
+from experiments.llm.evaluate import perplexity
+from experiments.llm.families import llama
+from experiments.llm.io import huggingface, packed_model, sources, two_of_four
 from sparsejax import packed, patterns, select
 
 PROMPT = "It was the best of times"
@@ -205,7 +200,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
 
 
 def test_damaged_and_other_files_are_refused(tmp_path):
-  from experiments import packed_files
+  from experiments.llm.io import packed_files
 
   packed_files.write(tmp_path / "image", {"w": jnp.ones(3)}, {"config": {}})
   with pytest.raises(UserError, match="no language model"):

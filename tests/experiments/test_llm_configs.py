@@ -5,9 +5,12 @@ import re
 import ml_collections
 import pytest
 
-from experiments import finetune, main, named, prune_llm, recovery
+from experiments import main
+from experiments.config import calling
+from experiments.drivers import finetune, prune_llm, recovery
 from experiments.errors import UserError
-from experiments.llm import questions, tasks
+from experiments.llm.evaluate import tasks
+from experiments.llm.text import questions
 from tests.experiments.test_configs import CONFIGS, load
 
 VARIANTS = {
@@ -24,11 +27,11 @@ VARIANTS = {
 )
 def test_every_variant_is_sound(name, arg, tmp_path):
   config = load(name, arg)
-  assert named.plain(config) == named.plain(load(name, arg))
+  assert calling.plain(config) == calling.plain(load(name, arg))
   assert config.driver in main.DRIVERS
   match config.driver:
     case "prune_llm":
-      named.check(config, prune_llm.defaults())
+      calling.check(config, prune_llm.defaults())
       assert list(prune_llm._plan(config))
     case "finetune":
       finetune.check(config)

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from regression import (
+
+import sparsejax
+from sparsejax import finetune, patterns
+from sparsejax.finetune import moving
+from sparsejax.finetune import slots as support
+from sparsejax.linear import matmul
+from tests.finetune.regression import (
   COLUMNS,
   KEY,
   ROWS,
@@ -21,11 +27,6 @@ from regression import (
   trained,
   update_of,
 )
-
-import sparsejax
-from sparsejax import finetune, patterns
-from sparsejax.finetune import evolve, support
-from sparsejax.linear import matmul
 
 K = 12
 
@@ -251,7 +252,7 @@ def test_stacked_matrices_move_one_by_one():
     )
     return h
 
-  probes = tx.probes(state, evolve.Phase(first=True, last=True))
+  probes = tx.probes(state, moving.Phase(first=True, last=True))
   grads, signal = jax.jit(jax.grad(loss_of, (0, 1)))(values, probes)
   update = update_of(tx)
   _, new = update(grads, state, values, phase=tx.phase(0), signal=signal)
@@ -296,14 +297,14 @@ def test_phases():
   assert [t for t, phase in phases.items() if phase.last] == [2, 12, 22]
   once = finetune.seft(optax.sgd(1.0), key=KEY, t_end=9, k=1, every=4)
   assert [t for t in range(9) if once.phase(t)] == [3, 7]
-  assert once.phase(3) == evolve.Phase(first=True, last=True)
+  assert once.phase(3) == moving.Phase(first=True, last=True)
 
 
 def test_nothing_moves_by_gradients_that_are_not_finite():
   base = sparse_base()
   tx = transformation("seft")
   values, state = tx.start(base)
-  phase = evolve.Phase(first=True, last=True)
+  phase = moving.Phase(first=True, last=True)
   signal = jax.tree.map(lambda x: x * jnp.nan, tx.probes(state, phase))
   grads = jnp.zeros(K)
   update = update_of(tx)

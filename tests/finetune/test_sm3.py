@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from regression import (
+
+from sparsejax import finetune
+from tests.finetune.regression import (
   COLUMNS,
   KEY,
   ROWS,
@@ -19,8 +21,6 @@ from regression import (
   trained,
   update_of,
 )
-
-from sparsejax import finetune
 
 K, STEPS, FIRST, EVERY = 12, 50, 3, 7
 # A share of no whole number of slots, so that rounding cannot matter.

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import data, models, train
+from experiments import data, models
 from experiments.data import DataError, MissingDataError
+from experiments.runs import train
 from tests.experiments.test_configs import load
 
 TEXT = b"to be, or not to be: that is the question. " * 40

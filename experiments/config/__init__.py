@@ -1,0 +1,1 @@
+"""Configs: their keys, their checks, and what their names stand for."""

@@ -1,0 +1,444 @@
+"""From a config to its parts: the one place where names become functions.
+
+Keywords in a config are those of the functions; what does not fit is told as
+an error that the user can mend.
+"""
+
+import functools
+import inspect
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+import sparsejax
+from experiments import data
+from experiments.config import calling
+from experiments.config.optimizers import OPTIMIZERS, SCHEDULES
+from experiments.errors import UserError, unknown
+from sparsejax import distributions, initial, lottery, patterns, scores
+
+# What may be traced, so that runs that differ in it share a program.
+NUMBERS = ("schedule.learning_rate", "algorithm.fraction")
+STREAMS = ("init", "masks", "data", "dropout", "augment")
+DRAWN = "drawn"  # first masks as the algorithm draws them
+
+
+def defaults() -> ml_collections.ConfigDict:
+  """Makes the config of one training run, to be filled in by a config file.
+
+  The mappings hold a `name` and that function's keywords: `data` as for
+  `experiments.data.load`, `model` for `experiments.models.create`, and the
+  others for the functions of this module and of `sparsejax`.
+
+  Returns:
+    The config, locked: only keys that are here can be set.
+  """
+  config = ml_collections.ConfigDict()
+  config.driver = "train"
+  config.name = "run"  # in the progress bar
+  config.seed = 0
+  config.steps = 1000
+  config.batch_size = 128
+  config.augment = False
+  config.label_smoothing = 0.0
+  config.data = {"name": "mnist1d"}
+  config.model = {"name": "mnist1d_conv"}
+  config.optimizer = {"name": "sgd"}
+  config.schedule = {"name": "constant", "learning_rate": 0.1}
+  config.algorithm = {"name": "dense"}
+  config.mode = "masked"  # or what else MODES has
+  config.devices = 1  # that share each batch
+  config.initial = {"name": DRAWN}
+  config.log_every = 100
+  config.eval_every = 500
+  config.eval_batch_size = 1000
+  config.checkpoint_every = 1000
+  config.checkpoints_to_keep = 2
+  config.keep_steps = ()  # whose checkpoints are kept besides
+  config.tensorboard = True
+  return config.lock()
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks a config's keys, types, ranges and names, before any work.
+
+  Raises:
+    UserError: If a key is unknown, missing, or of the wrong type or size, or
+      a name or keyword of the optimizer, schedule or algorithm is wrong.
+  """
+  calling.check(
+    config,
+    defaults(),
+    may_be_zero=("seed", "checkpoint_every"),
+    where="experiments/config/parts.py",
+  )
+  if not 0 <= config.label_smoothing < 1:
+    raise UserError(
+      f"config.label_smoothing is {config.label_smoothing}; wanted a share in "
+      "[0, 1)"
+    )
+  for step in config.keep_steps:
+    if not isinstance(step, int) or not 0 <= step <= config.steps:
+      raise UserError(
+        f"config.keep_steps has {step!r}; wanted steps of the run, 0 to "
+        f"{config.steps}"
+      )
+  if config.mode not in MODES:
+    raise unknown("mode", config.mode, MODES)
+  transformation(config, jax.random.key(0))
+  _check_initial(config)
+
+
+def _check_initial(config: ml_collections.ConfigDict) -> None:
+  """Checks the names in `initial`; its numbers when masks are made."""
+  name, options = calling.parted(config.initial)
+  if name != DRAWN and name not in INITIAL:
+    raise unknown("initial", name, {DRAWN, *INITIAL})
+  known = set()
+  if name != DRAWN:
+    known = {"batches", "temperature", "shuffle", "reinit", "by_path"}
+    known |= calling.keywords(INITIAL[name]) - {"key", "prunable"}
+    if config.algorithm.name in _CHOOSING:
+      raise UserError(
+        f"config.initial is {name}, but algorithm {config.algorithm.name} "
+        f"chooses its first masks by itself; wanted initial {DRAWN}"
+      )
+  for option in options:
+    if option not in known:
+      raise unknown(f"option of initial {name}", option, known)
+  if options.get("score", "sensitivity") not in SCORES:
+    raise unknown("score", options["score"], SCORES)
+
+
+def streams(seed: int) -> dict[str, jax.Array]:
+  """Derives a key per use of randomness from the one seed.
+
+  Args:
+    seed: The config's.
+
+  Returns:
+    Raw key data uint32[2] by the name of the stream, folded in by a hash that
+    is the same in every process; other streams leave these as they are.
+  """
+  root = jax.random.key(seed, impl="threefry2x32")
+
+  def stream(name: str) -> jax.Array:
+    number = zlib.crc32(name.encode()) & 0x7FFFFFFF
+    return jax.random.key_data(jax.random.fold_in(root, number))
+
+  return {name: stream(name) for name in STREAMS}
+
+
+def folded(
+  keys: Mapping[str, jax.Array], name: str, number: int
+) -> dict[str, jax.Array]:
+  """Streams of which one is another, by a number, and the rest the same."""
+  key = jax.random.wrap_key_data(keys[name], impl="threefry2x32")
+  other = jax.random.key_data(jax.random.fold_in(key, number))
+  return {**keys, name: other}
+
+
+def dataset(options: Mapping[str, Any]) -> data.Dataset:
+  """Loads a data set, once for all runs of a process."""
+  return _load(json.dumps(options, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(text: str) -> data.Dataset:
+  return data.load(**json.loads(text))
+
+
+def transformation(
+  config: ml_collections.ConfigDict, key: jax.Array, masks: Any = None
+) -> sparsejax.SparseTransformation:
+  """Builds the sparse optimizer.
+
+  Args:
+    config: The run's config.
+    key: The key of masks; may be traced, so that seeds share a program.
+    masks: The masks to begin with; drawn by the algorithm if None.
+
+  Returns:
+    The gradient transformation; its `moves` says at which steps masks move.
+
+  Raises:
+    UserError: If a name, a keyword or a value is wrong.
+  """
+  rate = _schedule(config)
+  inner = calling.call("optimizer", OPTIMIZERS, config.optimizer, rate)
+  name, _ = calling.parted(config.algorithm)
+  given = {"name": name, **algorithm_functions(config)}
+  drawn = {} if name == "dense" else {"key": key}
+  if masks is not None:
+    drawn["masks"] = masks
+  tx = calling.call(
+    "algorithm", ALGORITHMS, given, inner, shared=_SHARED, **drawn
+  )
+  try:
+    return MODES[config.get("mode", "masked")](tx)
+  except ValueError as error:
+    raise UserError(
+      f"config.mode is {config.mode!r} with algorithm {name}: {error}"
+    ) from error
+
+
+def with_numbers(
+  config: ml_collections.ConfigDict, numbers: Mapping[str, jax.Array]
+) -> ml_collections.ConfigDict:
+  """A config with other numbers, which may be traced.
+
+  Args:
+    config: The config.
+    numbers: Float32 scalars by key of NUMBERS.
+
+  Returns:
+    The config, for `transformation` only: JSON cannot hold it.
+  """
+  one = config.copy_and_resolve_references()
+  for key, number in numbers.items():
+    part, name = key.split(".")
+    with one[part].unlocked(), one[part].ignore_type():
+      one[part][name] = number
+  return one
+
+
+def masked_mode(tx: sparsejax.SparseTransformation):
+  """The transformation as it is: dense arrays with zeros in place."""
+  return tx
+
+
+def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """An algorithm's keywords, with functions where the config names them."""
+  name, options = calling.parted(config.algorithm)
+  if "distribution" in options or "by_path" in options:
+    options["distribution"] = _distribution(options)
+  for key in ("prunable", "never_ablate"):
+    if options.get(key) is not None:
+      options[key] = distributions.matching(options[key])
+    else:  # a placeholder that nobody has filled in
+      options.pop(key, None)
+  if "pattern" in options:
+    options["pattern"] = _pattern(options["pattern"])
+  if "score" in options:
+    options["score"] = calling.call("score", SCORES, {"name": options["score"]})
+  if "optimizer" in options:
+    options["optimizer"] = _second_optimizer(
+      name, options["optimizer"], _schedule(config)
+    )
+  return options
+
+
+def _second_optimizer(name, config, rate):
+  """What trains an algorithm's own scalars, at a multiple of the rate."""
+  kind = f"optimizer of {name}"
+  if not isinstance(config, calling.MAPPINGS) or "name" not in config:
+    raise UserError(f"the {kind} is {config!r}; wanted a mapping with a name")
+  config = {"decay_vectors": True, **config}
+  factor = config.pop("rate_factor", 1.0)
+  return calling.call(
+    kind, OPTIMIZERS, config, lambda step: factor * rate(step)
+  )
+
+
+def learning_rate(config: ml_collections.ConfigDict, step: int) -> float:
+  """The learning rate of a run's schedule at a step."""
+  return float(_schedule(config)(step))
+
+
+def _schedule(config):
+  return calling.call(
+    "schedule", SCHEDULES, config.schedule, steps=config.steps
+  )
+
+
+def initial_masks(
+  config: ml_collections.ConfigDict,
+  params: Any,
+  *,
+  loss: Callable[..., jax.Array],
+  outputs: Callable[[Any, jax.Array], jax.Array],
+  x: jax.ShapeDtypeStruct,
+  key: jax.Array,
+) -> Any:
+  """Finds the masks that training starts with, by the method of `initial`.
+
+  Args:
+    config: The run's config. `initial` holds, besides a `name` of INITIAL and
+      that function's keywords: `batches`, how many batches of training data
+      to take (1); `temperature`, by which to divide logits (200 for GraSP, as
+      its authors' code does, else 1); `shuffle`, whether to shuffle the masks
+      within each layer; `reinit`, whether to train other weights than those
+      that the masks were found for.
+    params: The model's parameters.
+    loss: `(params, step, temperature) -> loss` on the batch of that step.
+    outputs: `(params, x) -> logits` of a model in evaluation mode.
+    x: Shape and dtype of its inputs.
+    key: PRNG key.
+
+  Returns:
+    The masks.
+
+  Raises:
+    UserError: If a name, a keyword or a value is wrong.
+  """
+  name, options = calling.parted(config.initial)
+  options.pop("reinit", None)
+  shuffled = options.pop("shuffle", False)
+  batches = list(range(options.pop("batches", 1)))
+  temperature = options.pop("temperature", 200.0 if name == "grasp" else 1.0)
+  draw, rest = jax.random.split(key)
+  given = {}
+  if name == "random":
+    given["key"] = draw
+  loss = functools.partial(loss, temperature=temperature)
+  if name == "synflow":
+    loss, batches = outputs, [x]
+  if "distribution" in options or "by_path" in options:
+    options["distribution"] = _distribution(options)
+  if "score" in options:
+    options["score"] = calling.call("score", SCORES, {"name": options["score"]})
+  if "prunable" in config.algorithm:
+    prunable = distributions.matching(config.algorithm.prunable)
+    given["prunable"] = prunable
+  masks = calling.call(
+    "initial",
+    INITIAL,
+    {"name": name, **options},
+    loss,
+    params,
+    batches,
+    config.algorithm.sparsity,
+    **given,
+  )
+  return lottery.shuffle(masks, key=rest) if shuffled else masks
+
+
+# How an algorithm runs; checkpoints are those of masked mode in all of them.
+
+MODES = {
+  "masked": masked_mode,
+  "packed": sparsejax.modes.packed,
+  "kernels": sparsejax.modes.kernels,
+}
+
+# Algorithms: what a config may name, and what its keywords may be.
+
+ALGORITHMS = {
+  "dense": sparsejax.dense,
+  "static": sparsejax.static,
+  "set": sparsejax.set_,
+  "rigl": sparsejax.rigl,
+  "snfs": sparsejax.snfs,
+  "seft": sparsejax.seft,
+  "mest": sparsejax.mest,
+  "srigl": sparsejax.srigl,
+  "gmp": sparsejax.gmp,
+  "granet": sparsejax.granet,
+  "ac_dc": sparsejax.ac_dc,
+  "ste": sparsejax.ste,
+  "sr_ste": sparsejax.sr_ste,
+  "top_kast": sparsejax.top_kast,
+  "movement": sparsejax.movement,
+  "soft_movement": sparsejax.soft_movement,
+  "str": sparsejax.str_,
+}
+
+# Keywords that they hand on, as far as they apply.
+_SHARED = {
+  *("distribution", "prunable", "pattern", "scope", "initial_sparsity"),
+  *("regrow", "step_on_update"),
+}
+
+# Those that choose their first masks by themselves, as they choose all others.
+_CHOOSING = {
+  "dense",
+  *("ac_dc", "ste", "sr_ste", "top_kast", "movement", "soft_movement", "str"),
+}
+
+PATTERNS = {
+  "unstructured": patterns.unstructured,
+  "n_of_m": patterns.n_of_m,
+  "transposable_n_of_m": patterns.transposable_n_of_m,
+  "blocks": patterns.blocks,
+  "fan_in": patterns.fan_in,
+  "channels": patterns.channels,
+  "heads": patterns.heads,
+}
+
+POOLS = {"mean": jnp.mean, "max": jnp.max}
+
+
+def has_sparsity(name: str) -> bool:
+  """Whether an algorithm is asked for a sparsity, rather than finding one."""
+  return "sparsity" in calling.keywords(ALGORITHMS[name])
+
+
+# Masks before training: what `initial` may name, besides DRAWN.
+
+INITIAL = {
+  "random": initial.random,
+  "magnitude": initial.magnitude,
+  "snip": initial.snip,
+  "grasp": initial.grasp,
+  "synflow": initial.synflow,
+  "force": initial.force,
+}
+
+SCORES = {
+  "magnitude": scores.magnitude,
+  "sensitivity": scores.sensitivity,
+  "gradient": scores.gradient,
+  "random": scores.random,
+}
+
+DISTRIBUTIONS = {
+  "uniform": distributions.uniform,
+  "erdos_renyi": distributions.erdos_renyi,
+  "erdos_renyi_kernel": distributions.erdos_renyi_kernel,
+}
+
+
+def _distribution(options: dict[str, Any]) -> distributions.Distribution:
+  """A distribution by name; `by_path`: [regular expression, sparsity] pairs."""
+  name = options.pop("distribution", "erdos_renyi_kernel")
+  if name not in DISTRIBUTIONS:
+    raise unknown("distribution", name, DISTRIBUTIONS)
+  rules = dict(options.pop("by_path", ()))
+  rest = DISTRIBUTIONS[name]
+  return distributions.by_path(rules, rest=rest) if rules else rest
+
+
+def _pattern(config) -> patterns.Patterns:
+  """A pattern by name, with its keywords; or a list of rules by path.
+
+  Rules are [regular expression, pattern] pairs; "" holds for all the rest.
+  """
+  if isinstance(config, calling.MAPPINGS):
+    return _one_pattern(config)
+  rules = {rule: _one_pattern(pattern) for rule, pattern in config}
+  return patterns.by_path(rules)
+
+
+def _one_pattern(config):
+  name, options = calling.parted(config)
+  if name not in PATTERNS:
+    raise unknown("pattern", name, PATTERNS)
+  known = inspect.signature(PATTERNS[name]).parameters
+  for option in options:
+    if option not in known:
+      raise unknown(f"option of pattern {name}", option, known)
+  if "pool" in options:
+    if options["pool"] not in POOLS:
+      raise unknown("pool", options["pool"], POOLS)
+    options["pool"] = POOLS[options["pool"]]
+  if "shape" in options:
+    options["shape"] = tuple(options["shape"])
+  try:
+    return PATTERNS[name](**options)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"pattern {name}: {error}") from error

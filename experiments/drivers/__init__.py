@@ -1,0 +1,1 @@
+"""What `experiments.main` can do with a config."""

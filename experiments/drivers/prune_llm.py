@@ -1,0 +1,141 @@
+"""Prunes a language model in one shot, by several methods, and tests each.
+
+Every pruned model is a cell of the table, whose result is a file: the same
+command goes on with the cells that are missing.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from experiments.config import calling
+from experiments.errors import UserError, unknown
+from experiments.llm.evaluate import tasks
+from experiments.llm.io import huggingface, sources
+from experiments.llm.prune import pruners
+from experiments.runs import progress as progress_lib
+from experiments.runs import workdir as workdir_lib
+from experiments.tables import llm
+from experiments.tables.llm import Cell, Measure, Row
+
+# What may change in a workdir: every cell has a file of its own.
+_FREE = (
+  "pruners",
+  "methods",
+  "sparsities",
+  "n_of_m",
+  "seeds",
+  "published",
+  "expected",
+)
+
+
+def defaults() -> ml_collections.ConfigDict:
+  """Makes the config of a table of one-shot pruning.
+
+  Returns:
+    The config: `model`, a name of `sources.MODELS` and its keywords; `task`, of
+    `tasks.TASKS`, whose text calibration windows are drawn from; `calibration`,
+    their number `sequences` and their `length`; `pruners`, by the method's name
+    the keywords of `pruners.prune` besides sparsity and seed; `methods`, those
+    to run, in the order of the table; `sparsities` and `n_of_m`, at each of
+    which to run them; `seeds` of the windows; `save`, whether to keep the
+    pruned models as folders of Hugging Face's layout; `published`, lines
+    (zeros, method, what papers found); and `expected`, as for
+    `llm_report.order`.
+  """
+  config = ml_collections.ConfigDict()
+  config.driver = "prune_llm"
+  config.name = "prune_llm"
+  config.seeds = (0,)
+  config.model = {"name": "smollm2"}
+  config.task = {"name": "text"}
+  config.calibration = ml_collections.ConfigDict(
+    {"sequences": 128, "length": 2048}
+  )
+  config.pruners = ml_collections.ConfigDict()
+  config.methods = ()
+  config.sparsities = ()
+  config.n_of_m = ()
+  config.save = False
+  config.published = ()
+  config.expected = ()
+  return config.lock()
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Prunes and tests what is not yet; prints the table, writes the report."""
+  calling.check(config, defaults(), where="experiments/drivers/prune_llm.py")
+  cells = dict(_plan(config))
+  with workdir_lib.locked(workdir) as path:
+    workdir_lib.admit(path, calling.plain(config), free=_FREE)
+    model = calling.call("model", sources.MODELS, config.model)
+    task = tasks.make(model, config.task)
+    with progress_lib.bar() as progress:
+      file = path / "cells" / "dense.json"
+      dense = workdir_lib.kept(file, lambda: tasks.judge(model, task))
+      advance = progress("all cells", len(cells), 0)
+      rows = []
+      for cell, options in cells.items():
+        rows.append(
+          _row(config, path, model, task, cell, options, progress, dense)
+        )
+        advance(len(rows))
+    llm.write(
+      path,
+      config.name,
+      rows,
+      Measure(task.measure, task.lower_is_better),
+      dense=dense[task.measure],
+      published={Cell(*line[:2]): line[2] for line in config.published},
+      expected=config.expected,
+    )
+
+
+def _plan(
+  config: ml_collections.ConfigDict,
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+  """Each cell, and how to prune for it but for the seed."""
+  if not config.methods or not config.seeds:
+    raise UserError("config.methods or config.seeds is empty; nothing to prune")
+  for name in config.methods:
+    if name not in config.pruners:
+      raise unknown("pruner of the config", name, config.pruners)
+  shared = config.calibration.to_dict()
+  for sparsity in config.sparsities:
+    for name in config.methods:
+      options = {**shared, **config.pruners[name], "sparsity": sparsity}
+      yield Cell(f"{round(100 * sparsity, 6):g} %", name), options
+  for n, m in config.n_of_m:
+    for name in config.methods:
+      options = {**shared, **config.pruners[name], "n_of_m": (n, m)}
+      # N:M has one density for all layers, and its own groups.
+      if not options.get("owl") and options.get("per_output") is None:
+        yield Cell(f"{n}:{m}", name), options
+
+
+def _row(config, path, model, task, cell, options, progress, dense) -> Row:
+  """The row of a cell, read or made."""
+  results = []
+  for seed in config.seeds:
+
+    def make(seed=seed):
+      name = f"{cell}, seed {seed}"
+      advance = progress(name, model.config.layers, 0)
+      pruned = pruners.prune(
+        model, task.text, {**options, "seed": seed}, advance=advance
+      )
+      if config.save:
+        folder = path / "models" / f"{cell.folder}-{seed}"
+        huggingface.write(folder, pruned)
+      return tasks.judge(pruned, task)
+
+    file = path / "cells" / f"{cell.folder}-{seed}.json"
+    results.append(workdir_lib.kept(file, make))
+  return Row(
+    cell,
+    tuple(result[task.measure] for result in results),
+    max(result["nnz"] for result in results),
+    dense["size"],
+  )

@@ -1,0 +1,201 @@
+"""Prunes a language model in several ways, and repairs each by several methods.
+
+In the workdir lie the dense model, tuned on the task if that is wanted; the
+pruned ones; and the runs of finetune.py. What is there is not done again, so
+the same command goes on.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from experiments.config import calling
+from experiments.drivers import finetune
+from experiments.errors import UserError, unknown
+from experiments.llm.evaluate import tasks
+from experiments.llm.io import huggingface, sources
+from experiments.llm.prune import pruners
+from experiments.runs import progress as progress_lib
+from experiments.runs import workdir as workdir_lib
+from experiments.runs.finetune_programs import NONE
+from experiments.tables import llm
+from experiments.tables.llm import Cell, Measure, Row
+
+DENSE = "dense"  # the name of the dense model as a teacher
+# What may change in a workdir: models and runs have configs of their own.
+_FREE = (
+  *("seeds", "settings", "methods", "starts", "bases"),
+  *("published", "expected"),
+)
+
+
+def defaults() -> ml_collections.ConfigDict:
+  """Makes the config of a table of repaired models.
+
+  Returns:
+    The config: `base`, the config of a run of finetune.py but for what differs;
+    `dense`, the keys of it in which the run differs that tunes the dense model
+    on the task, empty to take the model as it is; `starts`, by name the keys in
+    which runs on one pruned model differ, `prune` among them; `bases`, those to
+    run, in the order of the table; `settings`, by method the keys in which its
+    runs differ: a teacher called "dense" is the dense model, and `prune_again`
+    needs no more than a name, the rest is as for `prune`; `methods`, those to
+    run, in the order of the table, "none" for no tuning; `seeds`; `published`,
+    lines (base, method, what papers found); and `expected`, as for
+    `llm_report.order`.
+  """
+  config = ml_collections.ConfigDict()
+  config.driver = "recovery"
+  config.name = "recovery"
+  config.seeds = (0, 1, 2)
+  config.base = finetune.defaults()
+  config.dense = ml_collections.ConfigDict()
+  config.starts = ml_collections.ConfigDict()
+  config.bases = ()
+  config.settings = ml_collections.ConfigDict()
+  config.methods = ()
+  config.published = ()
+  config.expected = ()
+  return config
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Runs what is not finished; prints the table and writes the report."""
+  planned = _plan(config, Path(workdir))
+  with (
+    workdir_lib.locked(workdir) as path,
+    progress_lib.bar() as progress,
+  ):
+    workdir_lib.admit(path, calling.plain(config), free=_FREE)
+    source = _source(config, Path(workdir))
+    model = functools.cache(
+      lambda: calling.call("model", sources.MODELS, source)
+    )
+    task = functools.cache(lambda: tasks.make(model(), config.base.task))
+    dense = _dense(config, Path(workdir), model, task, progress)
+    advance = progress("all cells", len(planned), 0)
+    rows = []
+    for base in config.bases:
+      before = _pruned(config, Path(workdir), base, model, task, progress)
+      for method in config.methods:
+        results = [before]
+        if method != NONE:
+          results = [
+            finetune.train(one, folder, progress=progress).metrics
+            for one, folder in planned[Cell(base, method)]
+          ]
+        rows.append((Cell(base, method), results))
+        advance(len(rows))
+    measure = Measure(task().measure, task().lower_is_better)
+  llm.write(
+    path,
+    config.name,
+    [_row(cell, results, measure) for cell, results in rows],
+    measure,
+    dense=dense[measure.name],
+    published={Cell(*line[:2]): line[2] for line in config.published},
+    expected=config.expected,
+  )
+
+
+def _row(cell: Cell, results, measure: Measure) -> Row:
+  return Row(
+    cell,
+    tuple(result[measure.name] for result in results),
+    max(result["nnz"] for result in results),
+    results[0]["size"],
+    results[0].get("trained"),
+  )
+
+
+def _plan(config, workdir: Path) -> dict[Cell, list[tuple[Any, Path]]]:
+  """The config and directory of every run, by cell, all checked at first."""
+  if not (config.bases and config.methods and config.seeds):
+    raise UserError(
+      "config.bases, config.methods or config.seeds is empty; nothing to run"
+    )
+  for kind, names, table in (
+    ("start", config.bases, config.starts),
+    ("method", config.methods, {**config.settings, NONE: None}),
+  ):
+    for name in names:
+      if name not in table:
+        raise unknown(f"{kind} of the config", name, table)
+  planned = {}
+  for base in config.bases:
+    for method in config.methods:
+      cell = Cell(base, method)
+      planned[cell] = [
+        _config(config, workdir, cell, seed)
+        for seed in config.seeds
+        if method != NONE
+      ]
+  if config.dense:
+    finetune.check(_changed(config.base, config.dense))
+  return planned
+
+
+def _config(config, workdir: Path, cell: Cell, seed: int):
+  """The config of one run, and its directory."""
+  start = config.starts[cell.base].to_dict()
+  prune = start.pop("prune")
+  one = _changed(config.base, start)
+  one = _changed(one, config.settings[cell.method].to_dict())
+  if one.prune_again.name != NONE:
+    one.prune_again = {**prune, **one.prune_again.to_dict()}
+  if one.teacher.name == DENSE:
+    one.teacher = _source(config, workdir)
+  one.model = {"name": "huggingface", "path": str(_folder(workdir, cell.base))}
+  one.seed = seed
+  one.name = f"{cell}, seed {seed}"
+  finetune.check(one)
+  return one, workdir / "runs" / f"{cell.folder}-{seed}"
+
+
+def _changed(config, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """A copy of a run's config with other values for some keys."""
+  one = config.copy_and_resolve_references()
+  one.unlock()
+  for key, value in changes.items():
+    if key not in config:
+      raise unknown("key of a run's config", key, config)
+    one[key] = value
+  return one
+
+
+def _source(config, workdir: Path) -> dict[str, Any]:
+  """Where the dense model comes from."""
+  if not config.dense:
+    return config.base.model.to_dict()
+  return {"name": "huggingface", "path": str(workdir / "dense" / "model")}
+
+
+def _dense(config, workdir: Path, model, task, progress) -> dict[str, Any]:
+  """The dense model's numbers; it is tuned first, if that is wanted."""
+  if not config.dense:
+    file = workdir / "dense.json"
+    return workdir_lib.kept(file, lambda: tasks.judge(model(), task()))
+  one = _changed(config.base, config.dense)
+  one.name = f"{config.name}: dense"
+  return finetune.train(one, workdir / "dense", progress=progress).metrics
+
+
+def _pruned(config, workdir: Path, base: str, model, task, progress):
+  """The numbers of a pruned model, which is made if it is not there."""
+  folder = _folder(workdir, base)
+
+  def make():
+    advance = progress(base, model().config.layers, 0)
+    options = config.starts[base].prune
+    pruned = pruners.prune(model(), task().text, options, advance=advance)
+    huggingface.write(folder, pruned)
+    return tasks.judge(pruned, task())
+
+  return workdir_lib.kept(folder.with_name(f"{folder.name}.json"), make)
+
+
+def _folder(workdir: Path, base: str) -> Path:
+  return workdir / "pruned" / Cell("", base).folder

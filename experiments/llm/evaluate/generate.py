@@ -1,0 +1,120 @@
+"""The most likely continuation of prompts, token by token, by a cache."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.errors import UserError
+from experiments.llm.families import llama
+
+# Prompts are padded to multiples of this, so that few shapes are compiled.
+_MULTIPLE = 64
+
+
+def greedy(
+  model: llama.Llama,
+  params: Any,
+  prompts: Sequence[Sequence[int]],
+  *,
+  steps: int,
+  stop: int | None = None,
+) -> list[list[int]]:
+  """Continues prompts by the token of the highest logit, step by step.
+
+  All prompts run as one batch, which ends when each has stopped. Of equal
+  logits the lowest token wins. What is compiled serves all batches of as many
+  prompts, the same `steps`, and lengths up to the same multiple of 64.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    prompts: tokens, at least one in each prompt.
+    steps: how many tokens to generate at most.
+    stop: the token that ends a continuation; None for none.
+
+  Returns:
+    The generated tokens of each prompt, without `stop`: fewer than `steps`
+    where that ended them.
+
+  Raises:
+    UserError: a prompt is empty, has tokens that the model does not know, or
+      is too long for `steps` more in the model's context; or steps < 1.
+  """
+  if not len(prompts):
+    return []
+  if steps < 1:
+    raise UserError(f"generate: steps must be at least 1, got {steps}.")
+  lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+  if lengths.min() < 1:
+    raise UserError(
+      f"generate: prompt {lengths.argmin()} has no tokens; begin it with one, "
+      "such as the tokenizer's first."
+    )
+  room = model.config.context - steps
+  if lengths.max() > room:
+    raise UserError(
+      f"generate: prompt {lengths.argmax()} has {lengths.max()} tokens, wanted "
+      f"at most {room}, which leaves {steps} steps of the model's context of "
+      f"{model.config.context}; shorten it, or take fewer steps."
+    )
+  padded = -(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE
+  tokens = np.zeros((len(prompts), min(padded, room)), np.int32)
+  for row, prompt in zip(tokens, prompts, strict=True):
+    row[: len(prompt)] = prompt
+  llama.check_tokens(model.config, tokens)
+  # No token is -1.
+  stop = -1 if stop is None else stop
+  rows = _generate(model, params, tokens, lengths, stop, steps=steps)
+  return [_until(stop, row) for row in np.asarray(rows).tolist()]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "steps"))
+def _generate(model, params, tokens, lengths, stop, *, steps):
+  """The tokens int32[batch, steps] after tokens[batch, t], padded on the right.
+
+  In a row, what follows `stop` means nothing.
+  """
+  batch, t = tokens.shape
+  run = functools.partial(model.apply, {"params": params})
+
+  def choose(x):
+    """The token after each row of x[batch, 1, dim]."""
+    logits = run(x, method="logits")
+    return jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32)
+
+  x, cache = run(
+    tokens,
+    positions=jnp.broadcast_to(jnp.arange(t), tokens.shape),
+    cache=llama.init_cache(model.config, batch, t + steps, model.dtype),
+    method="extend",
+  )
+  last = (lengths - 1)[:, None, None]
+  token = choose(jnp.take_along_axis(x, last, axis=1))
+  out = jnp.zeros((batch, steps), jnp.int32).at[:, 0].set(token)
+
+  def goes_on(state):
+    step, _, stopped, _, _ = state
+    return (step < steps) & ~jnp.all(stopped)
+
+  def advance(state):
+    step, token, stopped, out, cache = state
+    x, cache = run(
+      token[:, None],
+      positions=(lengths + step - 1)[:, None],
+      cache=cache,
+      method="extend",
+    )
+    token = choose(x)
+    out = out.at[:, step].set(token)
+    return step + 1, token, stopped | (token == stop), out, cache
+
+  state = (jnp.int32(1), token, token == stop, out, cache)
+  return jax.lax.while_loop(goes_on, advance, state)[3]
+
+
+def _until(stop: int, tokens: list[int]) -> list[int]:
+  return tokens[: tokens.index(stop)] if stop in tokens else tokens

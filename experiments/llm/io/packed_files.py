@@ -1,0 +1,147 @@
+"""Params in one safetensors file, of which only the non-zeros are written.
+
+The layout: a leaf that is dense is a tensor named by its key path, parts joined
+by slashes. A packed leaf P is `P:values`, [slots], and a tensor `P:NAME` for
+each array of its structure, with dots for what lies deeper. The header's
+metadata hold `format` ("sparsejax-packed"), `version` ("1"), `structures`, a
+JSON object from P to `kind`, the name of the structure's class in
+`sparsejax.packed`, and its other fields (`sizes` is the array's shape), and
+`about`, a JSON object for whoever wrote the file. These classes say what the
+arrays mean.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from experiments.errors import UserError
+from experiments.llm.io import files
+from sparsejax import packed
+from sparsejax.masks import path_name
+from sparsejax.packed.formats import Back
+
+FORMAT, VERSION = "sparsejax-packed", "1"
+_KINDS = {
+  kind.__name__: kind
+  for kind in (
+    packed.Flat,
+    packed.Rows,
+    packed.FanIn,
+    packed.NOfM,
+    packed.Bits,
+    packed.Blocks,
+  )
+}
+
+
+def write(path: pathlib.Path, tree: Any, about: dict[str, Any]) -> None:
+  """Writes params.
+
+  Args:
+    path: The file.
+    tree: Nested dicts of arrays, some of them packed.
+    about: What else to say of them: what JSON can hold.
+  """
+  tensors, structures = {}, {}
+  for key, leaf in jax.tree_util.tree_leaves_with_path(
+    tree, is_leaf=packed.is_packed
+  ):
+    name = path_name(key)
+    if not packed.is_packed(leaf):
+      tensors[name] = np.asarray(leaf)
+      continue
+    tensors[f"{name}:values"] = np.asarray(leaf.values)
+    structures[name] = {"kind": type(leaf.structure).__name__}
+    for field in dataclasses.fields(leaf.structure):
+      value = getattr(leaf.structure, field.name)
+      if isinstance(value, Back):
+        for part in dataclasses.fields(value):
+          array = np.asarray(getattr(value, part.name))
+          tensors[f"{name}:{field.name}.{part.name}"] = array
+      elif isinstance(value, jax.Array | np.ndarray):
+        tensors[f"{name}:{field.name}"] = np.asarray(value)
+      else:
+        structures[name][field.name] = value
+  metadata = {
+    "format": FORMAT,
+    "version": VERSION,
+    "structures": json.dumps(structures),
+    "about": json.dumps(about),
+  }
+  with files.whole(path) as part:
+    safetensors.numpy.save_file(tensors, part, metadata=metadata)
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads what `write` wrote, and checks that it is whole.
+
+  Args:
+    path: The file.
+
+  Returns:
+    Nested dicts of arrays, some of them packed; and what was said of them.
+
+  Raises:
+    UserError: If the file is missing, damaged, or of another format.
+  """
+  try:
+    with safetensors.safe_open(path, framework="numpy") as file:
+      metadata = file.metadata() or {}
+      tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+  except (OSError, safetensors.SafetensorError) as error:
+    raise UserError(f"{path} cannot be read: {error}") from error
+  kind = metadata.get("format"), metadata.get("version")
+  if kind != (FORMAT, VERSION):
+    raise UserError(
+      f"{path} is of format {kind[0]}, version {kind[1]}; wanted {FORMAT}, "
+      f"version {VERSION}, as `python -m experiments.export` writes it."
+    )
+  try:
+    structures = json.loads(metadata["structures"])
+    leaves = {
+      name: jnp.asarray(x) for name, x in tensors.items() if ":" not in name
+    }
+    for name, fields in structures.items():
+      leaves[name] = _packed(name, dict(fields), tensors)
+    tree = _nested(leaves)
+    packed.check(tree)
+    return tree, json.loads(metadata["about"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _packed(name, fields, tensors):
+  kind = _KINDS[fields.pop("kind")]
+  values, arrays, back = None, {}, {}
+  for key, x in tensors.items():
+    if not key.startswith(f"{name}:"):
+      continue
+    field = key.removeprefix(f"{name}:")
+    if field == "values":
+      values = jnp.asarray(x)
+    elif field.startswith("back."):
+      back[field.removeprefix("back.")] = jnp.asarray(x)
+    else:
+      arrays[field] = jnp.asarray(x)
+  if back:
+    arrays["back"] = Back(**back)
+  fields["sizes"] = tuple(fields["sizes"])
+  return packed.Packed(values, kind(**arrays, **fields))
+
+
+def _nested(leaves):
+  tree = {}
+  for name, x in leaves.items():
+    *folders, last = name.split("/")
+    inner = tree
+    for folder in folders:
+      inner = inner.setdefault(folder, {})
+    inner[last] = x
+  return tree

@@ -1,0 +1,132 @@
+"""Language models in packed files: the non-zeros, the config, the tokenizer.
+
+The layout is that of packed_files.py; `about` holds `llama`, the fields of
+`models.llama.Config`, and `tokenizer`, its text and special tokens.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from experiments.errors import UserError
+from experiments.llm.families import llama
+from experiments.llm.io import packed_files, tokenizer, weights
+from experiments.llm.io.weights import Model
+from sparsejax import packed
+
+DTYPES = ("float32", "bfloat16")  # what the kernels multiply
+# Denser matrices are larger by rows than by bits, and products slower.
+_MOST_BY_ROWS = 0.4
+_WORTH = 0.9  # of density, up to which a matrix is packed at all
+
+
+def pack(model: Model, *, dtype: str = "float32") -> Model:
+  """Keeps the non-zeros of the blocks' matrices only.
+
+  Args:
+    model: A model with zeros in place.
+    dtype: Of all weights.
+
+  Returns:
+    The model with `packed.Packed` kernels: rows for the kernels on CPUs up to a
+    density of 0.4, two bits a weight for 2:4, a bit mask for what is denser.
+  """
+  leaves = traverse_util.flatten_dict(model.params, sep="/")
+  masks = dict.fromkeys(leaves, True)
+  for name, x in leaves.items():
+    if name.startswith("layers/") and name.endswith("/kernel"):
+      mask = np.asarray(x) != 0
+      if mask.mean() <= _WORTH:
+        masks[name] = mask
+  params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
+  masks = traverse_util.unflatten_dict(masks, sep="/")
+  return model._replace(params=packed.pack(params, masks, formats=_format))
+
+
+def _format(name: str, mask: np.ndarray) -> packed.Format:
+  del name
+  choices = [packed.n_of_m(2, 4), packed.bits()]
+  if mask.mean() <= _MOST_BY_ROWS:
+    choices.insert(1, packed.rows(kernel=True))
+  return packed.fitting(mask, wanted=tuple(map(packed.stacked, choices)))
+
+
+def unpack(model: Model) -> Model:
+  """Undoes `pack`.
+
+  Args:
+    model: A model, packed or not.
+
+  Returns:
+    The model with NumPy arrays, zeros in place.
+  """
+  dense = jax.tree.map(np.asarray, packed.unpack(model.params))
+  return model._replace(params=dense)
+
+
+def write(path: pathlib.Path, model: Model) -> None:
+  """Writes a packed model to one file.
+
+  Args:
+    path: The file.
+    model: The model.
+  """
+  about = {
+    "llama": dataclasses.asdict(model.config),
+    "tokenizer": {
+      "text": model.tokenizer.backend.to_str(),
+      "eos": model.tokenizer.eos,
+      "bos": model.tokenizer.bos,
+      "chat_template": model.tokenizer.chat_template,
+    },
+  }
+  packed_files.write(path, model.params, about)
+
+
+def read(path: pathlib.Path) -> Model:
+  """Reads what `write` wrote.
+
+  Args:
+    path: The file.
+
+  Returns:
+    The model, with packed kernels.
+
+  Raises:
+    UserError: If the file is missing, damaged, or of another kind.
+  """
+  params, about = packed_files.read(path)
+  if "llama" not in about:
+    raise UserError(
+      f"{path} holds no language model; `python -m experiments.predict` runs "
+      "image models."
+    )
+  try:
+    config, words = _config(about["llama"]), _tokenizer(about["tokenizer"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"{path} is damaged: {error}") from error
+  model = Model(config, params, words)
+  weights.check(model)
+  weights.check_params(model.config, params, where=path)
+  return model
+
+
+def _config(fields: dict[str, Any]) -> llama.Config:
+  scaling = fields["rope_scaling"]
+  if scaling is not None:
+    fields = fields | {"rope_scaling": tuple(scaling)}
+  return llama.Config(**fields)
+
+
+def _tokenizer(fields: dict[str, Any]) -> tokenizer.Tokenizer:
+  return tokenizer.Tokenizer(
+    tokenizer.backend(fields["text"]),
+    fields["eos"],
+    fields["bos"],
+    fields["chat_template"],
+  )

@@ -1,0 +1,256 @@
+"""Text to tokens and back, with the tokenizer of a model or byte by byte.
+
+A thin layer over the package tokenizers. The files are Hugging Face's
+`tokenizer.json` and `tokenizer_config.json`.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.llm import optional
+from experiments.llm.io import files
+
+_END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+  """What turns text into the tokens of one model.
+
+  Attributes:
+    backend: a `tokenizers.Tokenizer`.
+    eos: the token that ends an answer.
+    bos: the token that a text of this model begins with, or None.
+    chat_template: the Jinja template that makes a text of messages, or None.
+  """
+
+  backend: Any
+  eos: int
+  bos: int | None = None
+  chat_template: str | None = None
+
+  @property
+  def vocab_size(self) -> int:
+    """One more than the largest token."""
+    return 1 + max(self.backend.get_vocab().values())
+
+  @property
+  def end_of_text(self) -> int:
+    """The token between documents; `eos` where there is no other."""
+    ids = map(self.backend.token_to_id, _END_OF_TEXT)
+    return next((i for i in ids if i is not None), self.eos)
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the tokens of a text, with nothing added before or after.
+
+    The names of special tokens, such as "<|im_end|>", become those tokens.
+
+    Args:
+      text: the text.
+
+    Returns:
+      The tokens.
+    """
+    return self.backend.encode(text, add_special_tokens=False).ids
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Returns the text of tokens, special ones included.
+
+    Args:
+      ids: the tokens; an array will do.
+
+    Returns:
+      The text; what is not sound UTF-8 becomes U+FFFD.
+    """
+    return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+  def chat(
+    self,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    add_generation_prompt: bool = True,
+  ) -> str:
+    """Returns the text of a conversation, by the model's own template.
+
+    Args:
+      messages: such as {"role": "user", "content": "Hello"}.
+      add_generation_prompt: end with what an answer of the model begins with.
+
+    Returns:
+      The text, with the first token of a text in it where the model has one.
+
+    Raises:
+      UserError: there is no template, or it refuses the messages.
+    """
+    if self.chat_template is None:
+      raise UserError(
+        "tokenizer: this one has no chat template; encode plain text instead, "
+        "or take a model that was trained to chat."
+      )
+    exceptions = optional.load("jinja2.exceptions")
+    try:
+      return _compile(self.chat_template).render(
+        messages=messages,
+        add_generation_prompt=add_generation_prompt,
+        bos_token=self._name(self.bos),
+        eos_token=self._name(self.eos),
+      )
+    except exceptions.TemplateError as error:
+      raise UserError(
+        f"tokenizer: the chat template does not take these messages: {error}"
+      ) from error
+
+  def _name(self, token: int | None) -> str:
+    return "" if token is None else self.backend.id_to_token(token)
+
+
+def byte_level() -> Tokenizer:
+  """Makes a tokenizer for models trained from scratch: a token is a byte.
+
+  Returns:
+    Tokens 0 to 255 are the bytes of the text in UTF-8; 256 is "<|endoftext|>",
+    its `eos`.
+  """
+  tokenizers = optional.load("tokenizers")
+  vocabulary = {c: i for i, c in enumerate(_byte_names())}
+  backend = tokenizers.Tokenizer(
+    tokenizers.models.BPE(vocab=vocabulary, merges=[])
+  )
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+    add_prefix_space=False, use_regex=False
+  )
+  backend.decoder = tokenizers.decoders.ByteLevel()
+  backend.add_special_tokens([_END_OF_TEXT[0]])
+  return Tokenizer(backend, eos=256)
+
+
+def read(folder: str | pathlib.Path) -> Tokenizer:
+  """Reads a tokenizer from the folder of a Hugging Face model.
+
+  Args:
+    folder: of `tokenizer.json` and `tokenizer_config.json`; the template may
+      lie beside them, in `chat_template.jinja`.
+
+  Returns:
+    The tokenizer.
+
+  Raises:
+    UserError: a file is missing or damaged, or names no `eos_token`.
+  """
+  folder = pathlib.Path(folder)
+  config = files.read_json(folder / "tokenizer_config.json")
+  path = folder / "tokenizer.json"
+  if not path.is_file():
+    raise UserError(
+      f"{path}: there is no such file; save the tokenizer in this form, as "
+      "transformers' save_pretrained does for its fast tokenizers."
+    )
+  try:
+    words = backend(path.read_text("utf-8"))
+  except ValueError as error:
+    raise UserError(f"{path}: {error}") from error
+
+  def token(key):
+    name = config.get(key)
+    name = name.get("content") if isinstance(name, dict) else name
+    token = None if name is None else words.token_to_id(name)
+    if token is None and (name is not None or key == "eos_token"):
+      raise UserError(
+        f"{folder / 'tokenizer_config.json'}: wanted {key} to name a token "
+        f"of {path.name}, got {name!r}."
+      )
+    return token
+
+  template = config.get("chat_template")
+  if isinstance(template, list):
+    template = {t["name"]: t["template"] for t in template}.get("default")
+  beside = folder / "chat_template.jinja"
+  if beside.is_file():
+    template = beside.read_text("utf-8")
+  return Tokenizer(
+    words, token("eos_token"), token("bos_token"), chat_template=template
+  )
+
+
+def backend(text: str) -> Any:
+  """Makes the backend of a tokenizer.
+
+  Args:
+    text: what `tokenizer.json` holds.
+
+  Returns:
+    A `tokenizers.Tokenizer`.
+
+  Raises:
+    ValueError: it is not a sound one.
+  """
+  tokenizers = optional.load("tokenizers")
+  try:
+    made = tokenizers.Tokenizer.from_str(text)
+  except Exception as error:  # The package has no narrower one.
+    raise ValueError(f"not a sound tokenizer: {error}") from error
+  # A file may ask for these; windows and batches are cut elsewhere.
+  made.no_truncation()
+  made.no_padding()
+  return made
+
+
+def write(folder: str | pathlib.Path, tokenizer: Tokenizer) -> None:
+  """Writes a tokenizer into a folder, for `read` and for transformers.
+
+  Args:
+    folder: where `tokenizer.json` and `tokenizer_config.json` are to lie.
+    tokenizer: the tokenizer.
+  """
+  folder = pathlib.Path(folder)
+  config = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "eos_token": tokenizer._name(tokenizer.eos),
+    "clean_up_tokenization_spaces": False,
+  }
+  if tokenizer.bos is not None:
+    config["bos_token"] = tokenizer._name(tokenizer.bos)
+  if tokenizer.chat_template is not None:
+    config["chat_template"] = tokenizer.chat_template
+  # Of an older model in this folder; `read` would prefer it.
+  (folder / "chat_template.jinja").unlink(missing_ok=True)
+  with files.whole(folder / "tokenizer.json") as path:
+    path.write_text(tokenizer.backend.to_str(), "utf-8")
+  with files.whole(folder / "tokenizer_config.json") as path:
+    path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _byte_names() -> list[str]:
+  """The characters that stand for the bytes 0 to 255 in byte-level BPE.
+
+  Radford et al., "Language Models are Unsupervised Multitask Learners", 2019:
+  bytes that print in Latin-1 are themselves, and the others, in order, are the
+  characters from U+0100 on.
+  """
+  prints = {*range(33, 127), *range(161, 173), *range(174, 256)}
+  others = iter(range(256, 512))
+  return [chr(i if i in prints else next(others)) for i in range(256)]
+
+
+@functools.cache
+def _compile(template: str):
+  """Compiles a template, whose author need not be trusted."""
+  sandbox = optional.load("jinja2.sandbox")
+  exceptions = optional.load("jinja2.exceptions")
+
+  def raise_exception(message):
+    raise exceptions.TemplateError(message)
+
+  # The settings under which templates are written, those of transformers.
+  environment = sandbox.ImmutableSandboxedEnvironment(
+    trim_blocks=True,
+    lstrip_blocks=True,
+    extensions=["jinja2.ext.loopcontrols"],
+  )
+  environment.globals["raise_exception"] = raise_exception
+  return environment.from_string(template)

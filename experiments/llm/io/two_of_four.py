@@ -1,0 +1,70 @@
+"""2:4 models in the layout of compressed-tensors, which vLLM reads.
+
+In place of `P.weight` [out, in] there are `P.compressed` [out, in / 2], two
+weights of each four neighbours in their order, `P.bitmask` uint8
+[out, ceil(in / 8)], which of them these are, lowest bit first, and `P.shape`
+int64 [2, 1]. It is what compressed-tensors up to 0.12 calls sparse-24-bitmask;
+later versions, and vLLM since 2026, left it out again.
+"""
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.errors import UserError
+from experiments.llm.io import huggingface
+from experiments.llm.io.weights import Model
+from sparsejax import patterns
+
+_PATTERN = patterns.n_of_m(2, 4, axis=-1)
+_SHOWN = 3
+
+
+def write(folder: pathlib.Path, model: Model, *, dtype: str = "float32"):
+  """Writes a model whose blocks' matrices are 2:4 along their inputs.
+
+  Args:
+    folder: Where its files are to lie.
+    model: The model, with zeros in place.
+    dtype: Of the weights: float32, float16 or bfloat16.
+
+  Raises:
+    UserError: If a matrix has more than two non-zeros of four neighbours, or
+      the dtype is unknown.
+  """
+  tensors, config = huggingface.tensors_and_config(model, dtype)
+  names = [n for n in tensors if n.endswith("_proj.weight")]
+  wrong = [n for n in names if not _is_two_of_four(tensors[n])]
+  if wrong:
+    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    raise UserError(
+      f"these matrices are not 2:4: {', '.join(wrong[:_SHOWN])}{more}. Prune "
+      "with n_of_m=(2, 4), or export with --format=packed."
+    )
+  size = sum(x.size for x in tensors.values())
+  zeros = sum(np.count_nonzero(x == 0) for x in tensors.values())
+  for name in names:
+    w, prefix = tensors.pop(name), name.removesuffix(".weight")
+    scores = jnp.abs(jnp.asarray(w, jnp.float32))
+    kept = np.asarray(_PATTERN.top_k(scores, w.size // 2))
+    tensors[f"{prefix}.compressed"] = w[kept].reshape(len(w), -1)
+    tensors[f"{prefix}.bitmask"] = np.packbits(kept, axis=1, bitorder="little")
+    tensors[f"{prefix}.shape"] = np.array(w.shape, np.int64)[:, None]
+  config["quantization_config"] = {
+    "quant_method": "compressed-tensors",
+    "sparsity_config": {
+      "format": "sparse-24-bitmask",
+      "global_sparsity": zeros / size,
+      "ignore": ["lm_head"],
+      "sparsity_structure": "2:4",
+      "targets": ["Linear"],
+    },
+  }
+  huggingface.write_files(folder, tensors, config, model.tokenizer)
+
+
+def _is_two_of_four(w):
+  if w.shape[1] % 4:
+    return False
+  return (np.count_nonzero(w.reshape(-1, 4), axis=1) <= 2).all()

@@ -1,0 +1,1 @@
+"""One-shot pruning of language models, layer after layer."""

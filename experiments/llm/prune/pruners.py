@@ -1,0 +1,157 @@
+"""One-shot pruning as a config names it: from a text to a pruned model."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from experiments.config import calling
+from experiments.errors import UserError
+from experiments.llm.io.weights import Model
+from experiments.llm.prune import pruning
+from experiments.llm.text import corpora
+
+_KERNELS = "layers/"  # what is pruned: the kernels below it
+
+
+class Count(NamedTuple):
+  """What is left of the kernels of all layers.
+
+  Attributes:
+    nnz: How many of their weights are not 0.
+    size: How many weights they have.
+  """
+
+  nnz: int
+  size: int
+
+  @property
+  def density(self) -> float:
+    """The share that is left."""
+    return self.nnz / self.size
+
+
+def is_kernel(path: str, leaf: Any) -> bool:
+  """Whether a parameter is one that pruning and sparse fine-tuning concern."""
+  del leaf
+  return path.startswith(_KERNELS) and path.endswith("/kernel")
+
+
+def kernels(params: Any) -> dict[str, np.ndarray]:
+  """The kernels [layers, in, out] by their paths."""
+  flat = traverse_util.flatten_dict(params, sep="/")
+  return {p: np.asarray(leaf) for p, leaf in flat.items() if is_kernel(p, leaf)}
+
+
+def counts(params: Any) -> dict[str, np.ndarray]:
+  """The non-zeros of each kernel, int64[layers], by its path."""
+  return {
+    path: np.count_nonzero(leaf, axis=(-2, -1))
+    for path, leaf in kernels(params).items()
+  }
+
+
+def count(params: Any) -> Count:
+  """The non-zeros of all kernels of all layers."""
+  size = sum(leaf.size for leaf in kernels(params).values())
+  return Count(sum(int(n.sum()) for n in counts(params).values()), size)
+
+
+def prune(
+  model: Model,
+  text: np.ndarray,
+  config: Mapping[str, Any],
+  *,
+  advance: Callable[[int], None] = lambda layer: None,
+) -> Model:
+  """Prunes a model as a part of a config says.
+
+  Args:
+    model: The model.
+    text: int32[n], tokens from which calibration text is drawn.
+    config: `name`, one of METHODS, and keywords of `_prune`.
+    advance: Called with the number of layers that are done.
+
+  Returns:
+    The pruned model.
+
+  Raises:
+    UserError: If a name, a keyword or a value is wrong, or the text too short.
+  """
+  return calling.call(
+    "one-shot method", METHODS, config, model, text, advance=advance
+  )
+
+
+def _prune(
+  name: str,
+  model: Model,
+  text: np.ndarray,
+  *,
+  advance: Callable[[int], None],
+  sparsity: float | None = None,
+  n_of_m: Sequence[int] = (),
+  per_output: bool | None = None,
+  owl: bool = False,
+  threshold: float = 5.0,
+  deviation: float = 0.08,
+  dsnot: bool = False,
+  sequences: int = 128,
+  length: int = 2048,
+  seed: int = 0,
+) -> Model:
+  """Prunes by one method.
+
+  Args:
+    name: The method's.
+    model: The model.
+    text: int32[n], tokens from which calibration text is drawn.
+    advance: Called with the number of layers that are done.
+    sparsity: The share of zeros, in (0, 1); not with `n_of_m`.
+    n_of_m: (n, m), to keep n of every m inputs.
+    per_output: Which weights are compared, see `pruning.method`.
+    owl: Whether layers differ in their sparsity, by their outliers.
+    threshold: OWL's, how many times the mean an outlier's score exceeds.
+    deviation: OWL's, half of what separates the densest from the sparsest.
+    dsnot: Whether to grow and prune afterwards by DSnoT.
+    sequences: How many windows of the text to calibrate with.
+    length: Their tokens.
+    seed: Of where they begin.
+
+  Returns:
+    The pruned model.
+  """
+  if (sparsity is None) == (not n_of_m):
+    raise UserError(
+      f"{name}: got sparsity={sparsity} and n_of_m={tuple(n_of_m)}, wanted one "
+      "of them"
+    )
+  if owl and n_of_m:
+    raise UserError(
+      f"{name}: got owl=True and n_of_m={tuple(n_of_m)}, but OWL gives layers "
+      "densities of their own, which N:M knows no room for"
+    )
+  tokens = corpora.windows(text, length=length, count=sequences, seed=seed)
+  method = pruning.method(
+    name, n_of_m=n_of_m, per_output=per_output, dsnot=dsnot, length=length
+  )
+  if n_of_m:
+    sparsity = 1 - n_of_m[0] / n_of_m[1]
+  if not 0 < sparsity < 1:
+    raise UserError(
+      f"{name}: got sparsity={sparsity}, wanted a share in (0, 1)"
+    )
+  sparsities = [sparsity] * model.config.layers
+  if owl:
+    sparsities = pruning.owl(
+      model, tokens, sparsity, threshold=threshold, deviation=deviation
+    )
+  return pruning.prune(model, tokens, method, sparsities, advance=advance)
+
+
+METHODS = {
+  name: functools.partial(_prune, name)
+  for name in (*pruning.SCORES, "sparsegpt")
+}

@@ -1,0 +1,266 @@
+"""Prunes a language model in one shot, layer after layer.
+
+A layer's kernels are pruned by the inputs that they meet in calibration text;
+the layers after it see what the pruned layer gives. Only one layer, and the
+residual stream of the text, have to be on the device.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from experiments.errors import UserError, unknown
+from experiments.llm.families import llama
+from experiments.llm.io.weights import Model
+from sparsejax import oneshot, patterns
+
+_BATCH = 8  # sequences at once
+
+Prune = Callable[[jax.Array, oneshot.Statistics], jax.Array]
+
+
+class Method(NamedTuple):
+  """How to prune a kernel.
+
+  Attributes:
+    prune: `(kernel [in, out], statistics, sparsity) -> kernel`, with zeros.
+    gram: Whether it takes the Gram matrix of the inputs.
+  """
+
+  prune: Callable[[jax.Array, oneshot.Statistics, float], jax.Array]
+  gram: bool = False
+
+
+def _by_score(score, pattern, w, statistics, sparsity, *, length, refined):
+  mask = oneshot.prune(score(w, statistics), sparsity, pattern=pattern)
+  if refined:
+    mask = oneshot.dsnot(
+      w, mask, statistics, pattern=pattern, threshold=0.1 / length
+    )
+  return jnp.where(mask, w, 0)
+
+
+def _by_sparsegpt(pattern, w, statistics, sparsity):
+  return oneshot.sparsegpt(w, statistics, sparsity, pattern=pattern)[1]
+
+
+SCORES = {
+  "magnitude": oneshot.magnitude,
+  "wanda": oneshot.wanda,
+  "ria": oneshot.ria,
+}
+
+
+def method(
+  name: str,
+  *,
+  n_of_m: Sequence[int] = (),
+  per_output: bool | None = None,
+  dsnot: bool = False,
+  length: int = 2048,
+) -> Method:
+  """Makes a way to prune a kernel from its name in configs.
+
+  Args:
+    name: "magnitude", "wanda", "ria" or "sparsegpt".
+    n_of_m: (n, m): n of every m inputs are kept; empty for zeros anywhere.
+    per_output: Whether every output keeps as many weights, or those of the
+      whole kernel are compared; None for what the method's authors do: Wanda
+      the first, magnitude and RIA the second, SparseGPT by blocks of inputs.
+    dsnot: Whether to grow and prune afterwards by DSnoT.
+    length: Of the calibration sequences, in tokens, for DSnoT.
+
+  Returns:
+    The method.
+
+  Raises:
+    UserError: If there is no such method, DSnoT cannot follow it, or what is
+      to be compared is settled already.
+  """
+  pattern = patterns.n_of_m(*n_of_m) if n_of_m else None
+  if per_output is not None and (n_of_m or name == "sparsegpt"):
+    settled = f"n_of_m={tuple(n_of_m)}" if n_of_m else "sparsegpt"
+    raise UserError(
+      f"{name}: got per_output={per_output}, but {settled} settles which "
+      "weights are compared; wanted None"
+    )
+  if name == "sparsegpt":
+    if dsnot:
+      raise UserError(
+        "dsnot is set for sparsegpt, which gives the weights that it keeps new "
+        "values for its own mask; wanted it with magnitude, wanda or ria"
+      )
+    return Method(
+      jax.jit(functools.partial(_by_sparsegpt, pattern), static_argnums=2),
+      gram=True,
+    )
+  if name not in SCORES:
+    raise unknown("one-shot method", name, [*SCORES, "sparsegpt"])
+  if per_output is None:
+    per_output = name == "wanda" and not n_of_m
+  if per_output:
+    pattern = patterns.fan_in()
+  prune = functools.partial(
+    _by_score, SCORES[name], pattern, length=length, refined=dsnot
+  )
+  return Method(jax.jit(prune, static_argnums=2))
+
+
+def prune_layer(
+  layer: nn.Module,
+  params: Any,
+  inputs: Iterable[jax.Array],
+  prune: Prune,
+  *,
+  gram: bool = False,
+) -> Any:
+  """Prunes the kernels of any Linen module by what they meet.
+
+  Args:
+    layer: The module. What it holds at a path whose parameter is a `kernel`
+      [in, out] and is called with one array [..., in] is pruned.
+    params: Its parameters.
+    inputs: Batches that the module is applied to, one after another.
+    prune: `(kernel, statistics) -> kernel`.
+    gram: Whether `prune` takes the Gram matrix.
+
+  Returns:
+    The parameters, pruned.
+  """
+  flat = traverse_util.flatten_dict(params, sep="/")
+  statistics = calibrate(layer, params, inputs, gram=gram)
+  for name, seen in statistics.items():
+    flat[name] = prune(flat[name], seen)
+  return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def calibrate(
+  layer: nn.Module, params: Any, inputs: Iterable[jax.Array], *, gram: bool
+) -> dict[str, oneshot.Statistics]:
+  """The statistics of what each kernel of a module meets, by its path."""
+  statistics = {
+    name: oneshot.statistics(kernel.shape[0], gram=gram)
+    for name, kernel in traverse_util.flatten_dict(params, sep="/").items()
+    if name.rpartition("/")[2] == "kernel" and kernel.ndim == 2
+  }
+  for x in inputs:
+    statistics = _observe(layer, params, statistics, x)
+  return statistics
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _observe(layer, params, statistics, x):
+  statistics = dict(statistics)
+
+  def intercept(call, args, kwargs, context):
+    name = "/".join((*context.module.path, "kernel"))
+    if context.method_name == "__call__" and name in statistics:
+      statistics[name] = oneshot.observe(statistics[name], args[0])
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(intercept):
+    layer.apply({"params": params}, x)
+  return statistics
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(layer, params, x):
+  return layer.apply({"params": params}, x)
+
+
+def prune(
+  model: Model,
+  tokens: np.ndarray,
+  method: Method,
+  sparsities: Sequence[float],
+  *,
+  advance: Callable[[int], None] = lambda layer: None,
+) -> Model:
+  """Prunes the kernels of all layers; embedding and head stay dense.
+
+  Args:
+    model: The model.
+    tokens: int32[sequences, length], calibration text.
+    method: How to prune.
+    sparsities: The share of zeros in each layer's kernels, in [0, 1).
+    advance: Called with the number of layers that are done.
+
+  Returns:
+    The pruned model, its parameters NumPy arrays.
+  """
+  layers = jax.tree.map(np.array, model.params["layers"])
+  for i, layer, params, inputs in _walk(model, tokens, layers):
+    sparsity = float(sparsities[i])
+    pruned = prune_layer(
+      layer,
+      params,
+      inputs,
+      lambda w, seen, s=sparsity: method.prune(w, seen, s),
+      gram=method.gram,
+    )
+    jax.tree.map(lambda all_, one, i=i: _put(all_, i, one), layers, pruned)
+    advance(i + 1)
+  return model._replace(params={**model.params, "layers": layers})
+
+
+def owl(
+  model: Model,
+  tokens: np.ndarray,
+  sparsity: float,
+  *,
+  threshold: float = 5.0,
+  deviation: float = 0.08,
+) -> list[float]:
+  """The sparsity of each layer by OWL, from the dense model's outliers.
+
+  Args:
+    model: The dense model.
+    tokens: int32[sequences, length], calibration text.
+    sparsity: Of all layers together.
+    threshold: How many times the mean an outlier's score has to exceed.
+    deviation: Half of what separates the densest layer from the sparsest.
+
+  Returns:
+    The layers' sparsities.
+  """
+  shares = []
+  for _, layer, params, inputs in _walk(model, tokens, model.params["layers"]):
+    kernels = traverse_util.flatten_dict(params, sep="/")
+    seen = calibrate(layer, params, inputs, gram=False)
+    scores = {name: oneshot.wanda(kernels[name], seen[name]) for name in seen}
+    shares.append(float(oneshot.outliers(scores, threshold=threshold)))
+  densities = oneshot.owl_densities(shares, sparsity, deviation=deviation)
+  return [1 - float(d) for d in densities]
+
+
+def _walk(
+  model: Model, tokens: np.ndarray, layers: Any
+) -> Iterator[tuple[int, nn.Module, Any, list[jax.Array]]]:
+  """Each layer with its inputs, which follow from what was made of the last."""
+  llm = llama.Llama(model.config)
+  layer = llama.Block(model.config)
+  llama.check_tokens(model.config, tokens)
+  embed = jax.jit(functools.partial(llm.apply, method="embed"))
+  rest = {k: v for k, v in model.params.items() if k != "layers"}
+  streams = [
+    embed({"params": {**rest, "layers": {}}}, tokens[i : i + _BATCH])
+    for i in range(0, len(tokens), _BATCH)
+  ]
+  for i in range(model.config.layers):
+    yield i, layer, _at(layers, i), streams
+    params = _at(layers, i)
+    streams = [_apply(layer, params, x) for x in streams]
+
+
+def _at(layers, i):
+  return jax.tree.map(lambda w: jnp.asarray(w[i]), layers)
+
+
+def _put(array, i, value):
+  array[i] = value

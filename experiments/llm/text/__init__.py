@@ -1,0 +1,1 @@
+"""Text and questions that language models are trained and tested on."""

@@ -1,0 +1,315 @@
+"""Pictures of what instruments find in networks, in the style of plots.py.
+
+What is drawn comes from looks.py; nothing here computes a result.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.ticker import LogLocator, NullLocator
+
+from experiments.plots import runs as plots
+
+if TYPE_CHECKING:
+  from experiments.inspect.__main__ import Agreement
+  from sparsejax.instruments import Flow
+
+_KEPT = "#e8e8e8"  # of cells without a value
+_MOST_NUMBERS = 12  # columns of a heat map that have room for numbers
+
+
+class Motion(NamedTuple):
+  """How the masks of a method's runs moved.
+
+  Attributes:
+    steps: [n], those of the evaluations.
+    last: [runs, n - 1] overlap with the evaluation before.
+    since: [runs, n - 1] overlap with the first masks.
+    ever: [runs, n] share of weights that were ever active; None if unknown.
+  """
+
+  steps: np.ndarray
+  last: np.ndarray
+  since: np.ndarray
+  ever: np.ndarray | None
+
+
+def sensitivity(
+  title: str,
+  leaves: Sequence[str],
+  sparsities: Sequence[float],
+  rise: np.ndarray,
+  kept: np.ndarray,
+  file: Path,
+) -> None:
+  """Draws how much the loss rises if one layer is pruned: layers x sparsities.
+
+  Args:
+    title: What to write above.
+    leaves: The layers' names.
+    sparsities: Shares of zeros.
+    rise: [layers, sparsities]: the loss less that without pruning.
+    kept: Likewise, bool: where a layer is that sparse anyway.
+    file: Where the PNG goes.
+  """
+  with matplotlib.rc_context(plots.STYLE):
+    figure, axes = plots.figure(
+      width=3.8 + 0.75 * len(sparsities), height=1.5 + 0.34 * len(leaves)
+    )
+    values = np.ma.array(rise, mask=kept)
+    # By a root, lest one layer's collapse leave all else white.
+    top = max(values.max(), 1e-3) if values.count() else 1.0
+    text = np.where(kept, "as is", np.vectorize(_signed)(rise))
+    columns = [f"{100 * s:g}" for s in sparsities]
+    norm = PowerNorm(1 / 3, 0, top, clip=True)
+    image = _heat(axes, values, leaves, columns, text, cmap="OrRd", norm=norm)
+    axes.set(xlabel="zeros in that layer alone [%]", title=title)
+    ticks = [top * share for share in (0, 0.01, 0.1, 0.3, 1)]
+    figure.colorbar(
+      image,
+      ax=axes,
+      label="rise of the loss",
+      ticks=ticks,
+      format="{x:.2g}",
+      aspect=20 + len(leaves),
+    )
+    plots.save(figure, file)
+
+
+def _signed(x):
+  return f"{x:+.3f}" if abs(x) < 0.1 else f"{x:+.2f}"
+
+
+def overlap(groups: Sequence["Agreement"], file: Path) -> None:
+  """Draws the overlap of the masks of every pair of runs, a panel per group.
+
+  Args:
+    groups: The groups.
+    file: Where the PNG goes.
+  """
+  columns = min(len(groups), 3)
+  rows = -(-len(groups) // columns)
+  most = max(len(group.names) for group in groups)
+  side = 1.9 + 0.38 * most
+  with matplotlib.rc_context(plots.STYLE):
+    figure, whole = plots.figure(
+      width=max(5.0, side * columns + 1), height=side * rows
+    )
+    whole.remove()
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(groups) :]:
+      axes.remove()
+    for axes, group in zip(panels, groups, strict=False):
+      text = np.vectorize("{:.2f}".format)(group.iou)
+      image = _heat(axes, group.iou, group.names, group.names, text)
+      axes.set_title(
+        f"{group.title}\nby chance {group.chance:.2f}", fontsize=10
+      )
+      axes.tick_params(axis="x", rotation=90 * (max(map(len, group.names)) > 2))
+      axes.set_aspect("equal")
+    label = "intersection over union"
+    figure.colorbar(image, ax=panels[: len(groups)], label=label, shrink=0.8)
+    plots.save(figure, file)
+
+
+def motion(curves: Mapping[str, Motion | None], file: Path) -> None:
+  """Draws the overlap of masks with earlier ones, and R_s, over steps.
+
+  Args:
+    curves: By the method; None for one to leave out, but for its colour.
+    file: Where the PNG goes.
+  """
+  labels = {
+    "last": "IoU with the evaluation before",
+    "since": "IoU with the first masks",
+    "ever": "R_s: share of weights ever active",
+  }
+  if all(curve is None or curve.ever is None for curve in curves.values()):
+    del labels["ever"]
+  with matplotlib.rc_context(plots.STYLE):
+    figure, panels = plots.figure(columns=len(labels), width=4.2 * len(labels))
+    for axes, (key, label) in zip(panels, labels.items(), strict=True):
+      for i, (name, curve) in enumerate(curves.items()):
+        values = getattr(curve, key, None)
+        if values is not None:
+          steps = curve.steps[-values.shape[1] :]
+          _band(axes, steps, values, name, _style(i))
+      axes.set(xlabel="step", ylabel=label, ylim=(0, 1.02))
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(
+      handles, names, loc="outside upper center", ncols=min(len(names), 6)
+    )
+    plots.save(figure, file)
+
+
+def _style(i):
+  """The i-th colour; where they begin again, dashed."""
+  colours = list(itertools.islice(plots.cycle(), i + 1))
+  style = "--" if colours[i] in colours[:i] else "-"
+  return {"color": colours[i], "linestyle": style}
+
+
+def _band(axes, steps, values, name, style):
+  mean, std = values.mean(0), values.std(0, ddof=1 if len(values) > 1 else 0)
+  marker = "o" if len(steps) < 8 else None
+  axes.plot(steps, mean, label=name, lw=1.5, marker=marker, ms=3, **style)
+  axes.fill_between(
+    steps, mean - std, mean + std, color=style["color"], alpha=0.15, lw=0
+  )
+
+
+def motion_by_layer(
+  title: str,
+  leaves: Sequence[str],
+  steps: Sequence[int],
+  last: np.ndarray,
+  since: np.ndarray,
+  file: Path,
+) -> None:
+  """Draws the overlap of each layer's masks with earlier ones, over steps.
+
+  Args:
+    title: What to write above.
+    leaves: The layers' names.
+    steps: Those of the evaluations, but for the first.
+    last: [layers, steps] overlap with the evaluation before.
+    since: Likewise, with the first masks.
+    file: Where the PNG goes.
+  """
+  numbers = len(steps) <= _MOST_NUMBERS
+  with matplotlib.rc_context(plots.STYLE):
+    figure, both = plots.figure(
+      columns=2,
+      width=5.5 + 0.9 * (max(len(steps), 2) if numbers else _MOST_NUMBERS),
+      height=1.8 + (0.34 if numbers else 0.24) * len(leaves),
+      sharey=True,
+    )
+    panels = {"the evaluation before": last, "the first masks": since}
+    for axes, (what, values) in zip(both, panels.items(), strict=True):
+      text = np.vectorize("{:.2f}".format)(values) if numbers else None
+      image = _heat(axes, values, leaves, steps, text)
+      every = -(-len(steps) // _MOST_NUMBERS)
+      axes.set_xticks(range(0, len(steps), every), steps[::every])
+      axes.tick_params(axis="x", rotation=45 if len(steps) > 4 else 0)
+      axes.set_title(f"with {what}", fontsize=10)
+      axes.set(xlabel="step")
+    figure.suptitle(title, fontsize=11)
+    figure.colorbar(
+      image, ax=both, label="intersection over union", aspect=20 + len(leaves)
+    )
+    plots.save(figure, file)
+
+
+def flow(panels: Mapping[str, Mapping[str, "Flow"]], file: Path) -> None:
+  """Draws gradients per weight, active and inactive, on a logarithmic axis.
+
+  Args:
+    panels: By its title, the root mean squares of each line.
+    file: Where the PNG goes.
+  """
+  with matplotlib.rc_context(plots.STYLE):
+    figure, panels = _lists(panels)
+    for axes, lines in panels:
+      for i, norms in enumerate(lines.values()):
+        there = [x for x in norms if x > 0]
+        axes.plot(there, [i] * len(there), color="#bbbbbb", lw=1.5, zorder=1)
+      for j, (label, colour) in enumerate(
+        (("active weights", "#0072B2"), ("inactive weights", "#D55E00"))
+      ):
+        at = [(norms[j], i) for i, norms in enumerate(lines.values())]
+        at = np.array([point for point in at if point[0] > 0]).reshape(-1, 2)
+        axes.scatter(*at.T, color=colour, label=label, s=30)
+      axes.set_xscale("log")
+      wide = axes.dataLim.x1 > 30 * axes.dataLim.x0
+      ticks = LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=8)
+      axes.xaxis.set_major_locator(ticks)
+      axes.xaxis.set_major_formatter("{x:.2g}")
+      axes.xaxis.set_minor_locator(NullLocator())
+      axes.margins(x=0.1)
+      axes.set(xlabel="root mean square of the gradient")
+    _legend(figure, axes)
+    plots.save(figure, file)
+
+
+def dead(panels: Mapping[str, Mapping[str, np.ndarray]], file: Path) -> None:
+  """Draws the shares of units without weights, and of those that never fire.
+
+  Args:
+    panels: By its title, [3, 2] of each line: how many units are without
+      weights in, without weights out, silent; and how many there are.
+    file: Where the PNG goes.
+  """
+  labels = (
+    ("outputs without weights", "#0072B2"),
+    ("inputs without weights", "#56B4E9"),
+    ("never fire", "#D55E00"),
+  )
+  with matplotlib.rc_context(plots.STYLE):
+    figure, panels = _lists(panels, line=0.5)
+    for axes, lines in panels:
+      for j, (label, colour) in enumerate(labels):
+        cells = np.array([units[j] for units in lines.values()])
+        share = 100 * cells[:, 0] / np.maximum(cells[:, 1], 1)
+        at = np.arange(len(cells)) + 0.26 * (j - 1)
+        axes.barh(at, share, 0.24, color=colour, label=label)
+        for y, x, known in zip(at, share, cells[:, 1], strict=True):
+          if known:
+            axes.annotate(
+              f"{x:.0f}", (x, y), (2, 0), fontsize=7, va="center",
+              textcoords="offset points",
+            )  # fmt: skip
+      axes.set(xlabel="units [%]")
+      axes.set_xlim(0, max(1.12 * axes.dataLim.x1, 5))
+    _legend(figure, axes)
+    plots.save(figure, file)
+
+
+def _lists(panels, line=0.3):
+  """A figure of panels one below the other; the axes and lines of each."""
+  panels = {title: lines for title, lines in panels.items() if lines}
+  heights = [1.5 + len(lines) for lines in panels.values()]
+  figure, whole = plots.figure(
+    width=7.5, height=1 + 0.4 * len(panels) + line * sum(heights)
+  )
+  whole.remove()
+  all_axes = figure.subplots(
+    len(panels), 1, squeeze=False, height_ratios=heights
+  )[:, 0]
+  for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
+    axes.set_yticks(range(len(lines)), lines)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_title(title, fontsize=10)
+    axes.grid(visible=False, axis="y")
+  return figure, list(zip(all_axes, panels.values(), strict=True))
+
+
+def _legend(figure, axes):
+  handles, names = axes.get_legend_handles_labels()
+  figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+
+
+def _heat(axes, values, rows, columns, text=None, *, cmap="viridis", norm=None):
+  """A heat map with names, and numbers that can be read on their colour."""
+  colours = matplotlib.colormaps[cmap].with_extremes(bad=_KEPT)
+  if norm is None:
+    norm = matplotlib.colors.Normalize(0, 1)
+  image = axes.imshow(values, aspect="auto", cmap=colours, norm=norm)
+  axes.grid(visible=False)
+  axes.set_xticks(range(len(columns)), columns)
+  axes.set_yticks(range(len(rows)), rows)
+  axes.tick_params(length=0)
+  for spine in axes.spines.values():
+    spine.set_visible(False)
+  if text is not None:
+    for (i, j), word in np.ndenumerate(text):
+      dark = np.dot(image.to_rgba(values)[i, j, :3], (0.3, 0.59, 0.11)) < 0.5
+      axes.text(
+        j, i, word, ha="center", va="center", fontsize=8,
+        color="white" if dark else "black",
+      )  # fmt: skip
+  return image

@@ -1,0 +1,1 @@
+"""Training recipes of papers, shared by the files in configs/."""

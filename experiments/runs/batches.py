@@ -1,0 +1,147 @@
+"""Where a run's batches come from: device memory, or a stream of the disk.
+
+Both are functions of the seed and the step alone, so a resumed run sees what
+it would have seen.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from experiments.config import (parts as build)
+from experiments import (data)
+from experiments.runs import (programs)
+from experiments.data import stream
+from experiments.runs.devices import (Sharing)
+
+
+class Source(NamedTuple):
+  """The examples of a run.
+
+  Attributes:
+    block: How many steps one answer of `batches` serves.
+    batches: Maps a step to the batches of the block that it lies in.
+    tests: Gives the test set, in batches x, y; a label of -1 fills the last.
+  """
+
+  block: int
+  batches: Callable[[int], programs.Batches]
+  tests: Callable[[], Iterable[tuple[jax.Array, jax.Array]]]
+
+
+class _Resident(NamedTuple):
+  """A data set in device memory, its test set in batches."""
+
+  x: jax.Array
+  y: jax.Array
+  tests: list[tuple[jax.Array, jax.Array]]
+
+
+def of(
+  config: ml_collections.ConfigDict,
+  key: jax.Array,
+  sharing: Sharing | None = None,
+) -> Source:
+  """Opens the data of a run.
+
+  Args:
+    config: The run's config.
+    key: Raw data uint32[2] of the key of their order.
+    sharing: Which devices the batches go to; the default one if None.
+
+  Returns:
+    The source.
+  """
+  sharing = sharing or Sharing()
+  if build.dataset(config.data.to_dict()).train is None:
+    return _streamed(config, key, sharing)
+  examples = _on_device(
+    json.dumps(config.data.to_dict()), config.eval_batch_size, sharing.count
+  )
+  n = len(examples.y)
+  block = _block(config, n)
+
+  @functools.lru_cache(maxsize=1)
+  def drawn(first):
+    order = data.batch_indices(
+      programs.wrap(key),
+      n=n,
+      batch_size=config.batch_size,
+      start=first,
+      steps=block,
+    )
+    order = sharing.order(order)
+    return programs.Batches(examples.x, examples.y, order, np.int32(first))
+
+  return Source(
+    block=block,
+    batches=lambda step: drawn(step - step % block),
+    tests=lambda: examples.tests,
+  )
+
+
+def _block(config: ml_collections.ConfigDict, n: int) -> int:
+  """How many steps' order to draw at once: several epochs, and many steps."""
+  return min(config.steps, max(1000, 4 * n // config.batch_size))
+
+
+@functools.lru_cache(maxsize=2)
+def _on_device(text: str, eval_batch_size: int, count: int) -> _Resident:
+  """Loads a data set, given as JSON, once for all runs of a process."""
+  sharing = Sharing(count)
+  dataset = build.dataset(json.loads(text))
+  x, y = dataset.test
+  rows = -(-len(y) // eval_batch_size) * eval_batch_size
+  fill = rows - len(y)
+  x = np.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
+  y = np.pad(y, [(0, fill)] + [(0, 0)] * (y.ndim - 1), constant_values=-1)
+  parts = rows // eval_batch_size
+  tests = [
+    sharing.batch((jnp.asarray(a), jnp.asarray(b)))
+    for a, b in zip(np.split(x, parts), np.split(y, parts), strict=True)
+  ]
+  train = sharing.replicated(tuple(map(jnp.asarray, dataset.train)))
+  return _Resident(*train, tests)
+
+
+def _streamed(
+  config: ml_collections.ConfigDict, key: jax.Array, sharing: Sharing
+) -> Source:
+  """Batches as they come, one step at a time, crops and mirrors drawn."""
+  options = config.data.to_dict()
+  size = build.dataset(options).like.shape[0]
+  opened = functools.partial(
+    stream.stream,
+    options["name"],
+    image_size=size,
+    seed=int(key[0]),
+    data_dir=options.get("data_dir"),
+  )
+  position, train = None, None
+
+  def placed(batch):
+    x, y = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
+    return sharing.batch((x, y))
+
+  @functools.lru_cache(maxsize=1)
+  def drawn(step):
+    nonlocal position, train
+    if step != position:
+      train = opened(
+        "train", batch_size=config.batch_size, train=True, start_step=step
+      )
+    batch, position = next(train), step + 1
+    return programs.Batches(*placed(batch), None, np.int32(step))
+
+  def tests():
+    size = config.eval_batch_size
+    for batch in opened("validation", batch_size=size, train=False):
+      yield placed(batch)
+
+  return Source(block=1, batches=drawn, tests=tests)

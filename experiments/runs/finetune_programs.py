@@ -1,0 +1,287 @@
+"""What is compiled of fine-tuning a language model, and what a config means.
+
+The loss is any mix of cross-entropy, KL divergence and SquareHead; what is
+trained, and how it becomes a model, is for `sparsejax.finetune`.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from experiments.config import (parts as build, calling, optimizers)
+from experiments.errors import UserError, unknown
+from experiments.llm.prune import (pruners)
+from experiments.llm.evaluate.tasks import (Rows)
+from experiments.llm.families import (llama)
+from sparsejax import distill, finetune
+from sparsejax.finetune.moving import (Phase)
+
+NONE = "none"  # a part of the config that is not there
+NEVER = np.iinfo(np.int32).max
+LOSSES = ("cross_entropy", "kl", "square_head")
+
+METHODS = {
+  "full": finetune.full,
+  "fixed": finetune.fixed,
+  "spiel": finetune.spiel,
+  "seft": finetune.seft,
+  "lora": finetune.lora,
+  "masked_lora": finetune.masked_lora,
+  "spp": finetune.spp,
+  "spiel_sm3": finetune.spiel_sm3,
+}
+_OWN_OPTIMIZER = {"spiel_sm3"}  # what takes a learning rate in place of one
+OPTIMIZERS = {**optimizers.OPTIMIZERS, "delta_adamw": finetune.adamw}
+SENSITIVITIES = {
+  "saliency": finetune.saliency,
+  "magnitude": finetune.magnitude,
+}
+
+
+class Sums(NamedTuple):
+  """What training adds up from one log point to the next.
+
+  Attributes:
+    losses: float32 by name: the sums of the batches' losses, and `loss` of all.
+    steps: int32: batches.
+    bad: int32: the first step whose loss was not finite, or the largest int.
+  """
+
+  losses: dict[str, jax.Array]
+  steps: jax.Array
+  bad: jax.Array
+
+
+class State(NamedTuple):
+  """All that a run carries from step to step, and into checkpoints.
+
+  Attributes:
+    step: int32: the steps that have been taken.
+    values: What is trained.
+    tuned: The state of the fine-tuning transformation, the base in it.
+    sums: Since the last log point.
+  """
+
+  step: jax.Array
+  values: Any
+  tuned: finetune.FineTuneState
+  sums: Sums
+
+
+class Program(NamedTuple):
+  """The compiled functions of a run.
+
+  Attributes:
+    step: `(state, batch, teacher's params or None, phase) -> state`.
+    merged: `(values, tuned) -> params`.
+    phase: `step -> Phase or None`.
+  """
+
+  step: Callable[[State, Rows, Any, Phase | None], State]
+  merged: Callable[[Any, finetune.FineTuneState], Any]
+  phase: Callable[[int], Phase | None]
+
+
+def transformation(
+  config: ml_collections.ConfigDict, key: jax.Array
+) -> finetune.FineTuning:
+  """Builds the fine-tuning transformation.
+
+  Args:
+    config: The run's config.
+    key: Of its draws.
+
+  Returns:
+    The transformation.
+
+  Raises:
+    UserError: If a name, a keyword or a value is wrong.
+  """
+  rate = calling.call(
+    "schedule", optimizers.SCHEDULES, config.schedule, steps=config.steps
+  )
+  name, options = calling.parted(config.method)
+  if name not in METHODS:
+    raise unknown("method", name, METHODS)
+  inner = _optimizer(config, rate)
+  known = calling.keywords(METHODS[name])
+  if "rank" in options and "rank" not in known and "k" in known:
+    options["k"] = finetune.as_many_as_lora(options.pop("rank"))
+  if "sensitivity" in options:
+    given = options["sensitivity"]
+    if given not in SENSITIVITIES:
+      raise unknown("sensitivity", given, SENSITIVITIES)
+    options["sensitivity"] = SENSITIVITIES[given]
+  fixed = {"key": key}
+  if "prunable" in known:
+    fixed["prunable"] = pruners.is_kernel
+  if "t_end" in known:
+    options.setdefault("t_end", config.steps)
+  method = {"name": name, **options}
+  return calling.call("method", METHODS, method, inner, **fixed)
+
+
+def _optimizer(config: ml_collections.ConfigDict, rate: optax.Schedule):
+  """The optimizer; the schedule alone for methods that have their own."""
+  own = config.method.name in _OWN_OPTIMIZER
+  if own != (config.optimizer.name == NONE):
+    raise UserError(
+      f"config.optimizer is {config.optimizer.name!r}; wanted "
+      + (f"{NONE!r}: {config.method.name} has its own" if own else "one")
+    )
+  if own:
+    return rate
+  return calling.call("optimizer", OPTIMIZERS, config.optimizer, rate)
+
+
+def keeps_zeros(config: ml_collections.ConfigDict) -> bool:
+  """Whether a method must not add non-zeros to the base's."""
+  name, options = calling.parted(config.method)
+  if name in ("spiel", "spiel_sm3"):
+    return not options.get("on_zeros", True)
+  return name in ("fixed", "seft", "masked_lora", "spp")
+
+
+def moves_zeros(config: ml_collections.ConfigDict) -> bool:
+  """Whether zeros may become weights, and weights zeros."""
+  name, options = calling.parted(config.method)
+  return name == "seft" and options.get("revive", True)
+
+
+def weights_of(loss: Mapping[str, float]) -> dict[str, float]:
+  """The weight of each loss, by name; those that are not 0."""
+  for name in loss:
+    if name not in (*LOSSES, "temperature"):
+      raise unknown("loss", name, (*LOSSES, "temperature"))
+  weights = {name: float(loss.get(name, 0)) for name in LOSSES}
+  if min(weights.values()) < 0 or not any(weights.values()):
+    raise UserError(
+      f"config.loss is {dict(loss)}; wanted weights that are not negative, one "
+      "of them positive"
+    )
+  return {name: weight for name, weight in weights.items() if weight}
+
+
+def needs_teacher(loss: Mapping[str, float]) -> bool:
+  """Whether a loss is of more than the data."""
+  return bool(weights_of(loss).keys() - {"cross_entropy"})
+
+
+def get(config: ml_collections.ConfigDict, model: llama.Config) -> Program:
+  """The program of a run; runs that differ in their seed share it."""
+  compiled_in = ("steps", "method", "optimizer", "schedule", "loss")
+  compiled_in += ("remat", "dtype")
+  plain = {k: v for k, v in calling.plain(config).items() if k in compiled_in}
+  return _get(json.dumps(plain, sort_keys=True), model)
+
+
+@functools.lru_cache(maxsize=32)
+def _get(text: str, model: llama.Config) -> Program:
+  config = ml_collections.ConfigDict(json.loads(text))
+  # The key of draws is in the state; this one is of no use.
+  tx = transformation(config, jax.random.key(0))
+  llm = llama.Llama(model, remat=config.remat, dtype=jnp.dtype(config.dtype))
+  losses = _losses(config.loss, llm)
+
+  def loss(values, probes, tuned, batch, teacher):
+    params = finetune.join(values, tuned, probes)
+    parts = losses(params, batch, teacher)
+    return parts["loss"], parts
+
+  @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
+  def step(state, batch, teacher, phase):
+    probes = tx.probes(state.tuned, phase)
+    (values_grad, signal), parts = jax.grad(loss, (0, 1), has_aux=True)(
+      state.values, probes, state.tuned, batch, teacher
+    )
+    updates, tuned = tx.update(
+      values_grad, state.tuned, state.values, phase=phase, signal=signal
+    )
+    bad = ~jnp.isfinite(parts["loss"])
+    sums = Sums(
+      jax.tree.map(jnp.add, state.sums.losses, parts),
+      state.sums.steps + 1,
+      jnp.minimum(state.sums.bad, jnp.where(bad, state.step + 1, NEVER)),
+    )
+    values = optax.apply_updates(state.values, updates)
+    return State(state.step + 1, values, tuned, sums)
+
+  return Program(step, jax.jit(finetune.merge), tx.phase)
+
+
+def _losses(config: Mapping[str, float], llm: llama.Llama):
+  """`(params, batch, teacher's params) -> losses` by name, `loss` of all."""
+  weights = weights_of(config)
+  temperature = float(config.get("temperature", 1))
+  with_hidden = "square_head" in weights
+
+  def run(params, tokens):
+    if with_hidden:
+      return llm.apply({"params": params}, tokens, method="with_hidden")
+    return llm.apply({"params": params}, tokens), None
+
+  def losses(params, batch, teacher):
+    logits, hidden = run(params, batch.tokens)
+    logits, where = logits[:, :-1], batch.targets[:, 1:]
+    parts = {}
+    if "cross_entropy" in weights:
+      parts["cross_entropy"] = distill.cross_entropy(
+        logits, batch.tokens[:, 1:], where
+      )
+    if needs_teacher(config):
+      wanted, features = jax.lax.stop_gradient(run(teacher, batch.tokens))
+    if "kl" in weights:
+      parts["kl"] = distill.kl_divergence(
+        logits, wanted[:, :-1], where, temperature=temperature
+      )
+    if with_hidden:
+      parts["square_head"] = distill.square_head(
+        hidden[1:], features[1:], batch.real
+      )
+    total = sum(weights[name] * part for name, part in parts.items())
+    return {**parts, "loss": total}
+
+  return losses
+
+
+def no_sums(config: ml_collections.ConfigDict) -> Sums:
+  """Sums of nothing."""
+  names = (*weights_of(config.loss), "loss")
+  return Sums(
+    {name: jnp.zeros([]) for name in names},
+    jnp.zeros([], jnp.int32),
+    jnp.full([], NEVER, jnp.int32),
+  )
+
+
+def begin(config: ml_collections.ConfigDict, params: Any) -> State:
+  """The state before the first step.
+
+  Args:
+    config: The run's config.
+    params: The pretrained parameters, pruned if that is wanted.
+
+  Returns:
+    The state, of arrays of its own.
+
+  Raises:
+    UserError: If these parameters cannot be fine-tuned so.
+  """
+  keys = build.streams(config.seed)
+  key = jax.random.wrap_key_data(keys["masks"], impl="threefry2x32")
+  try:
+    params = jax.tree.map(jnp.array, params)
+    values, tuned = transformation(config, key).start(params)
+  except ValueError as error:
+    raise UserError(
+      f"method {config.method.name} on {config.model.name}: {error}. "
+      "config.prune says how to prune first."
+    ) from error
+  return State(jnp.zeros([], jnp.int32), values, tuned, no_sums(config))

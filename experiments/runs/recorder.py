@@ -1,0 +1,151 @@
+"""From what the device counted to the lines of metrics.jsonl.
+
+Records are read one stretch late, when they are done anyway, so that the
+device never waits for the host.
+"""
+
+import collections
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.runs import (metrics, programs)
+from experiments.errors import UserError
+from sparsejax.masks import path_name
+
+
+class Diverged(Exception):
+  """The loss, or what a step made of the params, is no longer finite."""
+
+  def __init__(self, what: str, step: int):
+    super().__init__(f"{what} at step {step}")
+
+
+def diverged(path: Path, error: Diverged, last: int | None) -> UserError:
+  """What to tell people of it.
+
+  Args:
+    path: The run's directory.
+    error: What was not finite, and when.
+    last: The step of the last checkpoint, None if there is none.
+
+  Returns:
+    The error, to be raised.
+  """
+  good = "there is no checkpoint yet"
+  if last is not None:
+    good = f"the last good checkpoint is that of step {last}"
+  return UserError(
+    f"{error}; {good}, in {path / 'checkpoints'}. Try a lower learning rate, "
+    "a warm-up or clipping, in another --workdir."
+  )
+
+
+class Recorder:
+  """Writes records in the order in which they were added, a little later."""
+
+  def __init__(self, write: metrics.Write, *, params: Any, labels: int):
+    """Starts with nothing to write.
+
+    Args:
+      write: From `metrics.writer`.
+      params: The parameters, or their shapes.
+      labels: Those that one training step takes.
+    """
+    self.note = ""  # on the last evaluation, for people
+    self._write = write
+    self._labels = labels
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    self._sizes = {path_name(path): math.prod(x.shape) for path, x in leaves}
+    self._pending = collections.deque()
+    self._clock = time.monotonic()
+
+  def train(self, step: int, sums: programs.Sums) -> None:
+    """Adds the sums since the record before."""
+    self._pending.append((step, "train", sums))
+
+  def test(self, step: int, scores: programs.Scores, zeros: dict) -> None:
+    """Adds an evaluation: what `evaluate` and `inspect` gave."""
+    self._pending.append((step, "test", (scores, zeros)))
+
+  def flush(self, *, keep: int = 0) -> None:
+    """Writes all but the newest `keep` records.
+
+    Raises:
+      Diverged: If a loss was not finite; that record is not written.
+    """
+    while len(self._pending) > keep:
+      step, split, values = self._pending.popleft()
+      if split == "train":
+        self._write_train(step, jax.device_get(values))
+      else:
+        self._write(step, split, self._tested(*jax.device_get(values)))
+
+  def _write_train(self, step: int, sums: programs.Sums) -> None:
+    check_loss(sums)
+    now = time.monotonic()
+    rate = sums.steps / max(now - self._clock, 1e-9)
+    self._clock = now
+    values = {
+      "loss": sums.loss / np.float32(sums.steps),
+      "accuracy": sums.correct / (int(sums.steps) * self._labels),
+    }
+    self._write(step, "train", values, {"steps_per_second": rate})
+
+  def _tested(self, scores: programs.Scores, zeros: dict) -> dict[str, Any]:
+    if zeros["stray"]:
+      raise AssertionError(
+        f"{zeros['stray']} inactive weights are not 0: the zeros got lost"
+      )
+    layers = {
+      path: {
+        "size": self._sizes[path],
+        "nnz": c["nnz"],
+        **_churn(c),
+        "explored": int(c["explored"]) / self._sizes[path],
+      }
+      for path, c in zeros["layers"].items()
+    }
+    counts = list(zeros["layers"].values())
+    total = {k: sum(int(c[k]) for c in counts) for k in programs.COUNTS}
+    maskable = sum(layer["size"] for layer in layers.values())
+    size = sum(self._sizes.values())
+    examples = int(scores.examples)
+    accuracy = int(scores.correct) / examples
+    self.note = f"accuracy {accuracy:.3f}"
+    return {
+      "loss": scores.loss / np.float32(examples),
+      "accuracy": accuracy,
+      "size": size,
+      "nnz": size - maskable + total["nnz"],
+      "density": total["nnz"] / maskable if maskable else 1.0,
+      **_churn(total),
+      "explored": total["explored"] / maskable if maskable else 1.0,
+      "layers": layers,
+    }
+
+
+def check_loss(sums: programs.Sums) -> None:
+  """Refuses sums that hold a loss that was not finite."""
+  if sums.bad != programs.NEVER:
+    raise Diverged("the loss is not finite", int(sums.bad))
+
+
+def check_state(state: programs.State) -> None:
+  """Refuses a state, on the host, that no run should go on from."""
+  check_loss(state.sums)
+  if not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):
+    raise Diverged("params are not finite", int(state.step))
+
+
+def _churn(counts: dict[str, Any]) -> dict[str, float]:
+  """Shares of the active weights that were inactive at two moments."""
+  nnz = max(int(counts["nnz"]), 1)
+  return {
+    "churn": int(counts["new"]) / nnz,
+    "churn_since_start": int(counts["new_since_start"]) / nnz,
+  }

@@ -1,0 +1,198 @@
+"""Who does the runs of a sweep: processes here, one program, or Slurm.
+
+A launcher maps a `Task` to events: what becomes of each run, as it happens.
+"""
+
+import functools
+import importlib.util
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.config import grid
+from experiments.errors import UserError
+from experiments.runs import train
+from experiments.runs import workdir as workdir_lib
+from experiments.sweep import population, workers
+from experiments.sweep.workers import Event
+
+_PATIENCE = 60.0  # seconds, for somebody else to leave a run's directory
+_EVERY = 5.0  # seconds between two looks at Slurm
+
+
+class Task(NamedTuple):
+  """What a launcher has to do.
+
+  Attributes:
+    config: The config file, with its argument after a colon.
+    root: The directory of all runs.
+    left: The names of those that are not finished.
+    jobs: How many at once; None leaves it to the launcher.
+    options: What the launcher takes besides.
+  """
+
+  config: str
+  root: pathlib.Path
+  left: list[str]
+  jobs: int | None
+  options: Mapping[str, Any]
+
+
+def log(root: pathlib.Path, name: str) -> pathlib.Path:
+  """Where what a run prints goes."""
+  return root / "logs" / f"{name}.txt"
+
+
+def option(text: str) -> tuple[str, int | str]:
+  """Reads KEY=VALUE, where whole numbers are numbers.
+
+  Raises:
+    UserError: If there is no key or no value.
+  """
+  key, _, value = text.partition("=")
+  if not key or not value:
+    raise UserError(f"--slurm={text}; wanted --slurm=KEY=VALUE")
+  return key, int(value) if value.isdecimal() else value
+
+
+def local(task: Task) -> Iterator[Event | None]:
+  """Processes on this machine, each on cores of its own.
+
+  As many at once as there are cores, unless `jobs` says otherwise.
+  """
+  _without_options("local", task)
+  work = functools.partial(_one, task.config, task.root)
+  pieces = {name: log(task.root, name) for name in task.left}
+  yield from workers.run(work, pieces, jobs=task.jobs or cores())
+
+
+def _one(config: str, root: pathlib.Path, name: str) -> None:
+  """Does one run in a worker, which has its plan at hand from then on."""
+  one = grid.plan(config)[name]
+  _patiently(lambda: train.train(one, root / name))
+
+
+def populations(task: Task) -> Iterator[Event | None]:
+  """A process for each population, one after another, or `jobs` at once."""
+  _without_options("population", task)
+  work = functools.partial(_group, task.config, task.root)
+  groups = {
+    name: [one for one in group if one in task.left]
+    for name, group in _groups(task.config).items()
+  }
+  groups = {name: left for name, left in groups.items() if left}
+  pieces = {name: log(task.root, name) for name in groups}
+  for event in workers.run(work, pieces, jobs=task.jobs or 1):
+    if event is None:
+      yield None
+      continue
+    for name in groups[event.name]:
+      yield _member(task.root, name, event)
+
+
+@functools.cache
+def _groups(config):
+  return population.groups(grid.plan(config))
+
+
+def _member(root, name, event) -> Event:
+  """What becomes of a run, from what becomes of its population."""
+  own = event._replace(name=name)
+  if event.what == "begun":
+    return own
+  if workdir_lib.finished(root / name) is not None:
+    return own._replace(what="finished", why="")
+  why = event.why or "its loss is not finite"
+  return own._replace(what="failed", why=f"{why} ({log(root, event.name)})")
+
+
+def _group(config: str, root: pathlib.Path, name: str) -> None:
+  """Does a population in a worker."""
+  if jax.config.jax_num_cpu_devices != cores():  # before there are any
+    jax.config.update("jax_num_cpu_devices", cores())
+  group = _groups(config)[name]
+  failed = _patiently(lambda: population.run(name, group, root))
+  for member, why in failed.items():
+    print(f"{member}: {why}", flush=True)
+
+
+def _patiently(work):
+  """Does what an earlier sweep, which saves just now, may still be in."""
+  end = time.monotonic() + _PATIENCE
+  while True:
+    try:
+      return work()
+    except workdir_lib.InUse:
+      if time.monotonic() > end:
+        raise
+      time.sleep(1)
+
+
+def slurm(task: Task) -> Iterator[Event | None]:
+  """An array of Slurm's jobs, one a run, at most `jobs` of them at once.
+
+  Jobs go on when this process ends; the same command afterwards does what is
+  left. Options are submitit's, `slurm_partition` and `timeout_min` among them.
+  """
+  if importlib.util.find_spec("submitit") is None:
+    raise UserError(
+      "--launcher=slurm needs submitit. Install it: pip install submitit"
+    )
+  import submitit
+
+  if not task.left:
+    return
+  try:
+    executor = submitit.AutoExecutor(task.root / "slurm", cluster="slurm")
+    parallelism = {"slurm_array_parallelism": task.jobs} if task.jobs else {}
+    executor.update_parameters(name="sparsejax", **parallelism, **task.options)
+    one = functools.partial(_one, task.config, task.root.absolute())
+    work = functools.partial(workers.done, one)
+    jobs = dict(
+      zip(task.left, executor.map_array(work, task.left), strict=True)
+    )
+  except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+    raise UserError(f"Slurm takes no jobs: {error}") from error
+  yield from _followed(task, jobs)
+
+
+def _followed(task: Task, jobs) -> Iterator[Event | None]:
+  begun: dict[str, float] = {}
+  while jobs:
+    for name, job in list(jobs.items()):
+      done = job.done()
+      if name not in begun and (done or job.state == "RUNNING"):
+        begun[name] = time.monotonic()
+        yield Event(name, "begun")
+      if not done:
+        continue
+      del jobs[name]
+      seconds = time.monotonic() - begun[name]
+      if workdir_lib.finished(task.root / name) is not None:
+        yield Event(name, "finished", seconds)
+        continue
+      why = f"its job is {job.state}" if job.exception() else job.result()
+      where = f"job {job.job_id}, {job.paths.stderr}"
+      yield Event(name, "failed", seconds, f"{why} ({where})")
+    yield None
+    if jobs:
+      time.sleep(_EVERY)
+
+
+def _without_options(launcher, task):
+  if task.options:
+    raise UserError(
+      f"launcher {launcher} takes no options, got {dict(task.options)}"
+    )
+
+
+def cores() -> int:
+  """How many this process may use."""
+  return len(os.sched_getaffinity(0))
+
+
+LAUNCHERS = {"local": local, "population": populations, "slurm": slurm}

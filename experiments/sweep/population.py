@@ -1,0 +1,418 @@
+"""Runs of one method as one population: one program for all of them.
+
+What may differ among its members is the seed, the sparsity, the learning rate
+and the drop fraction. Their states are stacked, and shared out among the
+devices. A CPU trains its members one after another within one loop; an
+accelerator trains its members at once, by `jax.vmap`. No step is a condition:
+which steps move masks is the same for all, and known to the host.
+
+Each member leaves the directory that experiments.runs.train leaves, and begins
+with
+the bits that it begins with there. Sums are made in another order from then on,
+so its numbers differ in rounding, which training makes larger.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.config import calling, grid, parts
+from experiments.errors import UserError
+from experiments.runs import batches as source
+from experiments.runs import checkpoints, metrics, programs, signals, train
+from experiments.runs import workdir as workdir_lib
+from experiments.runs.recorder import Diverged, Recorder, check_state
+
+# Algorithms whose budgets are in their state, and nowhere else.
+_BUDGETED = ("static", "set", "rigl", "snfs", "seft", "mest", "srigl", "gmp")
+_AXIS = "members"
+_MEMBERS, _ALL = PartitionSpec(_AXIS), PartitionSpec()
+
+
+def groups(
+  planned: Mapping[str, ml_collections.ConfigDict],
+) -> dict[str, dict[str, ml_collections.ConfigDict]]:
+  """Which runs can be members of one population.
+
+  Args:
+    planned: Configs by the names of runs.
+
+  Returns:
+    The same, by the name of the population, which is a hash of what its
+    members share. A run that fits no population is alone, under its own name.
+  """
+  found: dict[str, dict[str, ml_collections.ConfigDict]] = {}
+  for name, config in planned.items():
+    found.setdefault(_group(name, config), {})[name] = config
+  return found
+
+
+def _group(name, config) -> str:
+  dataset = parts.dataset(config.data.to_dict())
+  fits = config.mode == "masked" and config.devices == 1
+  if not fits or dataset.train is None or config.keep_steps:
+    return name
+  differing = {"name", "seed"}
+  # Whose budgets are in the state, and nowhere else.
+  scope = config.algorithm.get("scope", "layer")
+  if scope == "layer" and config.algorithm.name in _BUDGETED:
+    differing.add("algorithm.sparsity")
+  told = grid.flat(config)
+  same = {k: None if k in parts.NUMBERS else v for k, v in told.items()}
+  text = json.dumps({k: v for k, v in same.items() if k not in differing})
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run(
+  name: str,
+  group: Mapping[str, ml_collections.ConfigDict],
+  root: Path,
+) -> dict[str, str]:
+  """Trains what is left of a group, or goes on training it.
+
+  Args:
+    name: The population's.
+    group: The configs of its runs by their names, as `groups` gives them.
+    root: The directory of all runs.
+
+  Returns:
+    By name, why runs have failed: their loss was not finite.
+
+  Raises:
+    UserError: If something is wrong that the user can mend (the population was
+      begun with runs that are not in the group, among others), or it was asked
+      to stop, once it has saved.
+  """
+  folder, failed = root / "populations" / name, {}
+  with workdir_lib.locked(folder):
+    while left := [
+      n
+      for n in group
+      if n not in failed and workdir_lib.finished(root / n) is None
+    ]:
+      if len(left) == 1 and not (folder / "members.json").exists():
+        train.train(group[left[0]], root / left[0])
+        continue
+      # Others may have joined since it began: these come afterwards.
+      begun = workdir_lib.kept(
+        folder / "members.json", lambda left=left: {"members": left}
+      )["members"]
+      if lost := [n for n in begun if n not in group]:
+        raise UserError(
+          f"{folder} trains runs that the grid no longer has: "
+          f"{', '.join(lost)}. Bring them back into the config file, or remove "
+          "that folder: what its other runs have learned is lost, and they "
+          "begin anew."
+        )
+      failed |= _trained({n: group[n] for n in begun}, folder, root)
+      shutil.rmtree(folder / "checkpoints")
+      (folder / "members.json").unlink()
+  return failed
+
+
+def _trained(members, folder, root) -> dict[str, str]:
+  names = list(members)
+  with contextlib.ExitStack() as stack:
+    paths = []
+    for name, config in members.items():
+      path = stack.enter_context(workdir_lib.locked(root / name))
+      workdir_lib.admit(path, calling.plain(config), free=("mode", "devices"))
+      paths.append(path)
+    manager = stack.enter_context(
+      contextlib.closing(checkpoints.open_manager(folder / "checkpoints"))
+    )
+    population = _Population(list(members.values()), paths, folder, manager)
+    host, failed = population.trained()
+    checkpoints.settle(manager)
+    failed |= population.leave(host, failed)
+  return {names[i]: why for i, why in failed.items()}
+
+
+class _Programs(NamedTuple):
+  """Compiled functions of all members at once, see `programs.Programs`.
+
+  Attributes:
+    ordinary: `(State, Batches, until, numbers) -> State`.
+    moving: The same, of steps on which masks move.
+    evaluate: `(State, x, y) -> Scores` of batches of tests [parts, n, ...].
+    inspect: `(State) -> (dict, seen_masks)`.
+  """
+
+  ordinary: Any
+  moving: Any
+  evaluate: Any
+  inspect: Any
+
+
+# Of a stacked state all but the step has an axis of members, the first one.
+_STATE = programs.State(*[_MEMBERS] * len(programs.State._fields))._replace(
+  step=_ALL
+)
+_BATCHES = programs.Batches(x=_ALL, y=_ALL, order=_MEMBERS, first=_ALL)
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(single: programs.Programs, mesh: Mesh) -> _Programs:
+  one_by_one = _one_by_one(mesh)
+
+  def each(function, *stacked):
+    """A function of every member that this device has."""
+    if one_by_one:
+      return lax.map(lambda xs: function(*xs), stacked)
+    return jax.vmap(function)(*stacked)
+
+  def sharded(function, takes, gives):
+    return jax.shard_map(
+      function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False
+    )
+
+  def steps(many):
+    def stretch(state, batches, until, numbers):
+      def member(rest, order, numbers):
+        own = batches._replace(order=order)
+        new = many(rest._replace(step=state.step), own, until, numbers)
+        return new._replace(step=None)
+
+      rest = state._replace(step=None)
+      new = each(member, rest, batches.order, numbers)
+      return new._replace(step=until)
+
+    takes = (_STATE, _BATCHES, _ALL, _MEMBERS)
+    return jax.jit(sharded(stretch, takes, _STATE), donate_argnums=0)
+
+  def evaluate(state, x, y):
+    def member(rest):
+      variables = programs.variables(rest)
+
+      def add(scores, batch):
+        return single.evaluate(scores, variables, *batch), None
+
+      return lax.scan(add, programs.no_scores(), (x, y))[0]
+
+    return each(member, state._replace(step=None))
+
+  def inspect(state):
+    return each(single.inspect, state._replace(step=None))
+
+  return _Programs(
+    ordinary=steps(single.ordinary.many),
+    moving=steps(single.moving.many),
+    evaluate=jax.jit(sharded(evaluate, (_STATE, _ALL, _ALL), _MEMBERS)),
+    inspect=jax.jit(sharded(inspect, (_STATE,), _MEMBERS)),
+  )
+
+
+class _Member(Recorder):
+  """The record of a member, which ends where its loss is not finite."""
+
+  failed = ""
+
+  def flush(self, *, keep=0):
+    try:
+      if not self.failed:
+        super().flush(keep=keep)
+    except Diverged as error:
+      self.failed = str(error)
+
+
+class _Population:
+  """The members, and what serves them all."""
+
+  def __init__(self, configs, paths, folder, manager):
+    self.configs, self.paths = configs, paths
+    self.folder, self.manager = folder, manager
+    self.config = configs[0]
+    # All devices have as many members; the last one fills them up.
+    devices = _devices()[: len(configs)]
+    self.mesh = Mesh(np.array(devices), (_AXIS,))
+    self.padding = -len(configs) % len(devices)
+    single = programs.get(self.config, products=True)
+    self.program = _compiled(single, self.mesh)
+    self.shapes = train.like(self.config, single)
+
+  def trained(self) -> tuple[programs.State, dict[int, str]]:
+    """The last state, on the host, and why members have failed."""
+    config, size = self.config, len(self.configs)
+    like = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), self.shapes
+    )._replace(step=self.shapes.step)
+    step, host = checkpoints.restore(self.manager, like) or (-1, None)
+    if step == config.steps:
+      return host, {}
+    state = self._placed(self._first() if host is None else host)
+    numbers = self._numbers()
+    keys = np.asarray(state.keys["data"])[:size]
+    sources = [source.of(*one) for one in zip(self.configs, keys, strict=True)]
+    block = sources[0].block
+    x, y = map(jnp.stack, zip(*sources[0].tests(), strict=True))
+    tests = self._put((x, y), _ALL)
+    examples = sources[0].batches(0)
+    examples = self._put((examples.x, examples.y), _ALL)
+    moves = parts.transformation(config, jax.random.key(0)).moves
+
+    def evaluate(state):
+      scores = self.program.evaluate(state, *tests)
+      zeros, seen = self.program.inspect(state)
+      found = jax.device_get((scores, zeros))
+      for i, recorder in enumerate(recorders):
+        recorder.test(step, *_member(i, found))
+      return state._replace(seen_masks=seen)
+
+    def save(state):
+      for path in self.paths:
+        metrics.sync(path)
+      host = self._on_host(state)
+      checkpoints.save(self.manager, step, host)
+      return host
+
+    with signals.caught() as came, self._recorders(after=step) as recorders:
+      if host is None:
+        step = int(state.step)
+        state = evaluate(state)
+      batches, drawn = None, None
+      while step < config.steps:
+        stop = train.next_stop(config, step, block, moves)
+        if drawn != step // block:
+          batches, drawn = self._batches(sources, examples, step), step // block
+        take = self.program.moving if moves(step) else self.program.ordinary
+        state = take(state, batches, np.int32(stop), numbers)
+        step = stop
+        if train.due(config, step, config.log_every):
+          sums = jax.device_get(state.sums)
+          for i, recorder in enumerate(recorders):
+            recorder.train(step, _member(i, sums))
+          state = state._replace(sums=self._no_sums())
+        if train.due(config, step, config.eval_every):
+          state = evaluate(state)
+        for recorder in recorders:
+          recorder.flush()
+        stopped_by = came()
+        if stopped_by or train.due(config, step, config.checkpoint_every):
+          host = save(state)
+        if stopped_by and step < config.steps:
+          checkpoints.settle(self.manager)
+          raise signals.stopped(self.folder, step, config.steps, stopped_by)
+    return host, {i: r.failed for i, r in enumerate(recorders) if r.failed}
+
+  def leave(
+    self, host: programs.State, failed: Mapping[int, str]
+  ) -> dict[int, str]:
+    """Leaves each member what `train.train` leaves; why more have failed."""
+    more = {}
+    pairs = zip(self.configs, self.paths, strict=True)
+    for i, (config, path) in enumerate(pairs):
+      if i in failed:
+        continue
+      state = _member(i, host._replace(step=None))._replace(step=host.step)
+      try:
+        check_state(state)
+      except Diverged as error:
+        more[i] = str(error)
+        continue
+      with contextlib.closing(
+        checkpoints.open_manager(path / "checkpoints")
+      ) as manager:
+        checkpoints.save(manager, config.steps, state)
+        checkpoints.settle(manager)
+      final = metrics.last_test(metrics.read(path))
+      workdir_lib.finish(path, config.steps, final)
+    return more
+
+  def _first(self) -> programs.State:
+    """The state that each begins with by itself."""
+    usual = grid.flat(self.config)
+    states = []
+    for config in self.configs:
+      # Numbers have no part in it: whoever has the same budgets shares it.
+      config = grid.changed(
+        config, {key: usual[key] for key in parts.NUMBERS if key in usual}
+      )
+      states.append(train.first_state(config, programs.get(config)))
+    stacked = jax.tree.map(lambda *xs: np.stack(jax.device_get(xs)), *states)
+    return stacked._replace(step=np.asarray(states[0].step))
+
+  @contextlib.contextmanager
+  def _recorders(self, *, after):
+    with contextlib.ExitStack() as stack:
+      writers = [
+        metrics.writer(path, after=after, tensorboard=config.tensorboard)
+        for config, path in zip(self.configs, self.paths, strict=True)
+      ]
+      dataset = parts.dataset(self.config.data.to_dict())
+      labels = self.config.batch_size * dataset.labels
+      yield [
+        _Member(
+          stack.enter_context(writer), params=self.shapes.params, labels=labels
+        )
+        for writer in writers
+      ]
+
+  def _numbers(self):
+    """What members have of `build.NUMBERS`, by key."""
+    told = [grid.flat(one) for one in self.configs]
+    numbers = {
+      key: np.array([one[key] for one in told], np.float32)
+      for key in parts.NUMBERS
+      if key in told[0]
+    }
+    return self._put(self._padded(numbers), _MEMBERS)
+
+  def _no_sums(self):
+    size = len(self.configs) + self.padding
+    sums = jax.tree.map(
+      lambda x: np.broadcast_to(x, (size, *x.shape)),
+      jax.device_get(programs.no_sums()),
+    )
+    return self._put(sums, _MEMBERS)
+
+  def _batches(self, sources, examples, step):
+    """The examples, on every device, and each member's order of them."""
+    own = [one.batches(step) for one in sources]
+    order = self._padded(np.stack(jax.device_get([b.order for b in own])))
+    x, y = examples
+    return programs.Batches(
+      x, y, self._put(order, _MEMBERS), self._put(own[0].first, _ALL)
+    )
+
+  def _padded(self, tree):
+    def leaf(x):
+      return np.concatenate([x, np.repeat(x[-1:], self.padding, 0)])
+
+    return jax.tree.map(leaf, tree)
+
+  def _put(self, tree, spec):
+    return jax.device_put(tree, NamedSharding(self.mesh, spec))
+
+  def _placed(self, host: programs.State) -> programs.State:
+    rest = self._put(self._padded(host._replace(step=None)), _MEMBERS)
+    return rest._replace(step=self._put(host.step, _ALL))
+
+  def _on_host(self, state: programs.State) -> programs.State:
+    size = len(self.configs)
+    host = checkpoints.snapshot(state)
+    rest = jax.tree.map(lambda x: x[:size], host._replace(step=None))
+    return rest._replace(step=host.step)
+
+
+def _one_by_one(mesh: Mesh) -> bool:
+  return mesh.devices.flat[0].platform == "cpu"
+
+
+def _devices() -> list[jax.Device]:
+  return jax.local_devices()
+
+
+def _member(i: int, tree: Any) -> Any:
+  return jax.tree.map(lambda x: x[i], tree)

@@ -1,0 +1,151 @@
+"""The tables of sweeps, of results/, and of the README.
+
+python -m experiments.tables --table=NAME --root=DIR [--arg=ARG] [--out=results]
+
+makes the table of configs/NAME.py (with its argument ARG) from the runs in DIR:
+NAME.csv, .md, .tex, their numbers run by run in NAME_runs.csv, NAME.png and
+NAME_flops.png, all in DIR or the folder of --out; and DIR/report.html.
+
+python -m experiments.tables --table=all
+
+makes all tables in results/ anew that are made of NAME_runs.csv, or of
+arithmetic alone, and then, as `python -m experiments.tables` does, those of
+README.md. A test fails when they differ.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import cli
+from experiments.config import grid
+from experiments.errors import UserError, unknown
+from experiments.plots import sparsities
+from experiments.runs.workdir import storage
+from experiments.tables import html, paper_costs
+from experiments.tables import rows as sweep_table
+from experiments.tables import text as csv_tables
+
+ROOT = pathlib.Path(__file__).parents[2]
+_RUNS = "_runs.csv"
+
+
+def make(
+  name: str,
+  root: pathlib.Path,
+  *,
+  arg: str = "",
+  out: pathlib.Path | None = None,
+) -> list[sweep_table.Row]:
+  """Makes the table and the report of a sweep.
+
+  Args:
+    name: The config file's, without folder and ending.
+    root: The directory of the runs.
+    arg: The config's argument.
+    out: Where the table goes; `root` by default. The report goes to `root`.
+
+  Returns:
+    The rows.
+
+  Raises:
+    UserError: If there is no such config, it is no grid, or no run is finished.
+  """
+  file = _config(name)
+  config = f"{file}:{arg}" if arg else str(file)
+  records = sweep_table.collect(config, root)
+  out = out or root
+  short = f"configs/{name}.py" + (f":{arg}" if arg else "")
+  made = (
+    f"python -m experiments.sweep --config={short} --root=DIR && "
+    f"python -m experiments.tables --table={name} --root=DIR --out=results"
+  )
+  with storage(out):
+    out.mkdir(parents=True, exist_ok=True)
+    sweep_table.save(out / f"{name}{_RUNS}", records, command=made)
+  rows = rebuild(out / f"{name}{_RUNS}")
+  launched = f"python -m experiments.sweep --config={short} --root={root}"
+  html.write(root / "report.html", config, root, rows, launched)
+  return rows
+
+
+def rebuild(file: pathlib.Path) -> list[sweep_table.Row]:
+  """Makes a table from its NAME_runs.csv, beside that.
+
+  Args:
+    file: NAME_runs.csv.
+
+  Returns:
+    The rows.
+
+  Raises:
+    UserError: If it cannot be read, or there is no such config.
+  """
+  name = file.name.removesuffix(_RUNS)
+  config = grid.module(str(_config(name)))
+  rows = sweep_table.rows(sweep_table.load(file), config)
+  orders = sweep_table.orders(rows, getattr(config, "EXPECTED", ()))
+  lines = sweep_table.lines(rows)
+  beside = file.with_name
+  with storage(file.parent):
+    csv_tables.write(
+      beside(f"{name}.csv"),
+      lines,
+      command="python -m experiments.tables --table=all",
+    )
+    beside(f"{name}.md").write_text(html.markdown(rows, orders))
+    beside(f"{name}.tex").write_text(sweep_table.latex(lines) + "\n")
+    if any(row.entry.sparsity for row in rows):
+      sparsities.sparsities(rows, beside(f"{name}.png"))
+    sparsities.against_flops(rows, beside(f"{name}_flops.png"))
+  return rows
+
+
+def _config(name: str) -> pathlib.Path:
+  known = {file.stem: file for file in (ROOT / "configs").glob("*.py")}
+  if name not in known:
+    raise unknown("config with a table", name, {"all", *known})
+  return known[name]
+
+
+def readme() -> None:
+  """Rewrites the tables of README.md."""
+  file = ROOT / "README.md"
+  file.write_text(csv_tables.fill(file.read_text(), ROOT))
+
+
+def main() -> None:
+  """Hands the flags on."""
+  given = flags.FLAGS
+  if given.table in (None, "all"):
+    if given.root:
+      raise UserError("--root is for one table; name it by --table=NAME")
+    if given.table:
+      for file in sorted((ROOT / "results").glob(f"*{_RUNS}")):
+        rebuild(file)
+      csv_tables.write(
+        ROOT / "results" / "flops.csv",
+        [paper_costs.HEADER, *paper_costs.rows()],
+        command="python -m experiments.paper_costs --csv=results/flops.csv",
+      )
+    readme()
+    return
+  if not given.root:
+    raise UserError(
+      f"--table={given.table} needs --root, the directory of its sweep"
+    )
+  out = pathlib.Path(given.out) if given.out else None
+  make(given.table, pathlib.Path(given.root), arg=given.arg, out=out)
+  where = out or given.root
+  print(f"{where}/{given.table}.md; the report is {given.root}/report.html")
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string("table", None, "A config's name, or all.")
+  flags.DEFINE_string("root", None, "The directory of the sweep's runs.")
+  flags.DEFINE_string("arg", "", "The config's argument.")
+  flags.DEFINE_string("out", None, "Where the table goes; --root by default.")
+
+
+if __name__ == "__main__":
+  cli.run(main, _define_flags)

@@ -1,0 +1,157 @@
+"""What runs cost: FLOPs relative to dense, by the cost models of the papers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from experiments.config import parts
+from experiments.runs import programs
+from sparsejax import distributions, flops
+from sparsejax.masks import path_name
+
+History = Sequence[Mapping[str, Any]]
+
+
+class Cost(NamedTuple):
+  """FLOPs of one example, by the cost model of RigL's paper, appendix H.
+
+  Attributes:
+    training: Of a training step, on average.
+    inference: Of a forward pass with the final masks.
+    dense_training: Of a training step of the same net without zeros.
+    dense_inference: Of its forward pass.
+  """
+
+  training: float
+  inference: float
+  dense_training: float
+  dense_inference: float
+
+  @property
+  def relative(self) -> tuple[float, float]:
+    """Training and inference, relative to the same net without zeros."""
+    return (
+      self.training / self.dense_training,
+      self.inference / self.dense_inference,
+    )
+
+
+def of(config: ml_collections.ConfigDict, history: History) -> Cost:
+  """Sums up what a run costs.
+
+  Args:
+    config: The run's.
+    history: Its records, see metrics.jsonl.
+
+  Returns:
+    The FLOPs.
+  """
+  net = _Net(config, history)
+  dense = sum(jax.tree.leaves(net.leaves))
+  sparse = _scaled(net.leaves, _shares(net.tests[-1]))
+  training = _training(net, dense, sparse)
+  return Cost(training, sparse, flops.dense_training_flops(dense), dense)
+
+
+def by_leaf(config: ml_collections.ConfigDict):
+  """Forward FLOPs of one example, by parameter, without zeros."""
+  dataset, model = programs.parts(config)
+  variables = _variables(config)
+
+  def forward(params, x):
+    stats = {k: v for k, v in variables.items() if k != "params"}
+    stats = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), stats)
+    return model.apply({**stats, "params": params}, dataset.prepare(x), False)
+
+  x = jax.ShapeDtypeStruct((1, *dataset.like.shape), dataset.like.dtype)
+  return flops.param_flops(forward, variables["params"], x)
+
+
+def _variables(config):
+  return jax.eval_shape(programs.get(config).draw, parts.streams(config.seed))
+
+
+class _Net:
+  """A run's net, and how its zeros came."""
+
+  def __init__(self, config, history):
+    self.config = config
+    self.leaves = by_leaf(config)
+    self.tests = [r for r in history if r["split"] == "test"]
+
+  def over_time(self) -> np.ndarray:
+    """Forward FLOPs at every step, on a line between two evaluations."""
+    steps = [record["step"] for record in self.tests]
+    costs = [_scaled(self.leaves, _shares(record)) for record in self.tests]
+    return np.interp(np.arange(steps[-1]), steps, costs)
+
+  def with_budgets(self, sparsity: float) -> float:
+    """Forward FLOPs with the budgets of another sparsity."""
+    params = _variables(self.config)["params"]
+    given = parts.algorithm_functions(self.config)
+    counts = distributions.budgets(
+      params,
+      sparsity,
+      given.get("distribution", distributions.erdos_renyi_kernel),
+      given.get("prunable", distributions.matrices),
+    )
+    sizes = {
+      path_name(path): np.size(p)
+      for path, p in jax.tree_util.tree_leaves_with_path(params)
+    }
+    return _scaled(self.leaves, {p: n / sizes[p] for p, n in counts.items()})
+
+
+def _shares(record: Mapping[str, Any]) -> dict[str, float]:
+  """The densities of the sparse leaves, of an evaluation's record."""
+  return {p: c["nnz"] / c["size"] for p, c in record["layers"].items()}
+
+
+def _training(net: _Net, dense: float, sparse: float) -> float:
+  """FLOPs of a mean training step; see RigL's appendix H."""
+  algorithm = net.config.algorithm
+  match algorithm.name:
+    case "dense":
+      return flops.dense_training_flops(dense)
+    case "static" | "set":
+      return flops.static_training_flops(sparse)
+    case "mest":  # With a surplus it has more weights at first.
+      return flops.pruning_training_flops(net.over_time())
+    case "snfs":
+      return flops.snfs_training_flops(dense, sparse)
+    case "rigl" | "seft" | "srigl":
+      delta_t = algorithm.get("delta_t", 100)
+      return flops.rigl_training_flops(dense, sparse, delta_t=delta_t)
+    case "gmp":
+      return flops.pruning_training_flops(net.over_time())
+    case "granet":
+      steps = net.over_time()
+      extra = (dense - steps.mean()) / algorithm.get("delta_t", 1000)
+      return flops.pruning_training_flops(steps) + extra
+    case "ac_dc":
+      share = _compressed_share(algorithm.phases, net.config.steps)
+      return flops.static_training_flops(share * sparse + (1 - share) * dense)
+    case "top_kast":
+      backward = net.with_budgets(algorithm.backward_sparsity)
+      return flops.top_kast_training_flops(sparse, backward)
+    case "ste" | "sr_ste" | "movement" | "soft_movement" | "str":
+      steps = net.over_time()
+      return flops.straight_through_training_flops(dense, steps)
+  raise ValueError(f"no cost model for {algorithm.name}")
+
+
+def _compressed_share(phases, steps) -> float:
+  """The share of steps in sparse phases, which begin at every other one."""
+  bounds = [*phases, steps]
+  pairs = zip(bounds[::2], bounds[1::2], strict=True)
+  return sum(end - begin for begin, end in pairs) / steps
+
+
+def _scaled(leaves, shares) -> float:
+  """Forward FLOPs with these shares of leaves' weights; others are whole."""
+  costs = jax.tree_util.tree_leaves_with_path(leaves)
+  return sum(f * shares.get(path_name(path), 1.0) for path, f in costs)

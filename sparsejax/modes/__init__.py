@@ -1,0 +1,17 @@
+"""Whole trainings on packed arrays: the same algorithms, the same masks."""
+
+from sparsejax.modes.training import (
+  PackedTransformation,
+  kernels,
+  packed,
+  trimmed,
+  value_and_grad,
+)
+
+__all__ = [
+  "PackedTransformation",
+  "kernels",
+  "packed",
+  "trimmed",
+  "value_and_grad",
+]

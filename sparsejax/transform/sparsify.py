@@ -1,0 +1,359 @@
+"""The one skin over optax: an inner optimizer on sparse params.
+
+Params hold the zeros: the update of an inactive weight is what brings it to
+exactly 0. So the loss needs no masks, and its gradient is the dense one.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.nn.initializers import zeros
+
+from sparsejax import masks as masks_lib
+from sparsejax.masks import PyTree
+from sparsejax.schedules import When, never
+from sparsejax.transform import step as steps
+from sparsejax.transform.state import (
+  ForwardMaskedState,
+  SparseState,
+  find,
+  get_masks,
+)
+from sparsejax.updates import MaskState, MaskUpdate
+
+_taken_over = contextvars.ContextVar("mask state", default=None)
+
+
+class Recipe(NamedTuple):
+  """What `sparsify` was given; see there."""
+
+  inner: optax.GradientTransformationExtraArgs
+  mask_update: MaskUpdate
+  key: jax.Array | None
+  step_on_update: bool
+  grown_values: jax.nn.initializers.Initializer
+  grown_moments: Callable[[jax.Array, jax.Array], jax.Array] | None
+  restart: When
+
+
+class SparseTransformation(optax.GradientTransformationExtraArgs):
+  """An optax transformation that knows at which steps its masks move.
+
+  Attributes:
+    moves: `step -> bool`, for loops that pass `update_masks` themselves; steps
+      count from 0.
+    recipe: What it was made of, if it holds params at zero; else None.
+  """
+
+  moves: When
+  recipe: Recipe | None
+
+  def __new__(cls, init, update, moves, recipe=None):
+    """Makes one of the two functions and what else is known of them."""
+    self = super().__new__(cls, init, update)
+    self.moves, self.recipe = moves, recipe
+    return self
+
+
+def sparsify(
+  inner: optax.GradientTransformation,
+  mask_update: MaskUpdate,
+  *,
+  when: When,
+  key: jax.Array | None,
+  enforce: bool = True,
+  step_on_update: bool = False,
+  grown_values: jax.nn.initializers.Initializer = zeros,
+  grown_moments=None,
+  restart: When = never,
+) -> SparseTransformation:
+  """Trains with `inner` what a mask update leaves active.
+
+  Everything that shapes the update belongs inside: `sparsify(chain(clip,
+  adamw), ...)`. It then sees masked gradients only, so that norms and moments
+  count active weights, and nothing scales the updates that make zeros.
+
+  The state holds masks and moments; checkpoint it, and the run resumes with
+  the same bits.
+
+  Args:
+    inner: Any optax optimizer.
+    mask_update: How masks begin and move.
+    when: `step -> bool`, the steps at which they move; steps count from 0.
+    key: PRNG key of all draws, of any kind; None only if there are none.
+    enforce: Whether inactive params are held at exactly 0. If not, this is
+      `straight_through`, which has more to choose from.
+    step_on_update: Whether params also take a gradient step when masks move.
+      RigL does not: its moments stand still, while counters of schedules go
+      on, so that the learning rate follows the global step.
+    grown_values: jax initializer `(key, shape, dtype) -> values` of newly grown
+      weights; zeros in the papers. Weights dropped and regrown at
+      once keep theirs.
+    grown_moments: `(moment, grad) -> moment` of newly grown weights, from the
+      inner optimizer's old moment and the dense gradient; zero by default.
+    restart: `step -> bool`: at which of the steps that move masks the moments
+      of all weights start from zero, and not of those newly grown only.
+
+  Returns:
+    A gradient transformation, whose attribute `moves` is `when`. Its `update`
+    takes dense gradients and needs the params. An extra argument `update_masks`
+    overrides `when`: a Python bool is settled at trace time, so that the step
+    holds no selection (False) or no condition (True); None asks `when` inside a
+    `lax.cond`. All other extra arguments go to `inner`.
+
+  Raises:
+    ValueError: From `update`, if params are missing, or gradients do not fit.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from sparsejax import schedules, updates
+    >>> tx = sparsify(optax.sgd(0.1), updates.static(sparsity=0.5),
+    ...               when=schedules.never, key=jax.random.key(0))
+    >>> params, state = init(tx, jnp.ones((2, 4)))
+    >>> change, state = tx.update(jnp.ones((2, 4)), state, params)
+    >>> int((optax.apply_updates(params, change) != 0).sum())
+    4
+  """
+  if not enforce:
+    if grown_values is not zeros or grown_moments or restart is not never:
+      raise ValueError(
+        "got enforce=False with grown_values, grown_moments or restart, which "
+        "are about weights that were zero: wanted none of them"
+      )
+    return straight_through(
+      inner, mask_update, when=when, key=key, step_on_update=step_on_update
+    )
+  inner = optax.with_extra_args_support(inner)
+  recipe = Recipe(
+    inner,
+    mask_update,
+    key,
+    step_on_update,
+    grown_values,
+    grown_moments,
+    restart,
+  )
+
+  def init_fn(params):
+    mask_state, params = first_masks(mask_update, key, params)
+    return SparseState(mask_state, inner.init(params))
+
+  def update_fn(grads, state, params=None, *, update_masks=None, **extra):
+    old = state.mask_state
+    steps.check(grads, params, old.masks)
+    now = steps.settled(update_masks, when, old.count)
+    new = steps.either(
+      now,
+      lambda: mask_update.update(grads, old, params, True),
+      lambda: mask_update.update(grads, old, params, False),
+    )
+    values, inner_state = params, state.inner_state
+    if now is not False:
+      values = steps.grown(grown_values, old, new, params)
+      kept = steps.kept_moments(old, new, now, restart)
+      inner_state = steps.reset(
+        inner, inner_state, kept, new.masks, grads, grown_moments
+      )
+    updates, stepped = inner.update(
+      masks_lib.apply_masks(grads, new.masks), inner_state, values, **extra
+    )
+    if now is not False and not step_on_update:
+      updates, stepped = steps.instead(
+        now, inner, inner_state, stepped, updates, params
+      )
+    updates = steps.towards(updates, params, new.masks, values)
+    return updates, SparseState(steps.counted(new), stepped)
+
+  return SparseTransformation(init_fn, update_fn, when, recipe)
+
+
+def first_masks(
+  mask_update: MaskUpdate, key: jax.Array | None, params: PyTree
+) -> tuple[MaskState, PyTree]:
+  """The mask state of the beginning, and params with its zeros."""
+  if (mask_state := _taken_over.get()) is not None:
+    return mask_state, params  # which have them already
+  mask_state = mask_update.init(key, params)
+  return mask_state, masks_lib.apply_masks(params, mask_state.masks)
+
+
+def straight_through(
+  inner: optax.GradientTransformation,
+  mask_update: MaskUpdate,
+  *,
+  when: When,
+  key: jax.Array | None,
+  gradients: Callable[[PyTree, PyTree, MaskState], PyTree] | None = None,
+  trained: Callable[[MaskState], PyTree] | None = None,
+  step_on_update: bool = True,
+) -> SparseTransformation:
+  """Trains dense weights, of which the forward pass sees the active ones.
+
+  The loss has to use `forward_params`, whose gradient reaches all weights.
+  Masks are chosen at the end of a step, by the weights as they then are, for
+  the next forward pass.
+
+  Args:
+    inner: Any optax optimizer.
+    mask_update: How masks begin and move.
+    when: `step -> bool`, the steps whose forward pass sees new masks; steps
+      count from 0, whose masks are those of the beginning.
+    key: PRNG key of all draws, of any kind; None only if there are none.
+    gradients: `(grads, params, mask_state) -> grads`: what `inner` sees, where
+      that is not the dense gradients.
+    trained: `mask_state -> masks`: the weights that change at all; all of them
+      by default. The others keep their values, and have no moments.
+    step_on_update: Whether params also take a gradient step when masks move.
+
+  Returns:
+    A gradient transformation, as of `sparsify`; `update_masks` is about the
+    masks of the next step.
+
+  Raises:
+    ValueError: From `update`, if params are missing, or gradients do not fit.
+
+  References:
+    Bengio et al., Estimating or Propagating Gradients Through Stochastic
+    Neurons for Conditional Computation, arXiv:1308.3432, 2013, section 4.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from sparsejax import forward_params, schedules, scores, updates
+    >>> tx = straight_through(
+    ...   optax.sgd(1.0), updates.best(sparsity=0.5, score=scores.magnitude()),
+    ...   when=schedules.always, key=jax.random.key(0))
+    >>> w = jnp.array([[3.0, 2.0], [1.0, 0.5]])
+    >>> params, state = init(tx, w)
+    >>> print(forward_params(params, state))
+    [[3. 2.]
+     [0. 0.]]
+    >>> grads = jax.grad(lambda w: forward_params(w, state)[1, 0] * -4)(params)
+    >>> change, state = tx.update(grads, state, params)
+    >>> print(forward_params(optax.apply_updates(params, change), state))
+    [[3. 0.]
+     [5. 0.]]
+  """
+  inner = optax.with_extra_args_support(inner)
+
+  def init_fn(params):
+    if (mask_state := _taken_over.get()) is None:
+      mask_state = mask_update.init(key, params)
+    return ForwardMaskedState(mask_state, inner.init(params))
+
+  def update_fn(grads, state, params=None, *, update_masks=None, **extra):
+    old = state.mask_state
+    steps.check(grads, params, old.masks)
+    coming = steps.counted(old)
+    now = steps.settled(update_masks, when, coming.count)
+    seen = grads if gradients is None else gradients(grads, params, old)
+    held = params
+    if trained is not None:
+      # Of the others weight decay, too, would make moments.
+      seen = masks_lib.apply_masks(seen, trained(old))
+      held = masks_lib.apply_masks(params, trained(old))
+    updates, stepped = inner.update(seen, state.inner_state, held, **extra)
+    if trained is not None:
+      updates = masks_lib.apply_masks(updates, trained(old))
+    if now is not False and not step_on_update:
+      updates, stepped = steps.instead(
+        now, inner, state.inner_state, stepped, updates, params
+      )
+    after = optax.apply_updates(params, updates)
+    new = steps.either(
+      now,
+      lambda: mask_update.update(grads, coming, params, True, after=after),
+      lambda: mask_update.update(grads, coming, params, False, after=after),
+    )
+    if trained is not None and now is not False:
+      masks = trained(new)
+      kept = jax.tree.map(
+        lambda m: m | jnp.logical_not(now) if jnp.ndim(m) else True, masks
+      )
+      stepped = steps.reset(inner, stepped, kept, masks, grads, None)
+    return updates, ForwardMaskedState(new, stepped)
+
+  return SparseTransformation(init_fn, update_fn, lambda step: when(step + 1))
+
+
+def init(
+  tx: optax.GradientTransformation, params: PyTree
+) -> tuple[PyTree, optax.OptState]:
+  """Draws the masks and applies them once, before the first step.
+
+  Args:
+    tx: A transformation that holds `sparsify`, at any depth; or one of
+      `sparsejax.finetune` or `sparsejax.modes`.
+    params: The params, finite.
+
+  Returns:
+    The params with exact zeros where inactive, and the optimizer state.
+    Params that are only masked in the forward pass come back as they are. In
+    fine-tuning, and of packed arrays, the values that are trained instead.
+
+  Raises:
+    ValueError: If a param is not finite, or there are no masks in the state.
+
+  Example:
+    >>> import jax, optax, sparsejax
+    >>> tx = sparsejax.static(optax.adam(1e-3), 0.9, key=jax.random.key(0))
+    >>> params, state = init(tx, {"w": jnp.ones((10, 10)), "b": jnp.ones(10)})
+    >>> int(params["w"].sum()), int(params["b"].sum())
+    (10, 10)
+  """
+  _check_finite(params)
+  if hasattr(tx, "start"):  # What is trained is not the params.
+    return tx.start(params)
+  opt_state = tx.init(params)
+  get_masks(opt_state)
+  for state in find(opt_state, SparseState):
+    if not isinstance(state, ForwardMaskedState):
+      params = masks_lib.apply_masks(params, state.mask_state.masks)
+  return params, opt_state
+
+
+@contextlib.contextmanager
+def taking_over(mask_state: MaskState):
+  """Has `init` of any `sparsify` take over masks, on params with their zeros.
+
+  What lies around it, at any depth, hands `init` the params alone.
+
+  Args:
+    mask_state: The mask state to begin with.
+
+  Yields:
+    Nothing.
+  """
+  token = _taken_over.set(mask_state)
+  try:
+    yield
+  finally:
+    _taken_over.reset(token)
+
+
+@jax.jit
+def _all_finite(leaves):
+  return [jnp.all(jnp.isfinite(x)) for x in leaves]
+
+
+def _check_finite(params):
+  leaves = [
+    (path, x)
+    for path, x in jax.tree_util.tree_leaves_with_path(params)
+    if not isinstance(x, jax.core.Tracer)
+    and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+  ]
+  with jax.ensure_compile_time_eval():  # `init` may itself be under jit
+    finite = _all_finite([x for _, x in leaves])
+  for (path, x), ok in zip(leaves, finite, strict=True):
+    if not ok:
+      raise ValueError(
+        f"{masks_lib.path_name(path) or 'the array'}: {np.shape(x)} params "
+        "hold NaN or infinity, wanted finite ones: look at how they were "
+        "initialised or loaded"
+      )

@@ -1,0 +1,161 @@
+"""Masks that never move: those that are given, and random ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax import distributions, scores
+from sparsejax.distributions import Distribution, Prunable
+from sparsejax.masks import PyTree, path_name
+from sparsejax.patterns import Patterns
+from sparsejax.updates import base as lib
+from sparsejax.updates.base import MaskState, MaskUpdate
+
+
+def fixed(masks: PyTree) -> MaskUpdate:
+  """Masks that are given, and never move.
+
+  Args:
+    masks: Bool arrays of the params' shapes, or True where a leaf is dense;
+      a tree prefix will do: True alone leaves everything dense.
+
+  Returns:
+    The mask update. Its `init` needs no key, and raises a ValueError that
+    names the leaf if masks and params do not fit, a TypeError if a mask is
+    not bool.
+  """
+
+  def init(key, params):
+    del key
+    return lib.first_state(*given(masks, params), key=None)
+
+  return MaskUpdate(init, _stay)
+
+
+def static(
+  *,
+  sparsity: float,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  masks: PyTree | None = None,
+) -> MaskUpdate:
+  """Masks that never move: random ones, or those that are given.
+
+  Args:
+    sparsity: The share of zeros among the sparse leaves, in [0, 1).
+    distribution: How many weights each of them keeps.
+    prunable: Which leaves are sparse.
+    pattern: The shape that zeros may take, one of `patterns` or several by
+      path; unstructured by default.
+    masks: Masks to take instead, as for `fixed`. They say what each leaf
+      keeps, whatever the other arguments do, but the pattern, which they have
+      to have.
+
+  Returns:
+    The mask update.
+  """
+  distributions.check_sparsity(sparsity)
+
+  def init(key, params):
+    draw, rest = jax.random.split(lib.checked(key))
+    key = lib.own_key(rest)
+    if masks is not None:
+      return lib.first_state(*given(masks, params, pattern), key=key)
+    counts = lib.budgets(params, sparsity, distribution, prunable, pattern)
+    return drawn(draw, params, counts, pattern, key)
+
+  return MaskUpdate(init, _stay, pattern)
+
+
+def _stay(grads, state, params, now, *, after=None):
+  del grads, params, now, after
+  return state
+
+
+def drawn(draw, params, counts, pattern, key) -> MaskState:
+  """A first state with random masks of so many weights, by key path."""
+  full = jax.tree_util.tree_map_with_path(
+    lambda path, p: (
+      scores.uniform_leaf(scores.fold_in_path(draw, path), p)
+      if path_name(path) in counts
+      else jnp.array(True)
+    ),
+    params,
+  )
+  of = lib.resolved(full, pattern)
+  masks = jax.tree_util.tree_map_with_path(
+    lambda path, noise: (
+      of[path_name(path)].top_k(noise, counts[path_name(path)], None)
+      if noise.ndim
+      else noise
+    ),
+    full,
+  )
+  return lib.first_state(masks, lib.as_tree(counts, params), key)
+
+
+def given(
+  masks: PyTree, params: PyTree, pattern: Patterns | None = None
+) -> tuple[PyTree, PyTree]:
+  """Masks of the params' treedef, and how many weights each leaf keeps."""
+  full = _broadcast(masks, params)
+  if pattern is not None:
+    _check_pattern(full, pattern)
+  budget = jax.tree.map(
+    lambda m, p: (
+      jnp.sum(m, dtype=jnp.int32) if m.ndim else jnp.int32(np.size(p))
+    ),
+    full,
+    params,
+  )
+  return full, budget
+
+
+def _check_pattern(masks, pattern):
+  of = lib.resolved(masks, pattern)
+  for path, mask in jax.tree_util.tree_leaves_with_path(masks):
+    if mask.ndim == 0 or isinstance(mask, jax.core.Tracer):
+      continue
+    name = path_name(path)
+    if not of[name].holds(mask):
+      raise ValueError(
+        f"{name or 'the array'}: the mask of shape {mask.shape} has not the "
+        "pattern that is asked for: make it with that pattern's `top_k`, or "
+        "leave the pattern out"
+      )
+
+
+def _broadcast(masks, params):
+  """Masks of the params' treedef, from a prefix of it, checked."""
+  try:
+    full = jax.tree.map(
+      lambda mask, part: jax.tree.map(lambda _: mask, part), masks, params
+    )
+  except ValueError as error:
+    raise ValueError(
+      f"the masks do not fit the params: {error}. Give a tree of the params' "
+      "structure, or a prefix of it"
+    ) from error
+
+  def check(path, mask, p):
+    name = path_name(path) or "the array"
+    if np.shape(mask) not in ((), np.shape(p)):
+      raise ValueError(
+        f"{name}: got a mask of shape {np.shape(mask)} for params of shape "
+        f"{np.shape(p)}: give one of that shape, or True to stay dense"
+      )
+    if not jnp.issubdtype(jnp.result_type(mask), jnp.bool_):
+      raise TypeError(
+        f"{name}: got a mask of {jnp.result_type(mask)}, wanted bool, True "
+        "where active: convert it, for example with mask != 0"
+      )
+    traced = isinstance(mask, jax.core.Tracer)
+    if np.ndim(mask) == 0 and not traced and not mask:
+      raise ValueError(
+        f"{name}: got the mask False, which would leave no weight: give a mask "
+        "of the leaf's shape, or True to stay dense"
+      )
+    return jnp.asarray(mask)
+
+  return jax.tree_util.tree_map_with_path(check, full, params)

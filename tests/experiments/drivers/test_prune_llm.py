@@ -1,0 +1,114 @@
+"""Tables of one-shot pruning: cells, and what is made of them."""
+
+import json
+
+import pytest
+
+from experiments.drivers import prune_llm
+from experiments.errors import UserError
+from experiments.llm.io import huggingface
+from experiments.llm.prune import pruners
+from tests.experiments.drivers.test_finetune import SIZES, TEXT
+
+METHODS = {
+  "magnitude": {"name": "magnitude"},
+  "owl": {"name": "wanda", "owl": True},
+}
+
+
+def make(**changes):
+  config = prune_llm.defaults()
+  config.seeds = (0, 1)
+  config.model = {"name": "random", "seed": 0, **SIZES}
+  config.task = TEXT
+  config.calibration = {"sequences": 2, "length": 16}
+  config.pruners = METHODS
+  config.methods = ("owl", "magnitude")
+  config.sparsities = (0.5,)
+  config.n_of_m = ((2, 4),)
+  config.save = True
+  config.published = (("50 %", "magnitude", "another: 5 -> 6"),)
+  config.expected = (("magnitude", "owl"),)
+  for key, value in changes.items():
+    config[key] = value
+  return config
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+  path = tmp_path_factory.mktemp("table")
+  prune_llm.run(make(), path)
+  return path
+
+
+def cell(path, name):
+  return json.loads((path / "cells" / f"{name}.json").read_text())
+
+
+def test_a_cell_is_what_was_saved(table):
+  names = {file.stem for file in (table / "cells").iterdir()}
+  kinds = ("50-owl", "50-magnitude", "2of4-magnitude")  # No OWL with N:M.
+  assert names == {"dense"} | {f"{k}-{s}" for k in kinds for s in (0, 1)}
+  for name in names - {"dense"}:
+    saved = huggingface.read(table / "models" / name)
+    got = cell(table, name)
+    assert pruners.count(saved.params) == (got["nnz"], got["size"])
+    assert got["nnz"] / got["size"] == pytest.approx(0.5, abs=0.01)
+  # Windows are drawn anew for each seed, which magnitudes do not look at.
+  assert cell(table, "50-owl-0") != cell(table, "50-owl-1")
+  assert cell(table, "50-magnitude-0") == cell(table, "50-magnitude-1")
+
+
+def test_groups_of_n_of_m_leave_nothing_else_to_choose():
+  methods = {**METHODS, "even": {"name": "ria", "per_output": True}}
+  config = make(pruners=methods, methods=tuple(sorted(methods)))
+  cells = [str(cell) for cell, _ in prune_llm._plan(config)]
+  assert cells == [
+    *("even, 50 %", "magnitude, 50 %", "owl, 50 %"),
+    "magnitude, 2:4",
+  ]
+
+
+def test_the_report_holds_the_cells(table):
+  lines = (table / "table.csv").read_text().splitlines()[1:]
+  assert lines[0].startswith("zeros,method,perplexity,against dense,")
+  assert [line.split(",")[:2] for line in lines[1:]] == [
+    ["50 %", "owl"],
+    ["50 %", "magnitude"],
+    ["2:4", "magnitude"],
+  ]
+  one = cell(table, "50-magnitude-0")["perplexity"]
+  assert f"{one:.2f}" in lines[2]
+  assert lines[2].endswith("another: 5 -> 6")
+  text = (table / "report.md").read_text()
+  assert f"perplexity is {cell(table, 'dense')['perplexity']:.2f}" in text
+  assert "- magnitude, 50 %" in text
+  assert (table / "models.png").stat().st_size > 1000
+
+
+def test_only_what_is_missing_is_made_again(table):
+  gone = table / "cells" / "50-owl-1.json"
+  kept = table / "cells" / "50-owl-0.json"
+  before, text = gone.read_text(), (table / "report.md").read_text()
+  stamp = kept.stat().st_mtime_ns
+  gone.unlink()
+  prune_llm.run(make(), table)
+  assert gone.read_text() == before
+  assert kept.stat().st_mtime_ns == stamp
+  assert (table / "report.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"methods": ()}, "nothing to prune"),
+    ({"methods": ("wanda",)}, "no pruner of the config is called 'wanda'"),
+    ({"calibration": {"sequences": 2, "length": 65}}, "at most 64"),
+    ({"sparsities": (1.0,), "n_of_m": ()}, r"1.0, wanted a share in \(0, 1\)"),
+    ({"expected": (("owl", "wanda"),)}, "no row of the table .* 'wanda'"),
+    ({"model": {"name": "llama"}}, "no model is called 'llama'"),
+  ],
+)
+def test_what_is_wrong_is_told(tmp_path, changes, message):
+  with pytest.raises(UserError, match=message):
+    prune_llm.run(make(seeds=(0,), **changes), tmp_path)

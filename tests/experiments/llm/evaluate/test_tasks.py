@@ -1,0 +1,91 @@
+"""What models are trained on and judged by."""
+
+import numpy as np
+import pytest
+
+from experiments.errors import UserError
+from experiments.llm.evaluate import generate, tasks
+from experiments.llm.io import sources
+from experiments.llm.text import questions
+
+MODEL = sources.random(seed=0, dim=8, layers=1, heads=1, hidden=8, context=256)
+TRAIN = {"name": "python_help", "test": False}
+TEST = {"name": "python_help", "test": True}
+
+
+def test_rows_of_text_follow_each_other():
+  task = tasks.text(MODEL, train=TRAIN, test=TEST, length=10)
+  rows = task.rows
+  assert rows.tokens.shape == (len(task.text) // 10, 10)
+  np.testing.assert_array_equal(
+    rows.tokens.ravel(), task.text[: rows.tokens.size]
+  )
+  assert not rows.targets[:, 0].any()
+  assert rows.targets[:, 1:].all()
+  assert rows.real.all()
+  assert (task.measure, task.lower_is_better) == ("perplexity", True)
+
+
+def test_rows_of_questions_count_answers_and_hide_padding():
+  pytest.importorskip("reasoning_gym")
+  task = tasks.reasoning(MODEL, task="chain_sum", train=9, test=5, length=128)
+  tokens, targets, real = task.rows
+  tokenizer = MODEL.tokenizer
+  drawn, _ = questions.split("chain_sum", train=9, test=5, seed=0)
+  for i, question in enumerate(drawn):
+    answer = tokens[i][targets[i]]
+    assert answer[-1] == tokenizer.eos
+    assert tokenizer.decode(answer[:-1].tolist()) == question.answer
+    whole = tokenizer.decode(tokens[i][real[i]][:-1].tolist())
+    assert whole.endswith(question.answer)
+    assert question.question.strip() in whole
+    n = real[i].sum()
+    assert real[i][:n].all()
+    assert (tokens[i][n:] == tokenizer.end_of_text).all()
+  assert len(task.text) == real.sum()
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8])
+def test_accuracy_counts_right_answers_once(monkeypatch, batch):
+  pytest.importorskip("reasoning_gym")
+  task = tasks.reasoning(
+    MODEL, task="chain_sum", train=9, test=7, length=128, batch=batch
+  )
+  _, test = questions.split("chain_sum", train=9, test=7, seed=0)
+  prompts = [tuple(questions.prompt(MODEL.tokenizer, x.question)) for x in test]
+  answers = dict(zip(prompts, [x.answer for x in test], strict=True))
+  wrong = set(prompts[1::2])
+  sizes = set()
+
+  def answer(llm, params, several, *, steps, stop):
+    assert steps == max(len(x) for x in answers.values()) + 1
+    assert stop == MODEL.tokenizer.eos
+    sizes.add(len(several))
+    return [
+      MODEL.tokenizer.encode(
+        "no idea" if tuple(p) in wrong else answers[tuple(p)]
+      )
+      for p in several
+    ]
+
+  monkeypatch.setattr(generate, "greedy", answer)
+  scores = task.evaluate(None, None)
+  assert scores == {"accuracy": (len(test) + 1) // 2 / len(test),
+                    "questions": len(test)}  # fmt: skip
+  assert len(sizes) == 1  # One program serves all batches.
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"length": 257}, "length 257, wanted 2 to 256"),
+    ({"length": 1}, "length 1, wanted 2 to 256"),
+    ({"train": {"name": "python_halp"}}, "did you mean 'python_help'"),
+    ({"test": {"name": "text", "data_dir": "nowhere"}}, "no files .*txt"),
+    ({"windows": 3}, "did you mean 'window'"),
+  ],
+)
+def test_what_is_wrong_is_told(changes, message):
+  config = {"name": "text", "train": TRAIN, "test": TEST, "length": 8}
+  with pytest.raises(UserError, match=message):
+    tasks.make(MODEL, {**config, **changes})

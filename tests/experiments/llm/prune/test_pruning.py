@@ -1,0 +1,182 @@
+"""One-shot pruning of whole models: by what each layer is pruned, how much."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.errors import UserError
+from experiments.llm.families import llama
+from experiments.llm.io import weights
+from experiments.llm.io.tokenizer import byte_level
+from experiments.llm.prune import pruning
+from sparsejax import oneshot, patterns
+from tests.experiments import small_llama
+
+CONFIG = small_llama.CONFIG
+TOKENS = small_llama.make_tokens(10, 12)
+KERNELS = [
+  *(f"attention/{name}" for name in ("query", "key", "value", "output")),
+  *(f"mlp/{name}" for name in ("gate", "up", "down")),
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+  params = jax.tree.map(np.asarray, small_llama.make_params(CONFIG))
+  return weights.Model(CONFIG, params, byte_level())
+
+
+def kernel(model, name, layer):
+  group, part = name.split("/")
+  return np.asarray(model.params["layers"][group][part]["kernel"][layer])
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "ria", "sparsegpt"])
+@pytest.mark.parametrize("n_of_m", [(), (2, 4)], ids=["", "2:4"])
+def test_every_kernel_has_its_exact_share(model, name, n_of_m):
+  method = pruning.method(name, n_of_m=n_of_m)
+  done = []
+  pruned = pruning.prune(model, TOKENS, method, [0.5, 0.5], advance=done.append)
+  assert done == [1, 2]
+  for part in KERNELS:
+    for layer in range(2):
+      w, before = kernel(pruned, part, layer), kernel(model, part, layer)
+      assert np.count_nonzero(w) == w.size // 2
+      if n_of_m:
+        assert patterns.n_of_m(2, 4).holds(jnp.asarray(w != 0))
+      if name == "wanda" and not n_of_m:
+        assert (np.count_nonzero(w, axis=0) == len(w) // 2).all()
+      if name != "sparsegpt":
+        np.testing.assert_array_equal(w[w != 0], before[w != 0])
+  for name in ("embed", "norm"):
+    jax.tree.map(
+      np.testing.assert_array_equal, pruned.params[name], model.params[name]
+    )
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "ria"])
+def test_what_is_compared_can_be_chosen(model, name):
+  for per_output in (False, True):
+    method = pruning.method(name, per_output=per_output)
+    pruned = pruning.prune(model, TOKENS, method, [0.5, 0.5])
+    for part in KERNELS:
+      w = kernel(pruned, part, 0)
+      assert np.count_nonzero(w) == w.size // 2
+      even = (np.count_nonzero(w, axis=0) == len(w) // 2).all()
+      assert even == per_output
+
+
+@pytest.mark.parametrize(
+  ("name", "n_of_m", "settled"),
+  [("sparsegpt", (), "sparsegpt"), ("ria", (2, 4), "n_of_m=")],
+)
+def test_what_is_compared_cannot_be_chosen_twice(name, n_of_m, settled):
+  with pytest.raises(UserError, match=f"per_output=False, but {settled}"):
+    pruning.method(name, n_of_m=n_of_m, per_output=False)
+
+
+def test_a_layer_sees_what_the_pruned_one_before_gives(model):
+  method = pruning.method("wanda")
+  pruned = pruning.prune(model, TOKENS, method, [0.5, 0.25])
+
+  def inputs_of_layer_1(of):
+    first = jax.tree.map(lambda w: jnp.asarray(w[0]), of.params["layers"])
+    x = of.params["embed"]["embedding"][TOKENS]
+    return llama.Block(CONFIG).apply({"params": first}, jnp.asarray(x))
+
+  def wanted(x):
+    scale = model.params["layers"]["attention_norm"]["scale"][1]
+    x = np.asarray(x, np.float64).reshape(-1, CONFIG.dim)
+    x = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + CONFIG.norm_eps) * scale
+    w = kernel(model, "attention/query", 1)
+    scores = np.abs(w) * np.linalg.norm(x, axis=0)[:, None]
+    ranks = np.argsort(np.argsort(-scores, axis=0, kind="stable"), axis=0)
+    return np.where(ranks < 12, w, 0)
+
+  got = kernel(pruned, "attention/query", 1)
+  np.testing.assert_array_equal(got, wanted(inputs_of_layer_1(pruned)))
+  assert (got != wanted(inputs_of_layer_1(model))).any()
+
+
+def test_owl_gives_layers_of_more_outliers_more(model):
+  sparsities = pruning.owl(model, TOKENS, 0.6, threshold=2.0, deviation=0.1)
+  shares = []
+  x = jnp.asarray(model.params["embed"]["embedding"][TOKENS])
+  for layer in range(2):
+    params = jax.tree.map(
+      lambda w, i=layer: jnp.asarray(w[i]), model.params["layers"]
+    )
+    seen = pruning.calibrate(llama.Block(CONFIG), params, [x], gram=False)
+    assert sorted(seen) == sorted(f"{name}/kernel" for name in KERNELS)
+    scores = [
+      oneshot.wanda(kernel(model, name.removesuffix("/kernel"), layer), s)
+      for name, s in seen.items()
+    ]
+    shares.append(float(oneshot.outliers(scores, threshold=2.0)))
+    x = llama.Block(CONFIG).apply({"params": params}, x)
+  assert shares[0] != shares[1]
+  more = int(np.argmax(shares))
+  np.testing.assert_allclose(sparsities[more], 0.5, atol=1e-6)
+  np.testing.assert_allclose(sparsities[1 - more], 0.7, atol=1e-6)
+  pruned = pruning.prune(model, TOKENS, pruning.method("wanda"), sparsities)
+  assert np.count_nonzero(kernel(pruned, "mlp/up", more)) > np.count_nonzero(
+    kernel(pruned, "mlp/up", 1 - more)
+  )
+
+
+def test_dsnot_moves_a_mask_and_keeps_its_share(model):
+  long = small_llama.make_tokens(16, 60)
+  plain, moved = (
+    pruning.prune(
+      model, long, pruning.method("wanda", dsnot=on, length=60), [0.5, 0.5]
+    )
+    for on in (False, True)
+  )
+  a, b = (kernel(m, "mlp/down", 0) for m in (plain, moved))
+  assert ((a != 0) != (b != 0)).any()
+  np.testing.assert_array_equal((a != 0).sum(0), (b != 0).sum(0))
+
+
+def test_any_linen_module():
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = nn.tanh(nn.Dense(8, name="first")(x))
+      return nn.Dense(4, name="second")(x)
+
+  xs = [jax.random.normal(jax.random.key(i), (16, 6)) for i in range(2)]
+  params = Net().init(jax.random.key(2), xs[0])["params"]
+  seen = {}
+
+  def prune(w, statistics):
+    seen[w.shape] = statistics
+    return jnp.zeros_like(w)
+
+  pruned = pruning.prune_layer(Net(), params, xs, prune)
+  hidden = np.tanh(np.concatenate(xs) @ params["first"]["kernel"])
+  np.testing.assert_allclose(seen[8, 4].mean, hidden.mean(0), atol=1e-6)
+  np.testing.assert_allclose(seen[8, 4].variance, hidden.var(0), rtol=1e-4)
+  assert not pruned["second"]["kernel"].any()
+  np.testing.assert_array_equal(
+    pruned["second"]["bias"], params["second"]["bias"]
+  )
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"name": "wonda"}, "no one-shot method .* did you mean 'wanda'"),
+    ({"name": "sparsegpt", "dsnot": True}, "dsnot is set for sparsegpt"),
+  ],
+)
+def test_what_is_wrong_is_told(options, message):
+  with pytest.raises(UserError, match=message):
+    pruning.method(**options)
+
+
+def test_text_longer_than_the_context(model):
+  long = small_llama.make_tokens(1, CONFIG.context + 1)
+  with pytest.raises(UserError, match="context"):
+    pruning.prune(model, long, pruning.method("wanda"), [0.5, 0.5])

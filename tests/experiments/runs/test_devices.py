@@ -1,0 +1,114 @@
+"""Several devices that share each batch: the global batch's means, on all."""
+
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from experiments.config import (parts)
+from experiments.runs import (programs, devices as sharing, batches as source, train)
+from experiments.errors import UserError
+from tests.experiments import small
+from tests.experiments.test_configs import load, photo
+
+
+def close(ours, theirs, tolerance):
+  for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("algorithm", ["rigl", "gmp"])
+def test_devices_that_share_a_batch_train_the_same_net(algorithm, tmp_path):
+  results = []
+  for count in (1, 4):
+    config = small.get_config(algorithm)
+    config.devices = count
+    config.eval_batch_size = 120
+    results.append(train.train(config, tmp_path / str(count)))
+  one, four = results
+  close(four.params, one.params, 1e-4)
+  for a, b in zip(four.history, one.history, strict=True):
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    assert a.get("nnz") == b.get("nnz")
+  # The inactive weights are exact zeros on every device.
+  for p, m in zip(
+    *map(jax.tree.leaves, (four.params, four.masks)), strict=True
+  ):
+    assert np.all((p == 0) | m)
+
+
+def test_batches_are_shared_and_the_state_is_everywhere():
+  config = small.get_config("rigl")
+  config.devices, config.eval_batch_size = 8, 200
+  shared = sharing.of(config)
+  keys = parts.streams(0)
+  program = programs.get(config)
+  state = shared.replicated(program.begin(keys, program.draw(keys)))
+  batches = source.of(config, keys["data"], shared).batches(0)
+  shards = batches.order.addressable_shards
+  assert {s.data.shape for s in shards} == {(config.steps, 4)}
+  text = (
+    program.moving.one.lower(state, batches).compile().as_text()
+  )  # each device has its share, and then sums are made
+  assert "all-reduce" in text
+  state = program.moving.one(state, batches)
+  for leaf in jax.tree.leaves(state.params):
+    assert leaf.sharding.is_fully_replicated
+  x, _ = source.of(config, keys["data"], shared).tests()[0]
+  assert {s.data.shape[0] for s in x.addressable_shards} == {25}
+
+
+@pytest.mark.slow
+def test_batch_norm_sees_the_global_batch(tmp_path):
+  """Streamed photos, a net with BatchNorm: what a GPU's user would run."""
+  results = []
+  photos = [photo(i) for i in range(10)]
+  for count in (1, 4):
+    config = load("sr_ste_imagenet", "1of4,smoke")
+    config.devices = count
+    config.steps = 6
+    with tfds.testing.mock_data(as_data_source_fn=lambda *_, **__: photos):
+      results.append(train.train(config, tmp_path / str(count)))
+  one, four = results
+  # Per device, two images each would have other variances.
+  close(four.batch_stats, one.batch_stats, 1e-3)
+  assert four.metrics["nnz"] == one.metrics["nnz"]
+
+
+def test_a_run_goes_on_with_other_devices(tmp_path):
+  config = small.get_config("rigl")
+  config.eval_batch_size = 120
+  first = train.train(config, tmp_path)
+  config.devices = 2
+  assert train.train(config, tmp_path).metrics == first.metrics
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    ({"devices": 99}, "there are only 8"),
+    ({"devices": 5}, "batch_size is 32; wanted a multiple of the 5"),
+    ({"devices": 4, "eval_batch_size": 50}, "eval_batch_size is 50"),
+    ({"devices": 4, "eval_batch_size": 40, "mode": "packed"}, "only 'masked'"),
+  ],
+)
+def test_what_cannot_be_shared_is_refused(change, says, tmp_path):
+  config = small.get_config("rigl")
+  config.update(change)
+  with pytest.raises(UserError, match=says):
+    train.train(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_half_precision_computes_but_does_not_keep(tmp_path):
+  config = small.get_config("rigl")
+  config.model.dtype = "bfloat16"
+  half = train.train(config, tmp_path / "half")
+  config.model.dtype = "float32"
+  full = train.train(config, tmp_path / "full")
+  assert {p.dtype for p in jax.tree.leaves(half.params)} == {
+    np.dtype("float32")
+  }
+  assert half.metrics["nnz"] == full.metrics["nnz"]
+  assert half.metrics["loss"] != full.metrics["loss"]
+  assert half.metrics["loss"] == pytest.approx(full.metrics["loss"], rel=0.2)

@@ -1,0 +1,147 @@
+"""Runs in packed mode and by kernels: the same files, masks and checkpoints."""
+
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.drivers import (lottery)
+from experiments.runs import (metrics, train)
+from experiments.errors import UserError
+from sparsejax import kernels
+from tests.experiments import small, small_lottery
+from tests.experiments.test_main import finish, launch
+from tests.experiments.runs.test_resume import (assert_same_run, last_state, wait_for)
+
+
+def config(algorithm, mode):
+  made = small.get_config(algorithm)
+  made.mode = mode
+  if algorithm == "rigl":
+    made.algorithm.accumulate = 1
+  return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["dense", "set", "rigl", "gmp"])
+def test_a_packed_run_writes_what_a_masked_one_writes(algorithm, tmp_path):
+  results = {
+    mode: train.train(config(algorithm, mode), tmp_path / mode)
+    for mode in ("masked", "packed")
+  }
+  for a, b in zip(*(r.history for r in results.values()), strict=True):
+    assert set(a) == set(b)
+    for key, value in a.items():
+      if isinstance(value, float):
+        np.testing.assert_allclose(b[key], value, rtol=1e-5, err_msg=key)
+      else:
+        assert b[key] == value, key
+  jax.tree.map(
+    np.testing.assert_array_equal, *(r.masks for r in results.values())
+  )
+  # Checkpoints have the same arrays, of the same shapes.
+  shapes = [
+    [np.shape(x) for x in last_state(tmp_path / mode)] for mode in results
+  ]
+  assert shapes[0] == shapes[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  not kernels.available(quiet=True), reason="there is no C++ compiler"
+)
+@pytest.mark.parametrize("algorithm", ["rigl", "gmp"])
+def test_kernels_keep_the_budget_and_learn(algorithm, tmp_path):
+  masked = train.train(config(algorithm, "masked"), tmp_path / "masked")
+  result = train.train(config(algorithm, "kernels"), tmp_path / "kernels")
+  assert result.metrics["nnz"] == masked.metrics["nnz"]
+  # 360 test examples, of nets that differ in last bits at first.
+  np.testing.assert_allclose(
+    result.metrics["accuracy"], masked.metrics["accuracy"], atol=0.1
+  )
+
+
+def test_a_run_goes_on_in_another_mode(tmp_path):
+  whole = train.train(config("rigl", "masked"), tmp_path / "whole")
+  half = config("rigl", "masked")
+  half.steps = 24
+  path = tmp_path / "half"
+
+  class Stop(Exception):
+    pass
+
+  def stopping(name, steps, step):
+    def advance(step, note):
+      if step >= 12:
+        raise Stop
+
+    return advance
+
+  with pytest.raises(Stop):
+    train.train(half, path, progress=stopping)
+  assert metrics.read(path)[-1]["step"] < 24
+  result = train.train(config("rigl", "packed"), path)
+  jax.tree.map(np.testing.assert_array_equal, whole.masks, result.masks)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    whole.params,
+    result.params,
+  )
+
+
+@pytest.mark.slow
+def test_tickets_are_the_same_when_packed(tmp_path):
+  tables = []
+  for mode in ("masked", "packed"):
+    made = small_lottery.make(methods=("rewound", "random"))
+    made.stability.branches = ()
+    made.base.mode = mode
+    lottery.run(made, str(tmp_path / mode))
+    tables.append((tmp_path / mode / "table.csv").read_text().split("\n", 1)[1])
+  assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+  ("algorithm", "says"),
+  [
+    ({"name": "ste", "sparsity": 0.5}, "dense weights"),
+    ({"name": "snfs", "sparsity": 0.5, "t_end": 9}, "remember dense"),
+  ],
+)
+def test_what_needs_dense_arrays_is_refused(algorithm, says, tmp_path):
+  made = config("rigl", "packed")
+  made.algorithm = algorithm
+  with pytest.raises(UserError, match=says):
+    train.train(made, tmp_path)
+
+
+def test_an_unknown_mode_is_refused(tmp_path):
+  with pytest.raises(UserError, match=r"mode.*packd.*packed"):
+    train.train(config("rigl", "packd"), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_packed_run_killed_goes_on_in_the_same_bits(tmp_path):
+  command = (
+    "--config=tests/experiments/small.py:gmp",
+    "--config.steps=200",
+    "--config.algorithm.begin=8",
+    "--config.algorithm.end=152",
+    "--config.algorithm.delta_t=36",
+    "--config.mode=packed",
+    "--config.checkpoint_every=20",
+    "--config.eval_every=40",
+  )
+  whole, part = tmp_path / "whole", tmp_path / "part"
+  code, _, err = finish(*command, f"--workdir={whole}")
+  assert code == 0, err
+  for step in (30, 110):
+    process = launch(*command, f"--workdir={part}")
+    wait_for(part, step, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+  code, _, err = finish(*command, f"--workdir={part}")
+  assert code == 0, err
+  assert_same_run(whole, part)

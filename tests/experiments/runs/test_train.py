@@ -1,0 +1,313 @@
+"""The trainer in one process: what a run writes, and that it can be resumed."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import sparsejax
+from experiments.config import (parts as build)
+from experiments.runs import (checkpoints, metrics, programs, batches as source, train)
+from experiments import (models)
+from experiments.errors import UserError
+from tests.experiments import small
+
+
+def make(algorithm="rigl", /, **changes):
+  config = small.get_config(algorithm)
+  for key, value in changes.items():
+    config[key] = value
+  return config
+
+
+class Crash(Exception):
+  pass
+
+
+def crash_at(steps):
+  """A progress that ends the run as a fault would, at the first such step."""
+  steps = set(steps)
+
+  def track(name, total, start):
+    def advance(step, note=""):
+      if step in steps:
+        raise Crash
+
+    return advance
+
+  return track
+
+
+def assert_same_run(a, b):
+  name = "metrics.jsonl"
+  assert (a / name).read_bytes() == (b / name).read_bytes()
+  for x, y in zip(*map(saved_leaves, (a, b)), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def saved_leaves(path):
+  config = json.loads((path / "config.json").read_text())["config"]
+  manager = checkpoints.open_manager(path / "checkpoints")
+  step = manager.latest_step()
+  assert step == config["steps"]
+  state = manager.restore(step)["state"]
+  manager.close()
+  return jax.tree.leaves(state)
+
+
+@pytest.mark.parametrize("algorithm", small.ALGORITHMS)
+def test_a_crashed_run_ends_in_the_same_bits(algorithm, tmp_path):
+  config = make(algorithm)
+  whole = train.train(config, tmp_path / "whole")
+  part = tmp_path / "part"
+  for steps in ((5, 6), (8, 10), (15, 20)):
+    with pytest.raises(Crash):
+      train.train(config, part, progress=crash_at(steps))
+  resumed = train.train(config, part)
+  assert_same_run(tmp_path / "whole", part)
+  again = train.train(config, part)  # reads what is there
+  for result in (resumed, again):
+    assert result.metrics == whole.metrics
+    assert result.history == whole.history
+    jax.tree.map(np.testing.assert_array_equal, result.params, whole.params)
+    jax.tree.map(np.testing.assert_array_equal, result.masks, whole.masks)
+
+
+def test_a_crash_right_after_a_save(tmp_path, monkeypatch):
+  """When the newest record, of step 16, is not due to be written yet."""
+  train.train(make(), tmp_path / "whole")
+  save = checkpoints.save
+
+  def save_and_crash(manager, step, state):
+    save(manager, step, state)
+    if step == 18:
+      raise Crash
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints, "save", save_and_crash)
+    with pytest.raises(Crash):
+      train.train(make(), tmp_path / "part")
+  train.train(make(), tmp_path / "part")
+  assert_same_run(tmp_path / "whole", tmp_path / "part")
+
+
+def test_the_order_does_not_depend_on_how_much_is_drawn(tmp_path, monkeypatch):
+  train.train(make(), tmp_path / "whole")
+  monkeypatch.setattr(source, "_block", lambda config, n: 7)
+  train.train(make(), tmp_path / "part")
+  assert_same_run(tmp_path / "whole", tmp_path / "part")
+
+
+def test_a_crash_between_the_last_save_and_the_end(tmp_path):
+  config = make()
+  train.train(config, tmp_path)
+  before = (tmp_path / "metrics.jsonl").read_bytes()
+  (tmp_path / "finished.json").unlink()
+  train.train(config, tmp_path, progress=crash_at(range(99)))
+  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+  assert (tmp_path / "finished.json").exists()
+
+
+def test_a_run_writes_what_it_should(tmp_path):
+  result = train.train(make(), tmp_path)
+  assert result.history == metrics.read(tmp_path)
+  at = {split: [] for split in ("train", "test")}
+  for record in result.history:
+    at[record["split"]].append(record["step"])
+  assert at == {"train": [5, 10, 15, 20, 24], "test": [0, 8, 16, 24]}
+  steps = [record["step"] for record in result.history]
+  assert steps == sorted(steps)
+
+  first, _, middle, last = (r for r in result.history if r["split"] == "test")
+  assert result.metrics == {
+    k: v for k, v in last.items() if k not in ("step", "split")
+  }
+  nnz = sparsejax.nnz(result.masks)
+  dense = sum(p.size for p in jax.tree.leaves(result.params) if p.ndim == 1)
+  assert last["nnz"] == nnz + dense
+  assert last["size"] == sum(p.size for p in jax.tree.leaves(result.params))
+  assert last["density"] == pytest.approx(sparsejax.density(result.masks))
+  assert sum(layer["nnz"] for layer in last["layers"].values()) == nnz
+  assert first["churn"] == first["churn_since_start"] == 0
+  assert 0 < middle["churn"] < middle["churn_since_start"] < 1
+  for params, mask in zip(
+    *map(jax.tree.leaves, (result.params, result.masks)), strict=True
+  ):
+    assert not np.any(params[~np.broadcast_to(mask, params.shape)])
+
+
+def test_the_whole_test_set_counts_once(tmp_path):
+  """Whatever the size of the batches that it is evaluated in."""
+  parts, whole = (
+    train.train(make(eval_batch_size=n), tmp_path / str(n)).metrics
+    for n in (100, 360)
+  )
+  assert parts["accuracy"] == whole["accuracy"]
+  assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+  assert (parts["accuracy"] * 360) % 1 == pytest.approx(0, abs=1e-6)
+
+
+def test_seeds_share_programs_and_differ(tmp_path):
+  train.train(make(), tmp_path / "0")
+  program = programs.get(make())
+  compiled = small.compiled(program)
+  train.train(make(seed=1), tmp_path / "1")
+  assert programs.get(make(seed=1)) is program
+  assert small.compiled(program) == compiled
+  a, b = (tmp_path / seed / "metrics.jsonl" for seed in "01")
+  assert a.read_bytes() != b.read_bytes()
+
+
+def test_resuming_compiles_nothing_new(tmp_path):
+  config = make(name="resumed")
+  with pytest.raises(Crash):
+    train.train(config, tmp_path, progress=crash_at([15]))
+  program = programs.get(config)
+  compiled = small.compiled(program)
+  train.train(config, tmp_path)
+  assert small.compiled(program) == compiled
+
+
+def test_training_learns_and_does_not_depend_on_how_it_is_cut(tmp_path):
+  model = {"name": "lenet_300_100", "hidden": (32,)}
+  changes = {"steps": 300, "checkpoint_every": 0, "model": model}
+  cut = {"eval_every": 300, "log_every": 7}
+  one = train.train(make("set", **changes, **cut), tmp_path / "one")
+  cut = {"eval_every": 50, "log_every": 300}
+  two = train.train(make("set", **changes, **cut), tmp_path / "two")
+  jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+  assert one.metrics["accuracy"] > 0.6
+  assert two.history[0]["accuracy"] < 0.3
+
+
+class Tiny(nn.Module):
+  """All that a model can ask of the trainer."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = nn.Conv(4, (3, 3), strides=2, name="conv1")(x)
+    x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+    x = nn.Dropout(0.1, deterministic=not train)(x.reshape(len(x), -1))
+    return nn.Dense(self.num_classes, name="logits")(x)
+
+
+def test_convolutions_batch_norm_and_dropout_resume(tmp_path, monkeypatch):
+  keys = []
+
+  def augment(key, x):
+    data = jax.random.key_data(key)
+    jax.debug.callback(lambda k: keys.append(tuple(k.tolist())), data)
+    return x + 0.1 * jax.random.normal(key, x.shape)
+
+  dataset = build.dataset({"name": "digits"})._replace(augment=augment)
+  monkeypatch.setattr(build, "dataset", lambda options: dataset)
+  monkeypatch.setitem(models.MODELS, "tiny", Tiny)
+  config = make(
+    model={"name": "tiny"}, steps=12, augment=True, label_smoothing=0.1
+  )
+  whole = train.train(config, tmp_path / "whole")
+  assert len(set(keys)) == 12  # another one in every step
+  with pytest.raises(Crash):
+    train.train(config, tmp_path / "part", progress=crash_at([10]))
+  train.train(config, tmp_path / "part")
+  assert_same_run(tmp_path / "whole", tmp_path / "part")
+  for x in jax.tree.leaves(whole.batch_stats):
+    assert np.any((x != 0) & (x != 1))
+
+
+# The first is seen when a checkpoint is due, the other when a record is.
+@pytest.mark.parametrize(("every", "good"), [(6, 12), (11, 11)])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, every, good):
+  config = make(
+    optimizer={"name": "sgd", "momentum": 0.0},
+    schedule={
+      "name": "piecewise",
+      "learning_rate": 0.1,
+      "boundaries": (14,),
+      "factor": 1e38,
+    },
+    checkpoint_every=every,
+  )
+  for _ in range(2):  # the same command meets the same end
+    with pytest.raises(
+      UserError,
+      match=rf"loss is not finite at step 15; .* good .* of step {good}, in",
+    ):
+      train.train(config, tmp_path)
+    assert not (tmp_path / "finished.json").exists()
+    manager = checkpoints.open_manager(tmp_path / "checkpoints")
+    assert manager.latest_step() == good
+    manager.close()
+    train_steps = [
+      r["step"] for r in metrics.read(tmp_path) if r["split"] == "train"
+    ]
+    assert train_steps == [5, 10, 15]
+
+
+def test_params_that_are_not_finite_are_not_saved(tmp_path):
+  """The loss of the last step before a checkpoint says nothing of them."""
+  config = make(
+    optimizer={"name": "sgd", "momentum": 0.0},
+    schedule={
+      "name": "piecewise",
+      "learning_rate": 0.1,
+      "boundaries": (10,),
+      "factor": float("inf"),
+    },
+    algorithm={"name": "dense"},
+    checkpoint_every=12,
+    log_every=1,
+  )
+  with pytest.raises(UserError, match=r"not finite .* no checkpoint yet"):
+    train.train(config, tmp_path)
+  assert not os.listdir(tmp_path / "checkpoints")
+
+
+def test_lost_zeros_are_a_fault(tmp_path, monkeypatch):
+  config = make(name="lost", batch_size=31)
+  program = programs.get(config)
+
+  def leaky(state, batches, until):
+    state = program.ordinary.many(state, batches, until)
+    params = jax.tree.map(lambda p: p + 1e-9, state.params)
+    return state._replace(params=params)
+
+  leaking = program.ordinary._replace(many=leaky)
+  monkeypatch.setattr(
+    programs, "get", lambda config: program._replace(ordinary=leaking)
+  )
+  with pytest.raises(AssertionError, match="zeros got lost"):
+    train.train(config, tmp_path)
+
+
+def test_a_damaged_checkpoint_costs_time_and_no_bits(tmp_path, caplog):
+  config = make("set")
+  train.train(config, tmp_path / "whole")
+  part = tmp_path / "part"
+  with pytest.raises(Crash):
+    train.train(config, part, progress=crash_at([20]))
+  for file in (part / "checkpoints" / "18").rglob("*"):
+    if file.is_file():
+      file.write_bytes(b"")
+  train.train(config, part)
+  assert "of step 18 is damaged" in caplog.text
+  assert "from that of step 12" in caplog.text
+  assert_same_run(tmp_path / "whole", part)
+
+
+def test_another_config_is_refused(tmp_path):
+  train.train(make(), tmp_path)
+  with pytest.raises(UserError, match="seed: 0 -> 1"):
+    train.train(make(seed=1), tmp_path)
+
+
+def test_nothing_is_made_for_a_name_that_is_wrong(tmp_path):
+  for changes in ({"data": {"name": "digitz"}}, {"model": {"name": "lenet"}}):
+    with pytest.raises(UserError, match="did you mean"):
+      train.train(make(**changes), tmp_path / "run")
+  assert not (tmp_path / "run").exists()

@@ -1,0 +1,172 @@
+"""Sweeps: which runs there are, which are left, and what is told of them."""
+
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments.config import grid
+from experiments.errors import UserError
+from experiments.sweep import __main__ as sweep
+
+ROOT = pathlib.Path(__file__).parents[3]
+CONFIG = """
+from experiments.config.entry import Entry
+from tests.experiments import small
+
+def get_config(arg=""):
+  config = small.get_config("rigl")
+  config.name = "small"
+  return config
+
+def sweep(arg):
+  for seed in range(int(arg or 2)):
+    for sparsity in (0.5, 0.8):
+      change = {"seed": seed, "algorithm.sparsity": sparsity}
+      yield Entry("rigl", sparsity), change
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+  path = tmp_path / "config.py"
+  path.write_text(CONFIG)
+  return str(path)
+
+
+def test_runs_are_named_by_what_differs(config):
+  planned = grid.plan(config)
+  assert len(planned) == 4
+  assert all(len(name) == 12 for name in planned)
+  for name, one in planned.items():
+    told = grid.differences(one)
+    assert told["algorithm.sparsity"] == one.algorithm.sparsity
+    # Seed 0 is the default.
+    assert told.get("seed", 0) == one.seed
+    one.name = "another title"
+    assert grid.name_of(one) == name
+  assert planned.keys() <= grid.plan(f"{config}:3").keys()
+
+
+def test_a_comparison_is_a_grid():
+  planned = grid.plan("configs/quickstart.py")
+  names = {one.name for one in planned.values()}
+  assert len(names) == len(planned) == 18
+
+
+@pytest.mark.parametrize(
+  ("text", "says"),
+  [
+    (CONFIG.replace("def sweep", "def other"), "no function sweep"),
+    (CONFIG.replace('"seed": seed, ', ""), "two runs are the same"),
+    (CONFIG.replace('"seed"', '"sed"'), "no key of the config .*'seed'"),
+    (CONFIG.replace("algorithm.sparsity", "algoritm.sparsity"), "algorithm"),
+    (CONFIG.replace("(0.5, 0.8)", "()"), "is empty"),
+    (CONFIG.replace("0.8)", "1.5)"), "1.5"),
+  ],
+)
+def test_bad_grids_are_refused(text, says, tmp_path):
+  (tmp_path / "config.py").write_text(text)
+  with pytest.raises(UserError, match=says):
+    grid.plan(str(tmp_path / "config.py"))
+  with pytest.raises(UserError, match="no config file"):
+    grid.plan(str(tmp_path / "none.py"))
+
+
+def test_commands_are_those_of_what_is_left(config, tmp_path):
+  root = tmp_path / "root"
+  names = list(grid.plan(config))
+  (root / names[1]).mkdir(parents=True)
+  (root / names[1] / "finished.json").write_text('{"metrics": {}}')
+  lines = sweep.commands(config, str(root))
+  assert [line.split("--only=")[1] for line in lines] == [
+    name for name in names if name != names[1]
+  ]
+  assert lines[0].startswith("python -m experiments.sweep --config=")
+  with pytest.raises(UserError, match="run of the sweep"):
+    sweep.run_one(config, str(root), "abc")
+
+
+def command(config, root, *more):
+  return subprocess.run(
+    [
+      *(sys.executable, "-m", "experiments.sweep"),
+      *(f"--config={config}", f"--root={root}", *more),
+    ],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_and_tells_of_failures(config, tmp_path):
+  root = tmp_path / "root"
+  names = list(grid.plan(config))
+  # A run that cannot be: its directory holds another config.
+  broken = root / names[2]
+  broken.mkdir(parents=True)
+  (broken / "config.json").write_text("{")
+  done = command(config, root, "--jobs=2")
+  assert done.returncode == 1
+  assert "Traceback" not in done.stderr
+  assert "1 runs failed" in done.stderr
+  assert str(broken / "config.json") in done.stderr
+  told = json.loads((root / "sweep.json").read_text())
+  assert set(told) == set(names)
+  for name in names:
+    assert (root / name / "finished.json").exists() == (name != names[2])
+  before = (root / names[0] / "metrics.jsonl").read_bytes()
+  shutil.rmtree(broken)
+  left = command(config, root, "--dry_run")
+  assert left.stdout.splitlines() == sweep.commands(config, str(root))
+  assert f"--only={names[2]}" in left.stdout
+  alone = command(config, root, f"--only={names[2]}")
+  assert alone.returncode == 0, alone.stderr
+  again = command(config, root)
+  assert again.returncode == 0, again.stderr
+  assert "all 4 runs are finished" in again.stdout
+  assert (root / names[0] / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_to_the_same_bits(tmp_path):
+  path = tmp_path / "config.py"
+  path.write_text(CONFIG.replace('"small"', '"small"\n  config.steps = 600'))
+  whole, root = tmp_path / "whole", tmp_path / "root"
+  assert command(path, whole, "--jobs=2").returncode == 0
+  running = subprocess.Popen(
+    [
+      *(sys.executable, "-m", "experiments.sweep", f"--config={path}"),
+      *(f"--root={root}", "--jobs=2"),
+    ],
+    cwd=ROOT,
+    stderr=subprocess.DEVNULL,
+  )
+  while not list(root.glob("*/metrics.jsonl")):
+    assert running.poll() is None
+    time.sleep(0.05)
+  running.send_signal(signal.SIGKILL)
+  running.wait()
+  names = grid.plan(str(path))
+  assert not all((root / name / "finished.json").exists() for name in names)
+  again = command(path, root, "--jobs=2")
+  assert again.returncode == 0, again.stderr
+  for name in names:
+    records = [
+      [
+        json.loads(line)
+        for line in (place / name / "metrics.jsonl").read_text().splitlines()
+      ]
+      for place in (whole, root)
+    ]
+    # Rates are those of a clock.
+    for lines in records:
+      for line in lines:
+        line.pop("steps_per_second", None)
+    assert records[0] == records[1]

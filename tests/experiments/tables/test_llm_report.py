@@ -1,0 +1,92 @@
+"""Tables of language models, from rows made by hand."""
+
+import pytest
+
+from experiments.errors import UserError
+from experiments.tables import llm
+from experiments.tables.llm import Cell, Measure, Row
+
+PERPLEXITY = Measure("perplexity", lower_is_better=True)
+ACCURACY = Measure("accuracy", lower_is_better=False)
+
+
+def row(base, method, *values, trained=None):
+  return Row(Cell(base, method), values, 41, 100, trained)
+
+
+def test_lines_of_perplexities():
+  rows = [
+    row("60 %", "none", 30.0),
+    row("60 %", "seft", 20.0, 22.0, 24.0, trained=1234),
+    row("60 %", "lora", 2000.0),
+  ]
+  published = {Cell("60 %", "lora"): "LLaMA-7B: 5 -> 6"}
+  header, *lines = llm.lines(rows, PERPLEXITY, 10.0, published)
+  assert header == (
+    *("zeros", "method", "perplexity", "against dense", "95 % interval"),
+    *("runs", "non-zeros", "trained weights", "published, of another model"),
+  )
+  # t of 2 degrees of freedom is 4.303; 22 -+ 4.303 * 2 / sqrt(3).
+  assert lines == [
+    ("60 %", "none", "30.00", "3x", "-", "1", "41.00 %", "-", "-"),
+    ("60 %", "seft", "22.00", "2.2x", "17.03 to 26.97", "3", "41.00 %",
+     "1,234", "-"),
+    ("60 %", "lora", "2e+03", "200x", "-", "1", "41.00 %", "-",
+     "LLaMA-7B: 5 -> 6"),
+  ]  # fmt: skip
+
+
+def test_lines_of_accuracies_leave_out_what_is_empty():
+  header, line = llm.lines([row("", "x", 0.25)], ACCURACY, 0.5, {})
+  assert header == (
+    *("zeros", "method", "accuracy [%]", "against dense", "runs"),
+    "non-zeros",
+  )
+  assert line == ("dense", "x", "25.0", "-25.0", "1", "41.00 %")
+
+
+@pytest.mark.parametrize("measure", [PERPLEXITY, ACCURACY])
+def test_the_order_of_papers(measure):
+  rows = [
+    row("50 %", "a", 3.0, 3.1, 3.2),
+    row("50 %", "b", 2.0, 2.1, 2.5),
+    row("70 %", "a", 3.0, 4.0, 5.0),
+    row("70 %", "b", 4.0, 3.0, 5.1),
+    row("70 %", "c", 5.0),
+  ]
+  low = measure.lower_is_better
+  first, second = llm.order(rows, measure, [("a", "b")])
+  shown = measure.shown
+  assert first == (
+    f"a, 50 %: {shown(3.1)} and b, 50 %: {shown(2.2)}: "
+    + ("as papers report." if low else "NOT what papers report.")
+  )
+  assert second.endswith(
+    ("NOT what papers report" if low else "as papers report")
+    + ", but 3 seeds cannot tell."
+  )
+  (single,) = llm.order(rows, measure, [("c, 70 %", "a, 50 %")])
+  assert ("as papers report" in single) == low
+  with pytest.raises(UserError, match="did you mean 'a, 50 %'"):
+    llm.order(rows, measure, [("a, 55 %", "b")])
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_single_value_is_compared_with_every_seed(swapped):
+  rows = [row("", "none", 3.0), row("", "seft", 2.9, 3.1, 3.2)]
+  pair = ("seft", "none") if swapped else ("none", "seft")
+  (said,) = llm.order(rows, PERPLEXITY, [pair])
+  verdict = "as papers report" if swapped else "NOT what papers report"
+  assert said.endswith(f": {verdict}, but 3 seeds cannot tell.")
+
+
+def test_only_seeds_that_both_have_are_compared():
+  rows = [row("", "a", 3.0, 4.0, 0.0), row("", "b", 2.0, 2.5)]
+  (said,) = llm.order(rows, PERPLEXITY, [("a", "b")])
+  assert said.endswith("as papers report, but 2 seeds cannot tell.")
+
+
+def test_folders_are_names_that_any_disk_takes():
+  assert Cell("wanda 60 %", "lora*").folder == "wanda_60-lora_"
+  assert Cell("2:4", "seft, |w|").folder == "2of4-seft_w_"
+  assert Cell("", "dense").folder == "dense"

@@ -1,0 +1,228 @@
+"""Tables of sweeps: their numbers by hand, by scipy, and from real runs."""
+
+import html.parser
+import pathlib
+import shutil
+import types
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.config import grid
+from experiments.config.entry import Entry
+from experiments.errors import UserError
+from experiments.runs import metrics
+from experiments.sweep import __main__ as sweep
+from experiments.tables import __main__ as tables
+from experiments.tables import costs
+from experiments.tables import rows as sweep_table
+
+ROOT = pathlib.Path(__file__).parents[3]
+CONFIG = '''"""Two rows <of> digits.
+
+    python -m experiments.sweep --config=configs/digits.py --root=DIR
+"""
+
+from experiments.config.entry import Entry
+from tests.experiments import small
+
+
+def get_config(arg=""):
+  return small.get_config("dense")
+
+
+def sweep(arg):
+  for seed in range(2):
+    yield Entry("dense"), {"seed": seed}
+    rigl = {"name": "rigl", "delta_t": 4, "t_end": 18, "sparsity": 0.8}
+    yield Entry("RigL", 0.8), {"seed": seed, "algorithm": rigl}
+    static = {"name": "static", "sparsity": 0.8}
+    change = {"seed": seed, "algorithm": static, "steps": 48}
+    yield Entry("static 2x", 0.8), change
+
+
+EXPECTED = [("RigL", "dense"), ("static 2x", "RigL")]
+PUBLISHED = {Entry("dense"): (0.5, "nobody")}
+'''
+
+
+def record(method, seed, accuracy, **changes):
+  values = {
+    **{"sparsity": 0.9, "loss": 0.1, "nnz": 10, "size": 100, "bytes": 40.0},
+    **{"steps": 5, "training": 600.0, "inference": 2.0, "run": "abc"},
+  }
+  return sweep_table.Record(
+    method=method, seed=seed, accuracy=accuracy, **{**values, **changes}
+  )
+
+
+def config(**attributes):
+  return types.SimpleNamespace(**attributes)
+
+
+def test_a_row_is_mean_and_spread_of_its_seeds():
+  records = [record("rigl", s, a) for s, a in enumerate((1.0, 2.0, 6.0))]
+  (row,) = sweep_table.rows(records, config())
+  assert row.mean == 3.0
+  assert row.std == pytest.approx(7**0.5)
+  assert 1.0 <= row.low < 3.0 < row.high <= 6.0
+  assert row.accuracy == {0: 1.0, 1: 2.0, 2: 6.0}
+
+
+def test_flops_are_relative_to_the_dense_row():
+  dense = record("dense", 0, 1.0, training=1000.0, inference=8.0, sparsity=None)
+  _, row = sweep_table.rows([dense, record("rigl", 0, 1.0)], config())
+  assert (row.training, row.inference) == (0.6, 0.25)
+
+
+def test_the_bootstrap_is_near_students_interval_where_there_is_much():
+  values = np.random.default_rng(0).normal(5.0, 2.0, 300)
+  exact = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+  np.testing.assert_allclose(
+    sweep_table.bootstrap(values), exact, atol=0.02, rtol=0
+  )
+  assert sweep_table.bootstrap(values) == sweep_table.bootstrap(values)
+
+
+@pytest.mark.parametrize("values", [[3.0], [3.0, 3.0]])
+def test_no_spread_no_interval(values):
+  assert sweep_table.bootstrap(values) == (-np.inf, np.inf)
+
+
+def test_a_published_number_is_inside_or_not():
+  records = [record("a", s, 50.0 + s) for s in range(5)]
+  published = {Entry("a", 0.9): (51.5, "somebody")}
+  (row,) = sweep_table.rows(records, config(PUBLISHED=published))
+  assert row.within is True
+  published = {Entry("a", 0.9): (60.0, "somebody")}
+  (row,) = sweep_table.rows(records, config(PUBLISHED=published))
+  assert row.within is False
+  header, cells = sweep_table.lines([row])
+  assert cells[-3:] == ("60", "no", "somebody")
+  assert header[-3:] == ("published", "within", "source")
+  (row,) = sweep_table.rows(records, config(PUBLISHED=published, SAME=False))
+  assert row.within is None
+  assert "within" not in sweep_table.lines([row])[0]
+
+
+def test_orders_are_paired_by_the_seeds_that_both_have():
+  a = [record("a", s, v) for s, v in ((0, 1.0), (1, 2.0), (2, 4.0))]
+  b = [record("b", s, v) for s, v in ((2, 7.0), (1, 4.0), (0, 3.5), (9, 50.0))]
+  found = sweep_table.rows(a + b, config())
+  (order,) = sweep_table.orders(found, [("a", "b"), ("a", "none")])
+  assert order.gain.mean == pytest.approx(2.5)
+  assert order.gain.n == 3
+  test = stats.ttest_rel([3.5, 4.0, 7.0], [1.0, 2.0, 4.0])
+  assert order.gain.p == pytest.approx(test.pvalue)
+  assert order.gain.interval == pytest.approx(tuple(test.confidence_interval()))
+  assert order.gain.verdict == "holds"
+  (order,) = sweep_table.orders(found, [("b", "a")])
+  assert order.gain.verdict == "reversed"
+
+
+def test_few_seeds_cannot_tell():
+  a = [record("a", s, v) for s, v in ((0, 1.0), (1, 2.0))]
+  b = [record("b", s, v) for s, v in ((0, 2.0), (1, 1.5))]
+  (order,) = sweep_table.orders(sweep_table.rows(a + b, config()), [("a", "b")])
+  assert order.gain.verdict == "undecided"
+
+
+def test_runs_are_read_as_they_were_written(tmp_path):
+  records = [record("a, (b)", 0, 1.5), record("dense", 1, 2.0, sparsity=None)]
+  file = tmp_path / "x_runs.csv"
+  sweep_table.save(file, records, command="a command")
+  assert sweep_table.load(file) == records
+  assert file.read_text().startswith("# a command\n")
+  file.write_text("# a command\nmethod\na\n")
+  with pytest.raises(UserError, match="cannot be read"):
+    sweep_table.load(file)
+
+
+def test_latex_is_escaped():
+  text = sweep_table.latex([("a_b", "%"), ("50 %", "x & y")])
+  assert "\\toprule" in text
+  assert "a\\_b" in text
+  assert "50 \\%" in text
+  assert "x \\& y" in text
+
+
+class _Page(html.parser.HTMLParser):
+  def __init__(self):
+    super().__init__()
+    self.open, self.images, self.rows = [], [], 0
+
+  def handle_starttag(self, tag, attributes):
+    given = dict(attributes)
+    self.rows += tag == "tr"
+    if tag == "img":
+      self.images.append(given["src"])
+    elif tag not in ("meta", "html"):
+      self.open.append(tag)
+    assert not any(v.startswith("http") for v in given.values())
+
+  def handle_endtag(self, tag):
+    if tag != "html":
+      assert self.open.pop() == tag
+
+
+@pytest.mark.slow
+def test_a_sweep_becomes_a_table_and_a_report(tmp_path, monkeypatch):
+  (tmp_path / "configs").mkdir()
+  file = tmp_path / "configs" / "digits.py"
+  file.write_text(CONFIG)
+  monkeypatch.setattr(tables, "ROOT", tmp_path)
+  root = tmp_path / "runs"
+  with pytest.raises(UserError, match="holds no finished run"):
+    tables.make("digits", root)
+  sweep.run(str(file), str(root), jobs=2)
+  dense, rigl, static = tables.make("digits", root, out=tmp_path / "out")
+  assert {len(row.accuracy) for row in (dense, rigl, static)} == {2}
+  assert (dense.training, dense.inference) == (1.0, 1.0)
+  assert dense.published == 0.5
+  assert dense.within is False
+  for row, times in ((rigl, 1), (static, 2)):
+    one = grid.rows(str(file))[row.entry][0]
+    history = metrics.read(root / grid.name_of(one))
+    assert history[-1]["nnz"] == row.nnz
+    training, inference = costs.of(one, history).relative
+    assert row.training == pytest.approx(times * training, rel=1e-4)
+    assert row.inference == pytest.approx(inference, rel=1e-4)
+    # ERK of 64 x 8 and 8 x 10 weights: a fifth of them, and 18 biases.
+    assert row.nnz == pytest.approx(0.2 * (64 * 8 + 8 * 10) + 18, abs=1)
+  page = _Page()
+  text = (root / "report.html").read_text()
+  page.feed(text)
+  assert page.open == []
+  assert len(page.images) == 6
+  assert all(x.startswith("data:image/png;base64,") for x in page.images)
+  assert page.rows == 1 + 3 + 1 + 1  # the order of RigL and static
+  assert "Two rows &lt;of&gt; digits" in text
+  assert "6 of 6 runs are finished" in text
+  names = ("digits.csv", "digits.md", "digits.tex")
+  first = [(tmp_path / "out" / name).read_bytes() for name in names]
+  again = tmp_path / "again"
+  again.mkdir()
+  shutil.copy(tmp_path / "out" / "digits_runs.csv", again)
+  tables.rebuild(again / "digits_runs.csv")
+  assert [(again / name).read_bytes() for name in names] == first
+  for name in ("digits.png", "digits_flops.png"):
+    assert (again / name).stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+  "file", sorted((ROOT / "results").glob("*_runs.csv")), ids=lambda f: f.stem
+)
+def test_committed_tables_are_those_of_their_runs(file, tmp_path):
+  shutil.copy(file, tmp_path)
+  tables.rebuild(tmp_path / file.name)
+  for ending in ("csv", "md", "tex"):
+    name = file.name.replace("_runs.csv", f".{ending}")
+    assert (tmp_path / name).read_text() == (
+      ROOT / "results" / name
+    ).read_text()
+
+
+def test_an_unknown_table_names_the_known_ones(tmp_path):
+  with pytest.raises(UserError, match="dst_mnist1d"):
+    tables.make("dst_mnist", tmp_path)
