@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from experiments import cli, errors
 
 DRIVERS = {
-  "train": "experiments.runs.train",
+  "train": "experiments.drivers.single",
   "compare": "experiments.drivers.compare",
   "lottery": "experiments.drivers.lottery",
   "prune_llm": "experiments.drivers.prune_llm",

@@ -4,7 +4,7 @@ Each run is a run of train.py in a directory of its own, so a comparison that
 was stopped goes on where it was, with the same command.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -15,7 +15,6 @@ from experiments.errors import UserError, unknown
 from experiments.runs import progress as progress_lib
 from experiments.runs import train
 from experiments.runs import workdir as workdir_lib
-from experiments.tables import markdown
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -62,7 +61,14 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       "expected",
     )
     workdir_lib.admit(path, calling.plain(config), free=free)
-    done = _train(planned, path)
+    results = _train(planned, path)
+    # Loads matplotlib and SciPy, which training does without.
+    from experiments.tables import markdown
+
+    done = {
+      entry: list(map(markdown.Run, configs, results[entry]))
+      for entry, configs in planned.items()
+    }
     table = markdown.write(path, config, done, config.expected)
   markdown.show(table, f"{config.name}: {len(config.seeds)} seeds")
   for line in markdown.order(table, config.expected):
@@ -123,7 +129,9 @@ def _config(config, entry, seed) -> ml_collections.ConfigDict:
   return one
 
 
-def _train(planned, path: Path) -> dict[Entry, list[markdown.Run]]:
+def _train(
+  planned: Mapping[Entry, Sequence[ml_collections.ConfigDict]], path: Path
+) -> dict[Entry, list[train.Result]]:
   total = sum(map(len, planned.values()))
   done = {}
   with progress_lib.bar() as progress:
@@ -133,6 +141,6 @@ def _train(planned, path: Path) -> dict[Entry, list[markdown.Run]]:
       for config in configs:
         folder = path / "runs" / f"{entry.folder}-{config.seed}"
         result = train.train(config, folder, progress=progress)
-        done[entry].append(markdown.Run(config, result))
+        done[entry].append(result)
         advance(sum(map(len, done.values())))
   return done

@@ -35,7 +35,6 @@ from experiments.runs import batches as source
 from experiments.runs import programs, train
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
-from experiments.tables import lottery as lottery_report
 from sparsejax import distributions, lottery, scores
 
 RETRAIN = ("weights", "learning_rate", "fine_tune", "reinit")
@@ -90,7 +89,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         for level in _levels(seed):
           levels.append(level)
           advance(len(levels))
-    lottery_report.write(path, config, levels)
+    # Loads matplotlib and SciPy, which training does without.
+    from experiments.tables import lottery as report
+
+    report.write(path, config, levels)
   print(f"\nThe report is {path / 'report.md'}")
 
 

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments.config import (parts as build)
-from experiments import (data)
-from experiments.runs import (programs)
-from experiments.data import stream
-from experiments.runs.devices import (Sharing)
+from experiments import data
+from experiments.config import parts as build
+from experiments.runs import programs
+from experiments.runs.devices import Sharing
 
 
 class Source(NamedTuple):
@@ -114,6 +113,8 @@ def _streamed(
   config: ml_collections.ConfigDict, key: jax.Array, sharing: Sharing
 ) -> Source:
   """Batches as they come, one step at a time, crops and mirrors drawn."""
+  from experiments.data import stream  # loads Grain
+
   options = config.data.to_dict()
   size = build.dataset(options).like.shape[0]
   opened = functools.partial(

@@ -12,15 +12,18 @@ import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 
 from experiments.errors import UserError
-from experiments.runs.workdir import (storage)
+from experiments.runs.workdir import storage
+
+if TYPE_CHECKING:
+  # Where it is used it is imported late: it takes longer to load than JAX.
+  import orbax.checkpoint as ocp
 
 _SHOWN = 5  # leaves named in an error
 _DISK = re.compile(r"errno|os error|no space|quota|file too large", re.I)
@@ -28,7 +31,7 @@ _DISK = re.compile(r"errno|os error|no space|quota|file too large", re.I)
 
 def open_manager(
   directory: str | os.PathLike, *, keep: int = 2, keep_steps: Sequence[int] = ()
-) -> ocp.CheckpointManager:
+) -> "ocp.CheckpointManager":
   """Opens the directory, made if need be, and clears away broken-off saves.
 
   Args:
@@ -39,6 +42,8 @@ def open_manager(
   Returns:
     Orbax's manager, which saves in the background; to be closed.
   """
+  import orbax.checkpoint as ocp
+
   directory = Path(directory).absolute()
   policies = ocp.checkpoint_managers
   options = ocp.CheckpointManagerOptions(
@@ -60,7 +65,7 @@ def snapshot(state: Any) -> Any:
   return jax.tree.map(np.array, state)
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
+def save(manager: "ocp.CheckpointManager", step: int, state: Any) -> None:
   """Saves in the background, once the save before it is complete.
 
   Args:
@@ -73,6 +78,8 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
     UserError: If this save or the one before it failed; older checkpoints
       stay.
   """
+  import orbax.checkpoint as ocp
+
   settle(manager)
   try:
     manager.save(
@@ -86,7 +93,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
     raise _failed(manager, error) from None
 
 
-def settle(manager: ocp.CheckpointManager) -> None:
+def settle(manager: "ocp.CheckpointManager") -> None:
   """Waits until what is being saved is on disk."""
   try:
     manager.wait_until_finished()
@@ -94,14 +101,14 @@ def settle(manager: ocp.CheckpointManager) -> None:
     raise _failed(manager, error) from None
 
 
-def latest(manager: ocp.CheckpointManager) -> int | None:
+def latest(manager: "ocp.CheckpointManager") -> int | None:
   """Returns the newest complete checkpoint's step, None if there is none."""
   settle(manager)
   return manager.latest_step()
 
 
 def restore(
-  manager: ocp.CheckpointManager, like: Any
+  manager: "ocp.CheckpointManager", like: Any
 ) -> tuple[int, Any] | None:
   """Restores the newest checkpoint that is whole.
 
@@ -143,7 +150,7 @@ def restore(
   return found
 
 
-def restore_step(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
+def restore_step(manager: "ocp.CheckpointManager", step: int, like: Any) -> Any:
   """Restores the checkpoint of one step, as NumPy arrays.
 
   Raises:
@@ -167,7 +174,9 @@ def restore_step(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
     ) from error
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
+def _restore(manager: "ocp.CheckpointManager", step: int, like: Any) -> Any:
+  import orbax.checkpoint as ocp
+
   args = ocp.args.Composite(sums=ocp.args.JsonRestore())
   sums = _unsealed(manager.restore(step, args=args)["sums"])
   _check_same_tree(manager.directory / str(step), sums, like)
@@ -248,7 +257,7 @@ def _check_same_tree(where: Any, sums: dict[str, list], like: Any) -> None:
     )
 
 
-def _set_aside(manager: ocp.CheckpointManager, step: int) -> Path:
+def _set_aside(manager: "ocp.CheckpointManager", step: int) -> Path:
   source = Path(manager.directory) / str(step)
   target = source.parent.parent / "damaged" / source.name
   target.parent.mkdir(exist_ok=True)
@@ -256,7 +265,7 @@ def _set_aside(manager: ocp.CheckpointManager, step: int) -> Path:
   return source.replace(target)
 
 
-def _failed(manager: ocp.CheckpointManager, error: Exception) -> Exception:
+def _failed(manager: "ocp.CheckpointManager", error: Exception) -> Exception:
   """A clear error if it was the disk; otherwise a fault, as it came."""
   reason = _reason(error)
   if not isinstance(error, OSError) and not _DISK.search(str(error)):

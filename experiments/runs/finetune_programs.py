@@ -15,13 +15,14 @@ import ml_collections
 import numpy as np
 import optax
 
-from experiments.config import (parts as build, calling, optimizers)
+from experiments.config import calling, optimizers
+from experiments.config import parts as build
 from experiments.errors import UserError, unknown
-from experiments.llm.prune import (pruners)
-from experiments.llm.evaluate.tasks import (Rows)
-from experiments.llm.families import (llama)
+from experiments.llm.evaluate.tasks import Rows
+from experiments.llm.families import llama
+from experiments.llm.prune import pruners
 from sparsejax import distill, finetune
-from sparsejax.finetune.moving import (Phase)
+from sparsejax.finetune.moving import Phase
 
 NONE = "none"  # a part of the config that is not there
 NEVER = np.iinfo(np.int32).max

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from experiments.runs import (metrics)
 from experiments.errors import UserError, unknown
+from experiments.runs import metrics
 
 
 class Run(NamedTuple):

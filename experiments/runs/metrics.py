@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorboardX
 
-from experiments.runs.workdir import (storage)
+from experiments.runs.workdir import storage
 
 Write = Callable[..., None]
 
@@ -42,6 +41,8 @@ def writer(
     _cut(file, after)
   events = None
   if tensorboard:
+    import tensorboardX  # which loads torch, where that is installed
+
     with storage(workdir):
       events = tensorboardX.SummaryWriter(
         str(workdir / "tensorboard"), purge_step=after + 1

@@ -19,8 +19,9 @@ from flax import linen as nn
 from jax import lax
 
 import sparsejax
-from experiments.config import (parts as build, calling)
-from experiments import (data, models)
+from experiments import data, models
+from experiments.config import calling
+from experiments.config import parts as build
 from experiments.errors import UserError
 from experiments.models import convolutions
 from sparsejax import lottery

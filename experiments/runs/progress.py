@@ -7,9 +7,10 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-import rich.console
-import rich.progress
+if TYPE_CHECKING:
+  import rich.console
 
 Advance = Callable[..., None]  # advance(step, note=""), after each stretch
 Track = Callable[..., Advance]  # track(name, total, start=0)
@@ -23,7 +24,7 @@ def untracked(name: str, total: int, start: int = 0) -> Advance:
 
 
 @contextlib.contextmanager
-def bar(console: rich.console.Console | None = None) -> Iterator[Track]:
+def bar(console: "rich.console.Console | None" = None) -> Iterator[Track]:
   """Shows a bar per run: its name, step, rate and the time that is left.
 
   Args:
@@ -34,6 +35,9 @@ def bar(console: rich.console.Console | None = None) -> Iterator[Track]:
     `track(name, total, start)`, called once per run. It returns
     `advance(step, note)`, called whenever the run is further on.
   """
+  import rich.console
+  import rich.progress
+
   console = console or rich.console.Console(stderr=True)
   if not console.is_terminal:
     yield functools.partial(_lines, console)
@@ -68,7 +72,7 @@ def bar(console: rich.console.Console | None = None) -> Iterator[Track]:
 
 
 def _lines(
-  console: rich.console.Console, name: str, total: int, start: int = 0
+  console: "rich.console.Console", name: str, total: int, start: int = 0
 ) -> Advance:
   began = last = time.monotonic()
 

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.runs import (metrics, programs)
 from experiments.errors import UserError
+from experiments.runs import metrics, programs
 from sparsejax.masks import path_name
 
 

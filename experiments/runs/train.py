@@ -9,23 +9,30 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import orbax.checkpoint as ocp
 
 import sparsejax
-from experiments.config import (parts, calling)
-from experiments.runs import (checkpoints, metrics, programs, devices as sharing, signals, batches as source)
-from experiments.tables import (markdown)
-from experiments.runs import (progress as progress_lib)
-from experiments.runs import (workdir as workdir_lib)
-from experiments.config.entry import (Entry)
+from experiments.config import calling, parts
 from experiments.errors import UserError
-from experiments.runs.recorder import (Diverged, Recorder, check_state, diverged)
+from experiments.runs import batches as source
+from experiments.runs import checkpoints, metrics, programs, signals
+from experiments.runs import devices as sharing
+from experiments.runs import progress as progress_lib
+from experiments.runs import workdir as workdir_lib
+from experiments.runs.recorder import (
+  Diverged,
+  Recorder,
+  check_state,
+  diverged,
+)
+
+if TYPE_CHECKING:
+  import orbax.checkpoint as ocp
 
 
 class Result(NamedTuple):
@@ -44,22 +51,6 @@ class Result(NamedTuple):
   params: Any
   batch_stats: Any
   masks: Any
-
-
-def run(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Trains with a progress bar and reports how it ended: main.py's driver."""
-  done = workdir_lib.finished(workdir)
-  with progress_lib.bar() as progress:
-    result = train(config, workdir, progress=progress)
-  final = result.metrics
-  entry = Entry(config.algorithm.name)
-  runs = {entry: [markdown.Run(config, result)]}
-  markdown.write(Path(workdir), config, runs)
-  print(
-    f"{config.name} in {workdir} {'was already' if done else 'is'} finished: "
-    f"accuracy {final['accuracy']:.4f}, {final['nnz']} of {final['size']} "
-    "weights active. The report is report.md there."
-  )
 
 
 def train(
@@ -174,7 +165,7 @@ def _finished_state(
   config: ml_collections.ConfigDict,
   program: programs.Programs,
   path: Path,
-  manager: ocp.CheckpointManager,
+  manager: "ocp.CheckpointManager",
   progress: progress_lib.Track,
   start: Callable[[programs.Programs], programs.State],
 ) -> programs.State:
