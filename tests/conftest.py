@@ -1,12 +1,13 @@
-"""Eight CPU devices for every test, set before JAX starts.
+"""Eight CPU devices for every test, and a limit on what a quick test costs.
 
-And programs that compile quickly, or that any process has compiled before: most
-of a test's time is XLA's. Programs are the same from a cache or not;
-`pytest --cache-clear` forgets them.
+Both are set before JAX starts. Programs compile with little optimization, or
+come from a cache in `.pytest_cache/`, for most of a test's time is XLA's. The
+programs are the same either way; `pytest --cache-clear` empties the cache.
 """
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 os.environ["XLA_FLAGS"] = " ".join(
   [
@@ -25,9 +26,13 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 import jax
 import pytest
 
+# CPU seconds that a test without the mark `slow` may take, and again those that
+# setting up its fixtures may take. Elsewhere a second buys less: a factor.
+CPU_SECONDS = 10 * float(os.environ.get("SPARSEJAX_TEST_CPU_FACTOR", "1"))
+
 
 @pytest.fixture(autouse=True, scope="module")
-def _no_more_programs_than_linux_maps():
+def _no_more_programs_than_linux_maps() -> Iterator[None]:
   """Drops compiled programs before a process has too many of them.
 
   Each takes some of the 65,530 memory maps that Linux allows a process by
@@ -37,3 +42,47 @@ def _no_more_programs_than_linux_maps():
   maps = pathlib.Path("/proc/self/maps")
   if maps.exists() and maps.read_text().count("\n") > 20_000:
     jax.clear_caches()
+
+
+def _cpu_seconds() -> float:
+  """CPU seconds of this process and of the children that it waited for."""
+  return sum(os.times()[:4])
+
+
+def _limited(item: pytest.Item, phase: str) -> Iterator[None]:
+  """Fails a test whose phase took more CPU than a quick test may."""
+  begin = _cpu_seconds()
+  result = yield
+  seconds = _cpu_seconds() - begin
+  # CPU time and not wall time: it is nearly the same on a busy machine.
+  if seconds > CPU_SECONDS and not item.get_closest_marker("slow"):
+    pytest.fail(
+      f"the {phase} of {item.nodeid} took {seconds:.1f} CPU seconds, more than "
+      f"the {CPU_SECONDS:g} of a quick test: make it cheaper, or mark it with "
+      "@pytest.mark.slow. On a slow machine, raise "
+      "SPARSEJAX_TEST_CPU_FACTOR (default 1).",
+      pytrace=False,
+    )
+  return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+  """Limits the CPU seconds of fixtures."""
+  return (yield from _limited(item, "setup"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+  """Limits the CPU seconds of tests."""
+  return (yield from _limited(item, "call"))
+
+
+def pytest_terminal_summary(
+  terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+  """Says how to run the slow tests where they were left out."""
+  if config.option.markexpr == "not slow":
+    terminalreporter.write_line(
+      'The slow tests were left out; to run all: python -m pytest -m ""'
+    )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -37,6 +38,12 @@ def finished(tmp_path_factory):
     patch.setattr(sys, "argv", ["main.py", "--config=a.py", "--workdir=b c"])
     compare.run(make(), str(path))
   return path
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+  """A copy of the finished comparison, for tests that run in it again."""
+  return shutil.copytree(finished, tmp_path / "compare")
 
 
 def test_every_run_is_there_and_the_table_holds_their_numbers(finished):
@@ -90,23 +97,23 @@ def test_the_report_shows_table_order_layers_and_pictures(finished):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
-def test_the_same_command_again_trains_nothing(finished, monkeypatch, capsys):
-  before = (finished / "report.md").read_bytes()
+def test_the_same_command_again_trains_nothing(copied, monkeypatch, capsys):
+  before = (copied / "report.md").read_bytes()
   monkeypatch.setattr(train, "_stretch", None)  # a step would be an error
-  compare.run(make(), str(finished))
-  assert (finished / "report.md").read_bytes() == before
+  compare.run(make(), str(copied))
+  assert (copied / "report.md").read_bytes() == before
   assert "small: 2 seeds" in capsys.readouterr().out
 
 
-def test_another_base_is_refused_and_seeds_may_join(finished):
+def test_another_base_is_refused_and_seeds_may_join(copied):
   other = make()
   other.base.batch_size = 16
   with pytest.raises(UserError, match=r"base\.batch_size: 32 -> 16"):
-    compare.run(other, str(finished))
-  before = (finished / "runs/set-1/metrics.jsonl").stat().st_mtime_ns
-  compare.run(make(methods=("set",), seeds=(0, 1, 2)), str(finished))
-  assert (finished / "runs/set-2/finished.json").exists()
-  assert (finished / "runs/set-1/metrics.jsonl").stat().st_mtime_ns == before
+    compare.run(other, str(copied))
+  before = (copied / "runs/set-1/metrics.jsonl").stat().st_mtime_ns
+  compare.run(make(methods=("set",), seeds=(0, 1, 2)), str(copied))
+  assert (copied / "runs/set-2/finished.json").exists()
+  assert (copied / "runs/set-1/metrics.jsonl").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

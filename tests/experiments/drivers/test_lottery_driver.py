@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import jax
 import ml_collections
@@ -55,6 +56,12 @@ def finished(tmp_path_factory):
     patch.setattr(train, "train", watched)
     lottery.run(config, str(path))
   return Finished(path, config, starts)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+  """A copy of the finished workdir, for tests that run in it again."""
+  return shutil.copytree(finished.path, tmp_path / "lottery")
 
 
 def weights(tree):
@@ -290,32 +297,34 @@ def test_the_report_has_pictures_and_says_what_papers_report(finished):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
-def test_the_same_command_again_trains_nothing(finished, monkeypatch, capsys):
-  before = (finished.path / "table.csv").read_text()
+def test_the_same_command_again_trains_nothing(
+  finished, copied, monkeypatch, capsys
+):
+  before = (copied / "table.csv").read_text()
   monkeypatch.setattr(train, "_stretch", None)  # a step would be an error
-  lottery.run(finished.config, str(finished.path))
-  assert (finished.path / "table.csv").read_text() == before
+  lottery.run(finished.config, str(copied))
+  assert (copied / "table.csv").read_text() == before
   assert "small tickets" in capsys.readouterr().out
 
 
-def test_more_levels_and_seeds_join_a_finished_workdir(finished):
-  dense = finished.path / "seed-0/dense/finished.json"
+def test_more_levels_and_seeds_join_a_finished_workdir(copied):
+  dense = copied / "seed-0/dense/finished.json"
   before = dense.stat().st_mtime_ns
   config = make(seeds=(0, 1), levels=3, methods=("ticket",))
   config.stability.branches = ()
-  lottery.run(config, str(finished.path))
+  lottery.run(config, str(copied))
   assert dense.stat().st_mtime_ns == before
   for folder in ("seed-0/ticket/level-03", "seed-1/ticket/level-03"):
-    assert (finished.path / folder / "finished.json").exists()
+    assert (copied / folder / "finished.json").exists()
   other = make()
   with other.unlocked():
     other.branches.ticket = {"step": STEP}
   with pytest.raises(UserError, match=r"ticket holds .*\n  step: 0 -> 6"):
-    lottery.run(other, str(finished.path))
+    lottery.run(other, str(copied))
   other = make()
   other.rate = 0.5
   with pytest.raises(UserError, match=r"rate: 0\.2 -> 0\.5"):
-    lottery.run(other, str(finished.path))
+    lottery.run(other, str(copied))
 
 
 def test_nothing_is_compiled_from_the_second_level_on(tmp_path, monkeypatch):

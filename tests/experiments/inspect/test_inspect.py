@@ -321,9 +321,10 @@ def test_there_is_a_picture_of_everything(root, report):
 
 
 def test_once_more_replaces_the_section_and_nothing_else(
-  root, report, capsys, monkeypatch
+  root, report, capsys, monkeypatch, tmp_path
 ):
   monkeypatch.setattr(plots, "save", lambda figure, file: None)
+  root = shutil.copytree(root, tmp_path / "inspect")
   (root / "report.md").write_text(report + "\nMore.\n")
   inspect.run(str(root), name="runs/set-0")
   again = (root / "report.md").read_text()
