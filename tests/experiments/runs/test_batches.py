@@ -8,11 +8,12 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from experiments.config import (parts)
-from experiments import (data)
-from experiments.runs import (batches as source, train)
+from experiments import data
+from experiments.config import parts
+from experiments.runs import batches as source
+from experiments.runs import train
 from tests.experiments import small
-from tests.experiments.runs.test_train import (Crash, assert_same_run, crash_at)
+from tests.experiments.runs.test_train import Crash, assert_same_run, crash_at
 
 KEY = parts.streams(0)["data"]
 

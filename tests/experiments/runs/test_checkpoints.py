@@ -16,8 +16,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments.runs import (checkpoints)
 from experiments.errors import UserError
+from experiments.runs import checkpoints
 
 
 class State(NamedTuple):

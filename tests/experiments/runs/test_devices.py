@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from experiments.config import (parts)
-from experiments.runs import (programs, devices as sharing, batches as source, train)
+from experiments.config import parts
 from experiments.errors import UserError
+from experiments.runs import batches as source
+from experiments.runs import devices as sharing
+from experiments.runs import programs, train
 from tests.experiments import small
 from tests.experiments.test_configs import load, photo
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import sparsejax
-from experiments.config import (parts)
-from experiments.drivers import (compare)
-from experiments.tables import (costs)
-from experiments.runs import (programs, train)
-from experiments.recipes import (vision)
+from experiments.config import parts
+from experiments.drivers import compare
 from experiments.errors import UserError
+from experiments.recipes import vision
+from experiments.runs import programs, train
+from experiments.tables import costs
 from tests.experiments import small
 
 METHODS = (

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.config import (parts)
-from experiments.runs import (checkpoints, programs, train)
-from experiments.drivers import (compare)
-from experiments import (models)
-from experiments.config.entry import (Entry)
+from experiments import models
+from experiments.config import parts
+from experiments.config.entry import Entry
+from experiments.drivers import compare
 from experiments.errors import UserError
+from experiments.runs import checkpoints, programs, train
 from sparsejax import initial
 from tests.experiments import small
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.runs import (metrics)
 from experiments.errors import UserError
+from experiments.runs import metrics
 
 
 def fill(path, steps, after=-1, **kwargs):

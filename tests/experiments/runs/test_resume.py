@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.runs import (checkpoints, metrics)
+from experiments.runs import checkpoints, metrics
 from tests.experiments.test_main import SMALL, finish, launch
 
 STEPS = 400

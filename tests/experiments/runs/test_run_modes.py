@@ -6,13 +6,17 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.drivers import (lottery)
-from experiments.runs import (metrics, train)
+from experiments.drivers import lottery
 from experiments.errors import UserError
+from experiments.runs import metrics, train
 from sparsejax import kernels
 from tests.experiments import small, small_lottery
+from tests.experiments.runs.test_resume import (
+  assert_same_run,
+  last_state,
+  wait_for,
+)
 from tests.experiments.test_main import finish, launch
-from tests.experiments.runs.test_resume import (assert_same_run, last_state, wait_for)
 
 
 def config(algorithm, mode):

@@ -9,10 +9,11 @@ import pytest
 from flax import linen as nn
 
 import sparsejax
-from experiments.config import (parts as build)
-from experiments.runs import (checkpoints, metrics, programs, batches as source, train)
-from experiments import (models)
+from experiments import models
+from experiments.config import parts as build
 from experiments.errors import UserError
+from experiments.runs import batches as source
+from experiments.runs import checkpoints, metrics, programs, train
 from tests.experiments import small
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.runs import (workdir)
 from experiments.errors import UserError
+from experiments.runs import workdir
 
 CONFIG = {"seed": 0, "optimizer": {"name": "sgd", "boundaries": (1, 2)}}
 
