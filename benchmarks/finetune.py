@@ -15,9 +15,9 @@ from absl import app, flags
 
 import sparsejax
 from benchmarks import measure
-from experiments.llm.io import sources
-from experiments.llm.prune import pruners, pruning
-from experiments.llm.text import corpora
+from experiments.llm.io import load
+from experiments.llm.prune import layerwise, pruners
+from experiments.llm.text import corpora, sources
 from sparsejax import finetune, select
 
 _PRUNE = flags.DEFINE_bool(
@@ -211,13 +211,13 @@ def training_rows(rounds):
 
 def pruning_row(name, limit):
   """Minutes to prune SmolLM2-135M, compiling included."""
-  model = sources.smollm2()
+  model = load.smollm2()
   text = corpora.tokens(sources.python_help(test=False), model.tokenizer)
   tokens = corpora.windows(text, length=256, count=32, seed=0)
   begin = time.perf_counter()
-  method = pruning.method(name, length=256)
+  method = layerwise.method(name, length=256)
   sparsities = [SPARSITY] * model.config.layers
-  pruned = pruning.prune(model, tokens, method, sparsities)
+  pruned = layerwise.prune(model, tokens, method, sparsities)
   minutes = (time.perf_counter() - begin) / 60
   density = pruners.count(pruned.params).density
   assert abs(density - (1 - SPARSITY)) < 1e-3

@@ -29,9 +29,9 @@ from experiments.errors import UserError, unknown
 from experiments.llm.io import (
   files,
   huggingface,
+  load,
   packed_files,
   packed_model,
-  sources,
   two_of_four,
 )
 from experiments.runs import finished, train
@@ -66,14 +66,14 @@ def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
       "batch_stats": jax.tree.map(lambda _: True, result.batch_stats),
     }
     tree = packed.pack(variables, masks, formats=_format)
-    packed_files.write(path, tree, about)
+    packed_files.write_tree(path, tree, about)
   else:
     tensors = {
       path_name(key): np.asarray(x)
       for key, x in jax.tree_util.tree_leaves_with_path(variables)
     }
     metadata = {"about": json.dumps(about)}
-    with files.whole(path) as part:
+    with files.replacing(path) as part:
       safetensors.numpy.save_file(tensors, part, metadata=metadata)
   _tell(path, variables, one.title)
 
@@ -96,14 +96,14 @@ def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
   dtypes = packed_model.DTYPES if form == "packed" else huggingface.DTYPES
   if dtype not in dtypes:
     raise unknown(f"dtype of {form} models", dtype, dtypes)
-  whole = packed_model.unpack(sources.at(model))
+  whole = packed_model.unpack(load.model_at(model))
   path = _made(to)
   if form == "packed":
-    packed_model.write(path, packed_model.pack(whole, dtype=dtype))
+    packed_model.write_model(path, packed_model.pack(whole, dtype=dtype))
   elif form == "dense":
-    huggingface.write(path, whole, dtype=dtype)
+    huggingface.write_model(path, whole, dtype=dtype)
   else:
-    two_of_four.write(path, whole, dtype=dtype)
+    two_of_four.write_model(path, whole, dtype=dtype)
   _tell(path, whole.params, model)
 
 

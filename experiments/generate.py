@@ -13,8 +13,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.llm.evaluate import generate
-from experiments.llm.families import llama
-from experiments.llm.io import sources
+from experiments.llm.io import load
 
 
 def run(path: str, prompt: str, *, tokens: int, chat: bool = False) -> str:
@@ -33,12 +32,12 @@ def run(path: str, prompt: str, *, tokens: int, chat: bool = False) -> str:
     UserError: If there is no such model, the text is empty or too long, or the
       model has no chat template.
   """
-  model = sources.at(path)
+  model = load.model_at(path)
   words = model.tokenizer
   if chat:
     prompt = words.chat([{"role": "user", "content": prompt}])
   (found,) = generate.greedy(
-    llama.Llama(model.config),
+    model.network(),
     jax.device_put(model.params),
     [words.encode(prompt)],
     steps=tokens,

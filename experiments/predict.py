@@ -36,7 +36,7 @@ class Predictor:
 
   def __init__(self, path: pathlib.Path):
     """Reads it from a file; a UserError says if that is no such one."""
-    variables, about = packed_files.read(path)
+    variables, about = packed_files.read_tree(path)
     config = ml_collections.ConfigDict(about["config"])
     self.dataset, model = programs.parts(config)
 
@@ -81,7 +81,7 @@ def run(model: str, *, inputs: str | None = None, to: str | None = None):
       f"{inputs} holds an array of shape {x.shape}; wanted [n, "
       f"{', '.join(map(str, wanted))}], as the model was trained on"
     )
-  with files.whole(pathlib.Path(to)) as part, part.open("wb") as file:
+  with files.replacing(pathlib.Path(to)) as part, part.open("wb") as file:
     np.save(file, _in_batches(predictor, x))
   print(f"{to}: logits of {len(x)} inputs")
 

@@ -21,8 +21,8 @@ from experiments.config import calling, parts
 from experiments.data import order
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
-from experiments.llm.io import huggingface, sources
-from experiments.llm.io.weights import Model
+from experiments.llm.io import huggingface, load
+from experiments.llm.io.model import Model
 from experiments.llm.prune import pruners
 from experiments.runs import checkpoints, metrics, recorder, signals
 from experiments.runs import finetune_programs as programs
@@ -48,7 +48,7 @@ def defaults() -> ml_collections.ConfigDict:
   """Makes the config of a run, to be filled in by a config file.
 
   Returns:
-    The config: `model`, a name of `sources.MODELS` and keywords; `prune`, how
+    The config: `model`, a name of `load.MODELS` and keywords; `prune`, how
     to prune it first, as for `pruners.prune`, or "none"; `method`, a name of
     METHODS and keywords, where `rank` says that as many weights are trained as
     by LoRA of that rank; `loss`, the weights of LOSSES and a `temperature`;
@@ -171,7 +171,7 @@ def _finished(
   config: ml_collections.ConfigDict, path: Path, progress: progress_lib.Track
 ) -> dict[str, Any]:
   """Trains to the end, writes the model, and returns its numbers."""
-  model = calling.call("model", sources.MODELS, config.model)
+  model = calling.call("model", load.MODELS, config.model)
   task = tasks.make(model, config.task)
   model = _pruned(config, path, model, task, progress)
   if config.n_of_m:
@@ -200,7 +200,7 @@ def _finished(
     write(config.steps, "test", final)
   metrics.sync(path)
   if config.save:
-    huggingface.write(path / "model", model)
+    huggingface.write_model(path / "model", model)
   return final
 
 
@@ -276,8 +276,8 @@ def _pruned(config, path: Path, model: Model, task, progress) -> Model:
   folder = path / "pruned"
   if not (folder / "config.json").exists():  # which is written last
     model = _prune(config.prune, model, task, config.name, progress)
-    huggingface.write(folder, model)
-  return huggingface.read(folder)
+    huggingface.write_model(folder, model)
+  return huggingface.read_model(folder)
 
 
 def _prune(options: Mapping[str, Any], model, task, name, progress) -> Model:
@@ -289,7 +289,7 @@ def _teacher(config, model: Model):
   """The teacher's parameters on the device; None if there is no use for one."""
   if not programs.needs_teacher(config.loss):
     return None
-  teacher = calling.call("model", sources.MODELS, config.teacher)
+  teacher = calling.call("model", load.MODELS, config.teacher)
   if teacher.config != model.config:
     raise UserError(
       f"the teacher is {teacher.config}, but the student is {model.config}; "

@@ -12,7 +12,7 @@ import ml_collections
 from experiments.config import calling
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
-from experiments.llm.io import huggingface, sources
+from experiments.llm.io import huggingface, load
 from experiments.llm.prune import pruners
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
@@ -35,7 +35,7 @@ def defaults() -> ml_collections.ConfigDict:
   """Makes the config of a table of one-shot pruning.
 
   Returns:
-    The config: `model`, a name of `sources.MODELS` and its keywords; `task`, of
+    The config: `model`, a name of `load.MODELS` and its keywords; `task`, of
     `tasks.TASKS`, whose text calibration windows are drawn from; `calibration`,
     their number `sequences` and their `length`; `pruners`, by the method's name
     the keywords of `pruners.prune` besides sparsity and seed; `methods`, those
@@ -70,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   cells = dict(_plan(config))
   with workdir_lib.locked(workdir) as path:
     workdir_lib.admit(path, calling.plain(config), free=_FREE)
-    model = calling.call("model", sources.MODELS, config.model)
+    model = calling.call("model", load.MODELS, config.model)
     task = tasks.make(model, config.task)
     with progress_lib.bar() as progress:
       file = path / "cells" / "dense.json"
@@ -128,7 +128,7 @@ def _row(config, path, model, task, cell, options, progress, dense) -> Row:
       )
       if config.save:
         folder = path / "models" / f"{cell.folder}-{seed}"
-        huggingface.write(folder, pruned)
+        huggingface.write_model(folder, pruned)
       return tasks.judge(pruned, task)
 
     file = path / "cells" / f"{cell.folder}-{seed}.json"

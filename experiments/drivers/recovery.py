@@ -16,7 +16,7 @@ from experiments.config import calling
 from experiments.drivers import finetune
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
-from experiments.llm.io import huggingface, sources
+from experiments.llm.io import huggingface, load
 from experiments.llm.prune import pruners
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
@@ -71,9 +71,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   ):
     workdir_lib.admit(path, calling.plain(config), free=_FREE)
     source = _source(config, Path(workdir))
-    model = functools.cache(
-      lambda: calling.call("model", sources.MODELS, source)
-    )
+    model = functools.cache(lambda: calling.call("model", load.MODELS, source))
     task = functools.cache(lambda: tasks.make(model(), config.base.task))
     dense = _dense(config, Path(workdir), model, task, progress)
     advance = progress("all cells", len(planned), 0)
@@ -191,7 +189,7 @@ def _pruned(config, workdir: Path, base: str, model, task, progress):
     advance = progress(base, model().config.layers, 0)
     options = config.starts[base].prune
     pruned = pruners.prune(model(), task().text, options, advance=advance)
-    huggingface.write(folder, pruned)
+    huggingface.write_model(folder, pruned)
     return tasks.judge(pruned, task())
 
   return workdir_lib.kept(folder.with_name(f"{folder.name}.json"), make)

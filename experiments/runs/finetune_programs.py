@@ -19,7 +19,8 @@ from experiments.config import calling, optimizers
 from experiments.config import parts as build
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate.tasks import Rows
-from experiments.llm.families import llama
+from experiments.llm.families import registry
+from experiments.llm.families.protocol import Config, Network
 from experiments.llm.prune import pruners
 from sparsejax import distill, finetune
 from sparsejax.finetune.moving import Phase
@@ -175,7 +176,7 @@ def needs_teacher(loss: Mapping[str, float]) -> bool:
   return bool(weights_of(loss).keys() - {"cross_entropy"})
 
 
-def get(config: ml_collections.ConfigDict, model: llama.Config) -> Program:
+def get(config: ml_collections.ConfigDict, model: Config) -> Program:
   """The program of a run; runs that differ in their seed share it."""
   compiled_in = ("steps", "method", "optimizer", "schedule", "loss")
   compiled_in += ("remat", "dtype")
@@ -184,11 +185,13 @@ def get(config: ml_collections.ConfigDict, model: llama.Config) -> Program:
 
 
 @functools.lru_cache(maxsize=32)
-def _get(text: str, model: llama.Config) -> Program:
+def _get(text: str, model: Config) -> Program:
   config = ml_collections.ConfigDict(json.loads(text))
   # The key of draws is in the state; this one is of no use.
   tx = transformation(config, jax.random.key(0))
-  llm = llama.Llama(model, remat=config.remat, dtype=jnp.dtype(config.dtype))
+  llm = registry.network(
+    model, remat=config.remat, dtype=jnp.dtype(config.dtype)
+  )
   losses = _losses(config.loss, llm)
 
   def loss(values, probes, tuned, batch, teacher):
@@ -217,7 +220,7 @@ def _get(text: str, model: llama.Config) -> Program:
   return Program(step, jax.jit(finetune.merge), tx.phase)
 
 
-def _losses(config: Mapping[str, float], llm: llama.Llama):
+def _losses(config: Mapping[str, float], llm: Network):
   """`(params, batch, teacher's params) -> losses` by name, `loss` of all."""
   weights = weights_of(config)
   temperature = float(config.get("temperature", 1))

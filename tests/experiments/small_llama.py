@@ -34,7 +34,7 @@ CONFIGS = {
 
 def make_params(config):
   """Parameters large enough that everything matters, from NumPy."""
-  model = llama.Llama(config)
+  model = llama.Network(config)
   tokens = jnp.zeros((1, 2), jnp.int32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
   rng = np.random.default_rng(0)

@@ -39,7 +39,7 @@ def test_a_packed_file_gives_the_params_back(workdir, tmp_path, capsys):
   file = tmp_path / "new" / "model.safetensors"
   export.run(str(workdir), str(file), form="packed")
   assert f"{file.stat().st_size:,} bytes" in capsys.readouterr().out
-  tree, about = packed_files.read(file)
+  tree, about = packed_files.read_tree(file)
   trained = result(workdir)
   jax.tree.map(
     np.testing.assert_array_equal,
@@ -143,8 +143,8 @@ def every_format():
 
 def test_every_format_comes_back(tmp_path):
   tree = {"layer": every_format(), "bias": jnp.ones(3, jnp.bfloat16)}
-  packed_files.write(tmp_path / "f", tree, {"a": [1]})
-  again, about = packed_files.read(tmp_path / "f")
+  packed_files.write_tree(tmp_path / "f", tree, {"a": [1]})
+  again, about = packed_files.read_tree(tmp_path / "f")
   assert about == {"a": [1]}
   assert jax.tree.structure(again) == jax.tree.structure(tree)
   for got, want in zip(
@@ -176,17 +176,17 @@ def rewritten(file, tensors=None, metadata=None):
 )
 def test_damaged_files_are_refused(change, says, tmp_path):
   file = tmp_path / "f"
-  packed_files.write(file, every_format(), {})
+  packed_files.write_tree(file, every_format(), {})
   rewritten(file, **change)
   with pytest.raises(UserError, match=says):
-    packed_files.read(file)
+    packed_files.read_tree(file)
 
 
 def test_files_that_are_none_are_refused(tmp_path):
   (tmp_path / "text").write_text("text")
   for name in ("text", "missing"):
     with pytest.raises(UserError, match="cannot be read"):
-      packed_files.read(tmp_path / name)
+      packed_files.read_tree(tmp_path / name)
 
 
 @pytest.mark.slow

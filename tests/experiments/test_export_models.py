@@ -16,7 +16,7 @@ from experiments.errors import UserError
 from experiments.llm.evaluate import generate as generation
 from experiments.llm.evaluate import perplexity
 from experiments.llm.families import llama
-from experiments.llm.io import huggingface, packed_model, sources, two_of_four
+from experiments.llm.io import huggingface, load, packed_model, two_of_four
 from sparsejax import packed, patterns, select
 
 PROMPT = "It was the best of times"
@@ -24,7 +24,7 @@ PROMPT = "It was the best of times"
 
 def pruned(density, *, two=False):
   """A tiny model of bytes with zeros in its blocks."""
-  model = sources.random(
+  model = load.random(
     seed=0, dim=32, layers=2, heads=4, hidden=64, context=128, kv_heads=2
   )
 
@@ -45,7 +45,7 @@ def pruned(density, *, two=False):
 
 def continued(model, steps=20):
   (found,) = generation.greedy(
-    llama.Llama(model.config),
+    llama.Network(model.config),
     jax.device_put(model.params),
     [model.tokenizer.encode(PROMPT)],
     steps=steps,
@@ -66,8 +66,8 @@ def continued(model, steps=20):
 def test_a_packed_model_is_the_model(density, two, kind, tmp_path):
   model = pruned(density, two=two)
   path = tmp_path / "model.safetensors"
-  packed_model.write(path, packed_model.pack(model))
-  again = sources.at(str(path))
+  packed_model.write_model(path, packed_model.pack(model))
+  again = load.model_at(str(path))
   kernel = again.params["layers"]["mlp"]["up"]["kernel"]
   if kind is None:
     assert not packed.is_packed(kernel)
@@ -84,7 +84,7 @@ def test_a_packed_model_is_the_model(density, two, kind, tmp_path):
   assert continued(again) == continued(model)
   tokens = np.asarray(model.tokenizer.encode(PROMPT))[None]
   logits = [
-    llama.Llama(m.config).apply({"params": m.params}, tokens)
+    llama.Network(m.config).apply({"params": m.params}, tokens)
     for m in (model, again)
   ]
   np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
@@ -92,12 +92,12 @@ def test_a_packed_model_is_the_model(density, two, kind, tmp_path):
 
 def test_a_packed_model_is_judged_like_any_other(tmp_path):
   model = pruned(0.2)
-  packed_model.write(tmp_path / "m", packed_model.pack(model))
-  again = sources.MODELS["packed"](path=str(tmp_path / "m"))
+  packed_model.write_model(tmp_path / "m", packed_model.pack(model))
+  again = load.MODELS["packed"](path=str(tmp_path / "m"))
   tokens = np.asarray(model.tokenizer.encode(30 * PROMPT))
   found = [
     perplexity.perplexity(
-      llama.Llama(m.config), m.params, tokens, window=64, stride=32, batch=4
+      llama.Network(m.config), m.params, tokens, window=64, stride=32, batch=4
     )
     for m in (model, again)
   ]
@@ -106,15 +106,15 @@ def test_a_packed_model_is_judged_like_any_other(tmp_path):
 
 def test_bfloat16_halves_the_values(tmp_path):
   model = packed_model.pack(pruned(0.2), dtype="bfloat16")
-  packed_model.write(tmp_path / "m", model)
-  kernel = sources.at(str(tmp_path / "m")).params["layers"]["mlp"]["up"]
+  packed_model.write_model(tmp_path / "m", model)
+  kernel = load.model_at(str(tmp_path / "m")).params["layers"]["mlp"]["up"]
   assert kernel["kernel"].values.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_two_of_four_as_its_layout_says(dtype, tmp_path):
   model = pruned(0.5, two=True)
-  two_of_four.write(tmp_path, model, dtype=dtype)
+  two_of_four.write_model(tmp_path, model, dtype=dtype)
   tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
   plain, _ = huggingface.tensors_and_config(model, dtype)
   for name, w in plain.items():
@@ -147,7 +147,7 @@ def test_two_of_four_is_read_by_compressed_tensors(tmp_path):
     "compressed_tensors.compressors", reason="needs `pip install -e '.[peers]'`"
   )
   model = pruned(0.5, two=True)
-  two_of_four.write(tmp_path, model)
+  two_of_four.write_model(tmp_path, model)
   config = json.loads((tmp_path / "config.json").read_text())
   compressor = compressors.ModelCompressor.from_compression_config(
     config["quantization_config"]
@@ -162,7 +162,7 @@ def test_two_of_four_is_read_by_compressed_tensors(tmp_path):
 def test_the_exports_of_a_folder(tmp_path, capsys):
   model = pruned(0.5, two=True)
   folder = tmp_path / "folder"
-  huggingface.write(folder, model)
+  huggingface.write_model(folder, model)
   for form, dtype in (("packed", "bfloat16"), ("2:4", "float16")):
     to = tmp_path / "made" / form
     export.run_model(str(folder), str(to), form=form, dtype=dtype)
@@ -170,7 +170,7 @@ def test_the_exports_of_a_folder(tmp_path, capsys):
   again = tmp_path / "again"
   small = str(tmp_path / "made" / "packed")
   export.run_model(small, str(again), form="dense", dtype="float32")
-  read = huggingface.read(again)
+  read = huggingface.read_model(again)
   jax.tree.map(
     lambda got, want: np.testing.assert_array_equal(
       got, np.asarray(jnp.asarray(want, jnp.bfloat16), np.float32)
@@ -184,7 +184,7 @@ def test_the_exports_of_a_folder(tmp_path, capsys):
 
 def test_what_cannot_be_exported_is_refused(tmp_path):
   folder = tmp_path / "folder"
-  huggingface.write(folder, pruned(0.6))
+  huggingface.write_model(folder, pruned(0.6))
   to = str(tmp_path / "to")
   with pytest.raises(UserError, match=r"not 2:4: .*_proj.weight.* and 11 more"):
     export.run_model(str(folder), to, form="2:4", dtype="float32")
@@ -202,25 +202,29 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
 def test_damaged_and_other_files_are_refused(tmp_path):
   from experiments.llm.io import packed_files
 
-  packed_files.write(tmp_path / "image", {"w": jnp.ones(3)}, {"config": {}})
+  packed_files.write_tree(
+    tmp_path / "image", {"w": jnp.ones(3)}, {"config": {}}
+  )
   with pytest.raises(UserError, match="no language model"):
-    sources.at(str(tmp_path / "image"))
+    load.model_at(str(tmp_path / "image"))
   model = packed_model.pack(pruned(0.2))
-  packed_model.write(tmp_path / "m", model)
-  tree, about = packed_files.read(tmp_path / "m")
+  packed_model.write_model(tmp_path / "m", model)
+  tree, about = packed_files.read_tree(tmp_path / "m")
   del tree["norm"]
-  packed_files.write(tmp_path / "less", tree, about)
+  packed_files.write_tree(tmp_path / "less", tree, about)
   with pytest.raises(UserError, match="norm/scale"):
-    sources.at(str(tmp_path / "less"))
-  packed_files.write(tmp_path / "odd", model.params, about | {"tokenizer": {}})
+    load.model_at(str(tmp_path / "less"))
+  packed_files.write_tree(
+    tmp_path / "odd", model.params, about | {"tokenizer": {}}
+  )
   with pytest.raises(UserError, match="damaged"):
-    sources.at(str(tmp_path / "odd"))
+    load.model_at(str(tmp_path / "odd"))
 
 
 @pytest.mark.slow
 def test_the_commands(tmp_path):
   root = pathlib.Path(__file__).parents[2]
-  huggingface.write(tmp_path / "model", pruned(0.2))
+  huggingface.write_model(tmp_path / "model", pruned(0.2))
 
   def run(*command):
     return subprocess.run(

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.llm.families import llama
+from experiments.llm.families.protocol import Network, check_tokens
 
 # Prompts are padded to multiples of this, so that few shapes are compiled.
 _MULTIPLE = 64
 
 
 def greedy(
-  model: llama.Llama,
+  network: Network,
   params: Any,
   prompts: Sequence[Sequence[int]],
   *,
@@ -30,7 +30,7 @@ def greedy(
   prompts, the same `steps`, and lengths up to the same multiple of 64.
 
   Args:
-    model: the model.
+    network: the model.
     params: its parameters.
     prompts: tokens, at least one in each prompt.
     steps: how many tokens to generate at most.
@@ -54,32 +54,32 @@ def greedy(
       f"generate: prompt {lengths.argmin()} has no tokens; begin it with one, "
       "such as the tokenizer's first."
     )
-  room = model.config.context - steps
+  room = network.config.context - steps
   if lengths.max() > room:
     raise UserError(
       f"generate: prompt {lengths.argmax()} has {lengths.max()} tokens, wanted "
       f"at most {room}, which leaves {steps} steps of the model's context of "
-      f"{model.config.context}; shorten it, or take fewer steps."
+      f"{network.config.context}; shorten it, or take fewer steps."
     )
   padded = -(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE
   tokens = np.zeros((len(prompts), min(padded, room)), np.int32)
   for row, prompt in zip(tokens, prompts, strict=True):
     row[: len(prompt)] = prompt
-  llama.check_tokens(model.config, tokens)
+  check_tokens(network.config, tokens)
   # No token is -1.
   stop = -1 if stop is None else stop
-  rows = _generate(model, params, tokens, lengths, stop, steps=steps)
+  rows = _generate(network, params, tokens, lengths, stop, steps=steps)
   return [_until(stop, row) for row in np.asarray(rows).tolist()]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "steps"))
-def _generate(model, params, tokens, lengths, stop, *, steps):
+@functools.partial(jax.jit, static_argnames=("network", "steps"))
+def _generate(network, params, tokens, lengths, stop, *, steps):
   """The tokens int32[batch, steps] after tokens[batch, t], padded on the right.
 
   In a row, what follows `stop` means nothing.
   """
   batch, t = tokens.shape
-  run = functools.partial(model.apply, {"params": params})
+  run = functools.partial(network.apply, {"params": params})
 
   def choose(x):
     """The token after each row of x[batch, 1, dim]."""
@@ -89,7 +89,7 @@ def _generate(model, params, tokens, lengths, stop, *, steps):
   x, cache = run(
     tokens,
     positions=jnp.broadcast_to(jnp.arange(t), tokens.shape),
-    cache=llama.init_cache(model.config, batch, t + steps, model.dtype),
+    cache=network.init_cache(batch, t + steps),
     method="extend",
   )
   last = (lengths - 1)[:, None, None]

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 
 from experiments.errors import UserError
-from experiments.llm.families import llama
+from experiments.llm.families.protocol import Network, check_tokens
 
 
 def perplexity(
-  model: llama.Llama,
+  network: Network,
   params: Any,
   tokens: np.ndarray,
   *,
@@ -31,7 +31,7 @@ def perplexity(
   gives a lower perplexity.
 
   Args:
-    model: the model.
+    network: the model.
     params: its parameters.
     tokens: int[n], the text.
     window: how many tokens the model reads at once.
@@ -47,7 +47,7 @@ def perplexity(
       integers, or unknown to the model.
   """
   tokens = np.asarray(tokens)
-  _check(model.config, tokens, window, stride, batch)
+  _check(network.config, tokens, window, stride, batch)
   targets = len(tokens) - 1
   # Of a text that is shorter than a window there is nothing more to read.
   window = min(window, targets)
@@ -64,16 +64,16 @@ def perplexity(
     # The last window, and windows that only fill the batch, read beyond the
     # end; nothing that counts sees what stands there.
     at = np.minimum(at, targets - 1)
-    losses = _losses(model, params, tokens[at], tokens[at + 1])
+    losses = _losses(network, params, tokens[at], tokens[at + 1])
     total += np.asarray(losses, np.float64)[counts].sum()
   with np.errstate(over="ignore"):  # A broken model's may well be infinite.
     return float(np.exp(total / targets)), targets
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _losses(model, params, tokens, targets):
+@functools.partial(jax.jit, static_argnames="network")
+def _losses(network, params, tokens, targets):
   """-log p(target | tokens up to here), float32[batch, window]."""
-  logits = model.apply({"params": params}, jnp.asarray(tokens, jnp.int32))
+  logits = network.apply({"params": params}, jnp.asarray(tokens, jnp.int32))
   return optax.softmax_cross_entropy_with_integer_labels(
     logits, jnp.asarray(targets, jnp.int32)
   )
@@ -102,4 +102,4 @@ def _check(config, tokens, window, stride, batch):
       "perplexity: wanted at least 2 tokens, one to read and one to predict, "
       f"got {len(tokens)}."
     )
-  llama.check_tokens(config, tokens)
+  check_tokens(config, tokens)

@@ -16,12 +16,11 @@ from experiments.data.failures import DataError
 from experiments.errors import UserError
 from experiments.llm.evaluate import generate
 from experiments.llm.evaluate.perplexity import perplexity
-from experiments.llm.families import llama
-from experiments.llm.io import sources
+from experiments.llm.families.protocol import Network
+from experiments.llm.io.model import Model
 from experiments.llm.io.tokenizer import Tokenizer
-from experiments.llm.io.weights import Model
 from experiments.llm.prune import pruners
-from experiments.llm.text import corpora, questions
+from experiments.llm.text import corpora, questions, sources
 from experiments.llm.text.questions import Question
 
 MEASURES = ("perplexity", "accuracy")
@@ -57,7 +56,7 @@ class Task(NamedTuple):
   text: np.ndarray
   measure: str
   lower_is_better: bool
-  evaluate: Callable[[llama.Llama, Any], dict[str, float]]
+  evaluate: Callable[[Network, Any], dict[str, float]]
 
 
 def make(model: Model, config: Mapping[str, Any]) -> Task:
@@ -79,7 +78,7 @@ def make(model: Model, config: Mapping[str, Any]) -> Task:
 def judge(model: Model, task: Task) -> dict[str, Any]:
   """The numbers of a model: the task's, and how many weights are not 0."""
   params = jax.device_put(model.params)
-  scores = task.evaluate(llama.Llama(model.config), params)
+  scores = task.evaluate(model.network(), params)
   return {**scores, **pruners.count(model.params)._asdict()}
 
 
@@ -123,9 +122,14 @@ def text(
   targets[:, 0] = False
   window = window or length
 
-  def evaluate(llm, params):
+  def evaluate(network, params):
     value, scored = perplexity(
-      llm, params, tested, window=window, stride=stride or window, batch=batch
+      network,
+      params,
+      tested,
+      window=window,
+      stride=stride or window,
+      batch=batch,
     )
     return {"perplexity": value, "tokens": scored}
 
@@ -229,7 +233,7 @@ def _accuracy(
   test: Sequence[Question],
   steps: int,
   batch: int,
-  llm: llama.Llama,
+  network: Network,
   params: Any,
 ) -> dict[str, float]:
   """The share of questions whose answer the verifier takes for right."""
@@ -238,7 +242,9 @@ def _accuracy(
   for i in range(0, len(test), batch):
     several = prompts[i : i + batch]
     full = several + [several[-1]] * (min(batch, len(test)) - len(several))
-    rows = generate.greedy(llm, params, full, steps=steps, stop=tokenizer.eos)
+    rows = generate.greedy(
+      network, params, full, steps=steps, stop=tokenizer.eos
+    )
     for question, row in zip(test[i : i + batch], rows, strict=False):
       right += questions.score(question, tokenizer.decode(row)) == 1.0
   return {"accuracy": right / len(test), "questions": len(test)}

@@ -1,1 +1,1 @@
-"""Architectures of language models."""
+"""Architectures of language models: a package and a row of registry.py each."""

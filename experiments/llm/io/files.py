@@ -1,4 +1,4 @@
-"""Files of models, read with errors that name them, written whole or not."""
+"""JSON read with errors that name the file, and files replaced as a whole."""
 
 import contextlib
 import json
@@ -38,14 +38,14 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a path to write to, whose file becomes `path` when that succeeded.
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a temporary path to write to, renamed to `path` on success.
 
   Args:
     path: the file to replace, which stays as it is when writing fails.
 
   Yields:
-    A path beside it.
+    A path in the same folder.
   """
   part = path.with_name(path.name + ".part")
   try:

@@ -41,7 +41,7 @@ _KINDS = {
 }
 
 
-def write(path: pathlib.Path, tree: Any, about: dict[str, Any]) -> None:
+def write_tree(path: pathlib.Path, tree: Any, about: dict[str, Any]) -> None:
   """Writes params.
 
   Args:
@@ -75,12 +75,12 @@ def write(path: pathlib.Path, tree: Any, about: dict[str, Any]) -> None:
     "structures": json.dumps(structures),
     "about": json.dumps(about),
   }
-  with files.whole(path) as part:
+  with files.replacing(path) as part:
     safetensors.numpy.save_file(tensors, part, metadata=metadata)
 
 
-def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads what `write` wrote, and checks that it is whole.
+def read_tree(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads what `write_tree` wrote, and checks that it is whole.
 
   Args:
     path: The file.

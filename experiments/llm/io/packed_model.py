@@ -1,7 +1,7 @@
 """Language models in packed files: the non-zeros, the config, the tokenizer.
 
-The layout is that of packed_files.py; `about` holds `llama`, the fields of
-`models.llama.Config`, and `tokenizer`, its text and special tokens.
+The layout is that of packed_files.py; `about` holds the fields of the config,
+under the name of its family, and `tokenizer`, its text and special tokens.
 """
 
 import dataclasses
@@ -14,9 +14,10 @@ import numpy as np
 from flax import traverse_util
 
 from experiments.errors import UserError
-from experiments.llm.families import llama
-from experiments.llm.io import packed_files, tokenizer, weights
-from experiments.llm.io.weights import Model
+from experiments.llm.families import registry
+from experiments.llm.families.protocol import is_layer_kernel
+from experiments.llm.io import packed_files, tensors, tokenizer
+from experiments.llm.io.model import Model, check_vocabulary
 from sparsejax import packed
 
 DTYPES = ("float32", "bfloat16")  # what the kernels multiply
@@ -39,7 +40,7 @@ def pack(model: Model, *, dtype: str = "float32") -> Model:
   leaves = traverse_util.flatten_dict(model.params, sep="/")
   masks = dict.fromkeys(leaves, True)
   for name, x in leaves.items():
-    if name.startswith("layers/") and name.endswith("/kernel"):
+    if is_layer_kernel(name):
       mask = np.asarray(x) != 0
       if mask.mean() <= _WORTH:
         masks[name] = mask
@@ -69,7 +70,7 @@ def unpack(model: Model) -> Model:
   return model._replace(params=dense)
 
 
-def write(path: pathlib.Path, model: Model) -> None:
+def write_model(path: pathlib.Path, model: Model) -> None:
   """Writes a packed model to one file.
 
   Args:
@@ -77,7 +78,7 @@ def write(path: pathlib.Path, model: Model) -> None:
     model: The model.
   """
   about = {
-    "llama": dataclasses.asdict(model.config),
+    model.family.NAME: dataclasses.asdict(model.config),
     "tokenizer": {
       "text": model.tokenizer.backend.to_str(),
       "eos": model.tokenizer.eos,
@@ -85,11 +86,11 @@ def write(path: pathlib.Path, model: Model) -> None:
       "chat_template": model.tokenizer.chat_template,
     },
   }
-  packed_files.write(path, model.params, about)
+  packed_files.write_tree(path, model.params, about)
 
 
-def read(path: pathlib.Path) -> Model:
-  """Reads what `write` wrote.
+def read_model(path: pathlib.Path) -> Model:
+  """Reads what `write_model` wrote.
 
   Args:
     path: The file.
@@ -100,27 +101,27 @@ def read(path: pathlib.Path) -> Model:
   Raises:
     UserError: If the file is missing, damaged, or of another kind.
   """
-  params, about = packed_files.read(path)
-  if "llama" not in about:
+  params, about = packed_files.read_tree(path)
+  families = [f for f in registry.FAMILIES.values() if f.NAME in about]
+  if not families:
     raise UserError(
       f"{path} holds no language model; `python -m experiments.predict` runs "
       "image models."
     )
+  (family,) = families
   try:
-    config, words = _config(about["llama"]), _tokenizer(about["tokenizer"])
+    # JSON has no tuples; a config, which is hashed, has no lists.
+    fields = {
+      name: tuple(value) if isinstance(value, list) else value
+      for name, value in about[family.NAME].items()
+    }
+    config, words = family.Config(**fields), _tokenizer(about["tokenizer"])
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path} is damaged: {error}") from error
   model = Model(config, params, words)
-  weights.check(model)
-  weights.check_params(model.config, params, where=path)
+  check_vocabulary(model)
+  tensors.check_params(config, params, where=path)
   return model
-
-
-def _config(fields: dict[str, Any]) -> llama.Config:
-  scaling = fields["rope_scaling"]
-  if scaling is not None:
-    fields = fields | {"rope_scaling": tuple(scaling)}
-  return llama.Config(**fields)
 
 
 def _tokenizer(fields: dict[str, Any]) -> tokenizer.Tokenizer:

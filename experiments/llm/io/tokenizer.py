@@ -129,7 +129,7 @@ def byte_level() -> Tokenizer:
   return Tokenizer(backend, eos=256)
 
 
-def read(folder: str | pathlib.Path) -> Tokenizer:
+def read_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
   """Reads a tokenizer from the folder of a Hugging Face model.
 
   Args:
@@ -200,11 +200,11 @@ def backend(text: str) -> Any:
   return made
 
 
-def write(folder: str | pathlib.Path, tokenizer: Tokenizer) -> None:
-  """Writes a tokenizer into a folder, for `read` and for transformers.
+def write_tokenizer(folder: str | pathlib.Path, tokenizer: Tokenizer) -> None:
+  """Writes a tokenizer, for `read_tokenizer` and for transformers.
 
   Args:
-    folder: where `tokenizer.json` and `tokenizer_config.json` are to lie.
+    folder: of `tokenizer.json` and `tokenizer_config.json`.
     tokenizer: the tokenizer.
   """
   folder = pathlib.Path(folder)
@@ -217,11 +217,11 @@ def write(folder: str | pathlib.Path, tokenizer: Tokenizer) -> None:
     config["bos_token"] = tokenizer._name(tokenizer.bos)
   if tokenizer.chat_template is not None:
     config["chat_template"] = tokenizer.chat_template
-  # Of an older model in this folder; `read` would prefer it.
+  # Of an older model in this folder; `read_tokenizer` would prefer it.
   (folder / "chat_template.jinja").unlink(missing_ok=True)
-  with files.whole(folder / "tokenizer.json") as path:
+  with files.replacing(folder / "tokenizer.json") as path:
     path.write_text(tokenizer.backend.to_str(), "utf-8")
-  with files.whole(folder / "tokenizer_config.json") as path:
+  with files.replacing(folder / "tokenizer_config.json") as path:
     path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 

@@ -14,18 +14,21 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.llm.io import huggingface
-from experiments.llm.io.weights import Model
+from experiments.llm.io.model import Model
+from experiments.llm.io.tensors import kernel_names
 from sparsejax import patterns
 
 _PATTERN = patterns.n_of_m(2, 4, axis=-1)
 _SHOWN = 3
 
 
-def write(folder: pathlib.Path, model: Model, *, dtype: str = "float32"):
+def write_model(
+  folder: pathlib.Path, model: Model, *, dtype: str = "float32"
+) -> None:
   """Writes a model whose blocks' matrices are 2:4 along their inputs.
 
   Args:
-    folder: Where its files are to lie.
+    folder: Of the files; made if need be.
     model: The model, with zeros in place.
     dtype: Of the weights: float32, float16 or bfloat16.
 
@@ -34,7 +37,7 @@ def write(folder: pathlib.Path, model: Model, *, dtype: str = "float32"):
       the dtype is unknown.
   """
   tensors, config = huggingface.tensors_and_config(model, dtype)
-  names = [n for n in tensors if n.endswith("_proj.weight")]
+  names = kernel_names(model.config, model.family.huggingface.TENSORS)
   wrong = [n for n in names if not _is_two_of_four(tensors[n])]
   if wrong:
     more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
@@ -61,7 +64,7 @@ def write(folder: pathlib.Path, model: Model, *, dtype: str = "float32"):
       "targets": ["Linear"],
     },
   }
-  huggingface.write_files(folder, tensors, config, model.tokenizer)
+  huggingface.write_folder(folder, tensors, config, model.tokenizer)
 
 
 def _is_two_of_four(w):

@@ -9,11 +9,10 @@ from flax import traverse_util
 
 from experiments.config import calling
 from experiments.errors import UserError
-from experiments.llm.io.weights import Model
-from experiments.llm.prune import pruning
+from experiments.llm.families.protocol import is_layer_kernel
+from experiments.llm.io.model import Model
+from experiments.llm.prune import layerwise
 from experiments.llm.text import corpora
-
-_KERNELS = "layers/"  # what is pruned: the kernels below it
 
 
 class Count(NamedTuple):
@@ -36,7 +35,7 @@ class Count(NamedTuple):
 def is_kernel(path: str, leaf: Any) -> bool:
   """Whether a parameter is one that pruning and sparse fine-tuning concern."""
   del leaf
-  return path.startswith(_KERNELS) and path.endswith("/kernel")
+  return is_layer_kernel(path)
 
 
 def kernels(params: Any) -> dict[str, np.ndarray]:
@@ -111,7 +110,7 @@ def _prune(
     advance: Called with the number of layers that are done.
     sparsity: The share of zeros, in (0, 1); not with `n_of_m`.
     n_of_m: (n, m), to keep n of every m inputs.
-    per_output: Which weights are compared, see `pruning.method`.
+    per_output: Which weights are compared, see `layerwise.method`.
     owl: Whether layers differ in their sparsity, by their outliers.
     threshold: OWL's, how many times the mean an outlier's score exceeds.
     deviation: OWL's, half of what separates the densest from the sparsest.
@@ -134,7 +133,7 @@ def _prune(
       "densities of their own, which N:M knows no room for"
     )
   tokens = corpora.windows(text, length=length, count=sequences, seed=seed)
-  method = pruning.method(
+  method = layerwise.method(
     name, n_of_m=n_of_m, per_output=per_output, dsnot=dsnot, length=length
   )
   if n_of_m:
@@ -145,13 +144,13 @@ def _prune(
     )
   sparsities = [sparsity] * model.config.layers
   if owl:
-    sparsities = pruning.owl(
+    sparsities = layerwise.owl(
       model, tokens, sparsity, threshold=threshold, deviation=deviation
     )
-  return pruning.prune(model, tokens, method, sparsities, advance=advance)
+  return layerwise.prune(model, tokens, method, sparsities, advance=advance)
 
 
 METHODS = {
   name: functools.partial(_prune, name)
-  for name in (*pruning.SCORES, "sparsegpt")
+  for name in (*layerwise.SCORES, "sparsegpt")
 }

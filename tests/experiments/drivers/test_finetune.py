@@ -11,7 +11,7 @@ from experiments.drivers import finetune
 from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
 from experiments.llm.families import llama
-from experiments.llm.io import huggingface, sources
+from experiments.llm.io import huggingface, load
 from experiments.llm.prune import pruners
 from experiments.runs import finetune_programs as programs
 from experiments.runs import metrics
@@ -70,11 +70,11 @@ def test_seft_from_pruning_to_the_saved_model(whole):
   first, middle, last = evaluations(result)
   assert (first["step"], middle["step"], last["step"]) == (0, 3, 6)
   assert last["perplexity"] < first["perplexity"] == pytest.approx(256, rel=0.1)
-  base = huggingface.read(path / "pruned")
+  base = huggingface.read_model(path / "pruned")
   before = pruners.counts(base.params)
   size = sum(leaf.size for leaf in pruners.kernels(base.params).values())
   assert pruners.count(base.params) == (size // 2, size)
-  saved = huggingface.read(path / "model")
+  saved = huggingface.read_model(path / "model")
   after = pruners.counts(saved.params)
   assert all((after[name] <= before[name]).all() for name in before)
   assert final["nnz"] == sum(n.sum() for n in after.values())
@@ -86,7 +86,7 @@ def test_seft_from_pruning_to_the_saved_model(whole):
   assert_same(saved.params["embed"], base.params["embed"])
   # What is saved is what was judged.
   task = tasks.make(saved, TEXT)
-  scores = task.evaluate(llama.Llama(saved.config), saved.params)
+  scores = task.evaluate(llama.Network(saved.config), saved.params)
   assert scores["perplexity"] == final["perplexity"]
 
 
@@ -133,12 +133,12 @@ def test_all_losses_against_the_functions_themselves(tmp_path):
   result = finetune.train(config, tmp_path)
   (record,) = [r for r in result.history if r["split"] == "train"]
   assert result.metrics["nnz"] == result.metrics["size"] // 2
-  teacher = sources.random(seed=1, **SIZES)
-  student = huggingface.read(tmp_path / "pruned")
+  teacher = load.random(seed=1, **SIZES)
+  student = huggingface.read_model(tmp_path / "pruned")
   task = tasks.make(student, TEXT)
   (batch,) = finetune._batches(config, task.rows, 0)
   (logits, hidden), (wanted, features) = (
-    llama.Llama(student.config).apply(
+    llama.Network(student.config).apply(
       {"params": model.params}, jnp.asarray(batch.tokens), method="with_hidden"
     )
     for model in (student, teacher)
@@ -170,7 +170,7 @@ def test_lora_is_merged_and_pruned_again(tmp_path):
   assert merged["nnz"] == merged["size"]  # LoRA leaves no zeros.
   assert result.metrics["nnz"] == merged["size"] // 2
   assert result.metrics["perplexity"] != merged["perplexity"]
-  saved = huggingface.read(tmp_path / "model")
+  saved = huggingface.read_model(tmp_path / "model")
   assert pruners.count(saved.params).density == 0.5
 
 
@@ -212,7 +212,7 @@ def test_every_method_changes_a_model_and_keeps_its_promise(name, tmp_path):
   )
   finetune.train(config, tmp_path)
   before, after = (
-    pruners.kernels(huggingface.read(tmp_path / folder).params)
+    pruners.kernels(huggingface.read_model(tmp_path / folder).params)
     for folder in ("pruned", "model")
   )
   kept = name not in ("full", "lora", "spiel")
@@ -290,7 +290,7 @@ def test_two_of_four_stay_two_of_four(tmp_path):
   )
   finetune.train(config, tmp_path)
   for kernel in pruners.kernels(
-    huggingface.read(tmp_path / "model").params
+    huggingface.read_model(tmp_path / "model").params
   ).values():
     layers, inputs, outputs = kernel.shape
     groups = (kernel != 0).reshape(layers, inputs // 4, 4, outputs)
@@ -306,7 +306,7 @@ def test_a_non_zero_too_many_is_a_fault():
 
 def test_seeds_share_programs():
   one, two = make(), make(seed=1)
-  config = sources.random(seed=0, **SIZES).config
+  config = load.random(seed=0, **SIZES).config
   assert programs.get(one, config) is programs.get(two, config)
   other = make(steps=7)
   assert programs.get(one, config) is not programs.get(other, config)

@@ -50,7 +50,7 @@ def test_a_cell_is_what_was_saved(table):
   kinds = ("50-owl", "50-magnitude", "2of4-magnitude")  # No OWL with N:M.
   assert names == {"dense"} | {f"{k}-{s}" for k in kinds for s in (0, 1)}
   for name in names - {"dense"}:
-    saved = huggingface.read(table / "models" / name)
+    saved = huggingface.read_model(table / "models" / name)
     got = cell(table, name)
     assert pruners.count(saved.params) == (got["nnz"], got["size"])
     assert got["nnz"] / got["size"] == pytest.approx(0.5, abs=0.01)

@@ -79,8 +79,8 @@ def test_runs_begin_with_the_pruned_model_and_learn_from_the_dense(table):
   pruned = read(table / "pruned" / "wanda_50.json")
   assert pruned["nnz"] == dense["size"] // 2 < dense["nnz"] == dense["size"]
   # What was pruned is the tuned model.
-  kernel = huggingface.read(table / "dense" / "model").params["embed"]
-  start = huggingface.read(table / "pruned" / "wanda_50").params["embed"]
+  kernel = huggingface.read_model(table / "dense" / "model").params["embed"]
+  start = huggingface.read_model(table / "pruned" / "wanda_50").params["embed"]
   assert (kernel["embedding"] == start["embedding"]).all()
 
 

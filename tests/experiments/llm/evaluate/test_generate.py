@@ -17,7 +17,7 @@ from tests.experiments.small_llama import (
 )
 
 # Not tied, which repeats what it reads.
-MODEL = llama.Llama(dataclasses.replace(SCALED, tied=False, window=4))
+MODEL = llama.Network(dataclasses.replace(SCALED, tied=False, window=4))
 PARAMS = make_params(MODEL.config)
 TOKENS = make_tokens(40).tolist()
 PROMPTS = [TOKENS[:1], TOKENS[1:8], TOKENS[8:11], TOKENS[11:17]]
@@ -82,7 +82,7 @@ def test_few_shapes_are_compiled():
 def test_up_to_the_end_of_the_context():
   """Prompts are padded to no more than the context leaves."""
   config = dataclasses.replace(MODEL.config, context=20)
-  model = llama.Llama(config)
+  model = llama.Network(config)
   prompt = TOKENS[: 20 - 2]
   got = run([prompt], steps=2, model=model)
   assert got == [naive(prompt)[:2]]

@@ -14,7 +14,7 @@ from tests.experiments.small_llama import (
   make_tokens,
 )
 
-MODEL = llama.Llama(CONFIG)
+MODEL = llama.Network(CONFIG)
 PARAMS = make_params(CONFIG)
 TOKENS = make_tokens(24)
 

@@ -5,10 +5,10 @@ import pytest
 
 from experiments.errors import UserError
 from experiments.llm.evaluate import generate, tasks
-from experiments.llm.io import sources
+from experiments.llm.io import load
 from experiments.llm.text import questions
 
-MODEL = sources.random(seed=0, dim=8, layers=1, heads=1, hidden=8, context=256)
+MODEL = load.random(seed=0, dim=8, layers=1, heads=1, hidden=8, context=256)
 TRAIN = {"name": "python_help", "test": False}
 TEST = {"name": "python_help", "test": True}
 

@@ -10,7 +10,10 @@ import pytest
 from flax import linen as nn
 
 from experiments.errors import UserError
-from experiments.llm.families import llama
+from experiments.llm.families import llama, protocol
+from experiments.llm.families.layers import Linear
+from experiments.llm.families.llama.block import Block
+from experiments.llm.families.llama.config import rope_frequencies
 from tests.experiments.small_llama import (
   CONFIG,
   CONFIGS,
@@ -45,7 +48,7 @@ def close(x, y, rtol=1e-5, atol=1e-5):
 def test_logits_and_streams_are_those_of_numpy(name):
   config = CONFIGS[name]
   params = make_params(config)
-  model = llama.Llama(config)
+  model = llama.Network(config)
   logits, hidden = run(model, params, TOKENS, method="with_hidden")
   assert logits.dtype == jnp.float32
   for row, tokens in enumerate(TOKENS):
@@ -58,7 +61,7 @@ def test_logits_and_streams_are_those_of_numpy(name):
 def test_positions_turn_what_is_compared():
   config, positions = CONFIGS["llama3"], np.array([[0, 1, 2, 9, 3, 30, 79]])
   params = make_params(config)
-  model = llama.Llama(config)
+  model = llama.Network(config)
   logits = run(model, params, TOKENS[:1], positions=positions)
   wanted, _ = forward(config, params, TOKENS[0], positions[0])
   close(logits[0], wanted)
@@ -75,18 +78,18 @@ def test_published_frequencies():
     rope_theta=5e5,
     rope_scaling=(8.0, 1.0, 4.0, 8192.0),
   )
-  got = llama.rope_frequencies(config)
+  got = rope_frequencies(config)
   assert got.shape == (64,)
   close(got, [turning(config, i) for i in range(64)], rtol=1e-12, atol=0)
-  plain = llama.rope_frequencies(dataclasses.replace(config, rope_scaling=None))
+  plain = rope_frequencies(dataclasses.replace(config, rope_scaling=None))
   close(plain[1], 0.8146, rtol=1e-4)  # 500,000 ** (-1 / 64)
   assert (got[:29] == plain[:29]).all()  # wavelengths below 2,048
   assert (plain[29:35] / 8 < got[29:35]).all()
   assert (got[29:35] < plain[29:35]).all()
   close(got[35:], plain[35:] / 8, rtol=1e-12, atol=0)  # beyond 8,192
   three = [turning(SCALED, i) for i in range(3)]
-  close(llama.rope_frequencies(SCALED), three)
-  plain = llama.rope_frequencies(CONFIG)
+  close(rope_frequencies(SCALED), three)
+  plain = rope_frequencies(CONFIG)
   assert three[0] == plain[0]
   assert plain[1] / 8 < three[1] < plain[1]
   close(three[2], plain[2] / 8)
@@ -96,7 +99,7 @@ def test_names_shapes_and_first_values_of_the_parameters():
   config = dataclasses.replace(
     CONFIG, qkv_bias=True, tied=False, vocab_size=500
   )
-  model = llama.Llama(config)
+  model = llama.Network(config)
   tokens = jnp.zeros((1, 2), jnp.int32)
   params = jit(model.init)(jax.random.key(0), tokens)["params"]
   shapes = {
@@ -131,12 +134,12 @@ def test_names_shapes_and_first_values_of_the_parameters():
 
 def test_pieces_make_the_whole():
   config = CONFIGS["llama3"]
-  model, params = llama.Llama(config), make_params(config)
+  model, params = llama.Network(config), make_params(config)
   x = run(model, params, TOKENS, method="embed")
   names = []
 
   def listen(call, args, kwargs, context):
-    if isinstance(context.module, llama.Linear):
+    if isinstance(context.module, Linear):
       names.append("/".join(context.module.path))
       assert args[0].shape[:2] == TOKENS.shape  # What pruning gathers.
     return call(*args, **kwargs)
@@ -144,8 +147,8 @@ def test_pieces_make_the_whole():
   for i in range(config.layers):
     layer = jax.tree.map(lambda w: w[i], params["layers"])  # noqa: B023
     with nn.intercept_methods(listen):
-      jax.eval_shape(llama.Block(config).apply, {"params": layer}, x)
-    x = run(llama.Block(config), layer, x)
+      jax.eval_shape(Block(config).apply, {"params": layer}, x)
+    x = run(Block(config), layer, x)
   logits = run(model, params, x, method="logits")
   close(logits, run(model, params, TOKENS))
   linears = [f"attention/{n}" for n in ("query", "key", "value", "output")]
@@ -159,7 +162,7 @@ def test_positions_of_a_block():
   _, streams = forward(CONFIG, params, TOKENS[0], positions[0])
   layer = jax.tree.map(lambda w: w[0], params["layers"])
   x = jnp.asarray(streams[:1], jnp.float32)
-  close(run(llama.Block(CONFIG), layer, x, positions)[0], streams[1])
+  close(run(Block(CONFIG), layer, x, positions)[0], streams[1])
 
 
 def loss(params, model):
@@ -172,8 +175,8 @@ gradient = jit(jax.grad(loss, has_aux=True), static_argnames="model")
 
 def test_remat_changes_neither_logits_nor_gradients():
   params = make_params(CONFIG)
-  wanted, logits = gradient(params, llama.Llama(CONFIG))
-  got, same = gradient(params, llama.Llama(CONFIG, "full"))
+  wanted, logits = gradient(params, llama.Network(CONFIG))
+  got, same = gradient(params, llama.Network(CONFIG, "full"))
   close(same, logits)
   jax.tree.map(close, got, wanted)
   assert all((np.asarray(x) != 0).any() for x in jax.tree.leaves(wanted))
@@ -183,14 +186,14 @@ def test_remat_is_what_its_name_says():
   params = jax.eval_shape(lambda: make_params(CONFIG))
   products = {}
   for remat in ("none", "full", "dots_saveable"):
-    model = llama.Llama(CONFIG, remat)
+    model = llama.Network(CONFIG, remat)
     grad = jax.grad(lambda p, m=model: loss(p, m)[0])
     products[remat] = str(jax.make_jaxpr(grad)(params)).count("dot_general")
   assert products["full"] > products["none"] == products["dots_saveable"]
 
 
 def test_streams_are_kept_only_where_they_are_asked_for():
-  model, params = llama.Llama(CONFIG), make_params(CONFIG)
+  model, params = llama.Network(CONFIG), make_params(CONFIG)
   for method, kept in (("__call__", False), ("with_hidden", True)):
     jaxpr = jax.make_jaxpr(functools.partial(model.apply, method=method))
     text = str(jaxpr({"params": params}, TOKENS))
@@ -211,13 +214,13 @@ def extend(model, params, tokens, positions, cache):
 def test_a_cache_step_by_step_on_ragged_rows(name):
   """Rows of 3 and 5 tokens, padded to 6, then one token at a time."""
   config = CONFIGS[name]
-  model, params = llama.Llama(config), make_params(config)
+  model, params = llama.Network(config), make_params(config)
   rows = make_tokens(2, 9)
   wanted = np.stack([forward(config, params, row)[0] for row in rows])
   lengths = np.array([3, 5])
   padded = np.where(np.arange(6) < lengths[:, None], rows[:, :6], 17)
   positions = np.tile(np.arange(6), (2, 1))
-  cache = llama.init_cache(config, 2, 10)
+  cache = model.init_cache(2, 10)
   logits, cache = extend(model, params, padded, positions, cache)
   for row, length in enumerate(lengths):
     close(logits[row, :length], wanted[row, :length])
@@ -232,7 +235,7 @@ def test_computing_in_bfloat16():
   config = CONFIGS["qwen2"]
   params = make_params(config)
   half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-  model = llama.Llama(config, dtype=jnp.bfloat16)
+  model = llama.Network(config, dtype=jnp.bfloat16)
   logits, hidden = run(model, half, TOKENS, method="with_hidden")
   assert logits.dtype == jnp.float32
   assert hidden.dtype == jnp.bfloat16
@@ -241,9 +244,11 @@ def test_computing_in_bfloat16():
     error = np.abs(logits[row] - wanted)
     assert 1e-4 < error.mean() < 0.02 * np.abs(wanted).max()
   # A cache may have a dtype of its own, and parameters another.
-  cache = llama.init_cache(config, 2, 7, jnp.bfloat16)
+  cache = model.init_cache(2, 7, jnp.bfloat16)
   positions = np.tile(np.arange(7), (2, 1))
-  logits, cache = extend(llama.Llama(config), params, TOKENS, positions, cache)
+  logits, cache = extend(
+    llama.Network(config), params, TOKENS, positions, cache
+  )
   assert cache.key.dtype == cache.value.dtype == jnp.bfloat16
   error = np.abs(logits[0] - forward(config, params, TOKENS[0])[0])
   assert 1e-4 < error.mean() < 0.02 * np.abs(logits).max()
@@ -309,7 +314,7 @@ def test_kernels_may_be_nodes_stacked_over_layers():
   params = jax.tree_util.tree_map_with_path(node, make_params(config))
   slopes, logits = jit(
     jax.grad(loss, has_aux=True, allow_int=True), static_argnums=1
-  )(params, llama.Llama(config, "full"))
+  )(params, llama.Network(config, "full"))
   _, wanted, streams = reference(params)
   close(logits, wanted, atol=1e-4)
   leaves, treedef = jax.tree.flatten(params)
@@ -331,7 +336,7 @@ def test_kernels_may_be_nodes_stacked_over_layers():
   # One layer's slice stands for a matrix too.
   layer = jax.tree.map(lambda w: w[0], params["layers"])
   x = jnp.asarray(streams[0], jnp.float32)
-  close(run(llama.Block(config), layer, x), streams[1])
+  close(run(Block(config), layer, x), streams[1])
 
 
 def test_a_kernel_of_another_shape_is_told_with_its_path():
@@ -344,7 +349,7 @@ def test_a_kernel_of_another_shape_is_told_with_its_path():
     with pytest.raises(
       UserError, match=r"layers/mlp/down has shape \(16, 16\), wanted \(20, 16"
     ):
-      jax.eval_shape(llama.Llama(CONFIG).apply, {"params": params}, TOKENS)
+      jax.eval_shape(llama.Network(CONFIG).apply, {"params": params}, TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -367,15 +372,15 @@ def test_configs_that_cannot_be(change, match):
 
 
 def test_other_errors():
-  model, params = llama.Llama(CONFIG), make_params(CONFIG)
+  model, params = llama.Network(CONFIG), make_params(CONFIG)
   long = np.zeros((1, 81), int)
   with pytest.raises(UserError, match="of 81 tokens, wanted at most 80"):
     jax.eval_shape(model.apply, {"params": params}, long)
   with pytest.raises(UserError, match="of 81 tokens, wanted at most 80"):
-    llama.init_cache(CONFIG, 1, 81)
+    model.init_cache(1, 81)
   with pytest.raises(UserError, match="did you mean 'dots_saveable'"):
-    loss(params, llama.Llama(CONFIG, "dots_savable"))
+    loss(params, llama.Network(CONFIG, "dots_savable"))
   with pytest.raises(UserError, match="from 3 to 23, wanted 0 to 22"):
-    llama.check_tokens(CONFIG, np.array([3, 23]))
+    protocol.check_tokens(CONFIG, np.array([3, 23]))
   with pytest.raises(UserError, match="from -1 to 3"):
-    llama.check_tokens(CONFIG, np.array([3, -1]))
+    protocol.check_tokens(CONFIG, np.array([3, -1]))

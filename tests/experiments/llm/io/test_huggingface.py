@@ -11,7 +11,8 @@ from safetensors import numpy as safetensors
 
 from experiments.errors import UserError
 from experiments.llm.families import llama
-from experiments.llm.io import huggingface, tokenizer, weights
+from experiments.llm.io import huggingface, tokenizer
+from experiments.llm.io.model import Model, check_vocabulary
 from tests.experiments.small_llama import CONFIGS, forward, make_params
 
 CONFIGS = {
@@ -24,7 +25,7 @@ PEERS = "needs `pip install -e '.[peers]'`"
 
 def make_model(name):
   params = jax.tree.map(np.array, make_params(CONFIGS[name]))
-  return weights.Model(CONFIGS[name], params, tokenizer.byte_level())
+  return Model(CONFIGS[name], params, tokenizer.byte_level())
 
 
 def make_tensors(model):
@@ -90,7 +91,7 @@ def make_folder(folder, model, *, tensors=None, **changes):
   (folder / "config.json").write_text(
     json.dumps(make_json(model.config, **changes))
   )
-  tokenizer.write(folder, model.tokenizer)
+  tokenizer.write_tokenizer(folder, model.tokenizer)
   return folder
 
 
@@ -105,7 +106,7 @@ def check_equal(got, wanted):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_read_is_what_was_written_by_hand(tmp_path, name):
   model = make_model(name)
-  got = huggingface.read(make_folder(tmp_path, model))
+  got = huggingface.read_model(make_folder(tmp_path, model))
   assert got.config == model.config
   check_equal(got.params, model.params)
   assert got.tokenizer.encode("hé") == [104, 195, 169]
@@ -116,7 +117,7 @@ def test_written_is_what_the_hand_writes(tmp_path, name):
   model = make_model(name)
   model.params["layers"]["mlp"]["up"]["kernel"][0, ::2] = 0.0
   model.params["norm"]["scale"][:3] = -0.0, 1e-45, np.finfo(np.float32).max
-  huggingface.write(tmp_path / "a" / "b", model)
+  huggingface.write_model(tmp_path / "a" / "b", model)
   folder = tmp_path / "a" / "b"
   got = safetensors.load_file(folder / "model.safetensors")
   wanted = make_tensors(model)
@@ -128,7 +129,7 @@ def test_written_is_what_the_hand_writes(tmp_path, name):
       # As text, in which 8192.0 is not the integer 8192.
       assert json.dumps(raw[key]) == json.dumps(value), key
   assert raw.get("sliding_window") == model.config.window
-  again = huggingface.read(folder)
+  again = huggingface.read_model(folder)
   assert again.config == model.config
   check_equal(again.params, model.params)
   assert sorted(path.name for path in folder.iterdir()) == [
@@ -143,16 +144,16 @@ def test_written_is_what_the_hand_writes(tmp_path, name):
 def test_halves(tmp_path, dtype):
   model = make_model("llama3")
   model.params["norm"]["scale"][:2] = 0.0, 1e-3
-  huggingface.write(tmp_path, model, dtype=dtype)
+  huggingface.write_model(tmp_path, model, dtype=dtype)
   raw = (tmp_path / "model.safetensors").read_bytes()
   half = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), model.params)
   assert len(raw) < 2.2 * sum(x.size for x in jax.tree.leaves(half)) + 3000
-  check_equal(huggingface.read(tmp_path, dtype=dtype).params, half)
+  check_equal(huggingface.read_model(tmp_path, dtype=dtype).params, half)
   check_equal(
-    huggingface.read(tmp_path).params,
+    huggingface.read_model(tmp_path).params,
     jax.tree.map(lambda x: x.astype(np.float32), half),
   )
-  assert huggingface.read(tmp_path).params["norm"]["scale"][0] == 0.0
+  assert huggingface.read_model(tmp_path).params["norm"]["scale"][0] == 0.0
 
 
 def test_several_files(tmp_path):
@@ -167,10 +168,10 @@ def test_several_files(tmp_path):
     safetensors.save_file({n: tensors[n] for n in names}, folder / file)
   index = {"weight_map": {n: f for f, names in parts.items() for n in names}}
   (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-  check_equal(huggingface.read(folder).params, model.params)
+  check_equal(huggingface.read_model(folder).params, model.params)
   (folder / "model-00001-of-00003.safetensors").unlink()
   with pytest.raises(UserError, match=r"model-00001-of-00003.* no such file"):
-    huggingface.read(folder)
+    huggingface.read_model(folder)
 
 
 def test_newer_and_older_files(tmp_path):
@@ -184,10 +185,10 @@ def test_newer_and_older_files(tmp_path):
     rope_parameters=scaling | {"rope_theta": model.config.rope_theta},
     layer_types=["full_attention"] * 2,
   )
-  assert huggingface.read(folder).config == model.config
+  assert huggingface.read_model(folder).config == model.config
   old = dataclasses.replace(LLAMA, kv_heads=4, head_dim=4, rope_theta=10_000.0)
   params = jax.tree.map(np.array, make_params(old))
-  model = weights.Model(old, params, model.tokenizer)
+  model = Model(old, params, model.tokenizer)
   tensors = make_tensors(model)
   for i in range(2):
     name = f"model.layers.{i}.self_attn.rotary_emb.inv_freq"
@@ -195,13 +196,13 @@ def test_newer_and_older_files(tmp_path):
   tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
   changes = dict.fromkeys(("num_key_value_heads", "head_dim", "rope_theta"))
   folder = make_folder(tmp_path, model, tensors=tensors, **changes)
-  got = huggingface.read(folder)
+  got = huggingface.read_model(folder)
   assert got.config == old
   check_equal(got.params, params)
   tensors["lm_head.weight"] = tensors["lm_head.weight"] + 1
   make_folder(tmp_path, model, tensors=tensors, **changes)
   with pytest.raises(UserError, match=r"ties lm_head\.weight .* differ"):
-    huggingface.read(folder)
+    huggingface.read_model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def test_what_is_not_read_is_named(folder, changes, message):
   path = folder / "config.json"
   path.write_text(json.dumps(make_json(LLAMA, **changes)))
   with pytest.raises(UserError, match=message):
-    huggingface.read(folder)
+    huggingface.read_model(folder)
 
 
 def test_damaged_folders(tmp_path):
@@ -256,26 +257,26 @@ def test_damaged_folders(tmp_path):
   content = path.read_bytes()
   path.write_bytes(content[:-5])
   with pytest.raises(UserError, match="not a sound safetensors file"):
-    huggingface.read(folder)
+    huggingface.read_model(folder)
   path.unlink()
   with pytest.raises(UserError, match=r"model\.safetensors: there is no such"):
-    huggingface.read(folder)
+    huggingface.read_model(folder)
   tensors = make_tensors(model)
   tensors["model.norm.weight"] = np.ones(16, np.int32)
   make_folder(folder, model, tensors=tensors)
   with pytest.raises(UserError, match=r"model\.norm\.weight is I32"):
-    huggingface.read(folder)
+    huggingface.read_model(folder)
   (folder / "config.json").write_text('{"model_type": "llama"}')
   with pytest.raises(UserError, match=r"no vocab_size, hidden_size, .* in it"):
-    huggingface.read(folder)
+    huggingface.read_model(folder)
   (folder / "config.json").unlink()
   with pytest.raises(UserError, match=r"config\.json: there is no such file"):
-    huggingface.read(folder)
+    huggingface.read_model(folder)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
   old, new = make_model("llama"), make_model("llama")
-  huggingface.write(tmp_path, old)
+  huggingface.write_model(tmp_path, old)
   new.params["norm"]["scale"][:] = 7.0
 
   def fails(tensors, path, metadata):
@@ -285,36 +286,36 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(safetensors, "save_file", fails)
     with pytest.raises(OSError, match="full"):
-      huggingface.write(tmp_path, new)
-  check_equal(huggingface.read(tmp_path).params, old.params)
+      huggingface.write_model(tmp_path, new)
+  check_equal(huggingface.read_model(tmp_path).params, old.params)
   assert not list(tmp_path.glob("*.part"))
-  huggingface.write(tmp_path, new)
-  check_equal(huggingface.read(tmp_path).params, new.params)
+  huggingface.write_model(tmp_path, new)
+  check_equal(huggingface.read_model(tmp_path).params, new.params)
 
 
 def test_what_is_not_written(tmp_path):
   model = make_model("llama")
   with pytest.raises(UserError, match="no dtype of tensors is called 'int8'"):
-    huggingface.write(tmp_path, model, dtype="int8")
+    huggingface.write_model(tmp_path, model, dtype="int8")
   both = dataclasses.replace(LLAMA, qkv_bias=True, window=3)
   with pytest.raises(UserError, match="both qkv_bias and a window"):
-    huggingface.write(tmp_path, model._replace(config=both))
+    huggingface.write_model(tmp_path, model._replace(config=both))
   small = dataclasses.replace(LLAMA, vocab_size=256)
   with pytest.raises(UserError, match="257 tokens, wanted at most 256"):
-    huggingface.write(tmp_path, model._replace(config=small))
+    huggingface.write_model(tmp_path, model._replace(config=small))
   other = model._replace(config=CONFIGS["mistral"])
   with pytest.raises(UserError, match=r"key/kernel: got \(2, 16, 12\), wanted"):
-    huggingface.write(tmp_path, other)
+    huggingface.write_model(tmp_path, other)
   assert not list(tmp_path.iterdir())
 
 
 def test_a_tokenizer_must_fit_the_model(tmp_path):
   model = make_model("llama")
   exact = dataclasses.replace(LLAMA, vocab_size=257)
-  weights.check(model._replace(config=exact))
+  check_vocabulary(model._replace(config=exact))
   model.tokenizer.backend.add_tokens(["<a>", "<b>", "<c>", "<d>"])
   with pytest.raises(UserError, match="261 tokens, wanted at most 260"):
-    huggingface.read(make_folder(tmp_path, model))
+    huggingface.read_model(make_folder(tmp_path, model))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -322,7 +323,7 @@ def test_transformers_reads_what_is_written(tmp_path, name):
   transformers = pytest.importorskip("transformers", reason=PEERS)
   torch = pytest.importorskip("torch", reason=PEERS)
   model = make_model(name)
-  huggingface.write(tmp_path, model)
+  huggingface.write_model(tmp_path, model)
   peer = transformers.AutoModelForCausalLM.from_pretrained(
     tmp_path, dtype=torch.float32, attn_implementation="eager"
   )
@@ -345,13 +346,13 @@ def test_what_transformers_writes_is_read(tmp_path, name):
     made, attn_implementation="eager"
   )
   peer.save_pretrained(tmp_path)
-  tokenizer.write(tmp_path, tokenizer.byte_level())
-  model = huggingface.read(tmp_path)
+  tokenizer.write_tokenizer(tmp_path, tokenizer.byte_level())
+  model = huggingface.read_model(tmp_path)
   assert model.config == CONFIGS[name]
   tokens = np.random.default_rng(1).integers(260, size=30)
   with torch.no_grad():
     wanted = peer(torch.tensor(tokens[None])).logits[0].numpy()
-  got = jax.jit(llama.Llama(model.config).apply)(
+  got = jax.jit(llama.Network(model.config).apply)(
     {"params": model.params}, tokens[None]
   )
   np.testing.assert_allclose(got[0], wanted, atol=1e-3)

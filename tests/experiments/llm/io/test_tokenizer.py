@@ -96,7 +96,7 @@ def test_what_a_template_cannot_do(template, message):
 
 @pytest.fixture
 def folder(tmp_path):
-  tokenizer.write(tmp_path, with_template(CHATML))
+  tokenizer.write_tokenizer(tmp_path, with_template(CHATML))
   return tmp_path
 
 
@@ -106,7 +106,7 @@ def change(path, **changes):
 
 
 def test_files_hold_a_tokenizer(folder):
-  made = tokenizer.read(folder)
+  made = tokenizer.read_tokenizer(folder)
   assert (made.eos, made.bos, made.chat_template) == (256, None, CHATML)
   for text in TEXTS:
     assert made.encode(text) == list(text.encode())
@@ -120,11 +120,11 @@ def test_files_hold_a_tokenizer(folder):
 def test_special_tokens_may_be_written_in_two_ways(folder):
   config = folder / "tokenizer_config.json"
   change(config, eos_token={"content": "b"}, bos_token="a")
-  made = tokenizer.read(folder)
+  made = tokenizer.read_tokenizer(folder)
   assert (made.eos, made.bos) == (98, 97)
   assert made.end_of_text == 256
-  tokenizer.write(folder, made)
-  made = tokenizer.read(folder)
+  tokenizer.write_tokenizer(folder, made)
+  made = tokenizer.read_tokenizer(folder)
   assert (made.eos, made.bos) == (98, 97)
 
 
@@ -135,11 +135,11 @@ def test_chat_templates_lie_in_three_places(folder):
     {"name": "default", "template": "yes"},
   ]
   change(config, chat_template=named)
-  assert tokenizer.read(folder).chat([]) == "yes"
+  assert tokenizer.read_tokenizer(folder).chat([]) == "yes"
   (folder / "chat_template.jinja").write_text("best")
-  assert tokenizer.read(folder).chat([]) == "best"
-  tokenizer.write(folder, with_template("newest"))
-  assert tokenizer.read(folder).chat([]) == "newest"
+  assert tokenizer.read_tokenizer(folder).chat([]) == "best"
+  tokenizer.write_tokenizer(folder, with_template("newest"))
+  assert tokenizer.read_tokenizer(folder).chat([]) == "newest"
 
 
 def test_nothing_is_added_cut_or_padded(folder):
@@ -153,7 +153,7 @@ def test_nothing_is_added_cut_or_padded(folder):
   backend.enable_padding(length=9)
   assert len(backend.encode("abc").ids) == 9
   backend.save(str(folder / "tokenizer.json"))
-  assert tokenizer.read(folder).encode("abc") == [97, 98, 99]
+  assert tokenizer.read_tokenizer(folder).encode("abc") == [97, 98, 99]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_nothing_is_added_cut_or_padded(folder):
 def test_damaged_files_are_named(folder, damage, message):
   damage(folder)
   with pytest.raises(UserError, match=message):
-    tokenizer.read(folder)
+    tokenizer.read_tokenizer(folder)
 
 
 def test_a_missing_package_names_the_command(monkeypatch):
@@ -202,11 +202,11 @@ def test_a_missing_package_names_the_command(monkeypatch):
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
   path = tmp_path / "a"
   path.write_text("old")
-  with pytest.raises(OSError, match="full"), files.whole(path) as part:  # noqa: PT012
+  with pytest.raises(OSError, match="full"), files.replacing(path) as part:  # noqa: PT012
     part.write_text("ne")
     raise OSError("disk full")
   assert path.read_text() == "old"
-  with files.whole(path) as part:
+  with files.replacing(path) as part:
     part.write_text("new")
     assert path.read_text() == "old"
   assert path.read_text() == "new"
@@ -217,7 +217,7 @@ def test_transformers_reads_what_is_written(folder):
   transformers = pytest.importorskip(
     "transformers", reason="needs `pip install -e '.[peers]'`"
   )
-  ours = tokenizer.read(folder)
+  ours = tokenizer.read_tokenizer(folder)
   theirs = transformers.AutoTokenizer.from_pretrained(folder)
   for text in TEXTS:
     assert theirs(text, add_special_tokens=False).input_ids == ours.encode(text)
@@ -229,7 +229,7 @@ def test_transformers_reads_what_is_written(folder):
       )
     )
   theirs.save_pretrained(folder / "again")
-  again = tokenizer.read(folder / "again")
+  again = tokenizer.read_tokenizer(folder / "again")
   assert (again.eos, again.chat_template) == (ours.eos, ours.chat_template)
   assert again.encode(TEXTS[1]) == ours.encode(TEXTS[1])
   shutil.rmtree(folder / "again")

