@@ -1,5 +1,8 @@
 """The tables that every algorithm and every optimizer is a row of."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +15,39 @@ SPARSITY = 0.6
 KEY = jax.random.key(0)
 
 
-def _moving(algorithm, **options):
-  return lambda inner, key=KEY, sparsity=SPARSITY: algorithm(
-    inner, sparsity, key=key, delta_t=2, t_end=100, **options
+class Row(NamedTuple):
+  """An algorithm, and what the table expects of it."""
+
+  make: Callable  # of an inner optimizer, key=, sparsity= and options
+  # The number of active weights after every step: constant; falling to the
+  # budget, within the old mask (nested) or not; phases of dense and sparse;
+  # fan_in, where neurons may be ablated; or free, where there is no budget.
+  counts: str = "constant"
+  moves: bool | None = True  # None: not at the table's small learning rate
+  straight_through: bool = False  # inactive weights are kept, not zeroed
+  # Options with which any pattern at any sparsity is met; None: takes none.
+  patterned: dict | None = None
+
+
+def _row(
+  algorithm,
+  counts="constant",
+  moves=True,
+  straight_through=False,
+  patterned=None,
+  **options,
+):
+  def make(inner, key=KEY, sparsity=SPARSITY, **more):
+    return algorithm(inner, sparsity, key=key, **options | more)
+
+  return Row(make, counts, moves, straight_through, patterned)
+
+
+def _without_budget(algorithm, **options):
+  return Row(
+    lambda inner, key=KEY: algorithm(inner, key=key, **options),
+    counts="free",
+    straight_through=True,
   )
 
 
@@ -24,108 +57,127 @@ def _fixed(inner, key=KEY, sparsity=SPARSITY):
   return sparsejax.fixed(inner, {"bias": True, "kernel": kernel})
 
 
-ALGORITHMS = {
-  "fixed": _fixed,
-  "static": lambda inner, key=KEY, sparsity=SPARSITY: sparsejax.static(
-    inner, sparsity, key=key
+_SCHEDULE = {"delta_t": 2, "t_end": 100}
+_SHRINKING = {"begin": 2, "end": 6, "delta_t": 2}
+_DRASTIC = {"fraction": 0.9}
+
+CORE = {
+  "fixed": Row(_fixed, moves=False),
+  "static": _row(sparsejax.static, moves=False, patterned={}),
+  "set": _row(sparsejax.set_, patterned=_DRASTIC, **_SCHEDULE),
+  "rigl": _row(sparsejax.rigl, patterned=_DRASTIC, **_SCHEDULE),
+  "snfs": _row(sparsejax.snfs, patterned=_DRASTIC, **_SCHEDULE),
+  "seft": _row(
+    sparsejax.seft,
+    smoothing=0.9,
+    patterned=_DRASTIC,
+    **_SCHEDULE,
   ),
-  "set": _moving(sparsejax.set_),
-  "rigl": _moving(sparsejax.rigl),
-  "snfs": _moving(sparsejax.snfs),
-  "seft": _moving(sparsejax.seft, smoothing=0.9),
-  "gmp": lambda inner, key=KEY, sparsity=SPARSITY: sparsejax.gmp(
-    inner, sparsity, key=key, begin=2, end=6, delta_t=2
-  ),
+  "gmp": _row(sparsejax.gmp, counts="nested", patterned={}, **_SHRINKING),
 }
-
-# The families, with fewer combinations: see test_conformance.py.
-
-
-def _keyed(algorithm, *args, **options):
-  return lambda inner, key=KEY, sparsity=SPARSITY: algorithm(
-    inner, *args, sparsity, key=key, **options
-  )
-
-
-def _seeking(algorithm, **options):
-  return lambda inner, key=KEY: algorithm(inner, key=key, **options)
-
-
 FAMILIES = {
-  "rigl_itop": _moving(sparsejax.rigl, step_on_update=True, fraction=0.5),
-  "mest": _keyed(sparsejax.mest, t_end=6, delta_t=2, fraction=0.4),
-  "mest_s": _keyed(
-    sparsejax.mest, t_end=6, delta_t=2, fraction=0.0, surplus=0.5
+  "rigl_itop": _row(
+    sparsejax.rigl, step_on_update=True, fraction=0.5, **_SCHEDULE
   ),
-  "srigl": _moving(
+  "mest": _row(
+    sparsejax.mest,
+    t_end=6,
+    delta_t=2,
+    fraction=0.4,
+    patterned={"t_end": 8, "fraction": 0.5},
+  ),
+  "mest_s": _row(
+    sparsejax.mest,
+    t_end=6,
+    delta_t=2,
+    fraction=0.0,
+    surplus=0.5,
+    counts="falling",
+  ),
+  "srigl": _row(
     sparsejax.srigl,
     ablation=1.0,
     never_ablate=sparsejax.distributions.matching("none"),
+    counts="fan_in",
+    **_SCHEDULE,
   ),
-  "granet": _keyed(sparsejax.granet, begin=0, end=4, t_end=50, delta_t=2),
-  "ac_dc": _keyed(sparsejax.ac_dc, phases=(2, 4, 6)),
-  "ste": _keyed(sparsejax.ste),
-  "ste_cubic": _keyed(sparsejax.ste, begin=0, end=5),
-  "sr_ste": _keyed(sparsejax.sr_ste, pattern=sparsejax.patterns.unstructured()),
-  "top_kast": _keyed(sparsejax.top_kast, backward_sparsity=0.3),
-  "movement": _keyed(sparsejax.movement, begin=0, end=5),
-  "soft_movement": _seeking(
+  "granet": _row(
+    sparsejax.granet,
+    begin=0,
+    end=4,
+    t_end=50,
+    delta_t=2,
+    counts="falling",
+    patterned={"initial_sparsity": 0.0, "scope": "layer"},
+  ),
+  "ac_dc": _row(
+    sparsejax.ac_dc,
+    phases=(2, 4, 6),
+    counts="phases",
+    patterned={"scope": "layer"},
+  ),
+  "ste": _row(sparsejax.ste, moves=None, straight_through=True, patterned={}),
+  "ste_cubic": _row(
+    sparsejax.ste, begin=0, end=5, counts="falling", straight_through=True
+  ),
+  "sr_ste": _row(
+    sparsejax.sr_ste,
+    pattern=sparsejax.patterns.unstructured(),
+    moves=None,
+    straight_through=True,
+    patterned={},
+  ),
+  "top_kast": _row(
+    sparsejax.top_kast,
+    backward_sparsity=0.3,
+    moves=None,
+    straight_through=True,
+    patterned={"backward_sparsity": 0.1},
+  ),
+  "movement": _row(
+    sparsejax.movement,
+    begin=0,
+    end=5,
+    counts="falling",
+    straight_through=True,
+    patterned={},
+  ),
+  "soft_movement": _without_budget(
     sparsejax.soft_movement,
     begin=0,
     end=4,
     threshold=0.45,
     optimizer=optax.sgd(1.0),
   ),
-  "str": _seeking(
+  "str": _without_budget(
     sparsejax.str_,
     initial=-1.0,
     optimizer=optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)),
   ),
 }
-STRAIGHT = {
-  *("ste", "ste_cubic", "sr_ste", "top_kast"),
-  *("movement", "soft_movement", "str"),
+# Options that change a row's state or its path.
+VARIANTS = {
+  "rigl_accumulate": _row(sparsejax.rigl, accumulate=2, **_SCHEDULE),
+  "rigl_no_regrow": _row(sparsejax.rigl, regrow=False, **_SCHEDULE),
+  "rigl_grown": _row(
+    sparsejax.rigl,
+    grown_values=jax.nn.initializers.normal(0.1),
+    grown_moments=lambda moment, grad: 0.1 * jnp.abs(grad),
+    **_SCHEDULE,
+  ),
+  "rigl_step_on_update": _row(sparsejax.rigl, step_on_update=True, **_SCHEDULE),
+  "seft_one_batch": _row(sparsejax.seft, **_SCHEDULE),
 }
+ROWS = CORE | FAMILIES | VARIANTS
+# What an algorithm is made of when it meets an optimizer: `sparsify` with
+# weights that grow, or only fall away; `straight_through`; and a gradient step
+# where masks move. The default run has each with every optimizer.
+MECHANISMS = ("rigl", "gmp", "ste", "rigl_itop")
 
-# Every algorithm that moves masks, with every pattern that it can have.
+# Functions alone, for other tests.
+ALGORITHMS = {name: row.make for name, row in CORE.items()}
 
-
-def patterned(pattern, sparsity):
-  """Rows of one pattern, of `sparsity`."""
-  moving = {"delta_t": 2, "t_end": 100, "fraction": 0.9}
-  rows = {
-    "static": (sparsejax.static, {}),
-    "set": (sparsejax.set_, moving),
-    "rigl": (sparsejax.rigl, moving),
-    "snfs": (sparsejax.snfs, moving),
-    "seft": (sparsejax.seft, moving),
-    "mest": (sparsejax.mest, {"t_end": 8, "delta_t": 2, "fraction": 0.5}),
-    "gmp": (sparsejax.gmp, {"begin": 2, "end": 6, "delta_t": 2}),
-    "granet": (
-      sparsejax.granet,
-      {
-        "begin": 0,
-        "end": 4,
-        "t_end": 50,
-        "delta_t": 2,
-        "initial_sparsity": 0.0,
-        "scope": "layer",
-      },
-    ),
-    "ac_dc": (sparsejax.ac_dc, {"phases": (2, 4, 6), "scope": "layer"}),
-    "ste": (sparsejax.ste, {}),
-    "sr_ste": (sparsejax.sr_ste, {}),
-    "top_kast": (sparsejax.top_kast, {"backward_sparsity": 0.1}),
-    "movement": (sparsejax.movement, {"begin": 0, "end": 5}),
-  }
-  return {
-    name: lambda inner, f=f, given=given: f(
-      inner, sparsity, key=KEY, pattern=pattern, **given
-    )
-    for name, (f, given) in rows.items()
-  }
-
-
+# Patterns, and a sparsity that each can have.
 PATTERNS = {
   "n_of_m": (sparsejax.patterns.n_of_m(2, 4), 0.5),
   "transposable": (sparsejax.patterns.transposable_n_of_m(1, 2), 0.5),
@@ -133,19 +185,6 @@ PATTERNS = {
   "fan_in": (sparsejax.patterns.fan_in(), 0.6),
   "channels": (sparsejax.patterns.channels(), 0.6),
   "heads": (sparsejax.patterns.heads(6), 0.5),
-}
-
-# Options that change a row's state or its path; fewer optimizers will do.
-VARIANTS = {
-  "rigl_accumulate": _moving(sparsejax.rigl, accumulate=2),
-  "rigl_no_regrow": _moving(sparsejax.rigl, regrow=False),
-  "rigl_grown": _moving(
-    sparsejax.rigl,
-    grown_values=jax.nn.initializers.normal(0.1),
-    grown_moments=lambda moment, grad: 0.1 * jnp.abs(grad),
-  ),
-  "rigl_step_on_update": _moving(sparsejax.rigl, step_on_update=True),
-  "seft_one_batch": _moving(sparsejax.seft),
 }
 
 

@@ -1,4 +1,11 @@
-"""Every algorithm with every optimizer: what has to hold for all of them."""
+"""Every algorithm with every optimizer: what has to hold for all of them.
+
+The default run has every algorithm, every optimizer with every mechanism, and
+every pattern with algorithms of every kind; the tests marked slow add the
+other pairs.
+"""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +27,61 @@ PLACES = {
   ),
 }
 STEPS = {"plain": 8, "inside_multi_steps": 16, "around_multi_steps": 8}
-# Compiling takes most of the time of these tests, so most do it with little
-# optimization; the plain ones in float32 run what users run.
-QUICK = {
-  "xla_backend_optimization_level": 0,
-  "xla_llvm_disable_expensive_passes": True,
+COMBINATIONS = list(itertools.product((jnp.float32, jnp.bfloat16), PLACES))
+OPTIMIZERS = conformance.OPTIMIZERS | conformance.MORE_OPTIMIZERS
+# Compiling is most of what these tests cost, so nearly all of them do it with
+# little optimization (see tests/conftest.py); these, as users do.
+AS_USERS = {
+  (name, "plain", jnp.float32): {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+  }
+  for name in ("rigl", "gmp")
 }
 
 
-def _check(algorithm, name, inner, dtype, place, options, tmp_path):
-  tx = PLACES[place](algorithm, inner)
+def _quick_cases():
+  """Names of an algorithm and an optimizer, and the number of a combination."""
+  for i, name in enumerate(conformance.MECHANISMS):
+    for j, optimizer in enumerate(OPTIMIZERS):
+      yield name, optimizer, (i + j) % 6
+  for i, name in enumerate(conformance.ROWS):
+    for k in (i % 6, (i + 3) % 6):
+      yield name, list(conformance.OPTIMIZERS)[(4 * i + k) % 15], k
+
+
+def _more_cases():
+  """Cases that hold every pair of algorithm, optimizer, and combination.
+
+  All combinations for RigL and GMP; of the other core algorithms two for each
+  optimizer; of the families and variants one for a third of the optimizers.
+  """
+  for i, name in enumerate(conformance.ROWS):
+    for j, optimizer in enumerate(conformance.OPTIMIZERS):
+      first = (j // 3 - i - 2 * j) % 6
+      if name in ("rigl", "gmp"):
+        yield from ((name, optimizer, k) for k in range(6))
+      elif name in conformance.CORE:
+        yield from ((name, optimizer, (first + k) % 6) for k in (0, 3))
+      elif (i + j) % 3 == 0:
+        yield name, optimizer, first
+
+
+QUICK = sorted(set(_quick_cases()))
+MORE = sorted(set(_more_cases()) - set(QUICK))
+
+
+@pytest.mark.parametrize(
+  ("name", "optimizer", "combination"),
+  [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)],
+)
+def test_zeros_budget_compilation_and_round_trip(
+  name, optimizer, combination, tmp_path
+):
+  row = conformance.ROWS[name]
+  dtype, place = COMBINATIONS[combination]
+  inner = OPTIMIZERS[optimizer]()
+  tx = PLACES[place](row.make, inner)
   params, state = sparsejax.init(tx, conformance.small_params(dtype))
   first = jax.device_get(sparsejax.get_masks(state))
   seen = sparsejax.forward_params(params, state)
@@ -43,7 +95,9 @@ def _check(algorithm, name, inner, dtype, place, options, tmp_path):
     params = optax.apply_updates(params, updates)
     return params, state, sparsejax.forward_params(params, state)
 
-  train_step = jax.jit(train_step, compiler_options=options)
+  train_step = jax.jit(
+    train_step, compiler_options=AS_USERS.get((name, place, dtype))
+  )
   masks, compiled = first, []
   for step in range(STEPS[place]):
     old = masks
@@ -52,20 +106,19 @@ def _check(algorithm, name, inner, dtype, place, options, tmp_path):
     )
     masks = jax.device_get(sparsejax.get_masks(state))
     assert conformance.inactive_are_zero(seen, masks)
-    _check_count(name, old["kernel"], masks["kernel"], first["kernel"])
+    _assert_count(row.counts, old["kernel"], masks["kernel"], first["kernel"])
     compiled.append(train_step._cache_size())
   # Once; twice where the inner optimizer by itself changes types: optax makes
   # bfloat16 moments float32 by a float32 hyperparameter.
   mixed = hasattr(inner.init(params), "hyperparams") and dtype == jnp.bfloat16
   assert compiled[-1] == compiled[1] <= 1 + mixed
-  _check_last(name, masks["kernel"])
+  _assert_last_count(row.counts, masks["kernel"])
   assert masks["bias"].shape == ()
   assert masks["bias"]
-  moved = np.any(first["kernel"] != masks["kernel"])
-  if name not in ("ste", "sr_ste", "top_kast"):  # a small rate may not do
-    assert moved == (name not in ("static", "fixed"))
+  if row.moves is not None:
+    assert np.any(first["kernel"] != masks["kernel"]) == row.moves
   dense = jax.device_get(params)["kernel"].astype("f")
-  assert np.all(dense != 0) == (name in conformance.STRAIGHT)
+  assert np.all(dense != 0) == row.straight_through
   assert conformance.same(
     jax.tree.map(jnp.zeros_like, params),
     jax.tree.map(jnp.zeros_like, conformance.small_params(dtype)),
@@ -80,127 +133,78 @@ def _check(algorithm, name, inner, dtype, place, options, tmp_path):
   assert conformance.same(restored, state)
 
 
-def _check_count(name, old, mask, first):
-  """After every step."""
-  match name:
-    case "gmp":
+def _assert_count(counts, old, mask, first):
+  """Of 48 weights, after every step."""
+  match counts:
+    case "constant":
+      assert mask.sum() == first.sum()
+    case "nested":
       assert np.all(mask <= old)
-    case "mest_s" | "granet" | "ste_cubic" | "movement":
+    case "falling":
       assert 19 <= mask.sum() <= old.sum()
-    case "ac_dc":
+    case "phases":
       assert mask.sum() in (19, 48)
-    case "srigl":
+    case "fan_in":
       each = set(mask.sum(0)) - {0}
       assert len(each) == 1
       assert 16 - 8 < mask.sum() <= 16
-    case "soft_movement" | "str":
+    case "free":
       assert 0 < mask.sum() <= 48
-    case _:
-      assert mask.sum() == first.sum()
 
 
-def _check_last(name, mask):
+def _assert_last_count(counts, mask):
   """After the last step: the budget, where there is one."""
-  if name in ("soft_movement", "str"):
+  if counts == "free":
     assert 0 < mask.sum() < 48
-  elif name != "srigl":
+  elif counts != "fan_in":
     assert mask.sum() == 19  # 40 % of 48, rounded
 
 
-_COMBINATIONS = [(d, p) for d in (jnp.float32, jnp.bfloat16) for p in PLACES]
-
-
-def _covering():
-  """Cases that hold every pair of algorithm, optimizer, and combination.
-
-  All combinations for the algorithms with a mechanism of their own; of the
-  others two or, among the families, one for some of the optimizers, another one
-  for each.
-  """
-  rows = conformance.ALGORITHMS | conformance.FAMILIES
-  for i, name in enumerate(rows):
-    for j, optimizer in enumerate(conformance.OPTIMIZERS):
-      for k in range(6):
-        if name not in ("rigl", "gmp"):
-          if name in conformance.FAMILIES and (i + j) % 3:
-            continue
-          shift = (i + j // 3 + j - k) % 6
-          if shift % 6 and (shift != 3 or name in conformance.FAMILIES):
-            continue
-        yield name, optimizer, k
-
-
-@pytest.mark.parametrize(
-  ("name", "optimizer", "combination"), list(_covering())
-)
-def test_zeros_budget_compilation_and_round_trip(
-  name, optimizer, combination, tmp_path
-):
-  dtype, place = _COMBINATIONS[combination]
-  algorithm = (conformance.ALGORITHMS | conformance.FAMILIES)[name]
-  inner = conformance.OPTIMIZERS[optimizer]()
-  core = name in conformance.ALGORITHMS
-  as_users = core and place == "plain" and dtype == jnp.float32
-  options = None if as_users else QUICK
-  _check(algorithm, name, inner, dtype, place, options, tmp_path)
-
-
 def test_cases_cover_every_pair():
-  cases = list(_covering())
-  names = [*conformance.ALGORITHMS, *conformance.FAMILIES]
-  assert {(n, k) for n, _, k in cases} >= {
-    (n, k) for n in conformance.ALGORITHMS for k in range(6)
-  }
-  assert {n for n, _, _ in cases} == set(names)
-  assert {(n, o) for n, o, _ in cases} >= {
-    (n, o) for n in conformance.ALGORITHMS for o in conformance.OPTIMIZERS
-  }
-  assert {(o, k) for _, o, k in cases} == {
-    (o, k) for o in conformance.OPTIMIZERS for k in range(6)
-  }
-  for name in conformance.FAMILIES:
+  combinations = set(range(6))
+  for cases in (QUICK, QUICK + MORE):
+    assert {(m, o) for m, o, _ in cases} >= set(
+      itertools.product(conformance.MECHANISMS, OPTIMIZERS)
+    )
+    assert {n for n, _, _ in cases} == set(conformance.ROWS)
+    for mechanism in conformance.MECHANISMS:
+      assert {k for n, _, k in cases if n == mechanism} == combinations
+  assert {(n, o) for n, o, _ in cases} >= set(
+    itertools.product(conformance.CORE, conformance.OPTIMIZERS)
+  )
+  assert {(n, k) for n, _, k in cases} >= set(
+    itertools.product(conformance.CORE, combinations)
+  )
+  assert {(o, k) for _, o, k in cases} >= set(
+    itertools.product(conformance.OPTIMIZERS, combinations)
+  )
+  for name in conformance.ROWS:
     assert len({k for n, _, k in cases if n == name}) >= 3
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adafactor", "nadamw"])
-@pytest.mark.parametrize("name", conformance.VARIANTS)
-def test_options_too(name, optimizer, tmp_path):
-  optimizers = conformance.OPTIMIZERS | conformance.MORE_OPTIMIZERS
-  _check(
-    conformance.VARIANTS[name],
-    name,
-    optimizers[optimizer](),
-    jnp.bfloat16,
-    "plain",
-    None,
-    tmp_path,
-  )
+def _pattern_cases():
+  """Every pair of an algorithm and a pattern; in the default, each of a kind.
+
+  RigL, GMP and AC/DC have every pattern there, others two of them.
+  """
+  rows = {n: r for n, r in conformance.ROWS.items() if r.patterned is not None}
+  for i, name in enumerate(rows):
+    for j, pattern in enumerate(conformance.PATTERNS):
+      quick = name in ("rigl", "gmp", "ac_dc") or (i + j) % 3 == 0
+      marks = () if quick else pytest.mark.slow
+      yield pytest.param(name, pattern, marks=marks)
 
 
-@pytest.mark.parametrize("name", ["rigl", "gmp"])
-@pytest.mark.parametrize("optimizer", conformance.MORE_OPTIMIZERS)
-def test_more_optimizers(name, optimizer, tmp_path):
-  _check(
-    conformance.ALGORITHMS[name],
-    name,
-    conformance.MORE_OPTIMIZERS[optimizer](),
-    jnp.float32,
-    "plain",
-    QUICK,
-    tmp_path,
-  )
-
-
-@pytest.mark.parametrize("pattern", conformance.PATTERNS)
-@pytest.mark.parametrize("name", conformance.patterned(None, 0.5))
+@pytest.mark.parametrize(("name", "pattern"), [*_pattern_cases()])
 def test_every_algorithm_with_every_pattern(name, pattern):
   """The pattern holds, bits move, and masks pack to bits."""
   shape, sparsity = conformance.PATTERNS[pattern]
-  tx = conformance.patterned(shape, sparsity)[name](optax.sgd(0.1, 0.9))
-  params = {
-    "bias": jnp.zeros(12),
-    "kernel": conformance.noise(BIG, 0)["kernel"],
-  }
+  row = conformance.ROWS[name]
+  tx = row.make(
+    optax.sgd(0.1, 0.9), sparsity=sparsity, pattern=shape, **row.patterned
+  )
+  kernel = jax.ShapeDtypeStruct((8, 12), jnp.float32)
+  params = {"bias": jnp.zeros(12), "kernel": conformance.noise(kernel, 0)}
   params, state = sparsejax.init(tx, jax.tree.map(jnp.asarray, params))
 
   def step(params, state, noise):
@@ -214,7 +218,7 @@ def test_every_algorithm_with_every_pattern(name, pattern):
     packed = sparsejax.masks.pack_bits(masks)
     return params, state, seen, masks, packed, shape.holds(masks["kernel"])
 
-  step = jax.jit(step, compiler_options=QUICK)
+  step = jax.jit(step)
   first = np.asarray(sparsejax.get_masks(state)["kernel"])
   assert shape.holds(first)
   counts, moved = [], 0
@@ -234,13 +238,10 @@ def test_every_algorithm_with_every_pattern(name, pattern):
   assert counts[-1] == shape.budget(
     mask.shape, round(mask.size * (1 - sparsity))
   )
-  if name in ("gmp", "granet", "movement"):
+  if row.counts in ("nested", "falling"):
     assert counts == sorted(counts, reverse=True)
-  elif name == "ac_dc":
+  elif row.counts == "phases":
     assert set(counts) == {counts[-1], mask.size}
   else:
     assert set(counts) == {counts[-1]}
   assert bool(moved) == (name != "static")
-
-
-BIG = {"kernel": jax.ShapeDtypeStruct((8, 12), jnp.float32)}
