@@ -1,21 +1,27 @@
-"""Means over seeds: their intervals, and their differences, by Student's t."""
+"""Intervals of means over seeds and paired differences, by Student's t.
 
-from collections.abc import Sequence
+One interval for any number of seeds: for the three to ten that experiments have
+t covers the mean in 95 % of cases where a bootstrap covers it in fewer, and for
+many seeds the two agree.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+
+CONFIDENCE = 0.95
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-  """The 95 % interval of a mean.
+  """Computes the 95 % interval of a mean, mean ± t(0.975, n - 1) s / sqrt(n).
 
   Args:
-    values: One number per seed; differences, for a paired comparison.
+    values: [n], one number per seed; differences, for a paired comparison.
 
   Returns:
-    Its lower and upper end; infinite where no spread can be told: for a single
-    value, or if all are equal, as those of runs that are the same may be.
+    Its lower and upper end; infinite where seeds do not spread: for a single
+    value, or if all are equal up to rounding.
 
   Example:
     >>> low, high = interval([1.1, 1.0, 1.2])
@@ -23,20 +29,53 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     0.852 1.348
   """
   values = np.asarray(values, float)
-  if len(values) < 2 or np.allclose(values, values[0], rtol=1e-9, atol=1e-9):
+  if not _spread(values):
     return -np.inf, np.inf
-  low, high = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-  return float(low), float(high)
+  # Imported here: what trains imports this module, and scipy is slow to import.
+  from scipy import special
+
+  quantile = special.stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)
+  mean, half = float(np.mean(values)), float(quantile * _standard_error(values))
+  return mean - half, mean + half
+
+
+def p_value(values: Sequence[float]) -> float:
+  """Computes the two-sided p of the t-test that the mean is zero.
+
+  Args:
+    values: [n], one number per seed.
+
+  Returns:
+    The p-value; NaN where seeds do not spread.
+  """
+  values = np.asarray(values, float)
+  if not _spread(values):
+    return float("nan")
+  from scipy import special
+
+  t = abs(np.mean(values)) / _standard_error(values)
+  return float(2 * special.stdtr(len(values) - 1, -t))
+
+
+def _spread(values: np.ndarray) -> bool:
+  """Whether values differ by more than rounding."""
+  return len(values) > 1 and not np.allclose(
+    values, values[0], rtol=1e-9, atol=1e-9
+  )
+
+
+def _standard_error(values: np.ndarray) -> float:
+  return np.std(values, ddof=1) / len(values) ** 0.5
 
 
 class Difference(NamedTuple):
-  """By how much one thing is better than another, over the seeds of both.
+  """The mean of better - worse over seeds, where papers report better > worse.
 
   Attributes:
-    mean: The mean difference; positive if the order that papers report shows.
+    mean: The mean difference; positive in the published order.
     interval: Its 95 % interval, paired by seed; infinite if it has none.
     p: Of the paired t-test; NaN if there is none.
-    n: How many seeds both have.
+    n: The number of seeds that both have.
   """
 
   mean: float
@@ -46,15 +85,15 @@ class Difference(NamedTuple):
 
   @property
   def verdict(self) -> str:
-    """What that says of the order that papers report, in a word."""
+    """`holds`, `reversed` or `undecided`: where 0 lies to the interval."""
     low, high = self.interval
     if low > 0:
       return "holds"
     return "reversed" if high < 0 else "undecided"
 
   @property
-  def said(self) -> str:
-    """The same in a sentence's end."""
+  def sentence(self) -> str:
+    """The verdict, for people."""
     order = "as papers report" if self.mean > 0 else "NOT what papers report"
     if self.n > 1 and self.verdict == "undecided":
       return f"{order}, but {self.n} seeds cannot tell"
@@ -65,24 +104,49 @@ def difference(gaps: Sequence[float]) -> Difference:
   """Sums up the differences of runs that share seeds.
 
   Args:
-    gaps: One number per seed, at least one.
+    gaps: [n], better - worse of each seed; at least one.
 
   Returns:
-    Their mean, and what can be said of it.
+    Their mean with its interval and p.
 
   Example:
     >>> difference([1.1, 1.0, 1.2]).verdict
     'holds'
   """
-  ends = interval(gaps)
-  p = float("nan")
-  if np.isfinite(ends).all():
-    p = float(stats.ttest_1samp(gaps, 0.0).pvalue)
-  return Difference(float(np.mean(gaps)), ends, p, len(gaps))
+  return Difference(
+    float(np.mean(gaps)), interval(gaps), p_value(gaps), len(gaps)
+  )
+
+
+def paired(
+  worse: Mapping[int | None, float], better: Mapping[int | None, float]
+) -> Difference | None:
+  """Compares two methods on the seeds that both have.
+
+  Args:
+    worse: By seed, the values of what papers report to be lower; by None, one
+      value that no seed changes, which is compared with each of the other's.
+    better: Those of what papers report to be higher.
+
+  Returns:
+    The difference better - worse; None if they share no seed.
+
+  Example:
+    >>> paired({0: 1.0, 1: 2.0}, {1: 2.5, 2: 9.0}).mean
+    0.5
+  """
+  if None in worse and None not in better:
+    worse = dict.fromkeys(better, worse[None])
+  elif None in better and None not in worse:
+    better = dict.fromkeys(worse, better[None])
+  shared = [seed for seed in worse if seed in better]
+  if not shared:
+    return None
+  return difference([better[seed] - worse[seed] for seed in shared])
 
 
 def shown(low: float, high: float, number: str = ".2f") -> str:
-  """An interval for people, `-` if it is infinite."""
+  """Formats an interval for people, `-` if it is infinite."""
   if not np.isfinite([low, high]).all():
     return "-"
   return f"{low:{number}} to {high:{number}}"

@@ -88,7 +88,7 @@ def _pictures(config, root, rows):
       draw(file)
       return base64.b64encode(file.read_bytes()).decode()
 
-  bands = "Bands are 95 % intervals of the mean by bootstrap."
+  bands = "Bands are 95 % intervals of the mean, by Student's t."
   if any(row.entry.sparsity for row in rows):
     yield (
       "Accuracy against sparsity",
@@ -148,10 +148,10 @@ def markdown(
 
 _NOTE = (
   "Accuracy after the last step, mean ± standard deviation over seeds; the "
-  "interval is that of the mean, 95 %, by bootstrap (BCa), which is short "
-  "for few seeds. FLOPs are those of the whole training and of a forward pass, "
-  "relative to dense, by the cost model of RigL's paper (appendix H). Size: 4 "
-  "bytes a weight that is left, one bit of a mask for each of a sparse layer."
+  "interval is that of the mean, 95 %, by Student's t. FLOPs are those of the "
+  "whole training and of a forward pass, relative to dense, by the cost model "
+  "of RigL's paper (appendix H). Size: 4 bytes a weight that is left, one bit "
+  "of a mask for each of a sparse layer."
 )
 
 _TEXT = """\

@@ -181,7 +181,7 @@ def _compared(worse: Row, better: Row, measure: Measure) -> str:
   gain = np.subtract(worse.values[:runs], better.values[:runs])
   if not measure.lower_is_better:
     gain = -gain
-  verdict = intervals.difference(gain).said
+  verdict = intervals.difference(gain).sentence
   first, second = (
     f"{row.cell}: {measure.shown(row.mean)}" for row in (worse, better)
   )

@@ -145,7 +145,7 @@ def _compared(low, high, a, b) -> str:
   text = f"{high} - {low}: {gain.mean:+.2f} points"
   if gain.n > 1:
     text += f", 95 % interval {intervals.shown(*gain.interval, '+.2f')}"
-  return f"{text}: {gain.said}."
+  return f"{text}: {gain.sentence}."
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tabulate
-from scipy import stats
 
 from experiments import statistics
 from experiments.config import grid
@@ -76,7 +75,7 @@ class Row(NamedTuple):
   Attributes:
     entry: Method and sparsity.
     accuracy: By seed, in percent.
-    low: The lower end of the 95 % interval of the mean, by bootstrap.
+    low: The lower end of the 95 % interval of the mean, by Student's t.
     high: Its upper end; both infinite where no spread can be told.
     training: FLOPs of the whole training, relative to the dense row.
     inference: Of a forward pass, likewise.
@@ -235,7 +234,7 @@ def rows(records: Iterable[Record], config: types.ModuleType) -> list[Row]:
 
 def _row(entry, group, base, value, source, *, same) -> Row:
   accuracy = {one.seed: one.accuracy for one in group}
-  low, high = bootstrap(list(accuracy.values()))
+  low, high = statistics.interval(list(accuracy.values()))
   told = same and value is not None and np.isfinite([low, high]).all()
   return Row(
     entry=entry,
@@ -250,27 +249,6 @@ def _row(entry, group, base, value, source, *, same) -> Row:
     source=source,
     within=bool(low <= value <= high) if told else None,
   )
-
-
-def bootstrap(values: Sequence[float]) -> tuple[float, float]:
-  """The 95 % interval of a mean, by bootstrap (BCa, 9,999 samples).
-
-  Args:
-    values: One number per seed.
-
-  Returns:
-    Its ends, the same each time; infinite where no spread can be told: for a
-    single value, or if all are equal.
-
-  References:
-    Efron, Better Bootstrap Confidence Intervals, JASA 82, 1987.
-  """
-  values = np.asarray(values, float)
-  if len(values) < 2 or np.ptp(values) == 0:
-    return -np.inf, np.inf
-  found = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0))
-  low, high = found.confidence_interval
-  return float(low), float(high)
 
 
 def orders(
@@ -293,10 +271,8 @@ def orders(
     if None in pair:
       continue
     first, second = pair
-    seeds = sorted(first.accuracy.keys() & second.accuracy.keys())
-    gaps = [second.accuracy[s] - first.accuracy[s] for s in seeds]
-    if gaps:
-      gain = statistics.difference(gaps)
+    gain = statistics.paired(first.accuracy, second.accuracy)
+    if gain is not None:
       made.append(Order(first.entry, second.entry, gain))
   return made
 
