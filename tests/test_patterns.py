@@ -19,6 +19,7 @@ import sparsejax
 from sparsejax import distributions, patterns
 from sparsejax import masks as masks_lib
 from sparsejax.select import top_k_of_each
+from tests.marks import slow
 
 KEY = jax.random.key(0)
 MATRIX, CONV = (16, 12), (3, 3, 4, 8)
@@ -443,7 +444,7 @@ def trained(tx, shapes, steps=7):
   return {p: [masks[p] for masks in found] for p in shapes}, budget
 
 
-@pytest.mark.parametrize("name", ["rigl", "set_", "seft"])
+@pytest.mark.parametrize("name", ["rigl", slow("set_"), slow("seft")])
 def test_every_pattern_moves_and_keeps_its_budget(name):
   """N:M masks that never move, and nobody is told, are no sparse training."""
   shapes, given = SHAPES, {}

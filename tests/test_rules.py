@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 import sparsejax
 from sparsejax import distributions, schedules, scores, updates
 from tests.conformance import table as conformance
+from tests.marks import slow
 
 KEY = jax.random.key(0)
 
@@ -735,7 +736,7 @@ COMMUNICATION = (
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("name", ["set", "rigl", "seft", "gmp"])
+@pytest.mark.parametrize("name", ["set", "rigl", slow("seft"), slow("gmp")])
 def test_rule_11_sharded_masks_without_gathering(name, axis_type):
   assert jax.device_count() == 8
   mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)

@@ -27,6 +27,7 @@ from tests.finetune.regression import (
   trained,
   update_of,
 )
+from tests.marks import slow
 
 K = 12
 
@@ -182,8 +183,8 @@ def test_every_step_is_that_of_a_loop_over_weights(case):
 
 @pytest.mark.parametrize("case", ["seft", "seft_averaged"])
 @pytest.mark.parametrize("options", [
-  {}, {"grow_at_random": True}, {"fold": True},
-  {"sensitivity": finetune.magnitude}, {"inner": optax.sgd(0.01)},
+  {}, {"grow_at_random": True}, slow({"fold": True}),
+  slow({"sensitivity": finetune.magnitude}), slow({"inner": optax.sgd(0.01)}),
 ], ids=["", "random", "fold", "magnitude", "sgd"])  # fmt: skip
 def test_never_more_non_zeros_than_the_base(case, options):
   base = sparse_base()

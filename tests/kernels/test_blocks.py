@@ -12,6 +12,7 @@ import sparsejax
 from sparsejax import packed
 from sparsejax.nodes import Probe
 from sparsejax.packed.blocks import block_product
+from tests.marks import slow
 
 
 def matrix(side, dtype=jnp.float32, density=0.4, tiles=(5, 7)):
@@ -25,8 +26,8 @@ def matrix(side, dtype=jnp.float32, density=0.4, tiles=(5, 7)):
   return packed.pack(w, mask, formats=packed.blocks(side)), w, mask
 
 
-@pytest.mark.parametrize("side", [16, 32, 64, 128])
-@pytest.mark.parametrize("batch", [(3,), (100,), (2, 40)])
+@pytest.mark.parametrize("side", [16, slow(32), slow(64), 128])
+@pytest.mark.parametrize("batch", [(3,), slow((100,)), (2, 40)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_products_and_gradients_are_those_of_the_dense_matrix(
   side, batch, dtype

@@ -13,6 +13,7 @@ import pytest
 
 from sparsejax import kernels, packed
 from sparsejax.kernels import build
+from tests.marks import slow
 
 SOURCES = pathlib.Path(kernels.__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
@@ -69,7 +70,9 @@ def matrix(rng, inputs, outputs, density, dtype=jnp.float32, **options):
 
 
 @needs_compiler
-@pytest.mark.parametrize("batch", [(), (1,), (2,), (16,), (3, 37), (128,)])
+@pytest.mark.parametrize(
+  "batch", [(), slow((1,)), slow((2,)), slow((16,)), (3, 37), slow((128,))]
+)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("back", [False, True])
 def test_products_and_gradients_are_those_of_the_dense_matrix(

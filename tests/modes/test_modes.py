@@ -10,6 +10,7 @@ import pytest
 
 import sparsejax
 from sparsejax import kernels, modes, packed, patterns, schedules
+from tests.marks import slow
 
 STEPS = 200
 KEY = jax.random.key(1)
@@ -146,11 +147,8 @@ def masked(tx):
   return tx
 
 
-QUICK = ("static", "set", "rigl", "gmp", "rigl 2:4")
-EACH = [
-  name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-  for name in ALGORITHMS
-]
+QUICK = ("static", "rigl", "gmp")
+EACH = [name if name in QUICK else slow(name) for name in ALGORITHMS]
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -184,7 +182,9 @@ def test_packed_masks_are_those_of_masked_mode_to_the_bit(name):
   assert int(state.mask_state.refused) == int(dense_state.mask_state.refused)
 
 
-@pytest.mark.parametrize("name", ["static", "set", "rigl", "rigl 2:4"])
+@pytest.mark.parametrize(
+  "name", ["static", slow("set"), "rigl", slow("rigl 2:4")]
+)
 def test_packed_weights_are_those_of_masked_mode_to_the_bit(name):
   values, state, _ = trained(name, modes.packed)
   tx = modes.packed(ALGORITHMS[name]())
@@ -197,7 +197,7 @@ def test_packed_weights_are_those_of_masked_mode_to_the_bit(name):
 @pytest.mark.skipif(
   not kernels.available(quiet=True), reason="there is no C++ compiler"
 )
-@pytest.mark.parametrize("name", ["rigl", "gmp", "static"])
+@pytest.mark.parametrize("name", ["rigl", slow("gmp"), "static"])
 def test_kernels_train_as_well(name):
   values, state, _ = trained(name, modes.kernels)
   masks = sparsejax.get_masks(state)

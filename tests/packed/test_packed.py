@@ -9,6 +9,7 @@ import pytest
 
 import sparsejax
 from sparsejax import packed, patterns
+from tests.marks import slow
 
 
 def random_mask(shape, density=0.2):
@@ -63,7 +64,7 @@ def name(case):
 
 
 @pytest.mark.parametrize("case", [*CASES, *EMPTY, *FULL], ids=name)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, slow(jnp.bfloat16)])
 def test_every_format_gives_back_what_it_was_given(case, dtype):
   form, mask = case
   w = weights(mask, dtype)
@@ -102,7 +103,7 @@ def test_a_structure_takes_another_mask_without_compiling_anew(case):
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c[1].ndim == 2], ids=name)
-@pytest.mark.parametrize("batch", [(), (7,), (3, 5)])
+@pytest.mark.parametrize("batch", [(), slow((7,)), (3, 5)])
 def test_products_have_the_bits_of_the_dense_ones(case, batch):
   form, mask = case
   if form.name == "rows" and form.place(jnp.asarray(mask), 8).kernel:

@@ -11,6 +11,7 @@ from experiments.config.entry import Entry
 from experiments.errors import UserError
 from experiments.recipes import rigl
 from experiments.runs import programs, train
+from tests.marks import slow
 
 CONFIGS = ("dst_fashion_mnist", "dst_mnist1d")
 LARGE = (
@@ -83,7 +84,7 @@ def test_small_dense_is_the_widest_that_fits(name):
     assert one.algorithm.name == "dense"
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *LARGE])
+@pytest.mark.parametrize("name", [*CONFIGS, *map(slow, LARGE)])
 def test_published_numbers_and_orders_are_of_rows(name):
   module = grid.module(f"configs/{name}.py")
   rows = grid.rows(f"configs/{name}.py")
