@@ -17,7 +17,7 @@ import sparsejax
 from benchmarks import measure
 from experiments.llm.io import load
 from experiments.llm.prune import layerwise, pruners
-from experiments.llm.text import corpora, sources
+from experiments.llm.text import corpora
 from sparsejax import finetune, select
 
 _PRUNE = flags.DEFINE_bool(
@@ -212,7 +212,7 @@ def training_rows(rounds):
 def pruning_row(name, limit):
   """Minutes to prune SmolLM2-135M, compiling included."""
   model = load.smollm2()
-  text = corpora.tokens(sources.python_help(test=False), model.tokenizer)
+  text = corpora.tokens(corpora.python_help(test=False), model.tokenizer)
   tokens = corpora.windows(text, length=256, count=32, seed=0)
   begin = time.perf_counter()
   method = layerwise.method(name, length=256)

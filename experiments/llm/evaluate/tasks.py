@@ -20,7 +20,7 @@ from experiments.llm.families.protocol import Network
 from experiments.llm.io.model import Model
 from experiments.llm.io.tokenizer import Tokenizer
 from experiments.llm.prune import pruners
-from experiments.llm.text import corpora, questions, sources
+from experiments.llm.text import corpora, questions
 from experiments.llm.text.questions import Question
 
 MEASURES = ("perplexity", "accuracy")
@@ -97,7 +97,7 @@ def text(
 
   Args:
     model: The model.
-    train: The text to train on, a name of `sources.TEXTS` and keywords.
+    train: The text to train on, a name of `corpora.TEXTS` and keywords.
     test: The text to test on, likewise.
     length: Tokens of a row to train on.
     window: Tokens that the model reads at once in a test; as `length` if None.
@@ -251,7 +251,7 @@ def _accuracy(
 
 
 def _tokens(model: Model, config: Mapping[str, Any]) -> np.ndarray:
-  documents = calling.call("text", sources.TEXTS, config)
+  documents = calling.call("text", corpora.TEXTS, config)
   return corpora.tokens(documents, model.tokenizer)
 
 

@@ -74,7 +74,7 @@ def rematerialized(body: Callable[..., Any], remat: str) -> Callable[..., Any]:
 
   Args:
     body: `(module, carry, x) -> (carry, y)`.
-    remat: "none", "full" or a policy's name, as in `registry.network`.
+    remat: "none", "full" or a policy's name, as in `Family.Network`.
 
   Returns:
     The function.

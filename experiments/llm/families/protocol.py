@@ -176,8 +176,13 @@ class Family(Protocol):
   Attributes:
     NAME: its name in packed files and in configs of untrained models.
     Config: its class of configs.
-    Network: makes its Linen module: `Network(config, remat=..., dtype=...)`,
-      where remat is "none", "full" or the name of a checkpoint policy of JAX.
+    Network: makes its Linen module, `Network(config, remat=..., dtype=...)`.
+      `remat` says what the backward pass recomputes: "none", the default,
+      "full", which keeps only the input of each layer, or the name of a policy
+      in `jax.checkpoint_policies` that takes no arguments. `dtype` is that of
+      the products, float32 by default.
+    from_sizes: makes the config of a model to be trained from scratch, from the
+      keywords vocab_size, dim, layers, heads, kv_heads, hidden and context.
     huggingface: how folders of transformers hold its models.
     gguf: how GGUF files hold its models.
   """
@@ -185,21 +190,9 @@ class Family(Protocol):
   NAME: str
   Config: type
   Network: Callable[..., Network]
+  from_sizes: Callable[..., Config]
   huggingface: HuggingFaceFiles
   gguf: GgufFiles
-
-  def from_sizes(
-    self,
-    *,
-    vocab_size: int,
-    dim: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    hidden: int,
-    context: int,
-  ) -> Config:
-    """Makes the config of a model that is to be trained from scratch."""
 
 
 def is_stacked(path: str) -> bool:

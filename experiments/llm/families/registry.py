@@ -1,14 +1,15 @@
 """The families of language models, a row each."""
 
-import jax
-import jax.numpy as jnp
+from collections.abc import Callable, Collection
+from typing import Any
 
+from experiments.errors import UserError
 from experiments.llm.families import llama
 from experiments.llm.families.protocol import Config, Family, Network
 
-_FAMILIES: tuple[Family, ...] = (llama,)
+_ROWS: tuple[Family, ...] = (llama,)
 
-FAMILIES = {family.NAME: family for family in _FAMILIES}
+FAMILIES = {family.NAME: family for family in _ROWS}
 DEFAULT = llama.NAME  # of models that are trained from scratch
 
 
@@ -17,22 +18,29 @@ def of(config: Config) -> Family:
   return next(f for f in FAMILIES.values() if isinstance(config, f.Config))
 
 
-def network(
-  config: Config,
-  *,
-  remat: str = "none",
-  dtype: jax.typing.DTypeLike = jnp.float32,
-) -> Network:
-  """Makes the Linen module of a config.
+def network(config: Config, **options: Any) -> Network:
+  """Makes the Linen module of any family's config; see `Family.Network`."""
+  return of(config).Network(config, **options)
+
+
+def reader(
+  kind: str, kinds: Callable[[Family], Collection[str]], *, where: str
+) -> Family:
+  """Finds the family that reads a kind of model.
 
   Args:
-    config: of any family.
-    remat: what the backward pass recomputes: "none", "full", which keeps only
-      the input of each layer, or the name of a policy in
-      `jax.checkpoint_policies` that takes no arguments.
-    dtype: in which to compute.
+    kind: what the file calls its model.
+    kinds: returns the kinds that a family reads.
+    where: the file and its field, for errors.
 
   Returns:
-    The module.
+    The family.
+
+  Raises:
+    UserError: none reads it.
   """
-  return of(config).Network(config, remat=remat, dtype=dtype)
+  for family in FAMILIES.values():
+    if kind in kinds(family):
+      return family
+  known = [name for family in FAMILIES.values() for name in kinds(family)]
+  raise UserError(f"{where}: wanted one of {', '.join(known)}, got {kind!r}.")

@@ -16,7 +16,6 @@ import numpy as np
 from experiments.errors import UserError
 from experiments.llm import optional
 from experiments.llm.families import registry
-from experiments.llm.families.protocol import Family
 from experiments.llm.io import tensors
 from experiments.llm.io.model import Model, check_vocabulary
 from experiments.llm.io.tokenizer import Tokenizer
@@ -50,7 +49,11 @@ def read_model(
   fields = _Fields(
     path, {name: field.contents() for name, field in reader.fields.items()}
   )
-  family = _family(fields)
+  family = registry.reader(
+    fields["general.architecture"],
+    lambda family: family.gguf.ARCHITECTURES,
+    where=f"{path}, general.architecture",
+  )
   stored = {tensor.name: tensor for tensor in reader.tensors}
 
   def load(name: str) -> np.ndarray:
@@ -73,19 +76,6 @@ def read_model(
   model = Model(config, params, _tokenizer(fields))
   check_vocabulary(model)
   return model
-
-
-def _family(fields: "_Fields") -> Family:
-  """Finds the family of a file's architecture."""
-  architecture, known = fields["general.architecture"], []
-  for family in registry.FAMILIES.values():
-    if architecture in family.gguf.ARCHITECTURES:
-      return family
-    known += family.gguf.ARCHITECTURES
-  raise UserError(
-    f"{fields.path}: wanted a model of architecture {' or '.join(known)}, got "
-    f"{architecture!r}."
-  )
 
 
 def find_smollm2() -> pathlib.Path:

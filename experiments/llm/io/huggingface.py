@@ -18,7 +18,6 @@ from experiments import errors
 from experiments.errors import UserError
 from experiments.llm import optional
 from experiments.llm.families import registry
-from experiments.llm.families.protocol import Family
 from experiments.llm.io import files, tensors, tokenizer
 from experiments.llm.io.model import Model, check_vocabulary
 
@@ -45,7 +44,11 @@ def read_model(
   folder = pathlib.Path(folder)
   path = folder / "config.json"
   raw = files.read_json(path)
-  family = _family(raw.get("model_type"), path)
+  family = registry.reader(
+    raw.get("model_type"),
+    lambda family: family.huggingface.MODEL_TYPES,
+    where=f"{path}, model_type",
+  )
   config = family.huggingface.read_config(raw, path=path)
   with contextlib.ExitStack() as stack:
     lazy = _open(folder, family.huggingface.IGNORED, stack)
@@ -68,18 +71,6 @@ def read_model(
   model = Model(config, params, tokenizer.read_tokenizer(folder))
   check_vocabulary(model)
   return model
-
-
-def _family(model_type: Any, path: pathlib.Path) -> Family:
-  """Finds the family of a `model_type`."""
-  known = []
-  for family in registry.FAMILIES.values():
-    if model_type in family.huggingface.MODEL_TYPES:
-      return family
-    known += family.huggingface.MODEL_TYPES
-  raise UserError(
-    f"{path}: wanted a model_type of {', '.join(known)}, got {model_type!r}."
-  )
 
 
 def write_model(

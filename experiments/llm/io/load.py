@@ -16,26 +16,17 @@ def smollm2() -> Model:
   return gguf.read_model(gguf.find_smollm2())
 
 
-def gguf_file(*, path: str) -> Model:
-  """Reads a GGUF file."""
-  return gguf.read_model(path)
-
-
-def folder(*, path: str) -> Model:
-  """Reads a Hugging Face folder."""
-  return huggingface.read_model(path)
-
-
-def packed_file(*, path: str) -> Model:
-  """Reads a packed file, as `python -m experiments.export` writes it."""
-  return packed_model.read_model(pathlib.Path(path))
-
-
 def model_at(path: str) -> Model:
-  """Reads a model from a Hugging Face folder, a GGUF or a packed file."""
+  """Reads a model from a Hugging Face folder, a GGUF or a packed file.
+
+  Raises:
+    UserError: As the reader of that kind.
+  """
   if pathlib.Path(path).is_dir():
-    return folder(path=path)
-  return (gguf_file if path.endswith(".gguf") else packed_file)(path=path)
+    return huggingface.read_model(path)
+  if path.endswith(".gguf"):
+    return gguf.read_model(path)
+  return packed_model.read_model(pathlib.Path(path))
 
 
 def random(
@@ -84,10 +75,11 @@ def random(
   return Model(config, jax.tree.map(np.asarray, params), words)
 
 
+# The functions' keywords are the options that a config may set.
 MODELS = {
   "smollm2": smollm2,
-  "gguf": gguf_file,
-  "huggingface": folder,
-  "packed": packed_file,
+  "gguf": lambda *, path: gguf.read_model(path),
+  "huggingface": lambda *, path: huggingface.read_model(path),
+  "packed": lambda *, path: packed_model.read_model(pathlib.Path(path)),
   "random": random,
 }

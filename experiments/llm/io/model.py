@@ -2,9 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from experiments.errors import UserError
 from experiments.llm.families import registry
 from experiments.llm.families.protocol import Config, Family, Network
@@ -30,14 +27,9 @@ class Model(NamedTuple):
     """The architecture."""
     return registry.of(self.config)
 
-  def network(
-    self,
-    *,
-    remat: str = "none",
-    dtype: jax.typing.DTypeLike = jnp.float32,
-  ) -> Network:
-    """Makes the Linen module; see `registry.network`."""
-    return registry.network(self.config, remat=remat, dtype=dtype)
+  def network(self) -> Network:
+    """Makes the Linen module, in float32 and without rematerialization."""
+    return registry.network(self.config)
 
 
 def check_vocabulary(model: Model) -> None:

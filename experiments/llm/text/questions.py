@@ -157,8 +157,8 @@ def gsm8k(folder: str | pathlib.Path, *, split: str) -> list[Question]:
   made = [
     Question(_GSM8K, question, answer, {"answer": answer})
     for question, answer in zip(
-      corpora.jsonl(path, field="question"),
-      corpora.jsonl(path, field="answer"),
+      corpora.jsonl(path=path, field="question"),
+      corpora.jsonl(path=path, field="answer"),
       strict=True,
     )
   ]

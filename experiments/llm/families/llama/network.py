@@ -23,7 +23,7 @@ class Network(nn.Module):
 
   Attributes:
     config: the model's.
-    remat: what the backward pass recomputes; see `registry.network`.
+    remat: what the backward pass recomputes; see `Family.Network`.
     dtype: in which to compute; logits are float32, and so is what norms and
       softmax reduce.
   """

@@ -285,7 +285,7 @@ def test_divisors_of_llama_3_1_become_its_rope_scaling(tmp_path):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"arch": "gpt2"}, "of architecture llama or qwen2, got 'gpt2'"),
+    ({"arch": "gpt2"}, "architecture: wanted one of llama, qwen2, got 'gpt2'"),
     (
       {"fields": {"llama.rope.scaling.type": "yarn"}},
       "rope.scaling.type is 'yarn'; .* 'none'",

@@ -214,7 +214,10 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"model_type": "gemma"}, "a model_type of llama, mistral, qwen2, .*'gem"),
+    (
+      {"model_type": "gemma"},
+      "model_type: wanted one of llama, mistral, qwen2, .*'gem",
+    ),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; .* 'silu'"),
     ({"attention_bias": True}, "attention_bias is True"),
     ({"mlp_bias": True}, "mlp_bias is True"),

