@@ -16,7 +16,7 @@ from absl import app, flags
 import sparsejax
 from benchmarks import measure
 from experiments.llm.io import load
-from experiments.llm.prune import layerwise, pruners
+from experiments.llm.prune import kernels, layerwise
 from experiments.llm.text import corpora
 from sparsejax import finetune, select
 
@@ -219,7 +219,7 @@ def pruning_row(name, limit):
   sparsities = [SPARSITY] * model.config.layers
   pruned = layerwise.prune(model, tokens, method, sparsities)
   minutes = (time.perf_counter() - begin) / 60
-  density = pruners.count(pruned.params).density
+  density = kernels.count(pruned.params).density
   assert abs(density - (1 - SPARSITY)) < 1e-3
   return measure.row(
     f"SmolLM2-135M, 32 x 256 tokens: {name}, minutes",

@@ -23,7 +23,7 @@ from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import huggingface, load
 from experiments.llm.io.model import Model
-from experiments.llm.prune import pruners
+from experiments.llm.prune import kernels, pruners
 from experiments.runs import checkpoints, metrics, recorder, signals
 from experiments.runs import finetune_programs as programs
 from experiments.runs import progress as progress_lib
@@ -178,13 +178,13 @@ def _finished(
     _check_groups(model.params, *config.n_of_m)
   teacher = _teacher(config, model)
   state = programs.begin(config, model.params)
-  most = pruners.counts(model.params) if programs.keeps_zeros(config) else {}
+  most = kernels.nonzeros(model.params) if programs.keeps_zeros(config) else {}
   trained = sum(x.size for x in jax.tree.leaves(state.values))
   program = programs.get(config, model.config)
   model = model._replace(params=None)  # to be freed
   evaluate = functools.partial(_tested, model, task, most, trained)
   state = _trained(
-    config, path, program, state, task.rows, teacher, evaluate, progress
+    config, path, program, state, task.examples, teacher, evaluate, progress
   )
   params = program.merged(state.values, state.tuned)
   del state
@@ -209,7 +209,7 @@ def _trained(
   path: Path,
   program: programs.Program,
   state: State,
-  rows: tasks.Rows,
+  rows: tasks.Examples,
   teacher: Any,
   evaluate: Callable[[Any], dict[str, Any]],
   progress: progress_lib.Track,
@@ -264,8 +264,8 @@ def _tested(
 ) -> dict[str, Any]:
   """The numbers of a model, which has no more non-zeros than it may have."""
   if most:
-    _check_budget(most, pruners.counts(params))
-  scores = tasks.judge(model._replace(params=params), task)
+    _check_budget(most, kernels.nonzeros(params))
+  scores = tasks.evaluate(model._replace(params=params), task)
   return {**scores, "trained": trained}
 
 
@@ -298,7 +298,7 @@ def _teacher(config, model: Model):
   return jax.device_put(teacher.params)
 
 
-def _batches(config, rows: tasks.Rows, first: int):
+def _batches(config, rows: tasks.Examples, first: int):
   """The batch of every step from `first` on."""
   keys = parts.streams(config.seed)
   key = jax.random.wrap_key_data(keys["data"], impl="threefry2x32")
@@ -311,7 +311,7 @@ def _batches(config, rows: tasks.Rows, first: int):
       steps=1,
     )
     chosen = np.asarray(chosen)
-    yield tasks.Rows(*(part[chosen] for part in rows))
+    yield tasks.Examples(*(part[chosen] for part in rows))
 
 
 def _means(state: State, path: Path, last: int | None) -> dict[str, float]:
@@ -348,7 +348,7 @@ def _check_budget(most, counts) -> None:
 
 def _check_groups(params, n: int, m: int) -> None:
   """Refuses a base whose groups of m inputs have more than n non-zeros."""
-  for path, leaf in pruners.kernels(params).items():
+  for path, leaf in kernels.by_path(params).items():
     layers, inputs, outputs = leaf.shape
     if inputs % m:
       raise UserError(

@@ -74,7 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     task = tasks.make(model, config.task)
     with progress_lib.bar() as progress:
       file = path / "cells" / "dense.json"
-      dense = workdir_lib.kept(file, lambda: tasks.judge(model, task))
+      dense = workdir_lib.kept(file, lambda: tasks.evaluate(model, task))
       advance = progress("all cells", len(cells), 0)
       rows = []
       for cell, options in cells.items():
@@ -129,7 +129,7 @@ def _row(config, path, model, task, cell, options, progress, dense) -> Row:
       if config.save:
         folder = path / "models" / f"{cell.folder}-{seed}"
         huggingface.write_model(folder, pruned)
-      return tasks.judge(pruned, task)
+      return tasks.evaluate(pruned, task)
 
     file = path / "cells" / f"{cell.folder}-{seed}.json"
     results.append(workdir_lib.kept(file, make))

@@ -175,7 +175,7 @@ def _dense(config, workdir: Path, model, task, progress) -> dict[str, Any]:
   """The dense model's numbers; it is tuned first, if that is wanted."""
   if not config.dense:
     file = workdir / "dense.json"
-    return workdir_lib.kept(file, lambda: tasks.judge(model(), task()))
+    return workdir_lib.kept(file, lambda: tasks.evaluate(model(), task()))
   one = _changed(config.base, config.dense)
   one.name = f"{config.name}: dense"
   return finetune.train(one, workdir / "dense", progress=progress).metrics
@@ -190,7 +190,7 @@ def _pruned(config, workdir: Path, base: str, model, task, progress):
     options = config.starts[base].prune
     pruned = pruners.prune(model(), task().text, options, advance=advance)
     huggingface.write_model(folder, pruned)
-    return tasks.judge(pruned, task())
+    return tasks.evaluate(pruned, task())
 
   return workdir_lib.kept(folder.with_name(f"{folder.name}.json"), make)
 

@@ -18,10 +18,10 @@ import optax
 from experiments.config import calling, optimizers
 from experiments.config import parts as build
 from experiments.errors import UserError, unknown
-from experiments.llm.evaluate.tasks import Rows
+from experiments.llm.evaluate.tasks import Examples
 from experiments.llm.families import registry
 from experiments.llm.families.protocol import Config, Network
-from experiments.llm.prune import pruners
+from experiments.llm.prune import kernels
 from sparsejax import distill, finetune
 from sparsejax.finetune.moving import Phase
 
@@ -86,7 +86,7 @@ class Program(NamedTuple):
     phase: `step -> Phase or None`.
   """
 
-  step: Callable[[State, Rows, Any, Phase | None], State]
+  step: Callable[[State, Examples, Any, Phase | None], State]
   merged: Callable[[Any, finetune.FineTuneState], Any]
   phase: Callable[[int], Phase | None]
 
@@ -123,7 +123,7 @@ def transformation(
     options["sensitivity"] = SENSITIVITIES[given]
   fixed = {"key": key}
   if "prunable" in known:
-    fixed["prunable"] = pruners.is_kernel
+    fixed["prunable"] = kernels.prunable
   if "t_end" in known:
     options.setdefault("t_end", config.steps)
   method = {"name": name, **options}

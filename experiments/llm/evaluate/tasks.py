@@ -19,14 +19,14 @@ from experiments.llm.evaluate.perplexity import perplexity
 from experiments.llm.families.protocol import Network
 from experiments.llm.io.model import Model
 from experiments.llm.io.tokenizer import Tokenizer
-from experiments.llm.prune import pruners
+from experiments.llm.prune import kernels
 from experiments.llm.text import corpora, questions
 from experiments.llm.text.questions import Question
 
 MEASURES = ("perplexity", "accuracy")
 
 
-class Rows(NamedTuple):
+class Examples(NamedTuple):
   """Sequences to train on.
 
   Attributes:
@@ -45,14 +45,14 @@ class Task(NamedTuple):
   """A task.
 
   Attributes:
-    rows: What to train on.
+    examples: What to train on.
     text: int32[m], what calibration windows are drawn from.
     measure: The number that tells how good a model is, of MEASURES.
     lower_is_better: Whether less of it is better.
     evaluate: `(model, params) -> numbers` by name.
   """
 
-  rows: Rows
+  examples: Examples
   text: np.ndarray
   measure: str
   lower_is_better: bool
@@ -75,11 +75,11 @@ def make(model: Model, config: Mapping[str, Any]) -> Task:
   return calling.call("task", TASKS, config, model)
 
 
-def judge(model: Model, task: Task) -> dict[str, Any]:
-  """The numbers of a model: the task's, and how many weights are not 0."""
+def evaluate(model: Model, task: Task) -> dict[str, Any]:
+  """Computes the task's metrics and the kernels' nnz and size of a model."""
   params = jax.device_put(model.params)
   scores = task.evaluate(model.network(), params)
-  return {**scores, **pruners.count(model.params)._asdict()}
+  return {**scores, **kernels.count(model.params)._asdict()}
 
 
 def text(
@@ -134,7 +134,7 @@ def text(
     return {"perplexity": value, "tokens": scored}
 
   return Task(
-    rows=Rows(rows, targets, np.ones(rows.shape, bool)),
+    examples=Examples(rows, targets, np.ones(rows.shape, bool)),
     text=tokens,
     measure="perplexity",
     lower_is_better=True,
@@ -220,7 +220,7 @@ def _questions(
   steps = new_tokens or max(map(len, answers)) + 1
   answer = functools.partial(_accuracy, model.tokenizer, test, steps, batch)
   return Task(
-    rows=Rows(tokens, targets, real),
+    examples=Examples(tokens, targets, real),
     text=tokens[real],
     measure="accuracy",
     lower_is_better=False,

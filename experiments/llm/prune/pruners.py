@@ -2,60 +2,15 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
 from experiments.config import calling
 from experiments.errors import UserError
-from experiments.llm.families.protocol import is_layer_kernel
 from experiments.llm.io.model import Model
 from experiments.llm.prune import layerwise
 from experiments.llm.text import corpora
-
-
-class Count(NamedTuple):
-  """What is left of the kernels of all layers.
-
-  Attributes:
-    nnz: How many of their weights are not 0.
-    size: How many weights they have.
-  """
-
-  nnz: int
-  size: int
-
-  @property
-  def density(self) -> float:
-    """The share that is left."""
-    return self.nnz / self.size
-
-
-def is_kernel(path: str, leaf: Any) -> bool:
-  """Whether a parameter is one that pruning and sparse fine-tuning concern."""
-  del leaf
-  return is_layer_kernel(path)
-
-
-def kernels(params: Any) -> dict[str, np.ndarray]:
-  """The kernels [layers, in, out] by their paths."""
-  flat = traverse_util.flatten_dict(params, sep="/")
-  return {p: np.asarray(leaf) for p, leaf in flat.items() if is_kernel(p, leaf)}
-
-
-def counts(params: Any) -> dict[str, np.ndarray]:
-  """The non-zeros of each kernel, int64[layers], by its path."""
-  return {
-    path: np.count_nonzero(leaf, axis=(-2, -1))
-    for path, leaf in kernels(params).items()
-  }
-
-
-def count(params: Any) -> Count:
-  """The non-zeros of all kernels of all layers."""
-  size = sum(leaf.size for leaf in kernels(params).values())
-  return Count(sum(int(n.sum()) for n in counts(params).values()), size)
 
 
 def prune(

@@ -12,7 +12,7 @@ from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
 from experiments.llm.families import llama
 from experiments.llm.io import huggingface, load
-from experiments.llm.prune import pruners
+from experiments.llm.prune import kernels
 from experiments.runs import finetune_programs as programs
 from experiments.runs import metrics
 from sparsejax import distill
@@ -71,16 +71,16 @@ def test_seft_from_pruning_to_the_saved_model(whole):
   assert (first["step"], middle["step"], last["step"]) == (0, 3, 6)
   assert last["perplexity"] < first["perplexity"] == pytest.approx(256, rel=0.1)
   base = huggingface.read_model(path / "pruned")
-  before = pruners.counts(base.params)
-  size = sum(leaf.size for leaf in pruners.kernels(base.params).values())
-  assert pruners.count(base.params) == (size // 2, size)
+  before = kernels.nonzeros(base.params)
+  size = sum(leaf.size for leaf in kernels.by_path(base.params).values())
+  assert kernels.count(base.params) == (size // 2, size)
   saved = huggingface.read_model(path / "model")
-  after = pruners.counts(saved.params)
+  after = kernels.nonzeros(saved.params)
   assert all((after[name] <= before[name]).all() for name in before)
   assert final["nnz"] == sum(n.sum() for n in after.values())
   assert final["trained"] == 12 * 7 * 2
   # Zeros moved, and what is not in the kernels did not.
-  zeros = [np.concatenate([k.ravel() for k in pruners.kernels(m).values()]) == 0
+  zeros = [np.concatenate([k.ravel() for k in kernels.by_path(m).values()]) == 0
            for m in (base.params, saved.params)]  # fmt: skip
   assert 0 < np.sum(zeros[0] & ~zeros[1]) <= 12 * 7 * 2 * 2
   assert_same(saved.params["embed"], base.params["embed"])
@@ -136,7 +136,7 @@ def test_all_losses_against_the_functions_themselves(tmp_path):
   teacher = load.random(seed=1, **SIZES)
   student = huggingface.read_model(tmp_path / "pruned")
   task = tasks.make(student, TEXT)
-  (batch,) = finetune._batches(config, task.rows, 0)
+  (batch,) = finetune._batches(config, task.examples, 0)
   (logits, hidden), (wanted, features) = (
     llama.Network(student.config).apply(
       {"params": model.params}, jnp.asarray(batch.tokens), method="with_hidden"
@@ -171,7 +171,7 @@ def test_lora_is_merged_and_pruned_again(tmp_path):
   assert result.metrics["nnz"] == merged["size"] // 2
   assert result.metrics["perplexity"] != merged["perplexity"]
   saved = huggingface.read_model(tmp_path / "model")
-  assert pruners.count(saved.params).density == 0.5
+  assert kernels.count(saved.params).density == 0.5
 
 
 def test_every_method_fits_a_config():
@@ -212,7 +212,7 @@ def test_every_method_changes_a_model_and_keeps_its_promise(name, tmp_path):
   )
   finetune.train(config, tmp_path)
   before, after = (
-    pruners.kernels(huggingface.read_model(tmp_path / folder).params)
+    kernels.by_path(huggingface.read_model(tmp_path / folder).params)
     for folder in ("pruned", "model")
   )
   kept = name not in ("full", "lora", "spiel")
@@ -289,7 +289,7 @@ def test_two_of_four_stay_two_of_four(tmp_path):
     eval_every=0,
   )
   finetune.train(config, tmp_path)
-  for kernel in pruners.kernels(
+  for kernel in kernels.by_path(
     huggingface.read_model(tmp_path / "model").params
   ).values():
     layers, inputs, outputs = kernel.shape

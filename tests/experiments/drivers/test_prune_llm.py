@@ -7,7 +7,7 @@ import pytest
 from experiments.drivers import prune_llm
 from experiments.errors import UserError
 from experiments.llm.io import huggingface
-from experiments.llm.prune import pruners
+from experiments.llm.prune import kernels
 from tests.experiments.drivers.test_finetune import SIZES, TEXT
 
 METHODS = {
@@ -52,7 +52,7 @@ def test_a_cell_is_what_was_saved(table):
   for name in names - {"dense"}:
     saved = huggingface.read_model(table / "models" / name)
     got = cell(table, name)
-    assert pruners.count(saved.params) == (got["nnz"], got["size"])
+    assert kernels.count(saved.params) == (got["nnz"], got["size"])
     assert got["nnz"] / got["size"] == pytest.approx(0.5, abs=0.01)
   # Windows are drawn anew for each seed, which magnitudes do not look at.
   assert cell(table, "50-owl-0") != cell(table, "50-owl-1")

@@ -15,7 +15,7 @@ TEST = {"name": "python_help", "test": True}
 
 def test_rows_of_text_follow_each_other():
   task = tasks.text(MODEL, train=TRAIN, test=TEST, length=10)
-  rows = task.rows
+  rows = task.examples
   assert rows.tokens.shape == (len(task.text) // 10, 10)
   np.testing.assert_array_equal(
     rows.tokens.ravel(), task.text[: rows.tokens.size]
@@ -29,7 +29,7 @@ def test_rows_of_text_follow_each_other():
 def test_rows_of_questions_count_answers_and_hide_padding():
   pytest.importorskip("reasoning_gym")
   task = tasks.reasoning(MODEL, task="chain_sum", train=9, test=5, length=128)
-  tokens, targets, real = task.rows
+  tokens, targets, real = task.examples
   tokenizer = MODEL.tokenizer
   drawn, _ = questions.split("chain_sum", train=9, test=5, seed=0)
   for i, question in enumerate(drawn):

@@ -14,7 +14,7 @@ from experiments.errors import UserError
 from experiments.llm.evaluate import generate, perplexity
 from experiments.llm.families import layers, llama, registry
 from experiments.llm.io import huggingface, load, packed_model
-from experiments.llm.prune import pruners
+from experiments.llm.prune import kernels, pruners
 from tests.experiments import small_llama
 
 
@@ -119,7 +119,7 @@ def test_it_is_pruned_evaluated_and_continued(model):
   text = np.asarray(model.tokenizer.encode(20 * "some words "), np.int32)
   options = {"name": "wanda", "sparsity": 0.5, "sequences": 2, "length": 16}
   pruned = pruners.prune(model, text, options)
-  assert pruners.count(pruned.params) == (3 * 32, 3 * 64)
+  assert kernels.count(pruned.params) == (3 * 32, 3 * 64)
   value, scored = perplexity.perplexity(
     pruned.network(), pruned.params, text, window=16, stride=16, batch=2
   )
