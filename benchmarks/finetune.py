@@ -5,7 +5,7 @@ program takes: arguments, results that do not replace them, and temporaries.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -45,11 +45,11 @@ class Method(NamedTuple):
 
   Attributes:
     tx: The transformation.
-    phase: What the step that is measured does besides its gradient step.
+    moves: What the step that is measured does besides its gradient step.
   """
 
   tx: optax.GradientTransformation
-  phase: Any = None
+  moves: Hashable = False
 
 
 class Program(NamedTuple):
@@ -118,10 +118,10 @@ def methods(params) -> dict[str, Method]:
     "SEFT": Method(seft),
     "SpIEL": Method(spiel),
     "SpIEL-SM3": Method(sm3),
-    "SEFT, growing": Method(seft, seft.phase(59)),
-    "SpIEL, choosing": Method(spiel, spiel.phase(0)),
-    "SpIEL, growing": Method(spiel, spiel.phase(4)),
-    "SpIEL-SM3, growing": Method(sm3, sm3.phase(4)),
+    "SEFT, growing": Method(seft, seft.moves(59)),
+    "SpIEL, choosing": Method(spiel, spiel.moves(0)),
+    "SpIEL, growing": Method(spiel, spiel.moves(4)),
+    "SpIEL-SM3, growing": Method(sm3, sm3.moves(4)),
     f"LoRA, rank {RANK}": Method(finetune.lora(adam, key=key, rank=RANK)),
     "masked LoRA": Method(finetune.masked_lora(adam, key=key, rank=RANK)),
     "SPP": Method(finetune.spp(adam, key=key)),
@@ -130,20 +130,15 @@ def methods(params) -> dict[str, Method]:
 
 def compiled(method: Method, params) -> Program:
   """The step of a method, its state donated."""
-  tx, phase = method
+  tx, now = method
+  tx = optax.with_extra_args_support(tx)
   fine_tunes = isinstance(tx, finetune.FineTuning)
   values, state = tx.start(params) if fine_tunes else (params, tx.init(params))
+  value_and_grad = sparsejax.value_and_grad(loss_fn, tx)
 
   def step(values, state, x, y):
-    def loss_of(values, probes):
-      kernels = finetune.join(values, state, probes) if fine_tunes else values
-      return loss_fn(kernels, x, y)
-
-    probes = tx.probes(state, phase) if fine_tunes else None
-    loss_and_grads = jax.value_and_grad(loss_of, (0, 1))
-    loss, (grads, signal) = loss_and_grads(values, probes)
-    told = {"phase": phase, "signal": signal} if fine_tunes else {}
-    updates, state = tx.update(grads, state, values, **told)
+    loss, grads = value_and_grad(values, state, x, y, update_masks=now)
+    updates, state = tx.update(grads, state, values, update_masks=now)
     return optax.apply_updates(values, updates), state, loss
 
   x, y = jax.random.normal(jax.random.key(2), (2, TOKENS, WIDTH))

@@ -39,9 +39,9 @@ from sparsejax.algorithms import (
   str_,
   top_kast,
 )
+from sparsejax.gradients import value_and_grad
 from sparsejax.linear import matmul
 from sparsejax.masks import apply_masks, density, nnz
-from sparsejax.modes import value_and_grad
 from sparsejax.transform import (
   SparseTransformation,
   init,

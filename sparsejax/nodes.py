@@ -6,7 +6,7 @@ built on it take it for a kernel.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,20 +25,57 @@ def node(*data: str, static: tuple[str, ...] = ()):
   return register
 
 
-@node("found", "given", static=("look",))
+class Matrix(Protocol):
+  """A pytree node that stands for a weight matrix: what `matmul` takes.
+
+  Where layers are stacked for a `lax.scan`, all of its arrays have a leading
+  axis, and the node of one layer arrives within the scan.
+
+  Attributes:
+    shape: (..., in, out).
+  """
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the matrix, (in, out), or of matrices stacked alike."""
+    ...
+
+  def matmul(self, x: jax.Array) -> jax.Array:
+    """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
+    ...
+
+
+class Read(Protocol):
+  """What a `Probe` does in the backward pass of one matrix."""
+
+  def __call__(self, gradient: jax.Array, weights: Any, operands: Any) -> Any:
+    """Reads something off a dense gradient.
+
+    Args:
+      gradient: The dense gradient, [in, out].
+      weights: What the matrix's node holds: its base [in, out], of packed
+        matrices (values [slots], structure).
+      operands: Arrays; those of the probe.
+
+    Returns:
+      A pytree of float arrays, of the shapes of the probe's zeros.
+    """
+    ...
+
+
+@node("zeros", "operands", static=("read",))
 class Probe:
   """What is to be read off a matrix's dense gradient while it is there.
 
   Attributes:
-    found: Zeros, float32, of the shapes of what `look` returns, which becomes
-      their cotangent.
-    given: Arrays that `look` needs.
-    look: `(gradient [in, out], base [in, out], given) -> found`.
+    zeros: A pytree of float zeros; what is read becomes their cotangent.
+    operands: A pytree of arrays that `read` needs.
+    read: A `Read`.
   """
 
-  found: Any
-  given: Any
-  look: Callable[..., Any]
+  zeros: Any
+  operands: Any
+  read: Read
 
 
 def each(function: Callable[..., Any], *, ndim: int = 2) -> Callable[..., Any]:

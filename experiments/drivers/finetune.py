@@ -235,7 +235,7 @@ def _trained(
         test()
       advance = progress(config.name, config.steps, step)
       for batch in _batches(config, rows, step):
-        state = program.step(state, batch, teacher, program.phase(step))
+        state = program.step(state, batch, teacher, program.moves(step))
         step += 1
         note, last = "", step == config.steps
         if last or _due(config.log_every, step):

@@ -6,7 +6,7 @@ trained, and how it becomes a model, is for `sparsejax.finetune`.
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 import optax
 
+import sparsejax
 from experiments.config import calling, optimizers
 from experiments.config import parts as build
 from experiments.errors import UserError, unknown
@@ -23,7 +24,6 @@ from experiments.llm.families import registry
 from experiments.llm.families.protocol import Config, Network
 from experiments.llm.prune import kernels
 from sparsejax import distill, finetune
-from sparsejax.finetune.moving import Phase
 
 NONE = "none"  # a part of the config that is not there
 NEVER = np.iinfo(np.int32).max
@@ -81,14 +81,14 @@ class Program(NamedTuple):
   """The compiled functions of a run.
 
   Attributes:
-    step: `(state, batch, teacher's params or None, phase) -> state`.
+    step: `(state, batch, teacher's params or None, update_masks) -> state`.
     merged: `(values, tuned) -> params`.
-    phase: `step -> Phase or None`.
+    moves: `step -> update_masks`, False on most steps.
   """
 
-  step: Callable[[State, Examples, Any, Phase | None], State]
+  step: Callable[[State, Examples, Any, Hashable], State]
   merged: Callable[[Any, finetune.FineTuneState], Any]
-  phase: Callable[[int], Phase | None]
+  moves: Callable[[int], Hashable]
 
 
 def transformation(
@@ -194,19 +194,19 @@ def _get(text: str, model: Config) -> Program:
   )
   losses = _losses(config.loss, llm)
 
-  def loss(values, probes, tuned, batch, teacher):
-    params = finetune.join(values, tuned, probes)
+  def loss(params, batch, teacher):
     parts = losses(params, batch, teacher)
     return parts["loss"], parts
 
+  value_and_grad = sparsejax.value_and_grad(loss, tx, has_aux=True)
+
   @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
-  def step(state, batch, teacher, phase):
-    probes = tx.probes(state.tuned, phase)
-    (values_grad, signal), parts = jax.grad(loss, (0, 1), has_aux=True)(
-      state.values, probes, state.tuned, batch, teacher
+  def step(state, batch, teacher, now):
+    (_, parts), grads = value_and_grad(
+      state.values, state.tuned, batch, teacher, update_masks=now
     )
     updates, tuned = tx.update(
-      values_grad, state.tuned, state.values, phase=phase, signal=signal
+      grads, state.tuned, state.values, update_masks=now
     )
     bad = ~jnp.isfinite(parts["loss"])
     sums = Sums(
@@ -217,7 +217,7 @@ def _get(text: str, model: Config) -> Program:
     values = optax.apply_updates(state.values, updates)
     return State(state.step + 1, values, tuned, sums)
 
-  return Program(step, jax.jit(finetune.merge), tx.phase)
+  return Program(step, jax.jit(finetune.merge), tx.moves)
 
 
 def _losses(config: Mapping[str, float], llm: Network):

@@ -3,19 +3,17 @@
     tx = finetune.seft(finetune.adamw(1e-4), k=..., t_end=..., key=key)
     values, state = sparsejax.init(tx, params)      # params with zeros
 
-    def loss(values, probes):
-      return model_loss(finetune.join(values, state, probes), batch)
-
-    phase = tx.phase(step)                          # None on most steps
-    probes = tx.probes(state, phase)
-    grads, signal = jax.grad(loss, (0, 1))(values, probes)
-    updates, state = tx.update(grads, state, values, phase=phase, signal=signal)
+    now = tx.moves(step)                            # False on most steps
+    value_and_grad = sparsejax.value_and_grad(loss_fn, tx)
+    loss, grads = value_and_grad(values, state, batch, update_masks=now)
+    updates, state = tx.update(grads, state, values, update_masks=now)
     values = optax.apply_updates(values, updates)
     params = finetune.merge(values, state)          # no more non-zeros
 
-The model multiplies by `sparsejax.matmul`. Only what is trained has gradients
-that last and optimizer state: the dense gradient of a matrix lives within its
-own backward pass.
+The loop is that of masked, packed and kernel training. `loss_fn(params, batch)`
+sees params as the model does, which multiplies by `sparsejax.matmul`. Only what
+is trained has gradients that last and optimizer state: the dense gradient of a
+matrix lives within its own backward pass.
 """
 
 from sparsejax.finetune.adapters import lora, masked_lora, spp
@@ -28,12 +26,12 @@ from sparsejax.finetune.deltas import (
   spiel,
   spiel_sm3,
 )
+from sparsejax.finetune.deprecated import join
 from sparsejax.finetune.optimizers import scale_by_aged_adam
 from sparsejax.finetune.transform import (
   FineTuneState,
   FineTuning,
   fine_tune,
-  join,
   merge,
 )
 from sparsejax.finetune.whole import fixed, full

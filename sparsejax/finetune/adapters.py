@@ -47,7 +47,7 @@ class Beside:
     change = self.scale * factors.down @ factors.up
     return (base + change).astype(base.dtype)
 
-  def settled(self, base, factors) -> jax.Array:
+  def rebased(self, base, factors) -> jax.Array:
     """The base, as it is."""
     del factors
     return base
@@ -109,7 +109,7 @@ class Within:
     """The matrix itself, with the base's zeros."""
     return self.merge(base, factors).astype(base.dtype)
 
-  def settled(self, base, factors) -> jax.Array:
+  def rebased(self, base, factors) -> jax.Array:
     """The base, as it is."""
     del factors
     return base

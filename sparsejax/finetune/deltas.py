@@ -10,9 +10,9 @@ import optax
 from sparsejax import distributions
 from sparsejax.distributions import Prunable
 from sparsejax.finetune import slots as support
-from sparsejax.finetune.moving import Evolution, Schedule
+from sparsejax.finetune.moving import GradientEvolution, Schedule
 from sparsejax.finetune.optimizers import scale_by_aged_adam
-from sparsejax.finetune.sm3 import Sm3
+from sparsejax.finetune.sm3 import Sm3Evolution
 from sparsejax.finetune.transform import FineTuning, fine_tune
 from sparsejax.nodes import each
 
@@ -93,7 +93,7 @@ def spiel(
   _check_steps(every, accumulate)
   if candidates <= 0:
     raise ValueError(f"got candidates={candidates}, wanted more")
-  evolution = Evolution(
+  evolution = GradientEvolution(
     Schedule(
       first=accumulate,
       every=every,
@@ -150,7 +150,7 @@ def spiel_sm3(
     prunable: Which leaves to fine-tune.
 
   Returns:
-    The transformation. Its probes are empty, and its `update` needs no signal.
+    The transformation. It needs no probes.
 
   Raises:
     ValueError: If a number is out of range.
@@ -186,7 +186,7 @@ def spiel_sm3(
     optax.scale_by_learning_rate(learning_rate),
   )
   begin = functools.partial(_begin, k=k, on_zeros=on_zeros)
-  evolution = Sm3(schedule, on_zeros, eps)
+  evolution = Sm3Evolution(schedule, on_zeros, eps)
   return fine_tune(
     inner, begin, key=key, prunable=prunable, evolution=evolution
   )
@@ -261,7 +261,7 @@ def seft(
     _check_share(fraction)
     most = fraction
     fraction = optax.cosine_decay_schedule(most, t_end)
-  evolution = Evolution(
+  evolution = GradientEvolution(
     Schedule(
       first=every,
       every=every,

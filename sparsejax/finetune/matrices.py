@@ -45,13 +45,13 @@ class Delta:
       return _tapped(x, self.base, self.deltas, self.indices)
     probe = self.probe
     return _probed(
-      probe.look,
+      probe.read,
       x,
       self.base,
       self.deltas,
       self.indices,
-      probe.found,
-      probe.given,
+      probe.zeros,
+      probe.operands,
     )
 
 
@@ -160,12 +160,12 @@ def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
   return stacked
 
 
-def read(matrix: jax.Array, indices: jax.Array) -> jax.Array:
+def gather(matrix: jax.Array, indices: jax.Array) -> jax.Array:
   """The weights [k] at flat places of a matrix; 0 where out of range."""
   return matrix.reshape(-1).at[indices].get(mode="fill", fill_value=0)
 
 
-def write(
+def scatter(
   matrix: jax.Array, indices: jax.Array, values: jax.Array
 ) -> jax.Array:
   """Matrices [..., in, out] with `values` [..., k] at flat places of them.
@@ -199,7 +199,7 @@ def _read_gradient(x, g, indices):
   """The dense gradient at flat places; 0 where out of range."""
   rows, columns = x.shape[-1], g.shape[-1]
   if rows <= columns:
-    return read(_gradient(x, g), indices)
+    return gather(_gradient(x, g), indices)
   # A tall product takes XLA's CPU backend longer than its transpose.
   row, column = jnp.divmod(indices, columns)
   return _gradient(g, x).at[column, row].get(mode="fill", fill_value=0)
@@ -229,21 +229,21 @@ _tapped.defvjp(_tapped_forward, _tapped_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _probed(look, x, base, deltas, indices, found, given):
-  del look, found, given
+def _probed(read, x, base, deltas, indices, zeros, operands):
+  del read, zeros, operands
   return _tapped(x, base, deltas, indices)
 
 
-def _probed_forward(look, x, base, deltas, indices, found, given):
-  y = _probed(look, x, base, deltas, indices, found, given)
-  return y, (x, base, indices, given)
+def _probed_forward(read, x, base, deltas, indices, zeros, operands):
+  y = _probed(read, x, base, deltas, indices, zeros, operands)
+  return y, (x, base, indices, operands)
 
 
-def _probed_backward(look, saved, g):
-  x, base, indices, given = saved
+def _probed_backward(read, saved, g):
+  x, base, indices, operands = saved
   dense = _gradient(x, g)
-  deltas = read(dense, indices)
-  found = look(dense, base, given)
+  deltas = gather(dense, indices)
+  found = read(dense, base, operands)
   return _gradient_of_x(g, base), None, deltas, None, found, None
 
 
@@ -262,7 +262,7 @@ def _packed_forward(sizes, x, values, indices):
 def _packed_backward(sizes, saved, g):
   x, values, indices = saved
   matrix = unpacked(sizes, values, indices)
-  gathered = read(_gradient(x, g), indices).astype(values.dtype)
+  gathered = gather(_gradient(x, g), indices).astype(values.dtype)
   return _gradient_of_x(g, matrix), gathered, None
 
 

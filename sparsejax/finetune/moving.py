@@ -7,16 +7,16 @@ zeros that go in; see `nodes.Probe`.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsejax.finetune import slots as support
-from sparsejax.finetune.matrices import read
+from sparsejax.finetune.matrices import gather
 from sparsejax.finetune.optimizers import Seeds
 from sparsejax.finetune.slots import Candidates, Slots, Swap
-from sparsejax.nodes import Probe, node
+from sparsejax.nodes import Probe
 
 
 class Phase(NamedTuple):
@@ -61,17 +61,17 @@ class Schedule(NamedTuple):
   stop: int
   fraction: Callable[[jax.Array], jax.Array]
 
-  def phase(self, step: int) -> Phase | None:
-    """What happens at a step, counted from 0; None for a gradient step only."""
+  def phase(self, step: int) -> Phase | Literal[False]:
+    """Returns what a step does besides, counted from 0; False for nothing."""
     ahead = (self.first - step - 1) % self.every
     move = step + 1 + ahead
     if ahead >= self.accumulate or not self.first <= move < self.stop:
-      return None
+      return False
     return Phase(first=ahead == self.accumulate - 1, last=ahead == 0)
 
 
-class Evolution(NamedTuple):
-  """How places move by the dense gradient.
+class GradientEvolution(NamedTuple):
+  """Places move by the dense gradient; see `protocols.Evolution`.
 
   Attributes:
     schedule: When.
@@ -92,21 +92,22 @@ class Evolution(NamedTuple):
   fold: bool
   sensitivity: Callable[[jax.Array, jax.Array], jax.Array] | None
 
-  def nothing(self, base: jax.Array, k: int) -> Harvest:
-    """The harvest of matrices [..., in, out] before there is any."""
+  def empty(self, base: jax.Array, k: int) -> Harvest:
+    """Makes the harvest of matrices [..., in, out] before the first step."""
     *stack, rows, columns = base.shape
 
-    def empty(c):
+    def empty(c: int) -> Candidates:
       return Candidates(
         indices=jnp.full((*stack, c), rows * columns, jnp.int32),
         first=jnp.zeros((*stack, c)),
         second=jnp.zeros((*stack, c)),
       )
 
-    return self.lasting(Harvest(*map(empty, self.counts(rows * columns, k))))
+    counts = self.counts(rows * columns, k)
+    return self.after_move(Harvest(*map(empty, counts)))
 
-  def lasting(self, harvest: Harvest) -> Harvest:
-    """What of it has to be kept from step to step.
+  def after_move(self, harvest: Harvest) -> Harvest:
+    """Returns what of the harvest is kept from step to step.
 
     Nothing, if all is gathered in the step that moves places.
     """
@@ -115,31 +116,32 @@ class Evolution(NamedTuple):
     return jax.tree.map(lambda x: x[..., :0], harvest)
 
   def counts(self, size: int, k: int) -> tuple[int, int]:
-    """How many candidates there are of a matrix, to grow and to be pruned."""
+    """Counts the candidates of a matrix, to grow and to be pruned."""
     grow = min(size, int(k * self.candidates))
     # As many again as can be exempt, for they have just grown.
     prune = min(size, 2 * int(k * self.most)) if self.sensitivity else 0
     return grow, prune
 
-  def asked(self, base: jax.Array, slots: Slots, phase: Phase) -> "Asked":
-    """What a step asks of the dense gradients of matrices [..., in, out]."""
+  def probe(
+    self,
+    base: jax.Array,
+    slots: Slots,
+    harvest: Harvest,
+    phase: Phase,
+    key: jax.Array,
+  ) -> Probe:
+    """Makes what chooses candidates, or reads their gradients once more."""
     *stack, rows, columns = base.shape
     counts = self.counts(rows * columns, slots.indices.shape[-1])
-    told = 3 if phase.first else 1
-    found = tuple(jnp.zeros((*stack, told, c)) for c in counts)
-    return Asked(found, self, phase)
+    numbers = 3 if phase.first else 1  # row, column, gradient
+    zeros = tuple(jnp.zeros((*stack, numbers, c)) for c in counts)
+    if not phase.first:
+      chosen = tuple(part.indices for part in harvest)
+      return Probe(zeros, chosen, _gradients_at)
+    keys = jax.random.key_data(jax.random.split(key, stack))
+    return Probe(zeros, keys, functools.partial(self.choose, counts))
 
-  def probe(self, asked: "Asked", harvest: Harvest, key: jax.Array) -> Probe:
-    """The same, with all that it takes to answer."""
-    if not asked.phase.first:
-      places = tuple(part.indices for part in harvest)
-      return Probe(asked.found, places, _look_again)
-    keys = jax.random.split(key, asked.found[0].shape[:-2])
-    counts = tuple(found.shape[-1] for found in asked.found)
-    look = functools.partial(self.look, counts)
-    return Probe(asked.found, jax.random.key_data(keys), look)
-
-  def look(
+  def choose(
     self,
     counts: tuple[int, int],
     gradient: jax.Array,
@@ -165,7 +167,7 @@ class Evolution(NamedTuple):
       jnp.stack(
         [
           *(x.astype(jnp.float32) for x in jnp.divmod(places, columns)),
-          read(gradient, places),
+          gather(gradient, places),
         ]
       )
       for places in chosen
@@ -178,32 +180,21 @@ class Evolution(NamedTuple):
     gradients: jax.Array,
     columns: int,
     *,
-    phase: Phase | None,
-    answer: "Asked | None",
+    phase: Phase | Literal[False],
+    found: tuple[jax.Array, jax.Array] | None,
   ) -> tuple[Harvest, jax.Array]:
-    """What a step adds to the harvest, and the gradients to train by.
-
-    Args:
-      harvest: What there was, of matrices [..., in, out].
-      slots: Their slots.
-      gradients: float32[..., k], of the deltas.
-      columns: out.
-      phase: What the step does besides.
-      answer: The gradient of what was asked, if something was.
-
-    Returns:
-      The new harvest, and the gradients as they are.
-    """
+    """Adds what a step has read off; gradients stay as they are."""
     del slots
-    if phase is None:
-      return harvest, gradients
-    if answer is None:
+    if bool(phase) != (found is not None):
+      step = "an ordinary step" if found is None else "a step that moves places"
       raise ValueError(
-        f"got {phase} without a signal, wanted the gradient of "
-        "`tx.probes(state, phase)`: tx.update(..., phase=phase, signal=signal)"
+        f"got update_masks={phase} with gradients of {step}, wanted those of "
+        f"sparsejax.value_and_grad(loss, tx)(..., update_masks={phase})"
       )
+    if not phase:
+      return harvest, gradients
 
-    def add(part, seen):
+    def add(part: Candidates, seen: jax.Array) -> Candidates:
       gradient = seen[..., -1, :]
       if phase.first:
         # Rows and columns are exact in float32 up to 2**24.
@@ -213,7 +204,7 @@ class Evolution(NamedTuple):
         first=part.first + gradient, second=part.second + gradient**2
       )
 
-    return Harvest(*map(add, harvest, answer.found)), gradients
+    return Harvest(*map(add, harvest, found)), gradients
 
   def move(
     self,
@@ -239,13 +230,13 @@ class Evolution(NamedTuple):
     )
     if self.sensitivity is None:
       return swapped
-    weights = read(swapped.base, prune.indices).astype(jnp.float32)
+    weights = gather(swapped.base, prune.indices).astype(jnp.float32)
     gradients = prune.first / self.schedule.accumulate
     rank = self.sensitivity(weights, gradients)
     return support.adapt(swapped, prune.indices, rank)
 
   def seeds(self, harvest: Harvest, swap: Swap) -> Seeds:
-    """What the moments of newly trained weights begin from."""
+    """Makes the first moments of newly trained weights."""
     batches = self.schedule.accumulate
     mean, square = (
       x.at[swap.source].get(mode="fill", fill_value=0) / batches
@@ -255,23 +246,7 @@ class Evolution(NamedTuple):
     return Seeds(mean, square, jnp.where(there, batches, 0))
 
 
-@node("found", static=("evolution", "phase"))
-class Asked:
-  """What a step asks of the dense gradients of matrices [..., in, out].
-
-  Attributes:
-    found: Zeros, float32[..., rows, c] for either kind of candidates. Their
-      gradient is the answer: row, column and gradient of each candidate, or
-      the gradient only.
-    evolution: Who asks.
-    phase: When.
-  """
-
-  found: tuple[jax.Array, jax.Array]
-  evolution: Evolution
-  phase: Phase
-
-
-def _look_again(gradient, base, given):
+def _gradients_at(gradient, base, indices):
+  """The gradients at each kind of candidates, [1, c]."""
   del base
-  return tuple(read(gradient, places)[None] for places in given)
+  return tuple(gather(gradient, places)[None] for places in indices)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax import select
-from sparsejax.finetune.matrices import Delta, read, write
+from sparsejax.finetune.matrices import Delta, gather, scatter
 from sparsejax.masks import places
 
 
@@ -34,11 +34,11 @@ class Slots(NamedTuple):
 
   def merged(self, base, deltas) -> jax.Array:
     """The matrix itself."""
-    return self.settled(base, deltas)
+    return self.rebased(base, deltas)
 
-  def settled(self, base, deltas) -> jax.Array:
+  def rebased(self, base, deltas) -> jax.Array:
     """The base after a gradient step, with the new deltas."""
-    return write(base, self.indices, self.start + deltas)
+    return scatter(base, self.indices, self.start + deltas)
 
 
 class Candidates(NamedTuple):
@@ -87,7 +87,7 @@ def draw(key: jax.Array, base: jax.Array, k: int, where: jax.Array) -> Slots:
   drawn = select.top_k_mask(jax.random.uniform(key, base.shape), k, where)
   indices = places(drawn, k)
   budget = jnp.sum(base != 0, dtype=jnp.int32)
-  return Slots(indices, read(base, indices), budget)
+  return Slots(indices, gather(base, indices), budget)
 
 
 def best(scores: jax.Array, count: int, where: jax.Array) -> jax.Array:
@@ -145,10 +145,10 @@ def swap(
   )
   source = _paired(dropped, grown)
   if not fold:
-    base = write(base, jnp.where(dropped, slots.indices, size), slots.start)
+    base = scatter(base, jnp.where(dropped, slots.indices, size), slots.start)
   grown_at = candidates.at[source].get(mode="fill", fill_value=size)
   indices = jnp.where(dropped, grown_at, slots.indices)
-  start = jnp.where(dropped, read(base, indices), slots.start)
+  start = jnp.where(dropped, gather(base, indices), slots.start)
   slots = slots._replace(indices=indices, start=start)
   return Swap(base, slots, ~dropped, jnp.where(dropped, source, c))
 
@@ -191,10 +191,10 @@ def adapt(swapped: Swap, candidates: jax.Array, rank: jax.Array) -> Swap:
   over = jnp.maximum(support_size(base, slots.indices) - slots.budget, 0)
   slot = _slot_of(slots.indices, size, candidates)
   fresh = ~kept.at[slot].get(mode="fill", fill_value=True)
-  there = read(base, candidates) != 0
+  there = gather(base, candidates) != 0
   pruned = select.top_k_mask(-rank, over, there & ~fresh)
   zeros = jnp.zeros(pruned.shape)
-  base = write(base, jnp.where(pruned, candidates, size), zeros)
+  base = scatter(base, jnp.where(pruned, candidates, size), zeros)
   emptied = jnp.where(pruned, slot, kept.shape[0])
   indices = slots.indices.at[emptied].set(size, mode="drop")
   start = slots.start.at[emptied].set(0, mode="drop")
@@ -205,5 +205,5 @@ def adapt(swapped: Swap, candidates: jax.Array, rank: jax.Array) -> Swap:
 
 def support_size(base: jax.Array, indices: jax.Array) -> jax.Array:
   """How many weights are non-zero or in a slot: int32."""
-  idle = (indices < base.size) & (read(base, indices) == 0)
+  idle = (indices < base.size) & (gather(base, indices) == 0)
   return jnp.sum(base != 0, dtype=jnp.int32) + jnp.sum(idle, dtype=jnp.int32)

@@ -4,13 +4,13 @@ They are as long as a row and a column of a matrix, however many of its weights
 are trained, and no dense gradient is looked at.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsejax.finetune import slots as support
-from sparsejax.finetune.matrices import read, write
+from sparsejax.finetune.matrices import gather, scatter
 from sparsejax.finetune.moving import Phase, Schedule
 from sparsejax.finetune.slots import Slots, Swap
 from sparsejax.nodes import each
@@ -30,8 +30,10 @@ class Accumulators(NamedTuple):
   columns: jax.Array
 
 
-class Sm3(NamedTuple):
-  """How places move, and what gradients are divided by.
+class Sm3Evolution(NamedTuple):
+  """Places move by SM3's accumulators, which also scale the gradients.
+
+  See `protocols.Evolution`.
 
   Attributes:
     schedule: When places move.
@@ -43,19 +45,26 @@ class Sm3(NamedTuple):
   revive: bool
   eps: float
 
-  def nothing(self, base: jax.Array, k: int) -> Accumulators:
-    """The accumulators of matrices [..., in, out] at first."""
+  def empty(self, base: jax.Array, k: int) -> Accumulators:
+    """Makes the accumulators of matrices [..., in, out], zero at first."""
     del k
     *stack, rows, columns = base.shape
     return Accumulators(jnp.zeros((*stack, rows)), jnp.zeros((*stack, columns)))
 
-  def lasting(self, harvest: Accumulators) -> Accumulators:
-    """What of them outlasts a move: all."""
+  def after_move(self, harvest: Accumulators) -> Accumulators:
+    """Returns all of the accumulators, which outlast a move."""
     return harvest
 
-  def asked(self, base: jax.Array, slots: Slots, phase: Phase) -> None:
-    """What a step asks of dense gradients: nothing."""
-    del base, slots, phase
+  def probe(
+    self,
+    base: jax.Array,
+    slots: Slots,
+    harvest: Accumulators,
+    phase: Phase,
+    key: jax.Array,
+  ) -> None:
+    """Makes no probe: dense gradients are of no use."""
+    del base, slots, harvest, phase, key
 
   def gathered(
     self,
@@ -64,24 +73,15 @@ class Sm3(NamedTuple):
     gradients: jax.Array,
     columns: int,
     *,
-    phase: Phase | None,
-    answer: None,
+    phase: Phase | Literal[False],
+    found: None,
   ) -> tuple[Accumulators, jax.Array]:
-    """The accumulators after another step, and the gradients to train by.
-
-    Args:
-      harvest: The accumulators of matrices [..., in, out].
-      slots: Their slots.
-      gradients: float32[..., k], of the deltas.
-      columns: out.
-      phase: What the step does besides.
-      answer: None, for nothing was asked.
+    """Adds squared gradients to the accumulators, and scales the gradients.
 
     Returns:
-      The accumulators, and the gradients over the roots of what they and the
-      squared gradients give.
+      The accumulators, and g / sqrt(min(row, column) + g**2 + eps).
     """
-    del columns, phase, answer
+    del columns, phase, found
 
     def one(gradients, indices, rows, columns):
       row, column = jnp.divmod(indices, columns.size)
@@ -107,14 +107,14 @@ class Sm3(NamedTuple):
     del key
     k = deltas.shape[0]
     trained = jnp.zeros(base.shape, bool)
-    trained = write(trained, slots.indices, jnp.ones(k, bool))
+    trained = scatter(trained, slots.indices, jnp.ones(k, bool))
     where = ~trained if self.revive else ~trained & (base != 0)
     # The order is that of the products, which might underflow.
     rank = jnp.outer(jnp.sqrt(harvest.rows), jnp.sqrt(harvest.columns))
     grow = support.best(rank, k, where)
     n = jnp.where(jnp.all(jnp.isfinite(rank)), n, 0)
-    return support.swap(base, slots, deltas, grow, read(rank, grow), n)
+    return support.swap(base, slots, deltas, grow, gather(rank, grow), n)
 
   def seeds(self, harvest: Accumulators, swap: Swap) -> None:
-    """What newly trained weights begin from: there is nothing per weight."""
+    """Makes nothing: there are no moments of single weights."""
     del harvest, swap

@@ -5,25 +5,26 @@ params: deltas, factors, non-zeros, or a whole array. What they belong to
 travels in the optimizer state.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sparsejax import scores
 from sparsejax.distributions import Prunable
-from sparsejax.finetune import optimizers
+from sparsejax.finetune import deprecated, optimizers
 from sparsejax.finetune.matrices import in_place
-from sparsejax.finetune.moving import Evolution, Phase
-from sparsejax.finetune.sm3 import Sm3
+from sparsejax.finetune.moving import Phase
+from sparsejax.finetune.protocols import Begin, Evolution
+from sparsejax.gradients import Gradient
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.transform import step as steps
 from sparsejax.updates.base import own_key
 
 HOLE = optax.MaskedNode()
-Begin = Callable[[str, jax.Array, jax.Array], tuple[Any, Any, Any]]
 
 
 class FineTuneState(NamedTuple):
@@ -32,8 +33,8 @@ class FineTuneState(NamedTuple):
   Attributes:
     base: The weights that values are not, in a tree like the params; a hole
       where the values are all there is.
-    parts: How values and base make a matrix, by leaf: a node that has
-      `matrix`, `merged` and `settled`; a hole where one of the two is all.
+    parts: How values and base make a matrix, by leaf: a `protocols.Part`; a
+      hole where one of the two is all.
     harvest: What is gathered to move places by, and with `spiel_sm3` to scale
       steps by too; holes where places stay.
     count: int32 scalar: steps so far.
@@ -49,33 +50,57 @@ class FineTuneState(NamedTuple):
   inner_state: Any
 
   def forward(self, values: PyTree, probes: PyTree = None) -> PyTree:
-    """The params that the model is to be run with: `join`."""
-    return join(values, self, probes)
+    """Joins values and base for the model: `sparsejax.forward_params`.
+
+    Args:
+      values: What is trained.
+      probes: A `Probe` or None for each leaf; None for no probes at all.
+
+    Returns:
+      A tree like the params. A matrix that is fine-tuned is a node with
+      `matmul`, which `sparsejax.matmul` takes for an array.
+    """
+    if probes is None:
+      probes = jax.tree.map(lambda _: None, self.base, is_leaf=is_hole)
+
+    def leaf(base, part, values, probe):
+      if is_hole(part):
+        return values if is_hole(base) else base
+      return part.matrix(base, values, probe)
+
+    rows, treedef = _aligned(self.base, self.parts, values, probes)
+    return treedef.unflatten(leaf(*row) for _, *row in rows)
 
 
 class FineTuning(optax.GradientTransformationExtraArgs):
   """An optax transformation of values that belong to pretrained params.
 
-  Its `update` takes, besides gradients, state and values, the step's `phase`,
-  and as `signal` the gradient of the probes, if the step has a phase. It may
-  do without a signal where probes are empty.
+  Its `update` takes `update_masks`, what `moves` gives for the step, and the
+  gradients that `sparsejax.value_and_grad` gives for the same.
 
   Attributes:
     start: `params -> (values, state)`; `sparsejax.init` does the same.
-    phase: `step -> Phase`, or None: what the step, a Python int, does besides
-      its gradient step. It is a constant of the compiled step.
-    probes: `(state, phase) -> probes` for `join`; None without a phase.
+    moves: `step -> Phase`, or False: what the step, a Python int counted from
+      0, does besides its gradient step. It is a constant of the compiled step.
+    probes: `(values, state, update_masks) -> probes`: what is read off dense
+      gradients; see `gradients.Probing`.
   """
 
   start: Callable[[PyTree], tuple[PyTree, FineTuneState]]
-  phase: Callable[[int], Phase | None]
-  probes: Callable[[FineTuneState, Phase | None], PyTree]
+  moves: Callable[[int], Phase | Literal[False]]
+  probes: Callable[..., PyTree | None]
 
-  def __new__(cls, start, update, phase, probes):
+  def __new__(cls, start, update, moves, probes):
     """Makes one of four functions."""
+    update, probes = deprecated.accepting_phases(update, probes)
     self = super().__new__(cls, lambda params: start(params)[1], update)
-    self.start, self.phase, self.probes = start, phase, probes
+    self.start, self.moves, self.probes = start, moves, probes
     return self
+
+  @property
+  def phase(self) -> Callable[[int], Phase | None]:
+    """`moves`, by its old name: None on ordinary steps."""
+    return deprecated.phases(self.moves)
 
 
 def fine_tune(
@@ -85,18 +110,17 @@ def fine_tune(
   key: jax.Array,
   prunable: Prunable,
   rest: bool = False,
-  evolution: Evolution | Sm3 | None = None,
+  evolution: Evolution | None = None,
 ) -> FineTuning:
   """Fine-tunes matrices in one way, and other weights as they are or not.
 
   Args:
     inner: Any optax optimizer, which sees the values only.
-    begin: `(path, leaf, key) -> (base, values, part)`, of a leaf's key path as
-      text, the leaf [..., in, out] and a key of its own.
+    begin: How a leaf [..., in, out] is parted; see `protocols.Begin`.
     key: PRNG key of all draws.
     prunable: Which leaves to fine-tune so.
     rest: Whether all other leaves are trained, as they are; frozen if not.
-    evolution: How the places of `support.Slots` move; None if they stay.
+    evolution: How the places of `slots.Slots` move; None if they stay.
 
   Returns:
     The transformation.
@@ -107,47 +131,42 @@ def fine_tune(
   """
   inner = optax.with_extra_args_support(inner)
 
-  def start(params):
+  def start(params: PyTree) -> tuple[PyTree, FineTuneState]:
     own = own_key(key)
-    rows, treedef = _aligned(params)
-    begun = []
-    for path, leaf in rows:
-      if prunable(path_name(path), leaf):
-        _check_matrix(path, leaf)
-        leaf_key = scores.fold_in_path(_wrapped(own), path)
-        begun.append(begin(path_name(path), leaf, leaf_key))
-      else:
-        begun.append((HOLE, leaf, HOLE) if rest else (leaf, HOLE, HOLE))
-    if not any(prunable(path_name(path), leaf) for path, leaf in rows):
-      raise ValueError(
-        "nothing is fine-tuned: `prunable` picks no leaf of "
-        f"{', '.join(path_name(path) for path, _ in rows[:5])}, ..."
-      )
-    harvest = [
+    treedef, columns = _parted(begin, own, prunable, rest, params)
+    base, values, parts = map(treedef.unflatten, columns)
+    harvest = treedef.unflatten(
       HOLE
       if evolution is None or is_hole(part)
-      else evolution.nothing(base, values.shape[-1])
-      for base, values, part in begun
-    ]
-    base, values, parts = map(treedef.unflatten, zip(*begun, strict=True))
+      else evolution.empty(base, values.shape[-1])
+      for base, values, part in zip(*columns, strict=True)
+    )
     return values, FineTuneState(
       base=base,
       parts=parts,
-      harvest=treedef.unflatten(harvest),
+      harvest=harvest,
       count=jnp.zeros([], jnp.int32),
       key=own,
       inner_state=inner.init(values),
     )
 
-  def update(grads, state, values, *, phase=None, signal=None, **extra):
+  def update(
+    grads: PyTree,
+    state: FineTuneState,
+    values: PyTree,
+    *,
+    update_masks: Hashable = None,
+    **extra: Any,
+  ) -> tuple[PyTree, FineTuneState]:
+    phase = _phase(evolution, update_masks)
     if evolution is not None:
-      state, grads = _gathered(evolution, state, grads, phase, signal)
+      state, grads = _gathered(evolution, state, grads, phase)
     updates, inner_state = inner.update(
       grads, state.inner_state, values, **extra
     )
     stepped = optax.apply_updates(values, updates)
-    state = _settled(state._replace(inner_state=inner_state), stepped)
-    if phase is not None and phase.last:
+    state = _rebased(state._replace(inner_state=inner_state), stepped)
+    if phase and phase.last:
       state, kept = _moved(evolution, inner, state, stepped)
       # To exactly 0 where a slot has a new place, for v + -v is.
       updates = jax.tree.map(
@@ -155,51 +174,30 @@ def fine_tune(
       )
     return updates, state._replace(count=state.count + 1)
 
-  def probes(state, phase):
-    if phase is None:
+  def probes(
+    values: PyTree, state: FineTuneState, update_masks: Hashable
+  ) -> PyTree | None:
+    del values
+    phase = _phase(evolution, update_masks)
+    if not phase:
       return None
+    step_key = _step_key(state)
+
+    def leaf(path, base, slots, harvest):
+      if is_hole(harvest):
+        return None
+      leaf_key = scores.fold_in_path(step_key, path)
+      return evolution.probe(base, slots, harvest, phase, leaf_key)
+
     rows, treedef = _aligned(state.base, state.parts, state.harvest)
-    return treedef.unflatten(
-      None if is_hole(harvest) else evolution.asked(base, slots, phase)
-      for _, base, slots, harvest in rows
-    )
+    return treedef.unflatten(leaf(*row) for row in rows)
 
-  phase = _no_phase if evolution is None else evolution.schedule.phase
-  return FineTuning(start, update, phase, probes)
-
-
-def join(values: PyTree, state: FineTuneState, probes: PyTree = None) -> PyTree:
-  """The params that a model is to be run with, of which values are trained.
-
-  Args:
-    values: What is trained.
-    state: The state that goes with it.
-    probes: As the transformation makes them for a step that has a phase.
-
-  Returns:
-    A tree like the params. A matrix that is fine-tuned is a node with
-    `matmul`, which `sparsejax.matmul` takes for an array.
-  """
-  probes = _by_leaf(probes, state)
-  step_key = _step_key(state)
-
-  def leaf(path, base, part, harvest, values, asked):
-    if is_hole(part):
-      return values if is_hole(base) else base
-    probe = None
-    if asked is not None:
-      key = scores.fold_in_path(step_key, path)
-      probe = asked.evolution.probe(asked, harvest, key)
-    return part.matrix(base, values, probe)
-
-  rows, treedef = _aligned(
-    state.base, state.parts, state.harvest, values, probes
-  )
-  return treedef.unflatten(leaf(*row) for row in rows)
+  moves = _never if evolution is None else evolution.schedule.phase
+  return FineTuning(start, update, moves, probes)
 
 
 def merge(values: PyTree, state: FineTuneState) -> PyTree:
-  """The params as plain arrays, with what was learned.
+  """Merges what was learned into plain arrays.
 
   Args:
     values: What was trained.
@@ -218,29 +216,67 @@ def merge(values: PyTree, state: FineTuneState) -> PyTree:
   return treedef.unflatten(leaf(*row) for _, *row in rows)
 
 
-def _settled(state, values):
+def _phase(evolution, update_masks):
+  """The phase of a step; False for an ordinary one, or where places stay."""
+  if evolution is None:
+    return False
+  if isinstance(update_masks, Phase):
+    return update_masks
+  if update_masks is None:
+    deprecated.warn("finetune's tx.update without update_masks", stacklevel=5)
+    return False
+  if isinstance(update_masks, bool | np.bool_) and not update_masks:
+    return False
+  raise ValueError(
+    f"got update_masks={update_masks!r}, wanted what tx.moves(step) gives, "
+    "False or a Phase: compile a step for each"
+  )
+
+
+def _parted(begin, key, prunable, rest, params):
+  """The tree of params, and lists of the bases, values and parts of leaves."""
+  rows, treedef = _aligned(params)
+  chosen = [prunable(path_name(path), leaf) for path, leaf in rows]
+  if not any(chosen):
+    raise ValueError(
+      "nothing is fine-tuned: `prunable` picks no leaf of "
+      f"{', '.join(path_name(path) for path, _ in rows[:5])}, ..."
+    )
+  begun = []
+  for (path, leaf), fine_tuned in zip(rows, chosen, strict=True):
+    if fine_tuned:
+      _check_matrix(path, leaf)
+      leaf_key = scores.fold_in_path(_wrapped(key), path)
+      begun.append(begin(path_name(path), leaf, leaf_key))
+    else:
+      begun.append((HOLE, leaf, HOLE) if rest else (leaf, HOLE, HOLE))
+  return treedef, list(zip(*begun, strict=True))
+
+
+def _rebased(state, values):
   """The state whose base agrees with the values."""
 
   def leaf(base, part, values):
-    return base if is_hole(part) else part.settled(base, values)
+    return base if is_hole(part) else part.rebased(base, values)
 
   rows, treedef = _aligned(state.base, state.parts, values)
   return state._replace(base=treedef.unflatten(leaf(*row) for _, *row in rows))
 
 
-def _gathered(evolution, state, grads, phase, signal):
+def _gathered(evolution, state, grads, phase):
   """The state with what a step has found, and the gradients to train by."""
 
-  def leaf(base, slots, harvest, grad, answer):
+  def leaf(base, slots, harvest, grad):
     if is_hole(harvest):
       return harvest, grad
+    found = None
+    if isinstance(grad, Gradient):
+      grad, found = grad.values, grad.found
     return evolution.gathered(
-      harvest, slots, grad, base.shape[-1], phase=phase, answer=answer
+      harvest, slots, grad, base.shape[-1], phase=phase, found=found
     )
 
-  rows, treedef = _aligned(
-    state.base, state.parts, state.harvest, grads, _by_leaf(signal, state)
-  )
+  rows, treedef = _aligned(state.base, state.parts, state.harvest, grads)
   gathered = zip(*(leaf(*row) for _, *row in rows), strict=True)
   harvest, grads = map(treedef.unflatten, gathered)
   return state._replace(harvest=harvest), grads
@@ -264,7 +300,7 @@ def _moved(evolution, inner, state, values):
     key = scores.fold_in_path(step_key, path)
     keys = jax.random.key_data(jax.random.split(key, base.shape[:-2]))
     base, slots, kept, seeds = in_place(one)(base, slots, harvest, deltas, keys)
-    return base, slots, evolution.lasting(harvest), kept, seeds
+    return base, slots, evolution.after_move(harvest), kept, seeds
 
   rows, treedef = _aligned(state.base, state.parts, state.harvest, values)
   moved = zip(*(leaf(*row) for row in rows), strict=True)
@@ -275,13 +311,6 @@ def _moved(evolution, inner, state, values):
     base=base, parts=parts, harvest=harvest, inner_state=inner_state
   )
   return state, kept
-
-
-def _by_leaf(tree, state):
-  """A tree like the params; one of None for None."""
-  if tree is not None:
-    return tree
-  return jax.tree.map(lambda _: None, state.base, is_leaf=is_hole)
 
 
 def _aligned(tree, *others):
@@ -295,8 +324,9 @@ def _aligned(tree, *others):
   return [(path, leaf, *more) for (path, leaf), *more in rows], treedef
 
 
-def _no_phase(step):
+def _never(step):
   del step
+  return False
 
 
 def _step_key(state):

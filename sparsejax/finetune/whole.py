@@ -41,7 +41,7 @@ class Places:
     fill = each(lambda _, v, i: unpacked(self.sizes, v, i))
     return fill(jnp.zeros((*values.shape[:-1], 1, 1)), values, self.indices)
 
-  def settled(self, base, values):
+  def rebased(self, base, values):
     """The base, which is a hole."""
     del values
     return base

@@ -1,11 +1,11 @@
 """Whole trainings on packed arrays: the same algorithms, the same masks."""
 
+from sparsejax.gradients import value_and_grad
 from sparsejax.modes.training import (
   PackedTransformation,
   kernels,
   packed,
   trimmed,
-  value_and_grad,
 )
 
 __all__ = [

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from sparsejax import scores
+from sparsejax.gradients import Gradient
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.modes import slots
 from sparsejax.nodes import Probe, node, once
@@ -40,14 +41,6 @@ class Found(NamedTuple):
   uses: jax.Array
 
 
-@node("values", "found")
-class Gradient:
-  """The gradient of a leaf's values, and what else was found."""
-
-  values: jax.Array
-  found: Found
-
-
 @node("values")
 class Instead:
   """An update that takes the place of params instead of being added to them.
@@ -65,8 +58,15 @@ class Instead:
     return self.values
 
 
-def probes(recipe: Recipe, values: PyTree, state: PackedState) -> PyTree:
-  """What to ask of each packed leaf's dense gradient."""
+def probes(
+  recipe: Recipe,
+  values: PyTree,
+  state: PackedState,
+  update_masks: bool = True,
+) -> PyTree | None:
+  """Makes the probe of each packed leaf, for a step that moves masks."""
+  if not update_masks:
+    return None
   mask_state = state.mask_state
   rows, treedef = slots.rows(mask_state.masks, values)
   shapes = [
@@ -82,8 +82,8 @@ def probes(recipe: Recipe, values: PyTree, state: PackedState) -> PyTree:
       zeros[index] = leaf
       return treedef.unflatten(zeros)
 
-    def look(gradient, given):
-      values, structure, rest = given
+    def read(gradient, weights, rest):
+      values, structure = weights
       masks = [jnp.array(True)] * len(shapes)
       masks[index] = structure.mask()
       old = rest._replace(masks=treedef.unflatten(masks))
@@ -98,14 +98,13 @@ def probes(recipe: Recipe, values: PyTree, state: PackedState) -> PyTree:
         uses=jnp.float32(1),
       )
 
-    given = (values, structure, rest)
-    nothing = Found(
+    zeros = Found(
       mask=jnp.zeros(-(-shapes[index].size // _WORD), jnp.float32),
       gradient=jnp.zeros_like(values),
       refused=jnp.float32(0),
       uses=jnp.float32(0),
     )
-    return Probe(nothing, given, look)
+    return Probe(zeros, rest, read)
 
   return treedef.unflatten(
     None if s is None else probe(i, s, v) for i, (_, s, v) in enumerate(rows)

@@ -7,9 +7,8 @@ serves all: `sparsejax.init`, `value_and_grad`, `tx.update`, and
 `optax.apply_updates`.
 """
 
-import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +19,12 @@ from sparsejax import packed as packed_lib
 from sparsejax import patterns
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.modes import moving, slots
-from sparsejax.nodes import Probe
 from sparsejax.packed import Format, is_structure
 from sparsejax.packed.arrays import Formats, chosen, placed
 from sparsejax.transform import SparseTransformation, first_masks, step
 from sparsejax.transform.state import (
   PackedState,
   SparseState,
-  forward_params,
   get_masks,
 )
 
@@ -40,15 +37,15 @@ class PackedTransformation(SparseTransformation):
 
   Attributes:
     start: `params -> (values, state)`; `sparsejax.init` does the same.
-    probes: `(values, state) -> probes`, what to ask of a loss's dense gradients
-      when masks move; see `value_and_grad`.
+    probes: `(values, state, update_masks=True) -> probes`: what is read off
+      dense gradients when masks move; see `gradients.Probing`.
     pack: `(params, state) -> (values, state)`, from a state of the
       transformation that this one is made of.
     unpack: `(values, state) -> (params, state)`, back.
   """
 
   start: Callable[[PyTree], tuple[PyTree, PackedState]]
-  probes: Callable[[PyTree, PackedState], PyTree]
+  probes: Callable[..., PyTree]
   pack: Callable[[PyTree, SparseState], tuple[PyTree, PackedState]]
   unpack: Callable[[PyTree, PackedState], tuple[PyTree, SparseState]]
 
@@ -87,8 +84,8 @@ def packed(
     >>> def loss(params, x):
     ...   return jnp.sum(sparsejax.matmul(x, params["w"]) ** 2)
     >>> for step in range(3):
-    ...   now = bool(tx.moves(step))
-    ...   _, grads = value_and_grad(loss, tx)(
+    ...   now = tx.moves(step)
+    ...   _, grads = sparsejax.value_and_grad(loss, tx)(
     ...     params, state, jnp.eye(8), update_masks=now)
     ...   updates, state = tx.update(grads, state, params, update_masks=now)
     ...   params = optax.apply_updates(params, updates)
@@ -120,58 +117,6 @@ def kernels(
     ValueError: As from `packed`.
   """
   return _transformation(tx, formats, kernel=True)
-
-
-def value_and_grad(
-  loss: Callable[..., Any],
-  tx: optax.GradientTransformation,
-  *,
-  has_aux: bool = False,
-) -> Callable[..., tuple[Any, PyTree]]:
-  """The value and the gradients of a loss, for any transformation.
-
-  Args:
-    loss: `(params, *args) -> value`, of params as the model takes them; with
-      `has_aux`, `-> (value, anything)`.
-    tx: The transformation that the gradients are for.
-    has_aux: Whether the loss gives something besides its value.
-
-  Returns:
-    `(params, opt_state, *args, update_masks=False) -> (value, grads)`, with
-    what is trained and its state. `update_masks` is a Python bool: whether
-    these gradients are for a step in which masks move. Only then they hold what
-    packed leaves need besides their values' gradients.
-  """
-  asks = isinstance(tx, PackedTransformation)
-
-  def function(params, opt_state, *args, update_masks=False):
-    probes = asked = None
-    if asks and update_masks:
-      probes = tx.probes(params, opt_state)
-      asked = jax.tree.map(lambda p: p.found, probes, is_leaf=_is_probe)
-
-    def of(params, found):
-      now = jax.tree.map(
-        lambda p, f: dataclasses.replace(p, found=f),
-        probes,
-        found,
-        is_leaf=_is_probe,
-      )
-      return loss(forward_params(params, opt_state, now), *args)
-
-    differentiated = jax.value_and_grad(of, argnums=(0, 1), has_aux=has_aux)
-    value, (grads, found) = differentiated(params, asked)
-    if probes is not None:
-      grads = jax.tree.map(
-        lambda g, f: g if f is None else moving.Gradient(g, f), grads, found
-      )
-    return value, grads
-
-  return function
-
-
-def _is_probe(x):
-  return isinstance(x, Probe)
 
 
 def trimmed(
@@ -298,7 +243,7 @@ def _transformation(tx, formats, *, kernel):
     lambda params: start(params)[1], update, tx.moves, recipe
   )
   self.start, self.pack, self.unpack = start, pack, unpack
-  self.probes = lambda values, state: moving.probes(recipe, values, state)
+  self.probes = functools.partial(moving.probes, recipe)
   return self
 
 

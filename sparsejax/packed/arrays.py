@@ -13,7 +13,7 @@ from sparsejax import masks as masks_lib
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.nodes import Probe, node
 from sparsejax.packed import formats as formats_lib
-from sparsejax.packed import matmul as products
+from sparsejax.packed import matmul
 from sparsejax.packed.formats import Format, Structure
 
 HOLE = optax.MaskedNode()
@@ -66,12 +66,7 @@ class Packed:
 
   def unpack(self) -> jax.Array:
     """The dense array; its gradient is gathered at the non-zeros."""
-    if self.probe is None:
-      return products.unpacked(None, self.values, self.structure, None, None)
-    probe = self.probe
-    return products.unpacked(
-      probe.look, self.values, self.structure, probe.found, probe.given
-    )
+    return matmul.unpacked(self)
 
 
 def is_packed(x: Any) -> bool:

@@ -140,35 +140,33 @@ def block_product(
   Returns:
     [..., out], of x's dtype, summed in float32.
   """
-  look, rest = matmul.parts(packed)
-  y = _by_blocks(look, interpret, x.reshape(-1, x.shape[-1]), *rest)
+  y = _by_blocks(interpret, x.reshape(-1, x.shape[-1]), packed)
   return y.reshape(*x.shape[:-1], -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_blocks(look, interpret, x, values, structure, found, given):
-  del look, found, given
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_blocks(interpret, x, packed):
   return kernels.multiply(
     x,
-    structure.pointers,
-    structure.inputs,
-    _cut(values, structure, x.dtype),
+    packed.structure.pointers,
+    packed.structure.inputs,
+    _cut(packed, x.dtype),
     interpret=interpret,
   )
 
 
-def _by_blocks_forward(look, interpret, x, values, structure, found, given):
-  y = _by_blocks(look, interpret, x, values, structure, found, given)
-  return y, (x, values, structure, given)
+def _by_blocks_forward(interpret, x, packed):
+  return _by_blocks(interpret, x, packed), (x, matmul.residual(packed))
 
 
-def _by_blocks_backward(look, interpret, saved, g):
-  x, values, s, given = saved
+def _by_blocks_backward(interpret, saved, g):
+  x, packed = saved
+  s, dtype = packed.structure, packed.values.dtype
   of_x = kernels.multiply(
     g,
     s.back_pointers,
     s.back_outputs,
-    _cut(values, s, g.dtype),
+    _cut(packed, g.dtype),
     s.back_slots,
     interpret=interpret,
   )
@@ -184,14 +182,16 @@ def _by_blocks_backward(look, interpret, saved, g):
   )
   sampled = jnp.where(used[:, None, None], sampled, 0)
   found = None
-  if look is not None:
-    gradient = (x.T @ g).astype(values.dtype)
-    found, of_x = matmul.looked(look, gradient, given, of_x)
-  return of_x, sampled.reshape(-1).astype(values.dtype), None, found, None
+  if packed.probe is not None:
+    of_x, found = matmul.read_off(packed, (x.T @ g).astype(dtype), of_x)
+  gathered = sampled.reshape(-1).astype(dtype)
+  return of_x, matmul.cotangent(packed, gathered, found)
 
 
 _by_blocks.defvjp(_by_blocks_forward, _by_blocks_backward)
 
 
-def _cut(values, structure, dtype):
-  return values.reshape(-1, structure.side, structure.side).astype(dtype)
+def _cut(packed, dtype):
+  """The values block by block, [blocks, side, side]."""
+  side = packed.structure.side
+  return packed.values.reshape(-1, side, side).astype(dtype)

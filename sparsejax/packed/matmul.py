@@ -1,10 +1,11 @@
 """Products with a packed matrix, dense for a moment or by the kernels.
 
 In the backward pass the dense gradient of one matrix exists for a moment, if at
-all: what is asked of it is read off there.
+all; the matrix's probe reads what it needs off it there.
 """
 
-import functools
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,103 +15,106 @@ from sparsejax import kernels
 from sparsejax.nodes import once
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def unpacked(look, values, structure, found, given):
-  """The dense array; its gradient is gathered, and looked at if `look`."""
-  del look, found, given
-  return structure.expand(values)
+@jax.custom_vjp
+def unpacked(packed) -> jax.Array:
+  """Makes a `Packed` array dense; its gradient is gathered at the non-zeros."""
+  return packed.structure.expand(packed.values)
 
 
-def _unpacked_forward(look, values, structure, found, given):
-  dense = unpacked(look, values, structure, found, given)
-  return dense, (structure, given)
+def _unpacked_forward(packed):
+  return unpacked(packed), residual(packed)
 
 
-def _unpacked_backward(look, saved, gradient):
-  structure, given = saved
-  gathered = structure.gather(gradient)
-  found, gathered = looked(look, gradient, given, gathered)
-  return gathered, None, found, None
+def _unpacked_backward(packed, gradient):
+  gathered = packed.structure.gather(gradient)
+  return (cotangent(packed, *read_off(packed, gradient, gathered)),)
 
 
 unpacked.defvjp(_unpacked_forward, _unpacked_backward)
 
 
-def looked(look, gradient, given, passing):
-  """What is found in a dense gradient, before anything goes on.
+def read_off(packed, gradient: jax.Array, passing: Any) -> tuple[Any, Any]:
+  """Lets the probe of a `Packed` array read, before anything goes on.
 
   Args:
-    look: As of a `Probe`; None for nothing.
-    gradient: The dense gradient.
-    given: What `look` needs.
+    packed: The array.
+    gradient: Its dense gradient.
     passing: Arrays that the backward pass goes on with.
 
   Returns:
-    What is found, and these arrays.
+    These arrays, and what was read; None without a probe.
   """
-  if look is None:
-    return None, passing
-  return once(lambda *xs: (look(*xs[:2]), xs[2]), gradient, given, passing)
+  if packed.probe is None:
+    return passing, None
+
+  def read(gradient, packed, passing):
+    weights = packed.values, packed.structure
+    probe = packed.probe
+    return passing, probe.read(gradient, weights, probe.operands)
+
+  return once(read, gradient, packed, passing)
 
 
-def parts(packed):
-  """What a product with a custom gradient takes for a `Packed` matrix."""
-  probe = packed.probe
-  if probe is None:
-    return None, (packed.values, packed.structure, None, None)
-  return probe.look, (
-    packed.values,
-    packed.structure,
-    probe.found,
-    probe.given,
-  )
+def residual(packed):
+  """A `Packed` array as the backward pass needs it: without zeros to read."""
+  if packed.probe is None:
+    return packed
+  return _with_probe(packed, zeros=None)
 
 
-def dense_product(x: jax.Array, packed) -> jax.Array:
-  """`x [..., in]` times a packed matrix, made dense twice rather than kept."""
-  look, rest = parts(packed)
-  return _dense(look, x, *rest)
+def cotangent(packed, values: jax.Array, found: Any):
+  """The cotangent of a `Packed` array: its values' gradient, what was read."""
+  packed = dataclasses.replace(packed, values=values, structure=None)
+  if packed.probe is None:
+    return packed
+  return _with_probe(packed, zeros=found, operands=None)
+
+
+def _with_probe(packed, **changes):
+  probe = dataclasses.replace(packed.probe, **changes)
+  return dataclasses.replace(packed, probe=probe)
 
 
 def _times(x, w):
   return x @ w.astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _dense(look, x, values, structure, found, given):
-  del look, found, given
-  # Or XLA would make all matrices at first, and keep them for the gradients.
+@jax.custom_vjp
+def dense_product(x: jax.Array, packed) -> jax.Array:
+  """`x [..., in]` times a `Packed` matrix, made dense twice, not kept."""
+  # Without the loop XLA makes all matrices first, since they depend on params
+  # alone, and keeps them for the gradients.
   return once(
-    lambda x, values, structure: _times(x, structure.expand(values)),
-    *(x, values, structure),
+    lambda x, packed: _times(x, packed.structure.expand(packed.values)),
+    *(x, packed),
   )
 
 
-def _dense_forward(look, x, values, structure, found, given):
-  y = _dense(look, x, values, structure, found, given)
-  return y, (x, values, structure, given)
+def _dense_forward(x, packed):
+  return dense_product(x, packed), (x, residual(packed))
 
 
-def _dense_backward(look, saved, g):
-  x, values, structure, given = saved
-
-  def backward(x, values, structure, given, g):
+def _dense_backward(saved, g):
+  def backward(x, packed, g):
     # The very products that JAX's own gradient makes.
-    _, pull = jax.vjp(_times, x, structure.expand(values))
+    _, pull = jax.vjp(_times, x, packed.structure.expand(packed.values))
     of_x, gradient = pull(g)
-    gathered = structure.gather(gradient)
-    found, (of_x, gathered) = looked(look, gradient, given, (of_x, gathered))
-    return of_x, gathered, found
+    gathered = packed.structure.gather(gradient)
+    return read_off(packed, gradient, (of_x, gathered))
 
-  of_x, gathered, found = once(backward, x, values, structure, given, g)
-  return of_x, gathered, None, found, None
+  x, packed = saved
+  (of_x, gathered), found = once(backward, x, packed, g)
+  return of_x, cotangent(packed, gathered, found)
 
 
-_dense.defvjp(_dense_forward, _dense_backward)
+dense_product.defvjp(_dense_forward, _dense_backward)
 
 
 def kernel_product(x: jax.Array, packed) -> jax.Array:
-  """The same by the kernels, on CPUs; dense on other platforms."""
+  """`x [..., in]` times a `Packed` matrix of `Rows`.
+
+  By the kernels on CPUs, and by `dense_product` on other platforms.
+  """
   if not kernels.available():
     return dense_product(x, packed)
   return lax.platform_dependent(
@@ -119,17 +123,16 @@ def kernel_product(x: jax.Array, packed) -> jax.Array:
 
 
 def _kernel_product(x, packed):
-  look, rest = parts(packed)
   # By feature: XLA hides transposes where it can choose layouts.
   by_example = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-  y = _by_kernel(look, by_example.T, *rest)
+  y = _by_kernel(by_example.T, packed)
   return y.T.reshape(*x.shape[:-1], -1).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_kernel(look, x, values, structure, found, given):
+@jax.custom_vjp
+def _by_kernel(x, packed):
   """`x [in, batch]` to [out, batch]."""
-  del look, found, given
+  structure, values = packed.structure, packed.values
   if x.shape[1] == 1:
     return kernels.multiply(
       x[:, 0], structure.pointers, structure.inputs, values
@@ -137,13 +140,13 @@ def _by_kernel(look, x, values, structure, found, given):
   return kernels.multiply(x, structure.pointers, structure.inputs, values)
 
 
-def _by_kernel_forward(look, x, values, structure, found, given):
-  y = _by_kernel(look, x, values, structure, found, given)
-  return y, (x, values, structure, given)
+def _by_kernel_forward(x, packed):
+  return _by_kernel(x, packed), (x, residual(packed))
 
 
-def _by_kernel_backward(look, saved, g):
-  x, values, structure, given = saved
+def _by_kernel_backward(saved, g):
+  x, packed = saved
+  structure, values = packed.structure, packed.values
   back = structure.back
   if back is None:
     of_x = structure.expand(values).astype(g.dtype) @ g
@@ -153,10 +156,10 @@ def _by_kernel_backward(look, saved, g):
     x, g, structure.pointers, structure.inputs, values.dtype
   )
   found = None
-  if look is not None:
+  if packed.probe is not None:
     gradient = (x @ g.T).astype(values.dtype)
-    found, of_x = looked(look, gradient, given, of_x)
-  return of_x, sampled, None, found, None
+    of_x, found = read_off(packed, gradient, of_x)
+  return of_x, cotangent(packed, sampled, found)
 
 
 _by_kernel.defvjp(_by_kernel_forward, _by_kernel_backward)

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 
 import sparsejax
-from sparsejax import finetune
 from sparsejax.linear import matmul
 
 KEY = jax.random.key(3)
@@ -35,21 +34,21 @@ def gradient(w, t):
   return x.T @ (x @ w - Y[t])
 
 
+def loss(w, t):
+  x, y = jnp.asarray(X)[t], jnp.asarray(Y)[t]
+  return 0.5 * jnp.sum((matmul(x, w) - y) ** 2)
+
+
 @functools.lru_cache
 def step_of(tx):
   """One step of training, compiled once for every phase."""
 
+  value_and_grad = sparsejax.value_and_grad(loss, tx)
+
   @functools.partial(jax.jit, static_argnums=3)
-  def step(values, state, t, phase):
-    probes = tx.probes(state, phase)
-
-    def loss_of(values, probes):
-      x, y = jnp.asarray(X)[t], jnp.asarray(Y)[t]
-      product = matmul(x, finetune.join(values, state, probes))
-      return 0.5 * jnp.sum((product - y) ** 2)
-
-    grads, signal = jax.grad(loss_of, (0, 1))(values, probes)
-    updates, state = tx.update(grads, state, values, phase=phase, signal=signal)
+  def step(values, state, t, now):
+    _, grads = value_and_grad(values, state, t, update_masks=now)
+    updates, state = tx.update(grads, state, values, update_masks=now)
     return optax.apply_updates(values, updates), state
 
   return step
@@ -58,13 +57,13 @@ def step_of(tx):
 @functools.lru_cache
 def update_of(tx):
   """The update alone, compiled."""
-  return jax.jit(tx.update, static_argnames="phase")
+  return jax.jit(tx.update, static_argnames="update_masks")
 
 
 def trained(tx, base, steps, seen=lambda *_: None):
   values, state = sparsejax.init(tx, base)
   for t in range(steps):
-    values, state = step_of(tx)(values, state, t, tx.phase(t))
+    values, state = step_of(tx)(values, state, t, tx.moves(t))
     seen(t, values, state)
   return values, state
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax import finetune, patterns
+from sparsejax import finetune, gradients, patterns
 from sparsejax.finetune import moving
 from sparsejax.finetune import slots as support
 from sparsejax.linear import matmul
@@ -246,19 +246,22 @@ def test_stacked_matrices_move_one_by_one():
   assert values["w"].shape == (2, K)
   assert isinstance(values["b"], optax.MaskedNode)
 
-  def loss_of(values, probes):
-    w = finetune.join(values, state, probes)["w"]
+  def loss_of(params):
     h, _ = jax.lax.scan(
-      lambda h, m: (h + jnp.sum(jnp.tanh(matmul(X[0], m))), None), 0.0, w
+      lambda h, m: (h + jnp.sum(jnp.tanh(matmul(X[0], m))), None),
+      0.0,
+      params["w"],
     )
     return h
 
-  probes = tx.probes(state, moving.Phase(first=True, last=True))
-  grads, signal = jax.jit(jax.grad(loss_of, (0, 1)))(values, probes)
-  update = update_of(tx)
-  _, new = update(grads, state, values, phase=tx.phase(0), signal=signal)
+  now = tx.moves(0)
+  assert now == moving.Phase(first=True, last=True)
+  value_and_grad = sparsejax.value_and_grad(loss_of, tx)
+  value_and_grad = jax.jit(value_and_grad, static_argnames="update_masks")
+  _, grads = value_and_grad(values, state, update_masks=now)
+  _, new = update_of(tx)(grads, state, values, update_masks=now)
   dense = jax.grad(lambda w: jnp.sum(jnp.tanh(X[0] @ w)))
-  answer = signal["w"].found[0]
+  answer = grads["w"].found[0]
   for layer in range(2):
     g = np.asarray(dense(base[layer])).reshape(-1)
     row, column, seen = np.asarray(answer[layer])
@@ -276,13 +279,15 @@ def test_a_step_makes_no_second_stack_of_matrices(moves):
   )
   values, state = tx.start(base)
   assert all(x.size == 0 for x in jax.tree.leaves(state.harvest))
-  phase = tx.phase(0) if moves else None
+  now = tx.moves(0) if moves else False
 
-  def update(state, values, grads, signal):
-    return tx.update(grads, state, values, phase=phase, signal=signal)
+  def update(state, values, grads, found):
+    grads = gradients.attached(grads, found)
+    return tx.update(grads, state, values, update_masks=now)
 
   jitted = jax.jit(update, donate_argnums=(0, 1))
-  args = state, values, values, tx.probes(state, phase)
+  probes = tx.probes(values, state, now)
+  args = state, values, values, gradients.zeros_of(probes)
   memory = jitted.lower(*args).compile().memory_analysis()
   assert memory.alias_size_in_bytes > base.nbytes
   assert memory.temp_size_in_bytes < base.nbytes / 2
@@ -292,33 +297,41 @@ def test_phases():
   tx = finetune.spiel(
     optax.sgd(1.0), key=KEY, t_end=30, k=1, every=10, accumulate=3
   )
-  phases = {t: tx.phase(t) for t in range(30) if tx.phase(t)}
+  phases = {t: tx.moves(t) for t in range(30) if tx.moves(t)}
   assert list(phases) == [0, 1, 2, 10, 11, 12, 20, 21, 22]
   assert [t for t, phase in phases.items() if phase.first] == [0, 10, 20]
   assert [t for t, phase in phases.items() if phase.last] == [2, 12, 22]
   once = finetune.seft(optax.sgd(1.0), key=KEY, t_end=9, k=1, every=4)
-  assert [t for t in range(9) if once.phase(t)] == [3, 7]
-  assert once.phase(3) == moving.Phase(first=True, last=True)
+  assert [once.moves(t) for t in range(3)] == [False] * 3
+  assert [t for t in range(9) if once.moves(t)] == [3, 7]
+  assert once.moves(3) == moving.Phase(first=True, last=True)
 
 
 def test_nothing_moves_by_gradients_that_are_not_finite():
   base = sparse_base()
   tx = transformation("seft")
   values, state = tx.start(base)
-  phase = moving.Phase(first=True, last=True)
-  signal = jax.tree.map(lambda x: x * jnp.nan, tx.probes(state, phase))
-  grads = jnp.zeros(K)
-  update = update_of(tx)
-  updates, new = update(grads, state, values, phase=phase, signal=signal)
+  now = moving.Phase(first=True, last=True)
+  zeros = gradients.zeros_of(tx.probes(values, state, now))
+  found = jax.tree.map(lambda x: x * jnp.nan, zeros)
+  grads = gradients.attached(jnp.zeros(K), found)
+  updates, new = update_of(tx)(grads, state, values, update_masks=now)
   np.testing.assert_array_equal(new.parts.indices, state.parts.indices)
   np.testing.assert_array_equal(updates, 0)
 
 
-def test_a_phase_wants_a_signal():
+def test_gradients_and_update_are_of_one_kind_of_step():
   tx = transformation("seft")
   values, state = tx.start(sparse_base())
-  with pytest.raises(ValueError, match=r"Phase.*without a signal.*probes"):
-    tx.update(values, state, values, phase=tx.phase(3))
+  now = tx.moves(3)
+  with pytest.raises(ValueError, match=r"Phase.*value_and_grad"):
+    tx.update(values, state, values, update_masks=now)
+  zeros = gradients.zeros_of(tx.probes(values, state, now))
+  grads = gradients.attached(values, zeros)
+  with pytest.raises(ValueError, match=r"update_masks=False .* that moves"):
+    tx.update(grads, state, values, update_masks=False)
+  with pytest.raises(ValueError, match=r"got update_masks=True.*tx\.moves"):
+    tx.update(grads, state, values, update_masks=True)
 
 
 def test_a_base_without_zeros_is_refused():
@@ -365,10 +378,7 @@ def test_other_leaves_are_frozen_or_trained():
   frozen = finetune.spiel(optax.sgd(1.0), key=KEY, t_end=9, k=2, prunable=picks)
   values, state = frozen.start(params)
   assert isinstance(values["b"], optax.MaskedNode)
-  assert (
-    finetune.join(values, state, frozen.probes(state, None))["b"]
-    is (params["b"])
-  )
+  assert sparsejax.forward_params(values, state)["b"] is params["b"]
   whole = finetune.fixed(optax.sgd(1.0), key=KEY, prunable=picks)
   values, state = whole.start(params)
   updates, state = whole.update(

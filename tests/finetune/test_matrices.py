@@ -141,7 +141,7 @@ def test_stacked_matrices_are_written_and_changed_in_their_place(stack):
   values = normal("v", *stack, 5)
   wanted = np.asarray(base).copy().reshape(-1, SIZE)
   wanted[:, PLACES[:4]] = np.asarray(values).reshape(-1, 5)[:, :4]
-  written = matrices.write(base, places, values)
+  written = matrices.scatter(base, places, values)
   np.testing.assert_array_equal(written.reshape(-1, SIZE), wanted)
 
   def halved(matrix, value):
@@ -157,11 +157,11 @@ def test_stacked_matrices_are_written_and_changed_in_their_place(stack):
 def test_a_probe_reads_off_the_dense_gradient():
   x, base = normal("x", 3, ROWS), normal("w", ROWS, COLUMNS)
 
-  def look(gradient, base, given):
-    return (gradient * base).reshape(-1)[given]
+  def read(gradient, base, places):
+    return (gradient * base).reshape(-1)[places]
 
-  def loss(found):
-    probe = Probe(found, jnp.array([2, 9]), look)
+  def loss(zeros):
+    probe = Probe(zeros, jnp.array([2, 9]), read)
     node = matrices.Delta(base, jnp.zeros(5), PLACES, probe)
     return loss_of(matmul(x, node))
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+import sparsejax
 from sparsejax import finetune
 from tests.finetune.regression import (
   COLUMNS,
@@ -119,12 +120,14 @@ def test_two_steps_and_a_move_by_hand():
   slots = state.parts._replace(indices=jnp.array([0, 1, 3, 4]))
   state = state._replace(parts=slots)
   grads = jnp.array([3.0, 1.0, 2.0, 4.0])
-  updates, state = update_of(tx)(grads, state, values, phase=tx.phase(0))
+  updates, state = update_of(tx)(grads, state, values, update_masks=tx.moves(0))
   wanted = [-3 / 4, -1 / 8**0.5, -2 / 11**0.5, -4 / 23**0.5]
   np.testing.assert_allclose(updates, wanted, rtol=1e-6)
   np.testing.assert_array_equal(state.harvest.rows, [9, 16])
   np.testing.assert_array_equal(state.harvest.columns, [9, 16, 0])
-  updates, state = update_of(tx)(-grads, state, updates, phase=tx.phase(1))
+  updates, state = update_of(tx)(
+    -grads, state, updates, update_masks=tx.moves(1)
+  )
   # The squares are 18, 10, 13 and 32. With them the first two weights have come
   # back the furthest, and fall to 0.
   np.testing.assert_array_equal(state.harvest.rows, [18, 32])
@@ -148,12 +151,12 @@ def test_the_state_is_a_row_and_a_column_of_each_matrix():
 
 def test_a_move_needs_no_probe():
   tx = spiel_sm3(first=5, every=20)
-  phases = [t for t in range(STEPS) if tx.phase(t)]
-  assert phases == [4, 24, 44]
+  moves = [t for t in range(STEPS) if tx.moves(t)]
+  assert moves == [4, 24, 44]
   values, state = tx.start(sparse_base())
-  probes = tx.probes(state, tx.phase(4))
+  probes = tx.probes(values, state, tx.moves(4))
   assert jax.tree.leaves(probes) == []
-  assert finetune.join(values, state, probes).probe is None
+  assert sparsejax.forward_params(values, state, probes).probe is None
 
 
 def test_stacked_matrices_are_trained_as_if_alone():
@@ -170,7 +173,7 @@ def test_stacked_matrices_are_trained_as_if_alone():
   def step(t, g, values, state):
     grads = np.take_along_axis(g, np.asarray(state.parts.indices), -1)
     update = update_of(tx)
-    updates, state = update(grads, state, values, phase=tx.phase(t))
+    updates, state = update(grads, state, values, update_masks=tx.moves(t))
     return values + updates, state
 
   for t, g in enumerate(dense):
@@ -196,8 +199,8 @@ def test_empty_slots_change_nothing():
   assert places_of(state) == [COLUMNS + 2, SIZE]
   grads = jnp.array([2.0, 0.0])
   for t in range(3):
-    phase = tx.phase(t)
-    updates, state = update_of(tx)(grads, state, values, phase=phase)
+    now = tx.moves(t)
+    updates, state = update_of(tx)(grads, state, values, update_masks=now)
     values = values + updates
   assert places_of(state) == [COLUMNS + 2, SIZE]
   np.testing.assert_array_equal(state.harvest.rows, [0, 12, 0, 0, 0, 0])
@@ -211,7 +214,7 @@ def test_nothing_moves_by_gradients_that_are_not_finite():
   tx = always()
   values, state = tx.start(sparse_base())
   grads = jnp.ones(K).at[3].set(jnp.nan)
-  _, new = update_of(tx)(grads, state, values, phase=tx.phase(0))
+  _, new = update_of(tx)(grads, state, values, update_masks=tx.moves(0))
   assert places_of(new) == places_of(state)
 
 
@@ -221,7 +224,9 @@ def test_squares_of_small_gradients_do_not_underflow():
   grads = jnp.linspace(1, 2, K)
   places = []
   for scale in (1.0, 1e-15):
-    _, new = update_of(tx)(scale * grads, state, values, phase=tx.phase(0))
+    _, new = update_of(tx)(
+      scale * grads, state, values, update_masks=tx.moves(0)
+    )
     places.append(places_of(new))
   assert places[0] == places[1]
 
