@@ -2,7 +2,15 @@
 
 Every score is a gradient transformation: dense gradients in, scores out, of
 at least float32 where numbers are multiplied. So scores chain, and smooth,
-with optax. An extra argument `key` carries the randomness of the update.
+with optax. Mask updates hand every score three extra arguments, of which it
+may take any (an `optax.GradientTransformationExtraArgs`, with **extra for the
+others):
+
+  key: PRNG key of this update.
+  masks: The masks before it: what is active is read from them, since a weight
+    that is just grown may be 0. The scalar True where a leaf stays dense; and
+    in packed mode, which rates leaf by leaf, for all leaves but one.
+  step: int32 scalar, the steps so far.
 """
 
 import math

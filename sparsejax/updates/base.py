@@ -114,14 +114,41 @@ def as_tree(counts: dict[str, int], params: PyTree) -> PyTree:
   )
 
 
-def rate(score: Score, grads, state, params, now, key, after=None):
-  """Scores, and their state. Without state they cost nothing until `now`."""
-  has_state = bool(jax.tree.leaves(state))
+def rate(
+  score: Score,
+  scored: Any,
+  grads: PyTree,
+  state: MaskState,
+  params: PyTree,
+  now: bool,
+  after: PyTree | None = None,
+) -> tuple[PyTree, Any]:
+  """Rates weights; a score without a state is evaluated only where masks move.
+
+  Args:
+    score: The score.
+    scored: Its state.
+    grads: The dense gradients.
+    state: The mask state before the update: its masks, key and count are the
+      score's extra arguments `masks`, `key` and `step`.
+    params: The params.
+    now: Whether masks move.
+    after: The params that a score without a state rates instead.
+
+  Returns:
+    The scores, None if nothing asked for them, and the score's state.
+  """
+  has_state = bool(jax.tree.leaves(scored))
   if not now and not has_state:
-    return None, state
-  params = params if has_state or after is None else after
-  score = optax.with_extra_args_support(score)
-  return score.update(grads, state, params, key=key)
+    return None, scored
+  return optax.with_extra_args_support(score).update(
+    grads,
+    scored,
+    params if has_state or after is None else after,
+    key=now_key(state),
+    masks=state.masks,
+    step=state.count,
+  )
 
 
 def move(

@@ -81,13 +81,11 @@ def best(
     )
     scored = score.init(params)
     nothing = jax.tree.map(jnp.zeros_like, params)
-    key = lib.now_key(state)
-    by, _ = lib.rate(score, nothing, scored, params, True, key)
+    by, _ = lib.rate(score, scored, nothing, state, params, True)
     return choose(state, by, params)._replace(scores=scored)
 
   def update(grads, state, params, now, *, after=None):
-    key = lib.now_key(state)
-    by, scored = lib.rate(score, grads, state.scores, params, now, key, after)
+    by, scored = lib.rate(score, state.scores, grads, state, params, now, after)
     state = state._replace(scores=scored)
     return choose(state, by, params) if now else state
 

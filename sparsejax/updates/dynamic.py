@@ -244,9 +244,8 @@ def constant_fan_in(
 
 def _rated(drop, grow, grads, state, params, now, after):
   """Scores to drop and to grow by, and the states of both."""
-  key = lib.now_key(state)
   pairs = [
-    lib.rate(score, grads, scored, params, now, key, after)
+    lib.rate(score, scored, grads, state, params, now, after)
     for score, scored in zip((drop, grow), state.scores[:2], strict=True)
   ]
   return tuple(zip(*pairs, strict=True))

@@ -74,8 +74,7 @@ def prune(
     return state._replace(scores=score.init(params))
 
   def update(grads, state, params, now, *, after=None):
-    key = lib.now_key(state)
-    by, scored = lib.rate(score, grads, state.scores, params, now, key, after)
+    by, scored = lib.rate(score, state.scores, grads, state, params, now, after)
     state = state._replace(scores=scored)
     if not now:
       return state
@@ -168,9 +167,10 @@ def prune_and_regrow(
 
   def update(grads, state, params, now, *, after=None):
     by_drop, by_grow = state.scores
-    key = lib.now_key(state)
-    dropped_by, _ = lib.rate(drop, grads, by_drop, params, now, key, after)
-    grown_by, by_grow = lib.rate(grow, grads, by_grow, params, now, key, after)
+    dropped_by, _ = lib.rate(drop, by_drop, grads, state, params, now, after)
+    grown_by, by_grow = lib.rate(
+      grow, by_grow, grads, state, params, now, after
+    )
     refused = state.refused
     state = pruned.update(
       grads, state._replace(scores=by_drop), params, now, after=after

@@ -61,8 +61,7 @@ def above(
     return state._replace(scores=score.init(params))
 
   def update(grads, state, params, now, *, after=None):
-    key = lib.now_key(state)
-    by, scored = lib.rate(score, grads, state.scores, params, now, key, after)
+    by, scored = lib.rate(score, state.scores, grads, state, params, now, after)
     state = state._replace(scores=scored)
     if not now:
       return state

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax import kernels, modes, packed, patterns, schedules
+from sparsejax import kernels, modes, packed, patterns, schedules, scores
 from tests.marks import slow
 
 STEPS = 200
@@ -81,6 +81,29 @@ ALGORITHMS = {
 }
 
 
+def exploring():
+  """RigL with a bonus for inactive weights, whose masks move in a row."""
+
+  def update(grads, state, params=None, *, masks, step, **extra):
+    del params, extra
+    by = jax.tree.map(lambda g, m: jnp.abs(g) + 1e-4 * step * ~m, grads, masks)
+    return by, state
+
+  rule = sparsejax.updates.drop_and_grow(
+    sparsity=0.8,
+    drop=scores.magnitude(),
+    grow=optax.GradientTransformationExtraArgs(
+      lambda params: optax.EmptyState(), update
+    ),
+    fraction=0.3,
+  )
+  when = schedules.every(1, start=10, stop=30)
+  return sparsejax.sparsify(optax.adam(1e-2), rule, when=when, key=KEY)
+
+
+ALGORITHMS["rigl, exploring"] = exploring
+
+
 def params():
   rng = np.random.default_rng(0)
 
@@ -147,7 +170,7 @@ def masked(tx):
   return tx
 
 
-QUICK = ("static", "rigl", "gmp")
+QUICK = ("static", "rigl", "gmp", "rigl, exploring")
 EACH = [name if name in QUICK else slow(name) for name in ALGORITHMS]
 
 

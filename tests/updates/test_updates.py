@@ -213,6 +213,71 @@ def test_a_weight_dropped_and_regrown_keeps_value_and_moment():
   np.testing.assert_array_equal(optax.tree.get(state, "trace"), trace.trace)
 
 
+# What scores are told of.
+
+
+def exploration(**options):
+  """|g|, and a bonus for weights that are not active, more at every step."""
+
+  def update(grads, state, params=None, *, masks, step, **extra):
+    del params, extra
+    by = jax.tree.map(lambda g, m: jnp.abs(g) + 10 * step * ~m, grads, masks)
+    return by, state
+
+  return updates.drop_and_grow(
+    sparsity=0.5,
+    drop=scores.magnitude(),
+    grow=options.pop("composed", lambda score: score)(
+      optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update
+      )
+    ),
+    fraction=0.5,
+    prunable=lambda path, leaf: True,
+    **options,
+  )
+
+
+@pytest.mark.parametrize(
+  "composed",
+  [
+    lambda score: score,
+    lambda score: scores.smoothed(score, 0.5),
+    lambda score: scores.accumulated(score, 2, period=3),
+    lambda score: optax.chain(optax.scale(2.0), score),
+  ],
+)
+def test_a_score_sees_the_masks_and_the_step(composed):
+  update = exploration(composed=composed)
+  just_grown = jnp.array([4.0, -3, 0, 0, 0, 0, 0, 0])  # 2 and 3 are active
+  for count, wanted in ((0, [0, 1, 2, 3]), (3, [0, 1, 6, 7])):
+    state = update.init(KEY, just_grown)
+    state = state._replace(masks=MASK, count=jnp.int32(count))
+    state = jax.jit(update.update, static_argnums=3)(
+      GRADS, state, just_grown, True
+    )
+    assert which(state.masks) == wanted
+
+
+def test_a_score_sees_what_is_active_on_the_step_after_a_move_too():
+  """Weights just grown are 0, and active."""
+  rng = np.random.default_rng(0)
+  when = sparsejax.schedules.always
+  tx = sparsejax.sparsify(optax.sgd(0.5), exploration(), when=when, key=KEY)
+  params, state = sparsejax.init(tx, jnp.asarray(rng.normal(size=8)))
+  for step in range(6):
+    mask, w = (np.asarray(x) for x in (sparsejax.get_masks(state), params))
+    if step == 1:
+      assert (w[mask] == 0).any()
+    grads = rng.normal(size=8).astype(np.float32)
+    kept = set(sorted(np.flatnonzero(mask), key=lambda i: -abs(w[i]))[:2])
+    by = np.abs(grads) + 10 * step * ~mask
+    grown = sorted(set(range(8)) - kept, key=lambda i: -by[i])[:2]
+    change, state = tx.update(jnp.asarray(grads), state, params)
+    params = optax.apply_updates(params, change)
+    assert which(sparsejax.get_masks(state)) == sorted(kept | set(grown))
+
+
 # Pruning.
 
 
