@@ -24,6 +24,7 @@ from experiments.llm.evaluate import tasks
 from experiments.llm.io import huggingface, load
 from experiments.llm.io.model import Model
 from experiments.llm.prune import kernels, pruners
+from experiments.llm.text.examples import Examples
 from experiments.runs import checkpoints, metrics, recorder, signals
 from experiments.runs import finetune_programs as programs
 from experiments.runs import progress as progress_lib
@@ -209,7 +210,7 @@ def _trained(
   path: Path,
   program: programs.Program,
   state: State,
-  rows: tasks.Examples,
+  rows: Examples,
   teacher: Any,
   evaluate: Callable[[Any], dict[str, Any]],
   progress: progress_lib.Track,
@@ -298,7 +299,7 @@ def _teacher(config, model: Model):
   return jax.device_put(teacher.params)
 
 
-def _batches(config, rows: tasks.Examples, first: int):
+def _batches(config, rows: Examples, first: int):
   """The batch of every step from `first` on."""
   keys = parts.streams(config.seed)
   key = jax.random.wrap_key_data(keys["data"], impl="threefry2x32")
@@ -311,7 +312,7 @@ def _batches(config, rows: tasks.Examples, first: int):
       steps=1,
     )
     chosen = np.asarray(chosen)
-    yield tasks.Examples(*(part[chosen] for part in rows))
+    yield Examples(*(part[chosen] for part in rows))
 
 
 def _means(state: State, path: Path, last: int | None) -> dict[str, float]:

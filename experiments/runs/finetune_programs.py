@@ -19,10 +19,10 @@ import sparsejax
 from experiments.config import calling, optimizers
 from experiments.config import parts as build
 from experiments.errors import UserError, unknown
-from experiments.llm.evaluate.tasks import Examples
 from experiments.llm.families import registry
 from experiments.llm.families.protocol import Config, Network
 from experiments.llm.prune import kernels
+from experiments.llm.text.examples import Examples
 from sparsejax import distill, finetune
 
 NONE = "none"  # a part of the config that is not there

@@ -1,4 +1,4 @@
-"""The perplexity of a text, each of whose tokens is predicted once."""
+"""The perplexity of a text."""
 
 import functools
 from typing import Any
@@ -9,7 +9,12 @@ import numpy as np
 import optax
 
 from experiments.errors import UserError
-from experiments.llm.families.protocol import Network, check_tokens
+from experiments.llm.families.protocol import (
+  Config,
+  Network,
+  check_length,
+  check_tokens,
+)
 
 
 def perplexity(
@@ -21,81 +26,83 @@ def perplexity(
   stride: int,
   batch: int,
 ) -> tuple[float, int]:
-  """The exponential of the mean negative log-likelihood of a text's tokens.
+  """Computes exp(mean over tokens of -log p(token | tokens before it)).
 
   The model reads windows of the text, each `stride` tokens after the last, and
-  each token but the very first is scored by the first window that predicts it.
-  So in every later window only the last `stride` predictions count, which see
-  more than `window - stride` tokens. Windows do not overlap when stride is
-  window, as papers on pruning have it; a smaller stride costs more, and mostly
-  gives a lower perplexity.
+  each token but the very first is scored once, by the first window that
+  predicts it: in every later window only the last `stride` predictions count,
+  whose contexts have more than `window - stride` tokens. Papers on pruning have
+  stride = window; a smaller stride costs more, and usually gives a lower
+  perplexity.
 
   Args:
     network: the model.
     params: its parameters.
     tokens: int[n], the text.
-    window: how many tokens the model reads at once.
-    stride: from the start of a window to that of the next.
-    batch: how many windows to run at a time, which changes no result.
+    window: the number of tokens that the model reads at once.
+    stride: tokens from the start of a window to that of the next.
+    batch: windows to run at a time, which changes no result.
 
   Returns:
-    The perplexity, and how many tokens were scored, which is n - 1.
+    The perplexity, and the number of tokens scored, n - 1.
 
   Raises:
     UserError: window is beyond the model's context, stride is not from 1 to
-      window, batch is below 1, or tokens are fewer than two, not in one row of
+      window, batch is below 1, or tokens are fewer than two, not a vector of
       integers, or unknown to the model.
   """
   tokens = np.asarray(tokens)
   _check(network.config, tokens, window, stride, batch)
   targets = len(tokens) - 1
-  # Of a text that is shorter than a window there is nothing more to read.
+  # A text shorter than a window is one window.
   window = min(window, targets)
   windows = 1 + -(-(targets - window) // stride)
   batch = min(batch, windows)
   total = 0.0
   for first in range(0, windows, batch):
     starts = np.arange(first, first + batch) * stride
-    # Indices of what is read; the token after each is its target.
+    # Indices of the tokens read; the token after each is its target.
     at = starts[:, None] + np.arange(window)
-    # Windows before this one have predicted from all that is read before here.
+    # Earlier windows have scored the predictions before these indices.
     scored = starts + np.where(starts > 0, window - stride, 0)
     counts = (at >= scored[:, None]) & (at < targets)
-    # The last window, and windows that only fill the batch, read beyond the
-    # end; nothing that counts sees what stands there.
+    # The last window, and windows that fill up the last batch, reach beyond the
+    # end; attention is causal, so that what is read there affects no prediction
+    # that counts.
     at = np.minimum(at, targets - 1)
     losses = _losses(network, params, tokens[at], tokens[at + 1])
     total += np.asarray(losses, np.float64)[counts].sum()
-  with np.errstate(over="ignore"):  # A broken model's may well be infinite.
+  with np.errstate(over="ignore"):  # A broken model's may be infinite.
     return float(np.exp(total / targets)), targets
 
 
 @functools.partial(jax.jit, static_argnames="network")
-def _losses(network, params, tokens, targets):
-  """-log p(target | tokens up to here), float32[batch, window]."""
+def _losses(
+  network: Network, params: Any, tokens: jax.Array, targets: jax.Array
+) -> jax.Array:
+  """Computes -log p(target | tokens up to it), float32[batch, window]."""
   logits = network.apply({"params": params}, jnp.asarray(tokens, jnp.int32))
   return optax.softmax_cross_entropy_with_integer_labels(
     logits, jnp.asarray(targets, jnp.int32)
   )
 
 
-def _check(config, tokens, window, stride, batch):
-  if window > config.context:
-    raise UserError(
-      f"perplexity: got windows of {window} tokens, wanted at most "
-      f"{config.context}, the model's context."
-    )
+def _check(
+  config: Config, tokens: np.ndarray, window: int, stride: int, batch: int
+) -> None:
+  """Checks the arguments of `perplexity`."""
+  check_length(config, window)
   if not 1 <= stride <= window:
     raise UserError(
-      f"perplexity: stride must be from 1 to window, which is {window}, or "
-      f"tokens would be left out; got {stride}."
+      f"perplexity: got stride={stride}, wanted 1 to window={window}, so that "
+      "every token is scored."
     )
   if batch < 1:
     raise UserError(f"perplexity: batch must be at least 1, got {batch}.")
   if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
     raise UserError(
-      "perplexity: tokens must be one row of integers, got "
-      f"{tokens.dtype}{list(tokens.shape)}."
+      f"perplexity: got tokens {tokens.dtype}{list(tokens.shape)}, wanted a "
+      "vector of integers."
     )
   if len(tokens) < 2:
     raise UserError(

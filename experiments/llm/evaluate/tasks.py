@@ -1,7 +1,7 @@
-"""What a language model is trained on and judged by, as configs name it.
+"""Tasks of language models, by the names that configs have for them.
 
-A task has rows of tokens to train on, a text to draw calibration windows from,
-and a number that says how good a model is.
+A task has examples to train on, a text to draw calibration windows from, and a
+metric.
 """
 
 import functools
@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from experiments.config import calling
-from experiments.data.failures import DataError
 from experiments.errors import UserError
 from experiments.llm.evaluate import generate
 from experiments.llm.evaluate.perplexity import perplexity
@@ -20,25 +19,11 @@ from experiments.llm.families.protocol import Network
 from experiments.llm.io.model import Model
 from experiments.llm.io.tokenizer import Tokenizer
 from experiments.llm.prune import kernels
-from experiments.llm.text import corpora, questions
+from experiments.llm.text import corpora, examples, questions
+from experiments.llm.text.examples import Examples
 from experiments.llm.text.questions import Question
 
 MEASURES = ("perplexity", "accuracy")
-
-
-class Examples(NamedTuple):
-  """Sequences to train on.
-
-  Attributes:
-    tokens: int32[n, length].
-    targets: bool[n, length], the tokens whose prediction counts; never the
-      first of a row.
-    real: bool[n, length], those that are no padding.
-  """
-
-  tokens: np.ndarray
-  targets: np.ndarray
-  real: np.ndarray
 
 
 class Task(NamedTuple):
@@ -46,10 +31,10 @@ class Task(NamedTuple):
 
   Attributes:
     examples: What to train on.
-    text: int32[m], what calibration windows are drawn from.
-    measure: The number that tells how good a model is, of MEASURES.
-    lower_is_better: Whether less of it is better.
-    evaluate: `(model, params) -> numbers` by name.
+    text: int32[m], the tokens that calibration windows are drawn from.
+    measure: The metric by which models are compared, one of MEASURES.
+    lower_is_better: Whether a lower value of it is better.
+    evaluate: `(network, params) -> metrics` by name.
   """
 
   examples: Examples
@@ -60,10 +45,10 @@ class Task(NamedTuple):
 
 
 def make(model: Model, config: Mapping[str, Any]) -> Task:
-  """Makes the task that a part of a config describes, for a model.
+  """Makes a model's task from a part of a config.
 
   Args:
-    model: Its tokenizer is used, and its context must be long enough.
+    model: The model, whose tokenizer and context the task uses.
     config: `name`, one of TASKS, and that function's keywords.
 
   Returns:
@@ -93,17 +78,18 @@ def text(
   batch: int = 8,
   test_tokens: int | None = None,
 ) -> Task:
-  """Language modelling, judged by perplexity.
+  """Makes the task of language modelling, whose metric is perplexity.
 
   Args:
     model: The model.
     train: The text to train on, a name of `corpora.TEXTS` and keywords.
-    test: The text to test on, likewise.
-    length: Tokens of a row to train on.
-    window: Tokens that the model reads at once in a test; as `length` if None.
-    stride: From the start of a window to that of the next; as `window` if None.
+    test: The text to test on, a name and keywords.
+    length: Tokens of an example to train on.
+    window: Tokens that the model reads at once in a test; `length` if None.
+    stride: Tokens from the start of a window to that of the next; `window` if
+      None.
     batch: Windows to test at a time.
-    test_tokens: How many of the first tokens to test on; all if None.
+    test_tokens: The number of tokens to test on, the first; all if None.
 
   Returns:
     The task.
@@ -111,18 +97,9 @@ def text(
   _check_length(model, length)
   tokens = _tokens(model, train)
   tested = _tokens(model, test)[:test_tokens]
-  n = len(tokens) // length
-  if n < 1:
-    raise DataError(
-      f"the text to train on has {len(tokens)} tokens, fewer than a row of "
-      f"{length}; take more text, or shorter rows"
-    )
-  rows = tokens[: n * length].reshape(n, length)
-  targets = np.ones(rows.shape, bool)
-  targets[:, 0] = False
   window = window or length
 
-  def evaluate(network, params):
+  def measure(network: Network, params: Any) -> dict[str, float]:
     value, scored = perplexity(
       network,
       params,
@@ -134,11 +111,11 @@ def text(
     return {"perplexity": value, "tokens": scored}
 
   return Task(
-    examples=Examples(rows, targets, np.ones(rows.shape, bool)),
+    examples=examples.from_text(tokens, length=length),
     text=tokens,
     measure="perplexity",
     lower_is_better=True,
-    evaluate=evaluate,
+    evaluate=measure,
   )
 
 
@@ -154,19 +131,19 @@ def reasoning(
   seed: int = 0,
   options: Mapping[str, Any] | None = None,
 ) -> Task:
-  """Questions of a task of reasoning-gym, judged by its own verifier.
+  """Makes a task of reasoning-gym, whose metric is its verifier's accuracy.
 
   Args:
     model: The model.
     task: One of `questions.TASKS`.
-    train: How many questions to train on.
-    test: How many to draw for the test.
-    length: Tokens of a row to train on, a question with its answer.
-    new_tokens: The most that an answer may take; what the longest of the test
-      takes if None.
+    train: The number of questions to train on.
+    test: The number of questions to draw for the test.
+    length: Tokens of an example to train on, a question with its answer.
+    new_tokens: The most tokens of an answer; those of the test's longest answer
+      if None.
     batch: Questions to answer at a time.
     seed: Of both draws.
-    options: Of the task, in place of some of those in `questions.TASKS`.
+    options: Of the task, instead of some of those in `questions.TASKS`.
 
   Returns:
     The task.
@@ -185,13 +162,13 @@ def gsm8k(
   new_tokens: int = 256,
   batch: int = 32,
 ) -> Task:
-  """GSM8K's word problems, judged by the number that ends an answer.
+  """Makes the task of GSM8K, whose metric is the accuracy of final numbers.
 
   Args:
     model: The model.
     data_dir: The folder of train.jsonl and test.jsonl.
-    length: Tokens of a row to train on, a question with its answer.
-    new_tokens: The most that an answer may take.
+    length: Tokens of an example to train on, a question with its answer.
+    new_tokens: The most tokens of an answer.
     batch: Questions to answer at a time.
 
   Returns:
@@ -213,18 +190,15 @@ def _questions(
   batch: int,
 ) -> Task:
   _check_length(model, length)
-  tokens, targets = questions.batch(model.tokenizer, train, length=length)
-  # What follows the last token of an answer is padding.
-  real = np.flip(np.maximum.accumulate(np.flip(targets, 1), axis=1), 1)
+  made = questions.examples(model.tokenizer, train, length=length)
   answers = [model.tokenizer.encode(question.answer) for question in test]
   steps = new_tokens or max(map(len, answers)) + 1
-  answer = functools.partial(_accuracy, model.tokenizer, test, steps, batch)
   return Task(
-    examples=Examples(tokens, targets, real),
-    text=tokens[real],
+    examples=made,
+    text=made.tokens[made.real],
     measure="accuracy",
     lower_is_better=False,
-    evaluate=answer,
+    evaluate=functools.partial(_accuracy, model.tokenizer, test, steps, batch),
   )
 
 
@@ -236,21 +210,23 @@ def _accuracy(
   network: Network,
   params: Any,
 ) -> dict[str, float]:
-  """The share of questions whose answer the verifier takes for right."""
+  """Computes the share of questions that a model answers right."""
   prompts = [questions.prompt(tokenizer, x.question) for x in test]
   right = 0
   for i in range(0, len(test), batch):
     several = prompts[i : i + batch]
+    # The last batch is filled up, so that one program serves all.
     full = several + [several[-1]] * (min(batch, len(test)) - len(several))
-    rows = generate.greedy(
+    answers = generate.greedy(
       network, params, full, steps=steps, stop=tokenizer.eos
     )
-    for question, row in zip(test[i : i + batch], rows, strict=False):
-      right += questions.score(question, tokenizer.decode(row)) == 1.0
+    for question, answer in zip(test[i : i + batch], answers, strict=False):
+      right += questions.score(question, tokenizer.decode(answer)) == 1.0
   return {"accuracy": right / len(test), "questions": len(test)}
 
 
 def _tokens(model: Model, config: Mapping[str, Any]) -> np.ndarray:
+  """Reads a text by its part of a config, as tokens int32[n]."""
   documents = calling.call("text", corpora.TEXTS, config)
   return corpora.tokens(documents, model.tokenizer)
 
@@ -258,6 +234,6 @@ def _tokens(model: Model, config: Mapping[str, Any]) -> np.ndarray:
 def _check_length(model: Model, length: int) -> None:
   if not 2 <= length <= model.config.context:
     raise UserError(
-      f"task: got rows of length {length}, wanted 2 to {model.config.context}, "
-      "the model's context"
+      f"task: got sequences of length {length}, wanted 2 to "
+      f"{model.config.context}, the model's context"
     )

@@ -1,7 +1,7 @@
 """Prunes a language model in one shot, layer after layer.
 
-A layer's kernels are pruned by the inputs that they meet in calibration text;
-the layers after it see what the pruned layer gives. Only one layer, and the
+A layer's kernels are pruned by statistics of their inputs on calibration text;
+the next layer's inputs are the pruned layer's outputs. Only one layer, and the
 residual stream of the text, have to be on the device.
 """
 
@@ -26,11 +26,11 @@ Prune = Callable[[jax.Array, oneshot.Statistics], jax.Array]
 
 
 class Method(NamedTuple):
-  """How to prune a kernel.
+  """A method of pruning one kernel.
 
   Attributes:
     prune: `(kernel [in, out], statistics, sparsity) -> kernel`, with zeros.
-    gram: Whether it takes the Gram matrix of the inputs.
+    gram: Whether it needs the Gram matrix of the inputs.
   """
 
   prune: Callable[[jax.Array, oneshot.Statistics, float], jax.Array]
@@ -65,7 +65,7 @@ def method(
   dsnot: bool = False,
   length: int = 2048,
 ) -> Method:
-  """Makes a way to prune a kernel from its name in configs.
+  """Makes a method from its name in configs.
 
   Args:
     name: "magnitude", "wanda", "ria" or "sparsegpt".
@@ -80,14 +80,14 @@ def method(
     The method.
 
   Raises:
-    UserError: If there is no such method, DSnoT cannot follow it, or what is
-      to be compared is settled already.
+    UserError: If there is no such method, DSnoT cannot follow it, or it allows
+      no choice of the weights that are compared.
   """
   pattern = patterns.n_of_m(*n_of_m) if n_of_m else None
   if per_output is not None and (n_of_m or name == "sparsegpt"):
-    settled = f"n_of_m={tuple(n_of_m)}" if n_of_m else "sparsegpt"
+    reason = f"n_of_m={tuple(n_of_m)}" if n_of_m else "sparsegpt"
     raise UserError(
-      f"{name}: got per_output={per_output}, but {settled} settles which "
+      f"{name}: got per_output={per_output}, but {reason} determines which "
       "weights are compared; wanted None"
     )
   if name == "sparsegpt":
@@ -120,15 +120,15 @@ def prune_layer(
   *,
   gram: bool = False,
 ) -> Any:
-  """Prunes the kernels of any Linen module by what they meet.
+  """Prunes the kernels of any Linen module by statistics of their inputs.
 
   Args:
-    layer: The module. What it holds at a path whose parameter is a `kernel`
-      [in, out] and is called with one array [..., in] is pruned.
+    layer: The module. Its submodules that own a `kernel` [in, out], and are
+      called with one array [..., in], are pruned.
     params: Its parameters.
-    inputs: Batches that the module is applied to, one after another.
+    inputs: Batches of the module's input.
     prune: `(kernel, statistics) -> kernel`.
-    gram: Whether `prune` takes the Gram matrix.
+    gram: Whether `prune` needs the Gram matrix.
 
   Returns:
     The parameters, pruned.
@@ -143,7 +143,7 @@ def prune_layer(
 def calibrate(
   layer: nn.Module, params: Any, inputs: Iterable[jax.Array], *, gram: bool
 ) -> dict[str, oneshot.Statistics]:
-  """The statistics of what each kernel of a module meets, by its path."""
+  """Computes the statistics of the inputs of a module's kernels, by path."""
   statistics = {
     name: oneshot.statistics(kernel.shape[0], gram=gram)
     for name, kernel in traverse_util.flatten_dict(params, sep="/").items()
@@ -155,7 +155,13 @@ def calibrate(
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _observe(layer, params, statistics, x):
+def _observe(
+  layer: nn.Module,
+  params: Any,
+  statistics: dict[str, oneshot.Statistics],
+  x: jax.Array,
+) -> dict[str, oneshot.Statistics]:
+  """Adds a batch x [batch, t, dim] to the statistics."""
   statistics = dict(statistics)
 
   def intercept(call, args, kwargs, context):
@@ -170,7 +176,7 @@ def _observe(layer, params, statistics, x):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _apply(layer, params, x):
+def _apply(layer: nn.Module, params: Any, x: jax.Array) -> jax.Array:
   return layer.apply({"params": params}, x)
 
 
@@ -187,9 +193,9 @@ def prune(
   Args:
     model: The model.
     tokens: int32[sequences, length], calibration text.
-    method: How to prune.
+    method: The method.
     sparsities: The share of zeros in each layer's kernels, in [0, 1).
-    advance: Called with the number of layers that are done.
+    advance: Called with the number of pruned layers.
 
   Returns:
     The pruned model, its parameters NumPy arrays.
@@ -204,7 +210,9 @@ def prune(
       lambda w, seen, s=sparsity: method.prune(w, seen, s),
       gram=method.gram,
     )
-    jax.tree.map(lambda all_, one, i=i: _put(all_, i, one), layers, pruned)
+    jax.tree.map(
+      lambda all_, one, i=i: all_.__setitem__(i, one), layers, pruned
+    )
     advance(i + 1)
   return model._replace(params={**model.params, LAYERS: layers})
 
@@ -217,23 +225,24 @@ def owl(
   threshold: float = 5.0,
   deviation: float = 0.08,
 ) -> list[float]:
-  """The sparsity of each layer by OWL, from the dense model's outliers.
+  """Computes each layer's sparsity by OWL, from the dense model's outliers.
 
   Args:
     model: The dense model.
     tokens: int32[sequences, length], calibration text.
     sparsity: Of all layers together.
-    threshold: How many times the mean an outlier's score has to exceed.
-    deviation: Half of what separates the densest layer from the sparsest.
+    threshold: The ratio of an outlier's score to the mean score.
+    deviation: Half the difference of the densest layer's density from the
+      sparsest's.
 
   Returns:
     The layers' sparsities.
   """
   shares = []
   for _, layer, params, inputs in _walk(model, tokens, model.params[LAYERS]):
-    kernels = traverse_util.flatten_dict(params, sep="/")
+    flat = traverse_util.flatten_dict(params, sep="/")
     seen = calibrate(layer, params, inputs, gram=False)
-    scores = {name: oneshot.wanda(kernels[name], seen[name]) for name in seen}
+    scores = {name: oneshot.wanda(flat[name], seen[name]) for name in seen}
     shares.append(float(oneshot.outliers(scores, threshold=threshold)))
   densities = oneshot.owl_densities(shares, sparsity, deviation=deviation)
   return [1 - float(d) for d in densities]
@@ -242,7 +251,11 @@ def owl(
 def _walk(
   model: Model, tokens: np.ndarray, layers: Any
 ) -> Iterator[tuple[int, nn.Module, Any, list[jax.Array]]]:
-  """Each layer with its inputs, which follow from what was made of the last."""
+  """Yields each layer's index, module, parameters and batches of inputs.
+
+  The inputs of a layer are the outputs of the one before, with the parameters
+  that the caller has left in `layers`.
+  """
   network = model.network()
   layer = network.block()
   check_tokens(model.config, tokens)
@@ -258,9 +271,6 @@ def _walk(
     streams = [_apply(layer, params, x) for x in streams]
 
 
-def _at(layers, i):
+def _at(layers: Any, i: int) -> Any:
+  """Returns the parameters of one layer, on the device."""
   return jax.tree.map(lambda w: jnp.asarray(w[i]), layers)
-
-
-def _put(array, i, value):
-  array[i] = value

@@ -1,4 +1,4 @@
-"""One-shot pruning as a config names it: from a text to a pruned model."""
+"""Methods of one-shot pruning by the names that configs have for them."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,13 @@ def prune(
   *,
   advance: Callable[[int], None] = lambda layer: None,
 ) -> Model:
-  """Prunes a model as a part of a config says.
+  """Prunes a model by the method in a part of a config.
 
   Args:
     model: The model.
-    text: int32[n], tokens from which calibration text is drawn.
+    text: int32[n], the tokens that calibration windows are drawn from.
     config: `name`, one of METHODS, and keywords of `_prune`.
-    advance: Called with the number of layers that are done.
+    advance: Called with the number of pruned layers.
 
   Returns:
     The pruned model.
@@ -56,23 +56,24 @@ def _prune(
   length: int = 2048,
   seed: int = 0,
 ) -> Model:
-  """Prunes by one method.
+  """Draws calibration windows and prunes by one method.
 
   Args:
     name: The method's.
     model: The model.
-    text: int32[n], tokens from which calibration text is drawn.
-    advance: Called with the number of layers that are done.
+    text: int32[n], the tokens that calibration windows are drawn from.
+    advance: Called with the number of pruned layers.
     sparsity: The share of zeros, in (0, 1); not with `n_of_m`.
     n_of_m: (n, m), to keep n of every m inputs.
-    per_output: Which weights are compared, see `layerwise.method`.
+    per_output: Which weights are compared; see `layerwise.method`.
     owl: Whether layers differ in their sparsity, by their outliers.
-    threshold: OWL's, how many times the mean an outlier's score exceeds.
-    deviation: OWL's, half of what separates the densest from the sparsest.
+    threshold: OWL's ratio of an outlier's score to the mean score.
+    deviation: OWL's lambda, half the difference of the densest layer's density
+      from the sparsest's.
     dsnot: Whether to grow and prune afterwards by DSnoT.
-    sequences: How many windows of the text to calibrate with.
-    length: Their tokens.
-    seed: Of where they begin.
+    sequences: The number of calibration windows.
+    length: Tokens of a window.
+    seed: Of the windows.
 
   Returns:
     The pruned model.
@@ -85,7 +86,7 @@ def _prune(
   if owl and n_of_m:
     raise UserError(
       f"{name}: got owl=True and n_of_m={tuple(n_of_m)}, but OWL gives layers "
-      "densities of their own, which N:M knows no room for"
+      "densities of their own, while N:M fixes all at n / m"
     )
   tokens = corpora.windows(text, length=length, count=sequences, seed=seed)
   method = layerwise.method(

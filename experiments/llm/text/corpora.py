@@ -1,7 +1,6 @@
-"""Texts, as lists of documents, and the rows of tokens that are made of them.
+"""Texts as lists of documents, their tokens, and windows of these.
 
-Nothing is downloaded: what is not in a package is read from .txt and .jsonl
-files that the user has.
+Nothing is downloaded: texts are read from packages and from the user's files.
 """
 
 import contextlib
@@ -37,7 +36,7 @@ def state_of_the_union(
     The texts, by year; 1953 and 1961 have two, 1933 has none.
 
   Raises:
-    MissingDataError: they are not there; says how to get them.
+    MissingDataError: they are not there.
     DataError: a file is damaged, or there is none of these years.
   """
   paths = sorted(pathlib.Path(data_dir).glob("[0-9]*_*.json"))
@@ -72,7 +71,7 @@ def text_folder(
 
   Args:
     data_dir: the folder.
-    suffix: of the files' names.
+    suffix: of the names of the files to read.
 
   Returns:
     The texts.
@@ -107,8 +106,8 @@ def jsonl(
 
   Args:
     path: the file, plain or, if its name ends in .gz, compressed by gzip.
-    field: of the objects that holds the text.
-    count: how many documents to read, from the first on; None for all.
+    field: the key of the text in each object.
+    count: the number of documents to read, from the first on; None for all.
 
   Returns:
     The texts.
@@ -140,7 +139,7 @@ def python_help(*, test: bool) -> list[str]:
   """Reads the texts of Python's `help`, half a megabyte that needs no file.
 
   Args:
-    test: Whether to take every eighth topic, or the others.
+    test: whether to read every eighth topic, or the others.
 
   Returns:
     The texts.
@@ -153,6 +152,7 @@ def python_help(*, test: bool) -> list[str]:
   ]
 
 
+# The functions' keywords are the options that a config may set.
 TEXTS = {
   "state_of_the_union": state_of_the_union,
   "text": text_folder,
@@ -167,7 +167,7 @@ def tokens(
   *,
   separator: int | None = None,
 ) -> np.ndarray:
-  """Joins documents to one row of tokens.
+  """Joins documents into one sequence of tokens.
 
   Args:
     documents: the texts.
@@ -184,28 +184,28 @@ def tokens(
   if not documents:
     raise DataError("tokens: wanted at least one document, got none.")
   separator = tokenizer.end_of_text if separator is None else separator
-  rows = []
+  parts = []
   for document in documents:
-    rows += [[separator], tokenizer.encode(document)]
-  return np.concatenate([np.asarray(row, np.int32) for row in rows[1:]])
+    parts += [[separator], tokenizer.encode(document)]
+  return np.concatenate([np.asarray(part, np.int32) for part in parts[1:]])
 
 
 def windows(
   tokens: np.ndarray, *, length: int, count: int, seed: int
 ) -> np.ndarray:
-  """Draws windows from anywhere in a row of tokens, as calibration sets are.
+  """Draws windows of a text, uniformly, as calibration sets are drawn.
 
   Args:
-    tokens: int32[n].
-    length: tokens in a window.
-    count: how many windows; they may overlap.
+    tokens: int32[n], the text.
+    length: tokens of a window.
+    count: the number of windows, which may overlap.
     seed: of the draws.
 
   Returns:
     int32[count, length].
 
   Raises:
-    DataError: length or count is below 1, or the row is shorter than a window.
+    DataError: length or count is below 1, or the text shorter than a window.
   """
   if length < 1 or count < 1:
     raise DataError(
@@ -222,6 +222,7 @@ def windows(
 
 
 def _text(where: str, line: str, field: str) -> str:
+  """Returns the text in a line of JSON."""
   try:
     value = json.loads(line)
   except json.JSONDecodeError as error:
@@ -236,6 +237,7 @@ def _text(where: str, line: str, field: str) -> str:
 
 @contextlib.contextmanager
 def _decoding(path: pathlib.Path) -> Iterator[None]:
+  """Raises a DataError with the path where decoding fails."""
   try:
     yield
   except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
 """Questions with short answers that a program can check, to fine-tune on.
 
-Four tasks of the package reasoning-gym, which makes any number of them, and
-GSM8K from a user's files; and the rows of tokens to train on.
+Four tasks of the package reasoning-gym, which generates any number of them, and
+GSM8K from a user's files; and the examples to train on.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import decimal
 import functools
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +19,9 @@ from experiments.errors import UserError
 from experiments.llm import optional
 from experiments.llm.io.tokenizer import Tokenizer
 from experiments.llm.text import corpora
+from experiments.llm.text.examples import Examples
 
-# The tasks, with options that make them small; reasoning-gym's own are harder.
+# The tasks, with options that keep them short; the defaults are harder.
 TASKS = {
   # "3 + 25 - 7 ="
   "chain_sum": {"max_terms": 3, "max_digits": 2},
@@ -36,42 +37,31 @@ _GSM8K = "gsm8k"
 
 
 class Question(NamedTuple):
-  """A question.
+  """A question and its answer.
 
   Attributes:
     task: of `TASKS`, or "gsm8k".
-    question: its text.
-    answer: what a model is to write.
-    entry: what the task's verifier asks for.
+    question: the text of the question.
+    answer: the text that a model is to write.
+    item: what the task's verifier takes: the item of reasoning-gym's data set.
   """
 
   task: str
   question: str
   answer: str
-  entry: dict[str, Any]
+  item: dict[str, Any]
 
 
-class Batch(NamedTuple):
-  """Examples as rows of one length, padded on the right.
-
-  Attributes:
-    tokens: int32[n, length].
-    mask: bool[n, length]; True for tokens of the answer, its end included: a
-      loss counts the predictions of those tokens.
-  """
-
-  tokens: np.ndarray
-  mask: np.ndarray
-
-
-def dataset(task: str, *, size: int, seed: int, **options) -> list[Question]:
-  """Makes questions; equal arguments give equal questions.
+def generate(
+  task: str, *, size: int, seed: int, **options: Any
+) -> list[Question]:
+  """Generates questions, a function of the arguments.
 
   Args:
     task: of `TASKS`.
-    size: how many.
+    size: the number of questions.
     seed: not negative; the draws of different seeds are independent.
-    **options: of the task's config in reasoning-gym, in place of those in
+    **options: of the task's config in reasoning-gym, instead of those in
       `TASKS`.
 
   Returns:
@@ -104,27 +94,27 @@ def dataset(task: str, *, size: int, seed: int, **options) -> list[Question]:
 
 
 def split(
-  task: str, *, train: int, test: int, seed: int, **options
+  task: str, *, train: int, test: int, seed: int, **options: Any
 ) -> tuple[list[Question], list[Question]]:
-  """Makes questions to train on and others to test on.
+  """Generates questions to train on and others to test on.
 
   Args:
     task: of `TASKS`.
-    train: how many to train on.
-    test: how many to draw for the test; those that are in the training set, or
-      for a second time in the test, are left out.
+    train: the number to train on.
+    test: the number to draw for the test, of which those in the training set
+      and duplicates are left out.
     seed: of both.
-    **options: as in `dataset`.
+    **options: as in `generate`.
 
   Returns:
     The questions to train on and those to test on, fewer than `test` if the
     task has few questions.
 
   Raises:
-    UserError: as `dataset`, or no question is left to test on.
+    UserError: as `generate`, or no question is left to test on.
   """
-  training = dataset(task, size=train, seed=2 * seed, **options)
-  drawn = dataset(task, size=test, seed=2 * seed + 1, **options)
+  training = generate(task, size=train, seed=2 * seed, **options)
+  drawn = generate(task, size=test, seed=2 * seed + 1, **options)
   seen = {x.question for x in training}
   testing = {x.question: x for x in drawn if x.question not in seen}
   if not testing:
@@ -136,7 +126,7 @@ def split(
   return training, list(testing.values())
 
 
-def gsm8k(folder: str | pathlib.Path, *, split: str) -> list[Question]:
+def gsm8k(data_dir: str | pathlib.Path, *, split: str) -> list[Question]:
   """Reads GSM8K: 7,473 word problems to train on and 1,319 to test on.
 
   Cobbe et al., "Training Verifiers to Solve Math Word Problems", arXiv
@@ -144,7 +134,7 @@ def gsm8k(folder: str | pathlib.Path, *, split: str) -> list[Question]:
   grade_school_math/data.
 
   Args:
-    folder: of `train.jsonl` and `test.jsonl`.
+    data_dir: the folder of `train.jsonl` and `test.jsonl`.
     split: "train" or "test".
 
   Returns:
@@ -153,7 +143,7 @@ def gsm8k(folder: str | pathlib.Path, *, split: str) -> list[Question]:
   Raises:
     UserError: the file is missing or damaged, or an answer has no number.
   """
-  path = pathlib.Path(folder) / f"{split}.jsonl"
+  path = pathlib.Path(data_dir) / f"{split}.jsonl"
   made = [
     Question(_GSM8K, question, answer, {"answer": answer})
     for question, answer in zip(
@@ -172,24 +162,24 @@ def gsm8k(folder: str | pathlib.Path, *, split: str) -> list[Question]:
 
 
 def score(question: Question, text: str) -> float:
-  """Judges what a model has written, by the task's own verifier.
+  """Scores an answer by the task's own verifier.
 
   Args:
     question: the question.
-    text: the answer; spaces around it do not matter.
+    text: what a model has answered; spaces around it do not matter.
 
   Returns:
-    1.0 for a right answer. For a wrong one 0.0, or less than 1.0 where the
-    verifier of the task gives something for coming near. For GSM8K, whether
-    the number after the first "####" is the right one.
+    1.0 for a right answer, less for others: 0.0, or more where the verifier
+    scores partly right ones. An answer to GSM8K is right if the number after
+    its first "####" is.
   """
   if question.task == _GSM8K:
     return float(_number(text) == _number(question.answer))
-  return float(_verifier(question.task)(text.strip(), question.entry))
+  return float(_verifier(question.task)(text.strip(), question.item))
 
 
 def prompt(tokenizer: Tokenizer, question: str) -> list[int]:
-  """Returns the tokens after which a model is to answer.
+  """Returns the tokens of a prompt that asks a question.
 
   Args:
     tokenizer: the model's; its chat template is used if it has one.
@@ -205,47 +195,49 @@ def prompt(tokenizer: Tokenizer, question: str) -> list[int]:
   return begin + tokenizer.encode(f"Question: {question.strip()}\nAnswer:\n")
 
 
-def batch(
+def examples(
   tokenizer: Tokenizer, questions: Sequence[Question], *, length: int
-) -> Batch:
-  """Makes the rows to train on: prompt, answer, end of the answer, padding.
+) -> Examples:
+  """Makes examples to train on: prompt, answer, `eos`, padding.
 
   Args:
     tokenizer: the model's.
     questions: at least one.
-    length: of the rows, in tokens.
+    length: of the examples, in tokens.
 
   Returns:
-    The rows, one for each question.
+    An example of each question, whose targets are the answer and `eos`.
 
   Raises:
     UserError: there are no questions, or one does not fit.
   """
   if not questions:
     raise UserError("questions: wanted at least one, got none.")
-  # Apart from each other, as they are when the model answers.
+  # Encoded separately, as they are when the model answers: tokens must not
+  # span the end of the prompt.
   prompts = [prompt(tokenizer, x.question) for x in questions]
   answers = [[*tokenizer.encode(x.answer), tokenizer.eos] for x in questions]
   lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
   if max(lengths) > length:
     raise UserError(
       f"questions: question {np.argmax(lengths)} and its answer have "
-      f"{max(lengths)} tokens, wanted at most {length}; make the rows longer."
+      f"{max(lengths)} tokens, wanted at most {length}; make examples longer."
     )
   tokens = np.full((len(questions), length), tokenizer.end_of_text, np.int32)
-  mask = np.zeros(tokens.shape, bool)
+  real = np.arange(length) < np.array(lengths)[:, None]
+  targets = real.copy()
   for i, (p, a) in enumerate(zip(prompts, answers, strict=True)):
     tokens[i, : lengths[i]] = p + a
-    mask[i, len(p) : lengths[i]] = True
-  return Batch(tokens, mask)
+    targets[i, : len(p)] = False
+  return Examples(tokens, targets, real)
 
 
 @functools.cache
-def _verifier(task: str):
+def _verifier(task: str) -> Callable[[str, dict[str, Any]], float]:
   return optional.load("reasoning_gym").get_score_answer_fn(task)
 
 
 def _number(text: str) -> decimal.Decimal | None:
-  """The number after the first ####, without the commas of thousands."""
+  """Returns the number after the first ####, its commas left out, or None."""
   match = re.search(r"####\s*\$?(-?[\d,]*\.?\d+)", text)
   return match and decimal.Decimal(match[1].replace(",", ""))

@@ -259,7 +259,10 @@ def test_every_method_changes_a_model_and_keeps_its_promise(name, tmp_path):
     ),
     ({"n_of_m": (2, 5)}, "got 16 inputs, wanted a multiple of m=5"),
     ({"task": {**TEXT, "length": 65}}, "length 65, wanted 2 to 64"),
-    ({"task": {**TEXT, "window": 65}}, "windows of 65 tokens, wanted at most"),
+    (
+      {"task": {**TEXT, "window": 65}},
+      "sequences of 65 tokens, wanted at most",
+    ),
     (
       {
         "loss": {"square_head": 1.0},

@@ -78,12 +78,12 @@ def test_a_broken_model_is_infinitely_bad():
 @pytest.mark.parametrize(
   ("tokens", "change", "match"),
   [
-    (TOKENS, {"window": 81}, "windows of 81 tokens, wanted at most 80"),
-    (TOKENS, {"stride": 9}, "from 1 to window, which is 8.* got 9"),
-    (TOKENS, {"stride": 0}, "got 0"),
+    (TOKENS, {"window": 81}, "sequences of 81 tokens, wanted at most 80"),
+    (TOKENS, {"stride": 9}, "stride=9, wanted 1 to window=8"),
+    (TOKENS, {"stride": 0}, "got stride=0"),
     (TOKENS, {"batch": 0}, "batch must be at least 1, got 0"),
     (TOKENS[:1], {}, "at least 2 tokens.* got 1"),
-    (TOKENS.reshape(2, -1), {}, r"one row of integers, got int64\[2, 12\]"),
+    (TOKENS.reshape(2, -1), {}, r"int64\[2, 12\], wanted a vector"),
     (TOKENS / 1, {}, r"float64\[24\]"),
     (TOKENS + 2, {}, "wanted 0 to 22"),
   ],

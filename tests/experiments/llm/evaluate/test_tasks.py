@@ -13,20 +13,20 @@ TRAIN = {"name": "python_help", "test": False}
 TEST = {"name": "python_help", "test": True}
 
 
-def test_rows_of_text_follow_each_other():
+def test_examples_of_a_text_follow_each_other():
   task = tasks.text(MODEL, train=TRAIN, test=TEST, length=10)
-  rows = task.examples
-  assert rows.tokens.shape == (len(task.text) // 10, 10)
+  examples = task.examples
+  assert examples.tokens.shape == (len(task.text) // 10, 10)
   np.testing.assert_array_equal(
-    rows.tokens.ravel(), task.text[: rows.tokens.size]
+    examples.tokens.ravel(), task.text[: examples.tokens.size]
   )
-  assert not rows.targets[:, 0].any()
-  assert rows.targets[:, 1:].all()
-  assert rows.real.all()
+  assert not examples.targets[:, 0].any()
+  assert examples.targets[:, 1:].all()
+  assert examples.real.all()
   assert (task.measure, task.lower_is_better) == ("perplexity", True)
 
 
-def test_rows_of_questions_count_answers_and_hide_padding():
+def test_examples_of_questions_have_answers_as_targets_and_padding():
   pytest.importorskip("reasoning_gym")
   task = tasks.reasoning(MODEL, task="chain_sum", train=9, test=5, length=128)
   tokens, targets, real = task.examples

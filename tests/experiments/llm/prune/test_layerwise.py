@@ -72,11 +72,11 @@ def test_what_is_compared_can_be_chosen(model, name):
 
 
 @pytest.mark.parametrize(
-  ("name", "n_of_m", "settled"),
+  ("name", "n_of_m", "reason"),
   [("sparsegpt", (), "sparsegpt"), ("ria", (2, 4), "n_of_m=")],
 )
-def test_what_is_compared_cannot_be_chosen_twice(name, n_of_m, settled):
-  with pytest.raises(UserError, match=f"per_output=False, but {settled}"):
+def test_what_is_compared_cannot_be_chosen_twice(name, n_of_m, reason):
+  with pytest.raises(UserError, match=f"per_output=False, but {reason}"):
     layerwise.method(name, n_of_m=n_of_m, per_output=False)
 
 

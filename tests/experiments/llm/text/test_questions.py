@@ -24,12 +24,12 @@ CHAT = tokenizer.Tokenizer(
 
 @pytest.mark.parametrize("task", questions.TASKS)
 def test_questions_depend_on_the_seed_alone(task):
-  made = questions.dataset(task, size=40, seed=3)
-  assert made == questions.dataset(task, size=40, seed=3)
+  made = questions.generate(task, size=40, seed=3)
+  assert made == questions.generate(task, size=40, seed=3)
   assert len(made) == 40
   texts = [x.question for x in made]
   for other in (2, 4):
-    others = [x.question for x in questions.dataset(task, size=40, seed=other)]
+    others = [x.question for x in questions.generate(task, size=40, seed=other)]
     # A wrong seed would shift them all by one.
     assert sum(a == b for a, b in zip(texts[1:], others, strict=False)) < 4
     assert sum(a == b for a, b in zip(texts, others[1:], strict=False)) < 4
@@ -37,7 +37,7 @@ def test_questions_depend_on_the_seed_alone(task):
 
 @pytest.mark.parametrize("task", questions.TASKS)
 def test_verifiers_know_right_from_wrong(task):
-  for x in questions.dataset(task, size=20, seed=0):
+  for x in questions.generate(task, size=20, seed=0):
     assert x.task == task
     assert questions.score(x, x.answer) == 1.0
     assert questions.score(x, f" {x.answer}\n") == 1.0
@@ -46,17 +46,17 @@ def test_verifiers_know_right_from_wrong(task):
 
 
 def test_answers_are_right():
-  for x in questions.dataset("chain_sum", size=50, seed=1):
+  for x in questions.generate("chain_sum", size=50, seed=1):
     expression = re.search(r"problem: ([\d +-]+) =", x.question)[1]
     numbers = re.findall(r"\d+", expression)
     assert 2 <= len(numbers) <= 3
     assert max(map(len, numbers)) <= 2
     assert int(x.answer) == eval(expression)
-  for x in questions.dataset("word_sequence_reversal", size=50, seed=1):
+  for x in questions.generate("word_sequence_reversal", size=50, seed=1):
     words = x.question.strip().rpartition(": ")[2].split(", ")
     assert 3 <= len(words) <= 5
     assert x.answer == ", ".join(reversed(words))
-  for x in questions.dataset("number_filtering", size=50, seed=1):
+  for x in questions.generate("number_filtering", size=50, seed=1):
     rule, limit, found = re.search(
       r"(\w+) all numbers (?:\w+) than (\S+) in this list: (\[.*\])", x.question
     ).groups()
@@ -70,7 +70,7 @@ def test_answers_are_right():
 
 
 def test_options_replace_the_defaults():
-  made = questions.dataset(
+  made = questions.generate(
     "chain_sum", size=9, seed=0, min_terms=5, max_terms=5
   )
   assert all(len(re.findall(r"[+-] ", x.question)) == 4 for x in made)
@@ -89,7 +89,7 @@ def test_options_replace_the_defaults():
 )
 def test_what_there_is_not(task, options, message):
   with pytest.raises(UserError, match=message):
-    questions.dataset(task, **{"size": 5, "seed": 1} | options)
+    questions.generate(task, **{"size": 5, "seed": 1} | options)
 
 
 def test_no_question_of_the_test_is_trained_on():
@@ -102,7 +102,7 @@ def test_no_question_of_the_test_is_trained_on():
   assert len(train) == 150
   assert not trained & set(tested)
   assert len(tested) == len(set(tested))
-  drawn = questions.dataset("chain_sum", size=150, seed=11, **small)
+  drawn = questions.generate("chain_sum", size=150, seed=11, **small)
   assert set(tested) == {x.question for x in drawn} - trained
   again = questions.split("chain_sum", train=150, test=150, seed=5, **small)
   assert again == (train, test)
@@ -157,7 +157,7 @@ def test_the_loss_covers_the_answer_and_its_end(made):
     questions.Question("t", "How many?", "12", {}),
     questions.Question("t", "W?", "-305", {}),
   ]
-  tokens, mask = questions.batch(made, asked, length=40)
+  tokens, mask, real = questions.examples(made, asked, length=40)
   assert tokens.shape == mask.shape == (2, 40)
   assert (tokens.dtype, mask.dtype) == (np.int32, bool)
   end = made.decode([made.eos])
@@ -170,18 +170,22 @@ def test_the_loss_covers_the_answer_and_its_end(made):
       range(n, n + len(x.answer) + 1)
     )
     assert set(row[n + len(x.answer) + 1 :].tolist()) <= {made.end_of_text}
+  np.testing.assert_array_equal(
+    real.sum(1), mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)
+  )
+  assert (np.diff(real.astype(int), axis=1) <= 0).all()
   longest = int(mask.nonzero()[1].max()) + 1
-  fits = questions.batch(made, asked, length=longest)
+  fits = questions.examples(made, asked, length=longest)
   np.testing.assert_array_equal(fits.tokens, tokens[:, :longest])
   with pytest.raises(
     UserError, match=rf"question [01] .* {longest} tokens, .*"
   ):
-    questions.batch(made, asked, length=longest - 1)
+    questions.examples(made, asked, length=longest - 1)
 
 
-def test_rows_of_a_chat_are_those_of_its_template():
+def test_examples_of_a_chat_follow_its_template():
   asked = [questions.Question("t", "How many?", "12", {})]
-  tokens, _ = questions.batch(CHAT, asked, length=20)
+  tokens, *_ = questions.examples(CHAT, asked, length=20)
   messages = [
     {"role": "user", "content": "How many?"},
     {"role": "assistant", "content": "12"},
@@ -192,4 +196,4 @@ def test_rows_of_a_chat_are_those_of_its_template():
 
 def test_there_must_be_questions():
   with pytest.raises(UserError, match="at least one, got none"):
-    questions.batch(BYTES, [], length=5)
+    questions.examples(BYTES, [], length=5)
