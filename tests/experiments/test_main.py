@@ -1,31 +1,12 @@
 """The command line: one clear message for what is wrong, and no traceback."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
+from tests.experiments.interrupted import finish
+
 SMALL = ("--config=tests/experiments/small.py:set",)
-
-
-def launch(*arguments, **environment):
-  """Starts the command, on one device, compiled as users have it."""
-  environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **environment}
-  return subprocess.Popen(
-    [sys.executable, "-m", "experiments.main", *arguments],
-    env={**os.environ, **environment},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def finish(*arguments, **environment):
-  process = launch(*arguments, **environment)
-  out, err = process.communicate(timeout=300)
-  return process.returncode, out, err
 
 
 @pytest.mark.slow

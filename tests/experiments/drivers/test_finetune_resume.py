@@ -1,13 +1,11 @@
-"""Fine-tuning in real processes, really killed: the same bits at the end."""
+"""Fine-tuning in a real process, really killed: the same bits at the end."""
 
 import random
 import signal
-import time
 
 import pytest
 
-from tests.experiments.runs.test_resume import wait_for
-from tests.experiments.test_main import finish, launch
+from tests.experiments.interrupted import finish, stop
 
 RUN = ("--config=tests/experiments/small_finetune.py",)
 
@@ -19,19 +17,7 @@ def test_killed_at_any_moment(tmp_path):
   assert code == 0, err
   assert "is finished: perplexity" in out
   command = [*RUN, f"--workdir={part}"]
-  rng = random.Random()
-  process = launch(*command)
-  wait_for(part, rng.randrange(4, 40), process)
-  time.sleep(rng.uniform(0, 0.2))
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
-  process = launch(*command)
-  wait_for(part, 60, process)
-  process.send_signal(signal.SIGTERM)
-  _, err = process.communicate()
-  assert process.returncode == 128 + signal.SIGTERM, err
-  assert "stopped by SIGTERM after step" in err
+  stop(signal.SIGKILL, part, random.Random().randrange(4, 60), *command)
   code, _, err = finish(*command)
   assert code == 0, err
   for name in ("metrics.jsonl", "model/model.safetensors"):

@@ -12,10 +12,11 @@ from matplotlib import image
 
 from experiments.drivers import lottery
 from experiments.errors import UserError
-from experiments.runs import programs, progress, train
+from experiments.runs import checkpoints, programs, progress, train
 from experiments.tables import lottery as lottery_report
 from sparsejax import nnz
 from tests.experiments import small
+from tests.experiments.interrupted import Crash, assert_same_run
 from tests.experiments.small_lottery import BRANCHES, STEP, make
 
 
@@ -325,6 +326,31 @@ def test_more_levels_and_seeds_join_a_finished_workdir(copied):
   other.rate = 0.5
   with pytest.raises(UserError, match=r"rate: 0\.2 -> 0\.5"):
     lottery.run(other, str(copied))
+
+
+def test_tickets_that_crashed_end_in_the_same_bits(
+  finished, tmp_path, monkeypatch
+):
+  """Within levels and between them, at one save after another."""
+  config = make(methods=("rewound", "random"))
+  config.stability.branches = ()
+  save, saves = checkpoints.save, []
+
+  def crashing(manager, step, state):
+    save(manager, step, state)
+    saves.append(step)
+    if len(saves) in (3, 5, 8):
+      raise Crash
+
+  monkeypatch.setattr(checkpoints, "save", crashing)
+  for _ in range(3):
+    with pytest.raises(Crash):
+      lottery.run(config, str(tmp_path))
+  lottery.run(config, str(tmp_path))
+  runs = [f.parent for f in tmp_path.rglob("metrics.jsonl")]
+  assert len(runs) == 5
+  for run in runs:
+    assert_same_run(run, finished.path / run.relative_to(tmp_path))
 
 
 def test_nothing_is_compiled_from_the_second_level_on(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from experiments.drivers import prune_llm
 from experiments.errors import UserError
 from experiments.llm.io import huggingface
 from experiments.llm.prune import kernels
-from tests.experiments.drivers.test_finetune import SIZES, TEXT
+from tests.experiments.small_finetune import SIZES, TEXT
 
 METHODS = {
   "magnitude": {"name": "magnitude"},

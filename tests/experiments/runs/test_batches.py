@@ -13,7 +13,7 @@ from experiments.config import parts
 from experiments.runs import batches as source
 from experiments.runs import train
 from tests.experiments import small
-from tests.experiments.runs.test_train import Crash, assert_same_run, crash_at
+from tests.experiments.interrupted import Crash, assert_same_run, crash_at
 
 KEY = parts.streams(0)["data"]
 

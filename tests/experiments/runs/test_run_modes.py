@@ -1,7 +1,5 @@
 """Runs in packed mode and by kernels: the same files, masks and checkpoints."""
 
-import signal
-
 import jax
 import numpy as np
 import pytest
@@ -11,12 +9,12 @@ from experiments.errors import UserError
 from experiments.runs import metrics, train
 from sparsejax import kernels
 from tests.experiments import small, small_lottery
-from tests.experiments.runs.test_resume import (
+from tests.experiments.interrupted import (
+  Crash,
   assert_same_run,
+  crash_at,
   last_state,
-  wait_for,
 )
-from tests.experiments.test_main import finish, launch
 
 
 def config(algorithm, mode):
@@ -72,18 +70,8 @@ def test_a_run_goes_on_in_another_mode(tmp_path):
   half.steps = 24
   path = tmp_path / "half"
 
-  class Stop(Exception):
-    pass
-
-  def stopping(name, steps, step):
-    def advance(step, note):
-      if step >= 12:
-        raise Stop
-
-    return advance
-
-  with pytest.raises(Stop):
-    train.train(half, path, progress=stopping)
+  with pytest.raises(Crash):
+    train.train(half, path, progress=crash_at(range(12, 24)))
   assert metrics.read(path)[-1]["step"] < 24
   result = train.train(config("rigl", "packed"), path)
   jax.tree.map(np.testing.assert_array_equal, whole.masks, result.masks)
@@ -126,26 +114,11 @@ def test_an_unknown_mode_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_packed_run_killed_goes_on_in_the_same_bits(tmp_path):
-  command = (
-    "--config=tests/experiments/small.py:gmp",
-    "--config.steps=200",
-    "--config.algorithm.begin=8",
-    "--config.algorithm.end=152",
-    "--config.algorithm.delta_t=36",
-    "--config.mode=packed",
-    "--config.checkpoint_every=20",
-    "--config.eval_every=40",
-  )
+def test_a_packed_run_that_crashed_goes_on_in_the_same_bits(tmp_path):
   whole, part = tmp_path / "whole", tmp_path / "part"
-  code, _, err = finish(*command, f"--workdir={whole}")
-  assert code == 0, err
-  for step in (30, 110):
-    process = launch(*command, f"--workdir={part}")
-    wait_for(part, step, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-  code, _, err = finish(*command, f"--workdir={part}")
-  assert code == 0, err
+  train.train(config("gmp", "packed"), whole)
+  for step in (8, 16):
+    with pytest.raises(Crash):
+      train.train(config("gmp", "packed"), part, progress=crash_at([step]))
+  train.train(config("gmp", "packed"), part)
   assert_same_run(whole, part)

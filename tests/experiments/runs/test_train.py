@@ -1,6 +1,5 @@
 """The trainer in one process: what a run writes, and that it can be resumed."""
 
-import json
 import os
 
 import jax
@@ -15,6 +14,7 @@ from experiments.errors import UserError
 from experiments.runs import batches as source
 from experiments.runs import checkpoints, metrics, programs, train
 from tests.experiments import small
+from tests.experiments.interrupted import Crash, assert_same_run, crash_at
 
 
 def make(algorithm="rigl", /, **changes):
@@ -22,41 +22,6 @@ def make(algorithm="rigl", /, **changes):
   for key, value in changes.items():
     config[key] = value
   return config
-
-
-class Crash(Exception):
-  pass
-
-
-def crash_at(steps):
-  """A progress that ends the run as a fault would, at the first such step."""
-  steps = set(steps)
-
-  def track(name, total, start):
-    def advance(step, note=""):
-      if step in steps:
-        raise Crash
-
-    return advance
-
-  return track
-
-
-def assert_same_run(a, b):
-  name = "metrics.jsonl"
-  assert (a / name).read_bytes() == (b / name).read_bytes()
-  for x, y in zip(*map(saved_leaves, (a, b)), strict=True):
-    np.testing.assert_array_equal(x, y)
-
-
-def saved_leaves(path):
-  config = json.loads((path / "config.json").read_text())["config"]
-  manager = checkpoints.open_manager(path / "checkpoints")
-  step = manager.latest_step()
-  assert step == config["steps"]
-  state = manager.restore(step)["state"]
-  manager.close()
-  return jax.tree.leaves(state)
 
 
 @pytest.mark.parametrize("algorithm", small.ALGORITHMS)

@@ -136,8 +136,9 @@ def test_a_sweep_goes_on_and_tells_of_failures(config, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_to_the_same_bits(tmp_path):
-  path = tmp_path / "config.py"
-  path.write_text(CONFIG.replace('"small"', '"small"\n  config.steps = 600'))
+  file = tmp_path / "config.py"
+  file.write_text(CONFIG.replace('"small"', '"small"\n  config.steps = 600'))
+  path = f"{file}:1"  # of one seed: two runs
   whole, root = tmp_path / "whole", tmp_path / "root"
   assert command(path, whole, "--jobs=2").returncode == 0
   running = subprocess.Popen(
@@ -153,7 +154,7 @@ def test_a_killed_sweep_goes_on_to_the_same_bits(tmp_path):
     time.sleep(0.05)
   running.send_signal(signal.SIGKILL)
   running.wait()
-  names = grid.plan(str(path))
+  names = grid.plan(path)
   assert not all((root / name / "finished.json").exists() for name in names)
   again = command(path, root, "--jobs=2")
   assert again.returncode == 0, again.stderr
