@@ -8,6 +8,8 @@ import pytest
 
 import sparsejax
 
+pytestmark = pytest.mark.core
+
 MODULES = [
   "sparsejax",
   *(

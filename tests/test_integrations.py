@@ -15,6 +15,8 @@ from flax.training.train_state import TrainState
 import sparsejax
 from sparsejax import distributions, modes
 
+pytestmark = pytest.mark.core
+
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (16, 8))
 Y = jnp.sin(X[:, :4])

@@ -14,6 +14,8 @@ import sparsejax
 from sparsejax import distributions, lottery, scores
 from tests.conformance import table
 
+pytestmark = pytest.mark.core
+
 KEY = jax.random.key(0)
 EVERYTHING = distributions.matching("")
 

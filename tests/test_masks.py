@@ -8,6 +8,8 @@ import pytest
 
 from sparsejax import masks as lib
 
+pytestmark = pytest.mark.core
+
 PARAMS = {"a": jnp.arange(1.0, 7.0).reshape(2, 3), "b": [jnp.ones(2)]}
 MASKS = {
   "a": jnp.array([[True, False, True], [False, False, True]]),

@@ -19,6 +19,8 @@ from sparsejax import distributions, schedules, scores, updates
 from tests.conformance import table as conformance
 from tests.marks import slow
 
+pytestmark = pytest.mark.core
+
 KEY = jax.random.key(0)
 
 

@@ -12,6 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from sparsejax.select import top_k_mask, top_k_masks
 
+pytestmark = pytest.mark.core
+
 DTYPES = {
   "float32": np.float32,
   "float16": np.float16,

@@ -14,6 +14,8 @@ import sparsejax
 from sparsejax import lottery
 from tests.marks import slow
 
+pytestmark = pytest.mark.core
+
 KEY = jax.random.key(0)
 STEPS = 4
 

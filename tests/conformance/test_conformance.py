@@ -17,6 +17,8 @@ import pytest
 import sparsejax
 from tests.conformance import table as conformance
 
+pytestmark = pytest.mark.core
+
 PLACES = {
   "plain": lambda algorithm, inner: algorithm(inner),
   "inside_multi_steps": lambda algorithm, inner: optax.MultiSteps(

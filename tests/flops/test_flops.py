@@ -13,6 +13,8 @@ from jax import lax
 
 from sparsejax import flops
 
+pytestmark = pytest.mark.core
+
 BATCH, IN, OUT = 6, 4, 5
 DENSE = 2 * BATCH * IN * OUT
 

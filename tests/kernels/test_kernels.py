@@ -15,6 +15,8 @@ from sparsejax import kernels, packed
 from sparsejax.kernels import build
 from tests.marks import slow
 
+pytestmark = pytest.mark.core
+
 SOURCES = pathlib.Path(kernels.__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 

@@ -12,6 +12,8 @@ import sparsejax
 from sparsejax import kernels, modes, packed, patterns, schedules, scores
 from tests.marks import slow
 
+pytestmark = pytest.mark.core
+
 STEPS = 200
 KEY = jax.random.key(1)
 # Where params take a gradient step as masks move, the compiler may round a sum

@@ -11,6 +11,8 @@ import sparsejax
 from sparsejax import packed, patterns
 from tests.marks import slow
 
+pytestmark = pytest.mark.core
+
 
 def random_mask(shape, density=0.2):
   return np.random.default_rng(0).random(shape) < density

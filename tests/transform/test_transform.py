@@ -13,6 +13,8 @@ import pytest
 
 import sparsejax
 
+pytestmark = pytest.mark.core
+
 KEY = jax.random.key(0)
 PARAMS = {"a": {"w": jnp.ones((4, 4))}, "b": jnp.ones(4)}
 

@@ -9,6 +9,8 @@ import pytest
 import sparsejax
 from sparsejax import scores, updates
 
+pytestmark = pytest.mark.core
+
 KEY = jax.random.key(0)
 MASK = jnp.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
 W = jnp.array([4.0, -3, 2, -1, 0, 0, 0, 0])

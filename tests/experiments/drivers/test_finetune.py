@@ -25,6 +25,8 @@ from tests.experiments.small_finetune import (
   make,
 )
 
+pytestmark = pytest.mark.core
+
 
 def evaluations(result):
   return [r for r in result.history if r["split"] == "test"]

@@ -19,6 +19,8 @@ import pytest
 from experiments.errors import UserError
 from experiments.runs import checkpoints
 
+pytestmark = pytest.mark.core
+
 
 class State(NamedTuple):
   step: jax.Array

@@ -16,6 +16,8 @@ from experiments.runs import checkpoints, metrics, programs, train
 from tests.experiments import small
 from tests.experiments.interrupted import Crash, assert_same_run, crash_at
 
+pytestmark = pytest.mark.core
+
 
 def make(algorithm="rigl", /, **changes):
   config = small.get_config(algorithm)
