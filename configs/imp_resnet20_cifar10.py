@@ -22,7 +22,9 @@ GPU. `:smoke` takes a few steps of a small net.
 
 import ml_collections
 
-from experiments.recipes import vision
+from experiments.recipes import lottery
+
+_EPOCH = 391  # steps; the last batch is smaller in the released code
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -35,13 +37,40 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   smoke = arg == "smoke"
-  config = vision.imp_cifar10(rewind=500, smoke=smoke)
+  config = lottery.rewinding(levels=14, step=500, smoke=smoke)
   config.name = "imp_resnet20_cifar10"
-  config.base.model = {
+  config.rate = 0.2  # of the weights left, each time
+
+  base = config.base
+  base.steps = 4 if smoke else 160 * _EPOCH
+  base.batch_size = 8 if smoke else 128
+  base.augment = True  # padded by zeros, cropped, mirrored
+  base.data = {
+    "name": "cifar10",
+    "data_dir": ml_collections.config_dict.placeholder(str),  # TFDS's own
+    "mode": "constant",
+  }
+  base.model = {
     "name": "resnet",
     "depth": 8 if smoke else 20,
     "shortcut": "B",
     "width": 2 if smoke else 16,
     "norm_scale": "uniform",
   }
+  base.optimizer = {
+    "name": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "decay_vectors": True,
+  }
+  base.schedule = {
+    "name": "piecewise",
+    "learning_rate": 0.1,
+    "boundaries": (80 * _EPOCH, 120 * _EPOCH),
+    "factor": 0.1,
+  }
+  base.log_every = 2 if smoke else _EPOCH
+  base.eval_every = 2 if smoke else 10 * _EPOCH
+  base.eval_batch_size = 8 if smoke else 1000
+  base.checkpoint_every = 2 if smoke else 20 * _EPOCH
   return config

@@ -6,7 +6,6 @@ from typing import Any
 import ml_collections
 
 from experiments.config import parts
-from experiments.drivers import lottery
 from experiments.errors import unknown
 
 # What `algorithm` has keywords for.
@@ -422,69 +421,3 @@ def epochs(
     A function of the epoch, counted from 0.
   """
   return lambda epoch: int(epoch * config.steps // number)
-
-
-def imp_cifar10(*, rewind: int, smoke: bool) -> ml_collections.ConfigDict:
-  """Iterative magnitude pruning on CIFAR-10, as open_lth trains its nets.
-
-  Args:
-    rewind: The step that weights are rewound to.
-    smoke: Whether to take a few steps only, of small batches.
-
-  Returns:
-    The config of lottery tickets, but for its name and its model.
-  """
-  epoch = 391  # batches of 128, the last one smaller there
-  config = lottery.defaults()
-  config.seeds = (0,) if smoke else (0, 1, 2)
-  config.levels = 2 if smoke else 14
-  base = config.base
-  base.steps = 4 if smoke else 160 * epoch
-  base.batch_size = 8 if smoke else 128
-  base.augment = True
-  base.data = {
-    "name": "cifar10",
-    "data_dir": ml_collections.config_dict.placeholder(str),  # TFDS's own
-    "mode": "constant",
-  }
-  base.optimizer = {
-    "name": "sgd",
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "decay_vectors": True,
-  }
-  base.schedule = {
-    "name": "piecewise",
-    "learning_rate": 0.1,
-    "boundaries": (80 * epoch, 120 * epoch),
-    "factor": 0.1,
-  }
-  base.log_every = 2 if smoke else epoch
-  base.eval_every = 2 if smoke else 10 * epoch
-  base.eval_batch_size = 8 if smoke else 1000
-  base.checkpoint_every = 2 if smoke else 20 * epoch
-  rewind = 1 if smoke else rewind
-  config.branches = {
-    "rewound": {"retrain": "weights", "step": rewind},
-    "ticket": {"retrain": "weights", "step": 0},
-    "reinit": {
-      "retrain": "reinit",
-      "step": rewind,
-      "masks": "same",
-      "of": "rewound",
-    },
-    "random": {"retrain": "weights", "step": rewind, "masks": "random"},
-  }
-  config.methods = ("rewound", "ticket", "reinit", "random")
-  config.stability = {
-    "branches": ("rewound", "ticket"),
-    "levels": tuple(range(config.levels + 1)),
-    "points": 3 if smoke else 30,
-  }
-  config.expected = (
-    ("ticket", "rewound"),
-    ("reinit", "rewound"),
-    ("random", "rewound"),
-    ("dense", "rewound"),
-  )
-  return config
