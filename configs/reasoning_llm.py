@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   smoke = variant == llm.SMOKE
   config = recovery.defaults()
   config.name = f"reasoning_llm {task}"
-  config.base = llm.run(variant)
+  config.base = llm.run(variant, steps=200, batch_size=4)
   base = config.base
   base.task = {
     "name": "reasoning",
@@ -55,27 +55,20 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   }
   if smoke:
     base.model = {**base.model.to_dict(), "context": 256}
-  else:
-    base.steps = 200
-    base.batch_size = 4
-  tuned = llm.method({"name": "full"}, rate=5e-5)
+  tuned = llm.setting({"name": "full"}, learning_rate=5e-5, warmup=5)
   config.dense = {**tuned, "save": True}
-  config.starts = {
-    "sparsegpt 50 %": {
-      "prune": {
-        "name": "sparsegpt",
-        "sparsity": 0.5,
-        "sequences": 4 if smoke else 64,
-        "length": base.task.length,
-      }
-    }
-  }
+  config.starts = llm.starts(
+    ("sparsegpt",),
+    (0.5,),
+    sequences=4 if smoke else 64,
+    length=base.task.length,
+  )
   config.bases = tuple(config.starts)
   seft = {"name": "seft", "rank": 8, "every": max(1, base.steps // 10)}
   config.settings = {
-    "seft": llm.method(seft, rate=1e-3),
+    "seft": llm.setting(seft, learning_rate=1e-3, warmup=5),
     "fixed mask, squarehead": {
-      **llm.method({"name": "fixed"}, rate=1e-4),
+      **llm.setting({"name": "fixed"}, learning_rate=1e-4, warmup=5),
       "loss": {"cross_entropy": 1.0, "square_head": 1.0},
       "teacher": {"name": "dense"},
     },

@@ -44,7 +44,7 @@ ABLATIONS = {
 GAIN = "7B, commonsense: 0.2 to 2 points above SPP, SQFT, LoRA*"
 # The best of several after Wanda at 60 %, on either model, judged by the
 # addresses of the 1990s, with a seed that is not in the table.
-RATES = {
+LEARNING_RATES = {
   "lora": 3e-3,
   "spp": 3e-2,
   "masked_lora": 3e-3,
@@ -65,25 +65,34 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """
   variant = llm.parse(arg)
   full = variant != llm.SMOLLM2
+  smoke = variant == llm.SMOKE
   config = recovery.defaults()
   config.name = f"seft_llm {variant}"
-  config.base = llm.run(variant)
-  config.starts = llm.starts(variant, PRUNERS, (0.6, 0.7))
+  config.base = llm.run(
+    variant, steps=100, batch_size=4 if variant == llm.BYTES else 1
+  )
+  config.starts = llm.starts(
+    PRUNERS,
+    (0.6, 0.7),
+    sequences=4 if smoke else 32,
+    length=config.base.task.length,
+  )
   config.bases = ("wanda 60 %",)
   if variant == llm.BYTES:
     config.bases = tuple(config.starts)
   every = max(1, config.base.steps // 10)
   moves = {"every": every, "accumulate": min(5, every)}
   config.settings = {
-    name: llm.method(
+    name: llm.setting(
       {**method, **moves} if method["name"] in ("spiel", "seft") else method,
-      rate=RATES[method["name"]],
+      learning_rate=LEARNING_RATES[method["name"]],
+      warmup=5,
     )
     for name, method in (METHODS | ABLATIONS).items()
   }
   config.settings["lora*"].prune_again = {"name": "wanda"}
   config.methods = ("none", *METHODS, *(ABLATIONS if full else ()))
-  if variant != llm.SMOKE:
+  if not smoke:
     config.published = tuple((base, "seft", GAIN) for base in config.bases)
   config.expected = (
     ("none", "lora*"),

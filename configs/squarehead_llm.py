@@ -34,7 +34,7 @@ LOSSES = {
 }
 # The best tried: for bytes of four rates for each loss; for SmolLM2 of three,
 # for CE and SquareHead. See BUILD_NOTES.md.
-RATES = {SMOLLM2: 3e-4, BYTES: 1e-4, SMOKE: 3e-4}
+LEARNING_RATES = {SMOLLM2: 3e-4, BYTES: 1e-4, SMOKE: 3e-4}
 # Full sparse fine-tuning of MPT-7B on GSM8K, by SquareHead: model cards.
 PUBLISHED = {
   0.6: "MPT-7B, GSM8K: 28.2 % -> 28.8 %",
@@ -60,20 +60,34 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   variant = llm.parse(arg, others=("gsm8k",))
   config = recovery.defaults()
   config.name = f"squarehead_llm {variant}"
-  config.base = llm.run(variant)
+  config.base = llm.run(
+    variant, steps=100, batch_size=4 if variant == BYTES else 1
+  )
   # What was trained on this text is tuned on it.
   if variant != BYTES:
-    tuned = llm.method({"name": "full"}, rate=3e-5)
+    tuned = llm.setting({"name": "full"}, learning_rate=3e-5, warmup=5)
     config.dense = {**tuned, "save": True}
   sparsities = {
     SMOLLM2: (0.7,),
     BYTES: (0.5, 0.6, 0.7, 0.75),
     SMOKE: (0.6,),
   }[variant]
-  config.starts = llm.starts(variant, ("sparsegpt",), sparsities)
+  config.starts = llm.starts(
+    ("sparsegpt",),
+    sparsities,
+    sequences=4 if variant == SMOKE else 32,
+    length=config.base.task.length,
+  )
   config.bases = tuple(config.starts)
   config.settings = {
-    name: _setting(loss, rate=RATES[variant]) for name, loss in LOSSES.items()
+    name: {
+      **llm.setting(
+        {"name": "fixed"}, learning_rate=LEARNING_RATES[variant], warmup=5
+      ),
+      "loss": loss,
+      "teacher": {"name": "dense" if len(loss) > 1 else "none"},
+    }
+    for name, loss in LOSSES.items()
   }
   config.methods = ("none", *LOSSES)
   if variant != SMOKE:
@@ -92,12 +106,6 @@ def _published(sparsities):
     for s in sparsities
     if s in PUBLISHED
   )
-
-
-def _setting(loss, *, rate):
-  setting = llm.method({"name": "fixed"}, rate=rate)
-  teacher = "dense" if len(loss) > 1 else "none"
-  return {**setting, "loss": loss, "teacher": {"name": teacher}}
 
 
 def _gsm8k():

@@ -1,7 +1,8 @@
-"""What the config files of language models share: models and texts.
+"""Models, texts and grids that config files of language models share.
 
 Three variants: the pretrained SmolLM2; a byte-level model that is trained here,
-for full grids; and `smoke`, whose model and text need no file.
+for full grids; and `smoke`, whose model and text need no file. Learning rates,
+steps and methods stand in the config files.
 """
 
 from collections.abc import Sequence
@@ -17,11 +18,11 @@ VARIANTS = (SMOLLM2, BYTES, SMOKE)
 
 
 def parse(arg: str, *, others: Sequence[str] = ()) -> str:
-  """The variant that a config's argument names, SmolLM2 if none.
+  """Reads the variant from a config's argument; the default is SmolLM2.
 
   Args:
     arg: The argument.
-    others: What the config knows besides, for the error.
+    others: Further arguments that the config accepts, listed in the error.
 
   Returns:
     One of VARIANTS.
@@ -35,7 +36,14 @@ def parse(arg: str, *, others: Sequence[str] = ()) -> str:
 
 
 def model(variant: str) -> dict[str, Any]:
-  """The part `model` of a config."""
+  """Makes a config's `model`.
+
+  Args:
+    variant: One of VARIANTS.
+
+  Returns:
+    The mapping.
+  """
   if variant == SMOLLM2:
     return {"name": "smollm2"}
   if variant == BYTES:
@@ -52,7 +60,9 @@ def model(variant: str) -> dict[str, Any]:
 
 
 def text(variant: str) -> dict[str, Any]:
-  """The part `task` of a config: the State of the Union addresses.
+  """Makes a config's `task`: the State of the Union addresses.
+
+  The smoke test takes Python's own help texts instead.
 
   Args:
     variant: One of VARIANTS.
@@ -79,22 +89,27 @@ def text(variant: str) -> dict[str, Any]:
   }
 
 
-def run(variant: str) -> ml_collections.ConfigDict:
-  """The config of a run of finetune.py, without a method.
+def run(
+  variant: str, *, steps: int, batch_size: int
+) -> ml_collections.ConfigDict:
+  """Makes the config of a fine-tuning run, without a method.
 
   Args:
     variant: One of VARIANTS.
+    steps: Training steps; 6 in a smoke test.
+    batch_size: Windows of text in each; 2 in a smoke test.
 
   Returns:
     The config.
   """
+  smoke = variant == SMOKE
   config = finetune.defaults()
   config.name = variant
-  config.steps = {SMOLLM2: 100, BYTES: 100, SMOKE: 6}[variant]
-  config.batch_size = {SMOLLM2: 1, BYTES: 4, SMOKE: 2}[variant]
+  config.steps = 6 if smoke else steps
+  config.batch_size = 2 if smoke else batch_size
   config.model = model(variant)
   config.task = text(variant)
-  config.log_every = {SMOLLM2: 10, BYTES: 10, SMOKE: 3}[variant]
+  config.log_every = 3 if smoke else 10
   config.eval_every = 0
   config.checkpoint_every = {SMOLLM2: 50, BYTES: 0, SMOKE: 3}[variant]
   config.tensorboard = False
@@ -103,45 +118,58 @@ def run(variant: str) -> ml_collections.ConfigDict:
 
 
 def starts(
-  variant: str, pruners: Sequence[str], sparsities: Sequence[float]
+  pruners: Sequence[str],
+  sparsities: Sequence[float],
+  *,
+  sequences: int,
+  length: int,
 ) -> dict[str, dict[str, Any]]:
-  """The part `starts` of a config of recovery.py.
+  """Makes `starts` of a recovery config: each pruner at each sparsity.
 
   Args:
-    variant: One of VARIANTS.
     pruners: Methods of one-shot pruning.
-    sparsities: At each of which each of them prunes.
+    sparsities: Shares of zeros.
+    sequences: Number of calibration windows.
+    length: Tokens of each window.
 
   Returns:
-    The mapping, its names as in "wanda 60 %".
+    The mapping, with names such as "wanda 60 %".
   """
-  length = text(variant)["length"]
-  calibration = {"sequences": 4 if variant == SMOKE else 32, "length": length}
   return {
     f"{name} {100 * sparsity:g} %": {
-      "prune": {"name": name, "sparsity": sparsity, **calibration}
+      "prune": {
+        "name": name,
+        "sparsity": sparsity,
+        "sequences": sequences,
+        "length": length,
+      }
     }
     for name in pruners
     for sparsity in sparsities
   }
 
 
-def method(options: dict[str, Any], *, rate: float) -> dict[str, Any]:
-  """A part of `settings` of a config of recovery.py.
+def setting(
+  method: dict[str, Any], *, learning_rate: float, warmup: int
+) -> dict[str, Any]:
+  """Makes one of the `settings` of a recovery config: AdamW without decay.
 
   Args:
-    options: The method's name and keywords.
-    rate: The learning rate, which falls linearly after a short warm-up.
+    method: The method's name and keywords.
+    learning_rate: Its peak, from which it falls linearly to 0.
+    warmup: Steps in which it rises from 0.
 
   Returns:
     The mapping.
   """
-  deltas = options["name"] in ("spiel", "seft")
+  deltas = method["name"] in ("spiel", "seft")
+  optimizer = "delta_adamw" if deltas else "adamw"
   return {
-    "method": options,
-    "optimizer": {
-      "name": "delta_adamw" if deltas else "adamw",
-      "weight_decay": 0.0,
+    "method": method,
+    "optimizer": {"name": optimizer, "weight_decay": 0.0},
+    "schedule": {
+      "name": "linear",
+      "learning_rate": learning_rate,
+      "warmup": warmup,
     },
-    "schedule": {"name": "linear", "learning_rate": rate, "warmup": 5},
   }
