@@ -1,4 +1,4 @@
-"""Packages that only language models need, imported when they are needed."""
+"""Packages of the extra `llm`, imported when a function needs one."""
 
 import importlib
 import types

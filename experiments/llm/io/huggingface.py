@@ -1,6 +1,6 @@
-"""Reads and writes the folders of models of Hugging Face's transformers.
+"""Reads and writes models in the folders of Hugging Face's transformers.
 
-Files: config.json, model.safetensors (or several, with an index), and the
+The files: config.json, model.safetensors (or several, with an index), and the
 tokenizer's; see tokenizer.py.
 """
 
@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from experiments import errors
 from experiments.errors import UserError
-from experiments.llm import optional
 from experiments.llm.families import registry
 from experiments.llm.io import files, tensors, tokenizer
 from experiments.llm.io.model import Model, check_vocabulary
@@ -78,8 +79,8 @@ def write_model(
 ) -> None:
   """Writes a model for `read_model` and for transformers.
 
-  In float32, what is read again has the same bits. Zeros stay zeros in every
-  dtype; the smallest weights become zeros in float16.
+  float32 keeps all bits. Zeros stay zeros in every dtype; in float16 the
+  smallest weights become zeros.
 
   Args:
     folder: of the files; made if need be. Each file is replaced when the new
@@ -144,9 +145,7 @@ def write_folder(
   folder.mkdir(parents=True, exist_ok=True)
   with files.replacing(folder / "model.safetensors") as path:
     # transformers asks for this metadata, whatever wrote the file.
-    optional.load("safetensors.numpy").save_file(
-      dict(by_name), path, metadata={"format": "pt"}
-    )
+    safetensors.numpy.save_file(dict(by_name), path, metadata={"format": "pt"})
   tokenizer.write_tokenizer(folder, words)
   with files.replacing(folder / "config.json") as path:
     path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
@@ -156,7 +155,6 @@ def _open(
   folder: pathlib.Path, ignored: tuple[str, ...], stack: contextlib.ExitStack
 ) -> dict[str, Any]:
   """Opens a folder's tensors, to be read by slicing while the stack is open."""
-  safetensors = optional.load("safetensors")
   names = ["model.safetensors"]
   index = folder / "model.safetensors.index.json"
   if not (folder / names[0]).is_file() and index.is_file():

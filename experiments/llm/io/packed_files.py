@@ -1,18 +1,18 @@
-"""Params in one safetensors file, of which only the non-zeros are written.
+"""Parameters, packed or dense, in one safetensors file.
 
-The layout: a leaf that is dense is a tensor named by its key path, parts joined
-by slashes. A packed leaf P is `P:values`, [slots], and a tensor `P:NAME` for
-each array of its structure, with dots for what lies deeper. The header's
-metadata hold `format` ("sparsejax-packed"), `version` ("1"), `structures`, a
-JSON object from P to `kind`, the name of the structure's class in
-`sparsejax.packed`, and its other fields (`sizes` is the array's shape), and
-`about`, a JSON object for whoever wrote the file. These classes say what the
-arrays mean.
+The layout: a dense leaf is a tensor named by its key path, joined by slashes. A
+packed leaf P is `P:values`, [slots], and a tensor `P:NAME` for each array of
+its structure, with dots between nested fields. The header's metadata hold
+`format` ("sparsejax-packed"), `version` ("1"), `structures`, a JSON object from
+P to `kind`, the name of the structure's class in `sparsejax.packed`, and its
+other fields (`sizes` is the array's shape), and `about`, a JSON object that
+describes the parameters. The classes document their arrays.
 """
 
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax import traverse_util
 
 from experiments.errors import UserError
 from experiments.llm.io import files
@@ -42,12 +43,12 @@ _KINDS = {
 
 
 def write_tree(path: pathlib.Path, tree: Any, about: dict[str, Any]) -> None:
-  """Writes params.
+  """Writes parameters to a file, which is replaced when complete.
 
   Args:
     path: The file.
-    tree: Nested dicts of arrays, some of them packed.
-    about: What else to say of them: what JSON can hold.
+    tree: Nested dicts of arrays and packed leaves.
+    about: Describes them; what JSON can hold.
   """
   tensors, structures = {}, {}
   for key, leaf in jax.tree_util.tree_leaves_with_path(
@@ -80,13 +81,13 @@ def write_tree(path: pathlib.Path, tree: Any, about: dict[str, Any]) -> None:
 
 
 def read_tree(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads what `write_tree` wrote, and checks that it is whole.
+  """Reads parameters that `write_tree` wrote, and checks their structures.
 
   Args:
     path: The file.
 
   Returns:
-    Nested dicts of arrays, some of them packed; and what was said of them.
+    Nested dicts of arrays and packed leaves; and `about`.
 
   Raises:
     UserError: If the file is missing, damaged, or of another format.
@@ -110,14 +111,17 @@ def read_tree(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     for name, fields in structures.items():
       leaves[name] = _packed(name, dict(fields), tensors)
-    tree = _nested(leaves)
+    tree = traverse_util.unflatten_dict(leaves, sep="/")
     packed.check(tree)
     return tree, json.loads(metadata["about"])
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path} is damaged: {error}") from error
 
 
-def _packed(name, fields, tensors):
+def _packed(
+  name: str, fields: dict[str, Any], tensors: Mapping[str, np.ndarray]
+) -> packed.Packed:
+  """Makes the packed leaf of a name from its fields and the file's tensors."""
   kind = _KINDS[fields.pop("kind")]
   values, arrays, back = None, {}, {}
   for key, x in tensors.items():
@@ -134,14 +138,3 @@ def _packed(name, fields, tensors):
     arrays["back"] = Back(**back)
   fields["sizes"] = tuple(fields["sizes"])
   return packed.Packed(values, kind(**arrays, **fields))
-
-
-def _nested(leaves):
-  tree = {}
-  for name, x in leaves.items():
-    *folders, last = name.split("/")
-    inner = tree
-    for folder in folders:
-      inner = inner.setdefault(folder, {})
-    inner[last] = x
-  return tree

@@ -21,28 +21,29 @@ from experiments.llm.io.model import Model, check_vocabulary
 from sparsejax import packed
 
 DTYPES = ("float32", "bfloat16")  # what the kernels multiply
-# Denser matrices are larger by rows than by bits, and products slower.
+# Above this density rows take more memory than bit masks, and more time.
 _MOST_BY_ROWS = 0.4
-_WORTH = 0.9  # of density, up to which a matrix is packed at all
+_MOST_PACKED = 0.9  # above this density a kernel is not packed
 
 
 def pack(model: Model, *, dtype: str = "float32") -> Model:
-  """Keeps the non-zeros of the blocks' matrices only.
+  """Packs the layers' kernels, of which only the non-zeros are kept.
 
   Args:
     model: A model with zeros in place.
     dtype: Of all weights.
 
   Returns:
-    The model with `packed.Packed` kernels: rows for the kernels on CPUs up to a
-    density of 0.4, two bits a weight for 2:4, a bit mask for what is denser.
+    The model with `packed.Packed` kernels: 2:4 with two bits per weight, others
+    as rows for the CPU's kernels up to a density of 0.4, as bit masks up to
+    0.9; denser ones stay arrays.
   """
   leaves = traverse_util.flatten_dict(model.params, sep="/")
   masks = dict.fromkeys(leaves, True)
   for name, x in leaves.items():
     if is_layer_kernel(name):
       mask = np.asarray(x) != 0
-      if mask.mean() <= _WORTH:
+      if mask.mean() <= _MOST_PACKED:
         masks[name] = mask
   params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
   masks = traverse_util.unflatten_dict(masks, sep="/")
@@ -50,6 +51,7 @@ def pack(model: Model, *, dtype: str = "float32") -> Model:
 
 
 def _format(name: str, mask: np.ndarray) -> packed.Format:
+  """Chooses the format of a kernel's mask [layers, in, out]."""
   del name
   choices = [packed.n_of_m(2, 4), packed.bits()]
   if mask.mean() <= _MOST_BY_ROWS:
@@ -58,13 +60,13 @@ def _format(name: str, mask: np.ndarray) -> packed.Format:
 
 
 def unpack(model: Model) -> Model:
-  """Undoes `pack`.
+  """Unpacks a model's kernels into arrays with zeros in place.
 
   Args:
     model: A model, packed or not.
 
   Returns:
-    The model with NumPy arrays, zeros in place.
+    The model with NumPy arrays.
   """
   dense = jax.tree.map(np.asarray, packed.unpack(model.params))
   return model._replace(params=dense)
@@ -90,7 +92,7 @@ def write_model(path: pathlib.Path, model: Model) -> None:
 
 
 def read_model(path: pathlib.Path) -> Model:
-  """Reads what `write_model` wrote.
+  """Reads a model that `write_model` wrote.
 
   Args:
     path: The file.
@@ -125,6 +127,7 @@ def read_model(path: pathlib.Path) -> Model:
 
 
 def _tokenizer(fields: dict[str, Any]) -> tokenizer.Tokenizer:
+  """Makes the tokenizer from its fields in the file."""
   return tokenizer.Tokenizer(
     tokenizer.backend(fields["text"]),
     fields["eos"],

@@ -1,4 +1,4 @@
-"""Text to tokens and back, with the tokenizer of a model or byte by byte.
+"""Tokenizers of models, and one whose tokens are bytes.
 
 A thin layer over the package tokenizers. The files are Hugging Face's
 `tokenizer.json` and `tokenizer_config.json`.
@@ -20,13 +20,13 @@ _END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-  """What turns text into the tokens of one model.
+  """The tokenizer of a model.
 
   Attributes:
     backend: a `tokenizers.Tokenizer`.
     eos: the token that ends an answer.
-    bos: the token that a text of this model begins with, or None.
-    chat_template: the Jinja template that makes a text of messages, or None.
+    bos: the token that begins every text, or None.
+    chat_template: the Jinja template of a conversation's text, or None.
   """
 
   backend: Any
@@ -36,17 +36,17 @@ class Tokenizer:
 
   @property
   def vocab_size(self) -> int:
-    """One more than the largest token."""
+    """The largest token plus one."""
     return 1 + max(self.backend.get_vocab().values())
 
   @property
   def end_of_text(self) -> int:
-    """The token between documents; `eos` where there is no other."""
+    """The token between documents: one of the usual names, else `eos`."""
     ids = map(self.backend.token_to_id, _END_OF_TEXT)
     return next((i for i in ids if i is not None), self.eos)
 
   def encode(self, text: str) -> list[int]:
-    """Returns the tokens of a text, with nothing added before or after.
+    """Returns the tokens of a text, without adding special ones.
 
     The names of special tokens, such as "<|im_end|>", become those tokens.
 
@@ -62,7 +62,7 @@ class Tokenizer:
     """Returns the text of tokens, special ones included.
 
     Args:
-      ids: the tokens; an array will do.
+      ids: the tokens, a list or an array.
 
     Returns:
       The text; what is not sound UTF-8 becomes U+FFFD.
@@ -75,14 +75,14 @@ class Tokenizer:
     *,
     add_generation_prompt: bool = True,
   ) -> str:
-    """Returns the text of a conversation, by the model's own template.
+    """Returns the text of a conversation, formatted by the model's template.
 
     Args:
       messages: such as {"role": "user", "content": "Hello"}.
-      add_generation_prompt: end with what an answer of the model begins with.
+      add_generation_prompt: whether to append the beginning of an answer.
 
     Returns:
-      The text, with the first token of a text in it where the model has one.
+      The text, which includes `bos` where the template has it.
 
     Raises:
       UserError: there is no template, or it refuses the messages.
@@ -110,7 +110,7 @@ class Tokenizer:
 
 
 def byte_level() -> Tokenizer:
-  """Makes a tokenizer for models trained from scratch: a token is a byte.
+  """Makes a tokenizer of bytes, for models trained from scratch.
 
   Returns:
     Tokens 0 to 255 are the bytes of the text in UTF-8; 256 is "<|endoftext|>",
@@ -133,8 +133,8 @@ def read_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
   """Reads a tokenizer from the folder of a Hugging Face model.
 
   Args:
-    folder: of `tokenizer.json` and `tokenizer_config.json`; the template may
-      lie beside them, in `chat_template.jinja`.
+    folder: of `tokenizer.json` and `tokenizer_config.json`, and perhaps of
+      `chat_template.jinja`.
 
   Returns:
     The tokenizer.
@@ -155,7 +155,7 @@ def read_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
   except ValueError as error:
     raise UserError(f"{path}: {error}") from error
 
-  def token(key):
+  def token(key: str) -> int | None:
     name = config.get(key)
     name = name.get("content") if isinstance(name, dict) else name
     token = None if name is None else words.token_to_id(name)
@@ -181,20 +181,20 @@ def backend(text: str) -> Any:
   """Makes the backend of a tokenizer.
 
   Args:
-    text: what `tokenizer.json` holds.
+    text: the contents of `tokenizer.json`.
 
   Returns:
     A `tokenizers.Tokenizer`.
 
   Raises:
-    ValueError: it is not a sound one.
+    ValueError: the text is damaged.
   """
   tokenizers = optional.load("tokenizers")
   try:
     made = tokenizers.Tokenizer.from_str(text)
   except Exception as error:  # The package has no narrower one.
     raise ValueError(f"not a sound tokenizer: {error}") from error
-  # A file may ask for these; windows and batches are cut elsewhere.
+  # A file may switch these on; sequences are cut and padded in text/.
   made.no_truncation()
   made.no_padding()
   return made
@@ -217,7 +217,7 @@ def write_tokenizer(folder: str | pathlib.Path, tokenizer: Tokenizer) -> None:
     config["bos_token"] = tokenizer._name(tokenizer.bos)
   if tokenizer.chat_template is not None:
     config["chat_template"] = tokenizer.chat_template
-  # Of an older model in this folder; `read_tokenizer` would prefer it.
+  # An older model's file in this folder would be preferred by `read_tokenizer`.
   (folder / "chat_template.jinja").unlink(missing_ok=True)
   with files.replacing(folder / "tokenizer.json") as path:
     path.write_text(tokenizer.backend.to_str(), "utf-8")
@@ -226,7 +226,7 @@ def write_tokenizer(folder: str | pathlib.Path, tokenizer: Tokenizer) -> None:
 
 
 def _byte_names() -> list[str]:
-  """The characters that stand for the bytes 0 to 255 in byte-level BPE.
+  """Returns the characters that byte-level BPE has for the bytes 0 to 255.
 
   Radford et al., "Language Models are Unsupervised Multitask Learners", 2019:
   bytes that print in Latin-1 are themselves, and the others, in order, are the
@@ -238,12 +238,12 @@ def _byte_names() -> list[str]:
 
 
 @functools.cache
-def _compile(template: str):
-  """Compiles a template, whose author need not be trusted."""
+def _compile(template: str) -> Any:
+  """Compiles a template in a sandbox, since its author may not be trusted."""
   sandbox = optional.load("jinja2.sandbox")
   exceptions = optional.load("jinja2.exceptions")
 
-  def raise_exception(message):
+  def raise_exception(message: str) -> None:
     raise exceptions.TemplateError(message)
 
   # The settings under which templates are written, those of transformers.

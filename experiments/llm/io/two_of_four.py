@@ -1,10 +1,11 @@
 """2:4 models in the layout of compressed-tensors, which vLLM reads.
 
-In place of `P.weight` [out, in] there are `P.compressed` [out, in / 2], two
-weights of each four neighbours in their order, `P.bitmask` uint8
-[out, ceil(in / 8)], which of them these are, lowest bit first, and `P.shape`
-int64 [2, 1]. It is what compressed-tensors up to 0.12 calls sparse-24-bitmask;
-later versions, and vLLM since 2026, left it out again.
+A matrix `P.weight` [out, in] is three tensors: `P.compressed` [out, in / 2],
+two weights of every four inputs, in order; `P.bitmask`, uint8
+[out, ceil(in / 8)], which inputs have them, lowest bit first; and `P.shape`,
+int64 [2, 1].
+compressed-tensors calls this sparse-24-bitmask up to its version 0.12; later
+versions, and vLLM since 2026, no longer read it.
 """
 
 import pathlib
@@ -25,7 +26,7 @@ _SHOWN = 3
 def write_model(
   folder: pathlib.Path, model: Model, *, dtype: str = "float32"
 ) -> None:
-  """Writes a model whose blocks' matrices are 2:4 along their inputs.
+  """Writes a model whose layers' kernels are 2:4 along their inputs.
 
   Args:
     folder: Of the files; made if need be.
@@ -33,8 +34,8 @@ def write_model(
     dtype: Of the weights: float32, float16 or bfloat16.
 
   Raises:
-    UserError: If a matrix has more than two non-zeros of four neighbours, or
-      the dtype is unknown.
+    UserError: If a kernel has more than two non-zeros among four inputs, or the
+      dtype is unknown.
   """
   tensors, config = huggingface.tensors_and_config(model, dtype)
   names = kernel_names(model.config, model.family.huggingface.TENSORS)
@@ -67,7 +68,8 @@ def write_model(
   huggingface.write_folder(folder, tensors, config, model.tokenizer)
 
 
-def _is_two_of_four(w):
+def _is_two_of_four(w: np.ndarray) -> bool:
+  """Returns whether w[out, in] has at most 2 non-zeros in every 4 inputs."""
   if w.shape[1] % 4:
     return False
   return (np.count_nonzero(w.reshape(-1, 4), axis=1) <= 2).all()
