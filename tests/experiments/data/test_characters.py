@@ -10,7 +10,7 @@ import pytest
 from experiments import data, models
 from experiments.data import DataError, MissingDataError
 from experiments.runs import train
-from tests.experiments.test_configs import load
+from tests.configs.shipped import load
 
 TEXT = b"to be, or not to be: that is the question. " * 40
 

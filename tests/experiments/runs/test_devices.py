@@ -10,8 +10,8 @@ from experiments.errors import UserError
 from experiments.runs import batches as source
 from experiments.runs import devices as sharing
 from experiments.runs import programs, train
+from tests.configs.shipped import load, photo
 from tests.experiments import small
-from tests.experiments.test_configs import load, photo
 
 
 def close(ours, theirs, tolerance):

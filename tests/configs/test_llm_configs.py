@@ -11,7 +11,7 @@ from experiments.drivers import finetune, prune_llm, recovery
 from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
 from experiments.llm.text import questions
-from tests.experiments.test_configs import CONFIGS, load
+from tests.configs.shipped import CONFIGS, load
 
 VARIANTS = {
   "prune_llm": ("", "bytes", "smoke"),

@@ -1,17 +1,14 @@
 """Every config that is shipped, with every argument it documents."""
 
 import functools
-import io
 import json
 import math
-import runpy
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 
 import sparsejax
 from experiments import data, models
@@ -23,12 +20,7 @@ from experiments.recipes import vision
 from experiments.runs import train
 from sparsejax import distributions, instruments
 from sparsejax.masks import path_name
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-def load(name, arg=""):
-  return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](arg)
+from tests.configs.shipped import CONFIGS, load, photo
 
 
 def moves_of(config):
@@ -501,12 +493,6 @@ def test_granet_smoke_on_mock_data(tmp_path):
   assert tests[0]["density"] == pytest.approx(0.5, abs=0.01)
   assert tests[-1]["density"] == pytest.approx(0.05, abs=0.01)
   assert tests[-1]["explored"] > 0.5
-
-
-def photo(i):
-  content = io.BytesIO()
-  Image.new("RGB", (20 + i, 24), (25 * i, 99, 9)).save(content, "jpeg")
-  return {"image": content.getvalue(), "label": i}
 
 
 @pytest.mark.slow
