@@ -80,7 +80,7 @@ def call(
   table: Mapping[str, Callable[..., Any]],
   config: Mapping[str, Any],
   *args: Any,
-  shared: Collection[str] = (),
+  excluded: Collection[str] = (),
   **given: Any,
 ) -> Any:
   """Calls the function that a part of a config names, with its keywords.
@@ -90,7 +90,7 @@ def call(
     table: The functions by name.
     config: A name and keywords.
     *args: What the function is given besides.
-    shared: What functions with `**options` take.
+    excluded: Keywords that only code may set: trees, functions.
     **given: Keywords that a config may not set.
 
   Returns:
@@ -102,7 +102,7 @@ def call(
   name, options = parted(config)
   if name not in table:
     raise unknown(kind, name, table)
-  known = keywords(table[name], shared) - given.keys()
+  known = keywords(table[name]) - given.keys() - set(excluded)
   for option in options:
     if option not in known:
       raise unknown(f"option of {kind} {name}", option, known)
@@ -112,12 +112,8 @@ def call(
     raise UserError(f"{kind} {name}: {error}") from error
 
 
-def keywords(
-  function: Callable[..., Any], shared: Collection[str] = ()
-) -> set[str]:
+def keywords(function: Callable[..., Any]) -> set[str]:
   """The arguments of a function that a config may give."""
   parameters = inspect.signature(function).parameters.values()
   named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-  if any(p.kind is p.VAR_KEYWORD for p in parameters):
-    named |= set(shared)
   return named | ({"sparsity"} & {p.name for p in parameters})

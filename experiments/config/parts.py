@@ -177,7 +177,7 @@ def transformation(
   if masks is not None:
     drawn["masks"] = masks
   tx = calling.call(
-    "algorithm", ALGORITHMS, given, inner, shared=_SHARED, **drawn
+    "algorithm", ALGORITHMS, given, inner, excluded=_IN_CODE, **drawn
   )
   try:
     return MODES[config.get("mode", "masked")](tx)
@@ -348,11 +348,8 @@ ALGORITHMS = {
   "str": sparsejax.str_,
 }
 
-# Keywords that they hand on, as far as they apply.
-_SHARED = {
-  *("distribution", "prunable", "pattern", "scope", "initial_sparsity"),
-  *("regrow", "step_on_update"),
-}
+# Trees and functions, which a config cannot name.
+_IN_CODE = {"masks", "grown_values", "grown_moments", "restart"}
 
 # Those that choose their first masks by themselves, as they choose all others.
 _CHOOSING = {

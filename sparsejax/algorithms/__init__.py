@@ -1,10 +1,10 @@
 """The published algorithms: score x distribution x schedule x pattern.
 
-Each reads like its paper's pseudo-code and is made of public pieces. What
-the keywords `options` take is what the mask update behind an algorithm takes
-besides (`updates.drop_and_grow`, `updates.prune`, ...): distribution, prunable,
-pattern, regrow, masks to begin with, such as those of `initial`; and what
-`sparsify` takes: grown_values, grown_moments, step_on_update, restart.
+Each reads like its paper's pseudo-code: a mask update (`updates`), and
+`sparsify` or `straight_through`. All take where zeros may be (distribution,
+prunable, pattern), and where masks begin at random also masks, such as those of
+`initial`; those that hold inactive weights at zero take what becomes of weights
+where masks move (step_on_update, grown_values, grown_moments, restart).
 """
 
 from sparsejax.algorithms.baselines import dense, fixed, static

@@ -1,12 +1,12 @@
 """The baselines of dynamic sparse training: dense nets, masks that stay."""
 
-from typing import Any
-
 import jax
 import optax
 
-from sparsejax import schedules, updates
+from sparsejax import distributions, schedules, updates
+from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree
+from sparsejax.patterns import Patterns
 from sparsejax.transform import SparseTransformation, sparsify
 
 
@@ -52,7 +52,10 @@ def static(
   sparsity: float,
   *,
   key: jax.Array,
-  **options: Any,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  masks: PyTree | None = None,
 ) -> SparseTransformation:
   """Random masks that stay as they were drawn.
 
@@ -60,7 +63,10 @@ def static(
     inner: Any optax optimizer.
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
     key: PRNG key of the masks.
-    **options: As for `updates.static`.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
+    masks: The first masks, as for `updates.static`.
 
   Returns:
     The gradient transformation.
@@ -68,5 +74,11 @@ def static(
   Raises:
     ValueError: If the sparsity is out of range.
   """
-  update = updates.static(sparsity=sparsity, **options)
+  update = updates.static(
+    sparsity=sparsity,
+    distribution=distribution,
+    prunable=prunable,
+    pattern=pattern,
+    masks=masks,
+  )
   return sparsify(inner, update, when=schedules.never, key=key)

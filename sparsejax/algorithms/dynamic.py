@@ -1,18 +1,22 @@
 """Dynamic sparse training: masks that move within their budget."""
 
-from typing import Any
-
 import jax
 import optax
+from jax.nn.initializers import Initializer, zeros
 
-from sparsejax import schedules, scores, updates
-from sparsejax.algorithms.options import (
+from sparsejax import distributions, scores, updates
+from sparsejax.algorithms.common import (
+  Moments,
   annealed,
   check_span,
-  for_sparsify,
-  for_update,
+  leaf_options,
+  move_options,
+  until,
 )
-from sparsejax.distributions import Prunable
+from sparsejax.distributions import Distribution, Prunable
+from sparsejax.masks import PyTree
+from sparsejax.patterns import Patterns
+from sparsejax.schedules import When, never
 from sparsejax.transform import SparseTransformation, sparsify
 
 
@@ -24,7 +28,15 @@ def set_(
   t_end: int,
   delta_t: int = 100,
   fraction: float = 0.3,
-  **options: Any,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  regrow: bool = True,
+  masks: PyTree | None = None,
+  step_on_update: bool = False,
+  grown_values: Initializer = zeros,
+  grown_moments: Moments | None = None,
+  restart: When = never,
 ) -> SparseTransformation:
   """Sparse evolutionary training: drops by |w|, grows at random.
 
@@ -38,7 +50,16 @@ def set_(
     t_end: The step from which masks stay, T_end.
     delta_t: Steps between mask updates.
     fraction: The share of active weights that moves at first, alpha.
-    **options: See `sparsejax.algorithms`.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
+    regrow: Whether a weight just dropped may grow back at once.
+    masks: The first masks, as for `updates.static`.
+    step_on_update: Whether params also take a gradient step as masks move.
+    grown_values: Initializer of newly grown weights.
+    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
+      the old moment and the dense gradient; zero by default.
+    restart: `step -> bool`: the moves at which all moments start from zero.
 
   Returns:
     The gradient transformation.
@@ -51,17 +72,17 @@ def set_(
     adaptive sparse connectivity inspired by network science,
     arXiv:1707.04780, 2018.
   """
-  return _drop_and_grow(
-    inner,
-    sparsity,
+  update = updates.drop_and_grow(
+    sparsity=sparsity,
     drop=scores.magnitude(),
     grow=scores.random(),
-    key=key,
-    t_end=t_end,
-    delta_t=delta_t,
-    fraction=fraction,
-    **options,
+    fraction=annealed(fraction, t_end),
+    regrow=regrow,
+    **leaf_options(distribution, prunable, pattern, masks),
   )
+  when = until(t_end, delta_t)
+  moved = move_options(step_on_update, grown_values, grown_moments, restart)
+  return sparsify(inner, update, when=when, key=key, **moved)
 
 
 def rigl(
@@ -73,7 +94,15 @@ def rigl(
   delta_t: int = 100,
   fraction: float = 0.3,
   accumulate: int = 1,
-  **options: Any,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  regrow: bool = True,
+  masks: PyTree | None = None,
+  step_on_update: bool = False,
+  grown_values: Initializer = zeros,
+  grown_moments: Moments | None = None,
+  restart: When = never,
 ) -> SparseTransformation:
   """RigL: drops by |w|, grows by the dense gradient |g|.
 
@@ -87,7 +116,16 @@ def rigl(
       annealed as alpha / 2 (1 + cos(pi t / T_end)).
     accumulate: How many dense gradients to average for growth: the paper
       takes that of one batch.
-    **options: See `sparsejax.algorithms`.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
+    regrow: Whether a weight just dropped may grow back at once.
+    masks: The first masks, as for `updates.static`.
+    step_on_update: Whether params also take a gradient step as masks move.
+    grown_values: Initializer of newly grown weights.
+    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
+      the old moment and the dense gradient; zero by default.
+    restart: `step -> bool`: the moves at which all moments start from zero.
 
   Returns:
     The gradient transformation.
@@ -106,18 +144,17 @@ def rigl(
     >>> sparsejax.nnz(sparsejax.get_masks(state))
     10
   """
-  grow = scores.gradient()
-  return _drop_and_grow(
-    inner,
-    sparsity,
+  update = updates.drop_and_grow(
+    sparsity=sparsity,
     drop=scores.magnitude(),
-    grow=scores.accumulated(grow, accumulate, period=delta_t),
-    key=key,
-    t_end=t_end,
-    delta_t=delta_t,
-    fraction=fraction,
-    **options,
+    grow=scores.accumulated(scores.gradient(), accumulate, period=delta_t),
+    fraction=annealed(fraction, t_end),
+    regrow=regrow,
+    **leaf_options(distribution, prunable, pattern, masks),
   )
+  when = until(t_end, delta_t)
+  moved = move_options(step_on_update, grown_values, grown_moments, restart)
+  return sparsify(inner, update, when=when, key=key, **moved)
 
 
 def snfs(
@@ -129,7 +166,15 @@ def snfs(
   delta_t: int = 100,
   fraction: float = 0.3,
   decay: float = 0.9,
-  **options: Any,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  regrow: bool = True,
+  masks: PyTree | None = None,
+  step_on_update: bool = False,
+  grown_values: Initializer = zeros,
+  grown_moments: Moments | None = None,
+  restart: When = never,
 ) -> SparseTransformation:
   """Sparse networks from scratch: drops by |w|, grows by |momentum|.
 
@@ -144,7 +189,16 @@ def snfs(
     fraction: The share of active weights that moves at first.
     decay: Weight of the past in the average of dense gradients, which takes
       one array per parameter.
-    **options: See `sparsejax.algorithms`.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
+    regrow: Whether a weight just dropped may grow back at once.
+    masks: The first masks, as for `updates.static`.
+    step_on_update: Whether params also take a gradient step as masks move.
+    grown_values: Initializer of newly grown weights.
+    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
+      the old moment and the dense gradient; zero by default.
+    restart: `step -> bool`: the moves at which all moments start from zero.
 
   Returns:
     The gradient transformation.
@@ -156,17 +210,17 @@ def snfs(
     Dettmers and Zettlemoyer, Sparse Networks from Scratch: Faster Training
     without Losing Performance, arXiv:1907.04840, 2019.
   """
-  return _drop_and_grow(
-    inner,
-    sparsity,
+  update = updates.drop_and_grow(
+    sparsity=sparsity,
     drop=scores.magnitude(),
     grow=scores.momentum(decay),
-    key=key,
-    t_end=t_end,
-    delta_t=delta_t,
-    fraction=fraction,
-    **options,
+    fraction=annealed(fraction, t_end),
+    regrow=regrow,
+    **leaf_options(distribution, prunable, pattern, masks),
   )
+  when = until(t_end, delta_t)
+  moved = move_options(step_on_update, grown_values, grown_moments, restart)
+  return sparsify(inner, update, when=when, key=key, **moved)
 
 
 def seft(
@@ -179,7 +233,14 @@ def seft(
   fraction: float = 0.3,
   smoothing: float = 0.0,
   accumulate: int = 1,
-  **options: Any,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  masks: PyTree | None = None,
+  step_on_update: bool = False,
+  grown_values: Initializer = zeros,
+  grown_moments: Moments | None = None,
+  restart: When = never,
 ) -> SparseTransformation:
   """Sensitivity-based drop-and-grow: SEFT's rule, for any model.
 
@@ -197,7 +258,15 @@ def seft(
     smoothing: Weight of the past in an average of the sensitivity over all
       steps, which takes one array per parameter; 0 takes that of one batch.
     accumulate: How many dense gradients to average for growth.
-    **options: See `sparsejax.algorithms`.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
+    masks: The first masks, as for `updates.static`.
+    step_on_update: Whether params also take a gradient step as masks move.
+    grown_values: Initializer of newly grown weights.
+    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
+      the old moment and the dense gradient; zero by default.
+    restart: `step -> bool`: the moves at which all moments start from zero.
 
   Returns:
     The gradient transformation.
@@ -209,19 +278,17 @@ def seft(
     Xiao et al., Leave it to the Specialist: Repair Sparse LLMs with Sparse
     Fine-Tuning via Sparsity Evolution, arXiv:2505.24037, 2025.
   """
-  drop, grow = scores.sensitivity(), scores.gradient()
-  return _drop_and_grow(
-    inner,
-    sparsity,
-    drop=scores.smoothed(drop, smoothing),
-    grow=scores.accumulated(grow, accumulate, period=delta_t),
-    key=key,
-    t_end=t_end,
-    delta_t=delta_t,
-    fraction=fraction,
+  update = updates.drop_and_grow(
+    sparsity=sparsity,
+    drop=scores.smoothed(scores.sensitivity(), smoothing),
+    grow=scores.accumulated(scores.gradient(), accumulate, period=delta_t),
+    fraction=annealed(fraction, t_end),
     regrow=False,
-    **options,
+    **leaf_options(distribution, prunable, pattern, masks),
   )
+  when = until(t_end, delta_t)
+  moved = move_options(step_on_update, grown_values, grown_moments, restart)
+  return sparsify(inner, update, when=when, key=key, **moved)
 
 
 def mest(
@@ -234,7 +301,15 @@ def mest(
   fraction: optax.ScalarOrSchedule = 0.2,
   surplus: optax.ScalarOrSchedule = 0.0,
   gradient_weight: float = 0.0,
-  **options: Any,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  regrow: bool = True,
+  masks: PyTree | None = None,
+  step_on_update: bool = True,
+  grown_values: Initializer = zeros,
+  grown_moments: Moments | None = None,
+  restart: When = never,
 ) -> SparseTransformation:
   """MEST: elastic mutation, EM, or with a soft memory bound, EM&S.
 
@@ -256,7 +331,16 @@ def mest(
     surplus: How many more weights than the budget are active at first, as a
       share of it, or a schedule: EM&S at 90 % has 0.5, EM has 0.
     gradient_weight: lambda: 0 in the authors' code, so that it drops by |w|.
-    **options: See `sparsejax.algorithms`.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
+    regrow: Whether a weight just dropped may grow back at once.
+    masks: The first masks, as for `updates.static`.
+    step_on_update: Whether params also take a gradient step as masks move.
+    grown_values: Initializer of newly grown weights.
+    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
+      the old moment and the dense gradient; zero by default.
+    restart: `step -> bool`: the moves at which all moments start from zero.
 
   Returns:
     The gradient transformation.
@@ -270,17 +354,18 @@ def mest(
     Framework on the Edge, arXiv:2110.14032, 2021.
   """
   check_span(0, t_end, delta_t)
-  options = {"step_on_update": True} | options
   update = updates.drop_and_grow(
     sparsity=sparsity,
     drop=scores.magnitude_and_gradient(gradient_weight),
     grow=scores.random(),
     fraction=_in_stages(fraction, t_end),
     surplus=_in_stages(surplus, t_end),
-    **for_update(options),
+    regrow=regrow,
+    **leaf_options(distribution, prunable, pattern, masks),
   )
-  when = schedules.every(delta_t, start=delta_t, stop=t_end + 1)
-  return sparsify(inner, update, when=when, key=key, **for_sparsify(options))
+  when = until(t_end + 1, delta_t)
+  moved = move_options(step_on_update, grown_values, grown_moments, restart)
+  return sparsify(inner, update, when=when, key=key, **moved)
 
 
 def _everywhere(path, leaf):
@@ -309,7 +394,13 @@ def srigl(
   never_ablate: Prunable | None = None,
   accumulate: int = 1,
   axis: int = -1,
-  **options: Any,
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  masks: PyTree | None = None,
+  step_on_update: bool = True,
+  grown_values: Initializer = zeros,
+  grown_moments: Moments | None = None,
+  restart: When = never,
 ) -> SparseTransformation:
   """SRigL: RigL with the same fan-in for every neuron, and fewer neurons.
 
@@ -333,8 +424,14 @@ def srigl(
       unless `ablation` is 0, since params do not tell which layer that is.
     accumulate: How many dense gradients to average for growth.
     axis: The axis of neurons: the outputs, last in Flax's layers.
-    **options: As for `updates.constant_fan_in`: distribution, prunable, masks;
-      and for `sparsify`.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    masks: The first masks, as for `updates.static`.
+    step_on_update: Whether params also take a gradient step as masks move.
+    grown_values: Initializer of newly grown weights.
+    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
+      the old moment and the dense gradient; zero by default.
+    restart: `step -> bool`: the moves at which all moments start from zero.
 
   Returns:
     The gradient transformation.
@@ -353,7 +450,6 @@ def srigl(
         "such as distributions.matching('^logits'): its neurons are classes"
       )
     never_ablate = _everywhere
-  options = {"step_on_update": True} | options
   update = updates.constant_fan_in(
     sparsity=sparsity,
     drop=scores.magnitude(),
@@ -362,22 +458,10 @@ def srigl(
     ablation=ablation,
     never_ablate=never_ablate,
     axis=axis,
-    **for_update(options),
+    distribution=distribution,
+    prunable=prunable,
+    masks=masks,
   )
-  when = schedules.every(delta_t, start=delta_t, stop=max(t_end, delta_t))
-  return sparsify(inner, update, when=when, key=key, **for_sparsify(options))
-
-
-def _drop_and_grow(
-  inner, sparsity, *, drop, grow, key, t_end, delta_t, fraction, **options
-):
-  """Every delta_t steps before t_end, by a cosine from `fraction` to 0."""
-  update = updates.drop_and_grow(
-    sparsity=sparsity,
-    drop=drop,
-    grow=grow,
-    fraction=annealed(fraction, t_end),
-    **for_update(options),
-  )
-  when = schedules.every(delta_t, start=delta_t, stop=max(t_end, delta_t))
-  return sparsify(inner, update, when=when, key=key, **for_sparsify(options))
+  when = until(t_end, delta_t)
+  moved = move_options(step_on_update, grown_values, grown_moments, restart)
+  return sparsify(inner, update, when=when, key=key, **moved)

@@ -2,19 +2,24 @@
 
 import bisect
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.nn.initializers import Initializer, zeros
 
-from sparsejax import schedules, scores, updates
-from sparsejax.algorithms.options import (
+from sparsejax import distributions, schedules, scores, updates
+from sparsejax.algorithms.common import (
+  Moments,
   annealed,
   check_span,
-  for_sparsify,
-  for_update,
+  leaf_options,
+  move_options,
 )
+from sparsejax.distributions import Distribution, Prunable
+from sparsejax.masks import PyTree
+from sparsejax.patterns import Patterns
+from sparsejax.schedules import When, never
 from sparsejax.transform import SparseTransformation, sparsify
 
 
@@ -28,7 +33,15 @@ def gmp(
   delta_t: int = 100,
   initial_sparsity: float = 0.0,
   score: scores.Score | None = None,
-  **options: Any,
+  scope: str = "layer",
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  masks: PyTree | None = None,
+  step_on_update: bool = True,
+  grown_values: Initializer = zeros,
+  grown_moments: Moments | None = None,
+  restart: When = never,
 ) -> SparseTransformation:
   """Gradual magnitude pruning, from dense along a cubic.
 
@@ -43,7 +56,16 @@ def gmp(
     delta_t: Steps between mask updates, dt; it has to divide `end - begin`.
     initial_sparsity: The sparsity to prune to at `begin`, s_i.
     score: By which to keep weights; |w| by default.
-    **options: See `sparsejax.algorithms`.
+    scope: "layer", or "global" for one threshold over all sparse leaves.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
+    masks: The first masks, as for `updates.static`.
+    step_on_update: Whether params also take a gradient step as masks move.
+    grown_values: Initializer of newly grown weights.
+    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
+      the old moment and the dense gradient; zero by default.
+    restart: `step -> bool`: the moves at which all moments start from zero.
 
   Returns:
     The gradient transformation.
@@ -57,16 +79,17 @@ def gmp(
     pruning for model compression, arXiv:1710.01878, 2017.
   """
   check_span(begin, end, delta_t)
-  options = {"step_on_update": True} | options
   update = updates.prune(
     sparsity=sparsity,
     score=scores.magnitude() if score is None else score,
     progress=schedules.cubic(begin, end),
     initial_sparsity=initial_sparsity,
-    **for_update(options),
+    scope=scope,
+    **leaf_options(distribution, prunable, pattern, masks),
   )
   when = schedules.every(delta_t, start=begin, stop=end + 1)
-  return sparsify(inner, update, when=when, key=key, **for_sparsify(options))
+  moved = move_options(step_on_update, grown_values, grown_moments, restart)
+  return sparsify(inner, update, when=when, key=key, **moved)
 
 
 def granet(
@@ -81,7 +104,15 @@ def granet(
   fraction: optax.ScalarOrSchedule = 0.5,
   initial_sparsity: float = 0.5,
   score: scores.Score | None = None,
-  **options: Any,
+  scope: str = "global",
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  masks: PyTree | None = None,
+  step_on_update: bool = True,
+  grown_values: Initializer = zeros,
+  grown_moments: Moments | None = None,
+  restart: When = never,
 ) -> SparseTransformation:
   """GraNet: gradual pruning, and after each round neuroregeneration.
 
@@ -102,8 +133,16 @@ def granet(
       schedule of the step.
     initial_sparsity: That of the random masks to begin with; 0 begins dense.
     score: By which to prune and drop; |w| by default.
-    **options: As for `updates.prune_and_regrow`: scope, distribution, prunable,
-      pattern, masks; and for `sparsify`.
+    scope: "layer", or "global" for one threshold over all sparse leaves.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
+    masks: The first masks, as for `updates.static`.
+    step_on_update: Whether params also take a gradient step as masks move.
+    grown_values: Initializer of newly grown weights.
+    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
+      the old moment and the dense gradient; zero by default.
+    restart: `step -> bool`: the moves at which all moments start from zero.
 
   Returns:
     The gradient transformation.
@@ -121,7 +160,6 @@ def granet(
     raise ValueError(
       f"got t_end={t_end}, wanted a step after the end of pruning, {end}"
     )
-  options = {"step_on_update": True} | options
   update = updates.prune_and_regrow(
     sparsity=sparsity,
     drop=scores.magnitude() if score is None else score,
@@ -129,11 +167,13 @@ def granet(
     progress=schedules.cubic(begin, end),
     fraction=annealed(fraction, t_end),
     initial_sparsity=initial_sparsity,
-    **for_update(options),
+    scope=scope,
+    **leaf_options(distribution, prunable, pattern, masks),
   )
   # Nothing is to be regenerated before the first step.
   when = schedules.every(delta_t, start=begin or delta_t, stop=t_end)
-  return sparsify(inner, update, when=when, key=key, **for_sparsify(options))
+  moved = move_options(step_on_update, grown_values, grown_moments, restart)
+  return sparsify(inner, update, when=when, key=key, **moved)
 
 
 def ac_dc(
@@ -144,7 +184,14 @@ def ac_dc(
   phases: Sequence[int],
   score: scores.Score | None = None,
   fresh_moments: bool = True,
-  **options: Any,
+  scope: str = "global",
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
+  step_on_update: bool = True,
+  grown_values: Initializer = zeros,
+  grown_moments: Moments | None = None,
+  restart: When = never,
 ) -> SparseTransformation:
   """AC/DC: dense and sparse phases in turn, from dense to sparse.
 
@@ -161,8 +208,15 @@ def ac_dc(
     score: By which to keep weights; |w| by default.
     fresh_moments: Whether a dense phase begins with all moments at zero, as in
       the paper, or only those of the weights that were pruned.
-    **options: As for `updates.alternate`: scope, distribution, prunable,
-      pattern; and for `sparsify`.
+    scope: "layer", or "global" for one threshold over all sparse leaves.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
+    step_on_update: Whether params also take a gradient step as masks move.
+    grown_values: Initializer of newly grown weights.
+    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
+      the old moment and the dense gradient; zero by default.
+    restart: `step -> bool`: the moves at which all moments start from zero.
 
   Returns:
     The gradient transformation.
@@ -186,14 +240,15 @@ def ac_dc(
       return bisect.bisect_right(phases, step) % 2 == 1
     return jnp.sum(step >= jnp.array(phases), dtype=jnp.int32) % 2 == 1
 
-  options = {"step_on_update": True} | options
-  if fresh_moments:
-    options = {"restart": schedules.at(*phases[1::2])} | options
+  if fresh_moments and restart is never:
+    restart = schedules.at(*phases[1::2])
   update = updates.alternate(
     sparsity=sparsity,
     score=scores.magnitude() if score is None else score,
     compressed=compressed,
-    **for_update(options),
+    scope=scope,
+    **leaf_options(distribution, prunable, pattern),
   )
   when = schedules.at(*phases)
-  return sparsify(inner, update, when=when, key=key, **for_sparsify(options))
+  moved = move_options(step_on_update, grown_values, grown_moments, restart)
+  return sparsify(inner, update, when=when, key=key, **moved)

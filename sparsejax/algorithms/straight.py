@@ -3,14 +3,12 @@
 The loss has to use `sparsejax.forward_params(params, opt_state)`.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from sparsejax import distributions, patterns, schedules, scores, updates
-from sparsejax.algorithms.options import check_span
+from sparsejax.algorithms.common import check_span, leaf_options
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import apply_masks
 from sparsejax.patterns import Patterns
@@ -26,7 +24,11 @@ def ste(
   begin: int | None = None,
   end: int | None = None,
   score: scores.Score | None = None,
-  **options: Any,
+  initial_sparsity: float = 0.0,
+  scope: str = "layer",
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
 ) -> SparseTransformation:
   """Magnitude pruning with the straight-through estimator.
 
@@ -42,8 +44,11 @@ def ste(
       None for the final sparsity from the start.
     end: The step at which it is reached; None likewise.
     score: By which to choose weights; |w| by default.
-    **options: As for `updates.best`: initial_sparsity, scope, distribution,
-      prunable, pattern.
+    initial_sparsity: The sparsity at `begin`.
+    scope: "layer", or "global" for one threshold over all sparse leaves.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
 
   Returns:
     The gradient transformation.
@@ -70,7 +75,9 @@ def ste(
     sparsity=sparsity,
     score=scores.magnitude() if score is None else score,
     progress=_cubic(begin, end),
-    **options,
+    initial_sparsity=initial_sparsity,
+    scope=scope,
+    **leaf_options(distribution, prunable, pattern),
   )
   return straight_through(inner, update, when=_every(delta_t), key=key)
 
@@ -83,7 +90,9 @@ def sr_ste(
   pattern: Patterns | None = None,
   decay: float = 2e-4,
   delta_t: int = 1,
-  **options: Any,
+  scope: str = "layer",
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
 ) -> SparseTransformation:
   """SR-STE: straight-through N:M training that decays what is pruned.
 
@@ -98,7 +107,9 @@ def sr_ste(
     decay: lambda. The paper's is 2e-4; a loss that is averaged over devices
       whose gradients are then summed makes it larger by their number.
     delta_t: Steps between choices of masks.
-    **options: As for `ste`.
+    scope: "layer", or "global" for one threshold over all sparse leaves.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
 
   Returns:
     The gradient transformation.
@@ -113,8 +124,8 @@ def sr_ste(
   update = updates.best(
     sparsity=sparsity,
     score=scores.magnitude(),
-    pattern=patterns.n_of_m(2, 4) if pattern is None else pattern,
-    **options,
+    scope=scope,
+    **leaf_options(distribution, prunable, pattern or patterns.n_of_m(2, 4)),
   )
 
   def decayed(grads, params, state):
@@ -212,7 +223,11 @@ def movement(
   end: int,
   delta_t: int = 1,
   optimizer: optax.GradientTransformation | None = None,
-  **options: Any,
+  initial_sparsity: float = 0.0,
+  scope: str = "layer",
+  distribution: Distribution = distributions.erdos_renyi_kernel,
+  prunable: Prunable = distributions.matrices,
+  pattern: Patterns | None = None,
 ) -> SparseTransformation:
   """Movement pruning, hard: keeps the weights that move away from zero.
 
@@ -228,8 +243,11 @@ def movement(
     end: The step at which the budget is met.
     delta_t: Steps between choices of masks.
     optimizer: That of the scores; Adam at a rate of 1e-2 by default.
-    **options: As for `updates.best`: initial_sparsity, scope, distribution,
-      prunable, pattern.
+    initial_sparsity: The sparsity at `begin`.
+    scope: "layer", or "global" for one threshold over all sparse leaves.
+    distribution: How many weights each sparse leaf keeps.
+    prunable: `(path, leaf) -> bool`: which leaves are sparse.
+    pattern: The shape that zeros may take; any by default.
 
   Returns:
     The gradient transformation.
@@ -245,7 +263,9 @@ def movement(
     sparsity=sparsity,
     score=scores.movement(optimizer or optax.adam(1e-2)),
     progress=_cubic(begin, end),
-    **options,
+    initial_sparsity=initial_sparsity,
+    scope=scope,
+    **leaf_options(distribution, prunable, pattern),
   )
   return straight_through(
     inner, update, when=_every(delta_t), key=key, gradients=_masked
