@@ -17,6 +17,7 @@ import sparsejax
 from benchmarks import measure
 from experiments.llm.io import load
 from experiments.llm.prune import kernels, layerwise
+from experiments.llm.prune import methods as prune_methods
 from experiments.llm.text import corpora
 from sparsejax import finetune, select
 
@@ -210,7 +211,7 @@ def pruning_row(name, limit):
   text = corpora.tokens(corpora.python_help(test=False), model.tokenizer)
   tokens = corpora.windows(text, length=256, count=32, seed=0)
   begin = time.perf_counter()
-  method = layerwise.method(name, length=256)
+  method = prune_methods.make(name, length=256)
   sparsities = [SPARSITY] * model.config.layers
   pruned = layerwise.prune(model, tokens, method, sparsities)
   minutes = (time.perf_counter() - begin) / 60

@@ -189,13 +189,14 @@ def _questions(
   new_tokens: int | None,
   batch: int,
 ) -> Task:
+  """Makes a task of questions, whose metric is accuracy."""
   _check_length(model, length)
-  made = questions.examples(model.tokenizer, train, length=length)
+  drawn = questions.examples(model.tokenizer, train, length=length)
   answers = [model.tokenizer.encode(question.answer) for question in test]
   steps = new_tokens or max(map(len, answers)) + 1
   return Task(
-    examples=made,
-    text=made.tokens[made.real],
+    examples=drawn,
+    text=drawn.tokens[drawn.real],
     measure="accuracy",
     lower_is_better=False,
     evaluate=functools.partial(_accuracy, model.tokenizer, test, steps, batch),
@@ -232,6 +233,7 @@ def _tokens(model: Model, config: Mapping[str, Any]) -> np.ndarray:
 
 
 def _check_length(model: Model, length: int) -> None:
+  """Checks that examples have a target and fit into the context."""
   if not 2 <= length <= model.config.context:
     raise UserError(
       f"task: got sequences of length {length}, wanted 2 to "

@@ -126,7 +126,7 @@ def _open(path: str | pathlib.Path) -> Any:
 class _Fields(dict[str, Any]):
   """A file's metadata by name; `get` has defaults, indexing raises."""
 
-  def __init__(self, path: Any, fields: Mapping[str, Any]):
+  def __init__(self, path: Any, fields: Mapping[str, Any]) -> None:
     super().__init__(fields)
     self.path = path
 

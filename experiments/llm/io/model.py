@@ -24,7 +24,7 @@ class Model(NamedTuple):
 
   @property
   def family(self) -> Family:
-    """The architecture."""
+    """The architecture that `config` belongs to."""
     return registry.of(self.config)
 
   def network(self) -> Network:

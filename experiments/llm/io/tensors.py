@@ -50,7 +50,7 @@ def params_from_tensors(
     The parameters, as NumPy arrays.
 
   Raises:
-    UserError: a tensor is missing or has another shape, or there are more.
+    UserError: a tensor is missing, has another shape, or is not expected.
   """
   leaves = _shapes(config)
   wanted = {}
@@ -112,7 +112,7 @@ def check_params(config: Config, params: Any, *, where: Any) -> None:
     where: the file, or what else they belong to, for errors.
 
   Raises:
-    UserError: one is missing or has another shape, or there are more.
+    UserError: one is missing, has another shape, or is not expected.
   """
   leaves = traverse_util.flatten_dict(params, sep="/")
   shapes = {path: leaf.shape for path, leaf in leaves.items()}
@@ -150,6 +150,7 @@ def _shapes(config: Config) -> dict[str, Shape]:
 def _compare(
   got: Mapping[str, Shape], wanted: Mapping[str, Shape], where: Any
 ) -> None:
+  """Raises a UserError that lists how tensors differ from those wanted."""
   wrong = [
     f"{name}: got {tuple(got[name])}, wanted {tuple(wanted[name])}"
     for name in wanted
@@ -170,6 +171,7 @@ def _compare(
 
 
 def _some(what: str, names: Collection[str]) -> str:
+  """Counts names and lists the first of them; empty if there are none."""
   if not names:
     return ""
   shown = ", ".join(list(names)[:_SHOWN])

@@ -106,6 +106,7 @@ class Tokenizer:
       ) from error
 
   def _name(self, token: int | None) -> str:
+    """Returns the text of a special token, "" for None."""
     return "" if token is None else self.backend.id_to_token(token)
 
 
@@ -191,13 +192,13 @@ def backend(text: str) -> Any:
   """
   tokenizers = optional.load("tokenizers")
   try:
-    made = tokenizers.Tokenizer.from_str(text)
+    loaded = tokenizers.Tokenizer.from_str(text)
   except Exception as error:  # The package has no narrower one.
     raise ValueError(f"not a sound tokenizer: {error}") from error
   # A file may switch these on; sequences are cut and padded in text/.
-  made.no_truncation()
-  made.no_padding()
-  return made
+  loaded.no_truncation()
+  loaded.no_padding()
+  return loaded
 
 
 def write_tokenizer(folder: str | pathlib.Path, tokenizer: Tokenizer) -> None:

@@ -7,7 +7,7 @@ residual stream of the text, have to be on the device.
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,101 +15,14 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from experiments.errors import UserError, unknown
 from experiments.llm.families.protocol import LAYERS, check_tokens
 from experiments.llm.io.model import Model
-from sparsejax import oneshot, patterns
+from experiments.llm.prune.methods import Method
+from sparsejax import oneshot
 
-_BATCH = 8  # sequences at once
+_BATCH = 8  # calibration sequences per call of a layer
 
 Prune = Callable[[jax.Array, oneshot.Statistics], jax.Array]
-
-
-class Method(NamedTuple):
-  """A method of pruning one kernel.
-
-  Attributes:
-    prune: `(kernel [in, out], statistics, sparsity) -> kernel`, with zeros.
-    gram: Whether it needs the Gram matrix of the inputs.
-  """
-
-  prune: Callable[[jax.Array, oneshot.Statistics, float], jax.Array]
-  gram: bool = False
-
-
-def _by_score(score, pattern, w, statistics, sparsity, *, length, refined):
-  mask = oneshot.prune(score(w, statistics), sparsity, pattern=pattern)
-  if refined:
-    mask = oneshot.dsnot(
-      w, mask, statistics, pattern=pattern, threshold=0.1 / length
-    )
-  return jnp.where(mask, w, 0)
-
-
-def _by_sparsegpt(pattern, w, statistics, sparsity):
-  return oneshot.sparsegpt(w, statistics, sparsity, pattern=pattern)[1]
-
-
-SCORES = {
-  "magnitude": oneshot.magnitude,
-  "wanda": oneshot.wanda,
-  "ria": oneshot.ria,
-}
-
-
-def method(
-  name: str,
-  *,
-  n_of_m: Sequence[int] = (),
-  per_output: bool | None = None,
-  dsnot: bool = False,
-  length: int = 2048,
-) -> Method:
-  """Makes a method from its name in configs.
-
-  Args:
-    name: "magnitude", "wanda", "ria" or "sparsegpt".
-    n_of_m: (n, m): n of every m inputs are kept; empty for zeros anywhere.
-    per_output: Whether every output keeps as many weights, or those of the
-      whole kernel are compared; None for what the method's authors do: Wanda
-      the first, magnitude and RIA the second, SparseGPT by blocks of inputs.
-    dsnot: Whether to grow and prune afterwards by DSnoT.
-    length: Of the calibration sequences, in tokens, for DSnoT.
-
-  Returns:
-    The method.
-
-  Raises:
-    UserError: If there is no such method, DSnoT cannot follow it, or it allows
-      no choice of the weights that are compared.
-  """
-  pattern = patterns.n_of_m(*n_of_m) if n_of_m else None
-  if per_output is not None and (n_of_m or name == "sparsegpt"):
-    reason = f"n_of_m={tuple(n_of_m)}" if n_of_m else "sparsegpt"
-    raise UserError(
-      f"{name}: got per_output={per_output}, but {reason} determines which "
-      "weights are compared; wanted None"
-    )
-  if name == "sparsegpt":
-    if dsnot:
-      raise UserError(
-        "dsnot is set for sparsegpt, which gives the weights that it keeps new "
-        "values for its own mask; wanted it with magnitude, wanda or ria"
-      )
-    return Method(
-      jax.jit(functools.partial(_by_sparsegpt, pattern), static_argnums=2),
-      gram=True,
-    )
-  if name not in SCORES:
-    raise unknown("one-shot method", name, [*SCORES, "sparsegpt"])
-  if per_output is None:
-    per_output = name == "wanda" and not n_of_m
-  if per_output:
-    pattern = patterns.fan_in()
-  prune = functools.partial(
-    _by_score, SCORES[name], pattern, length=length, refined=dsnot
-  )
-  return Method(jax.jit(prune, static_argnums=2))
 
 
 def prune_layer(
@@ -164,7 +77,9 @@ def _observe(
   """Adds a batch x [batch, t, dim] to the statistics."""
   statistics = dict(statistics)
 
-  def intercept(call, args, kwargs, context):
+  def intercept(
+    call: Callable[..., Any], args: Any, kwargs: Any, context: Any
+  ) -> Any:
     name = "/".join((*context.module.path, "kernel"))
     if context.method_name == "__call__" and name in statistics:
       statistics[name] = oneshot.observe(statistics[name], args[0])

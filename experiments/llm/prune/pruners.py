@@ -9,7 +9,7 @@ import numpy as np
 from experiments.config import calling
 from experiments.errors import UserError
 from experiments.llm.io.model import Model
-from experiments.llm.prune import layerwise
+from experiments.llm.prune import layerwise, methods
 from experiments.llm.text import corpora
 
 
@@ -65,7 +65,7 @@ def _prune(
     advance: Called with the number of pruned layers.
     sparsity: The share of zeros, in (0, 1); not with `n_of_m`.
     n_of_m: (n, m), to keep n of every m inputs.
-    per_output: Which weights are compared; see `layerwise.method`.
+    per_output: Which weights are compared; see `methods.make`.
     owl: Whether layers differ in their sparsity, by their outliers.
     threshold: OWL's ratio of an outlier's score to the mean score.
     deviation: OWL's lambda, half the difference of the densest layer's density
@@ -89,7 +89,7 @@ def _prune(
       "densities of their own, while N:M fixes all at n / m"
     )
   tokens = corpora.windows(text, length=length, count=sequences, seed=seed)
-  method = layerwise.method(
+  method = methods.make(
     name, n_of_m=n_of_m, per_output=per_output, dsnot=dsnot, length=length
   )
   if n_of_m:
@@ -108,5 +108,5 @@ def _prune(
 
 METHODS = {
   name: functools.partial(_prune, name)
-  for name in (*layerwise.SCORES, "sparsegpt")
+  for name in (*methods.SCORES, "sparsegpt")
 }

@@ -87,10 +87,10 @@ def generate(
   try:
     # Question i is drawn from seed + i alone, so seeds next to each other would
     # share all questions but one.
-    made = gym.create_dataset(task, size=size, seed=seed << 32, **options)
+    items = gym.create_dataset(task, size=size, seed=seed << 32, **options)
   except AssertionError as error:
     raise UserError(f"{task}: {error}, got {options}.") from error
-  return [Question(task, x["question"], x["answer"], x) for x in made]
+  return [Question(task, x["question"], x["answer"], x) for x in items]
 
 
 def split(
@@ -144,7 +144,7 @@ def gsm8k(data_dir: str | pathlib.Path, *, split: str) -> list[Question]:
     UserError: the file is missing or damaged, or an answer has no number.
   """
   path = pathlib.Path(data_dir) / f"{split}.jsonl"
-  made = [
+  found = [
     Question(_GSM8K, question, answer, {"answer": answer})
     for question, answer in zip(
       corpora.jsonl(path=path, field="question"),
@@ -152,13 +152,13 @@ def gsm8k(data_dir: str | pathlib.Path, *, split: str) -> list[Question]:
       strict=True,
     )
   ]
-  for question in made:
+  for question in found:
     if _number(question.answer) is None:
       raise UserError(
         f"{path}: wanted answers that end with #### and a number, got "
         f"{question.answer!r}."
       )
-  return made
+  return found
 
 
 def score(question: Question, text: str) -> float:
@@ -234,6 +234,7 @@ def examples(
 
 @functools.cache
 def _verifier(task: str) -> Callable[[str, dict[str, Any]], float]:
+  """Returns the verifier of a task of reasoning-gym."""
   return optional.load("reasoning_gym").get_score_answer_fn(task)
 
 

@@ -106,6 +106,7 @@ def read_config(raw: Mapping[str, Any], *, path: Any) -> Config:
 def _rope_scaling(
   path: Any, rope: Mapping[str, Any]
 ) -> tuple[float, ...] | None:
+  """Reads `Config.rope_scaling` from the parameters of the embedding."""
   kind = rope.get("rope_type") or rope.get("type") or "default"
   if kind == "default":
     return None

@@ -46,7 +46,7 @@ def test_examples_of_questions_have_answers_as_targets_and_padding():
 
 
 @pytest.mark.parametrize("batch", [2, 3, 8])
-def test_accuracy_counts_right_answers_once(monkeypatch, batch):
+def test_accuracy_leaves_out_what_fills_the_batch(monkeypatch, batch):
   pytest.importorskip("reasoning_gym")
   task = tasks.reasoning(
     MODEL, task="chain_sum", train=9, test=7, length=128, batch=batch
@@ -85,7 +85,7 @@ def test_accuracy_counts_right_answers_once(monkeypatch, batch):
     ({"windows": 3}, "did you mean 'window'"),
   ],
 )
-def test_what_is_wrong_is_told(changes, message):
+def test_errors_of_configs(changes, message):
   config = {"name": "text", "train": TRAIN, "test": TEST, "length": 8}
   with pytest.raises(UserError, match=message):
     tasks.make(MODEL, {**config, **changes})

@@ -252,7 +252,7 @@ def test_quantized_tensors_against_float64(tmp_path, kind):
 
 
 def divisors(config, factor, low, high, original):
-  """LLaMA 3.1's, told by wavelengths."""
+  """LLaMA 3.1's, by cases of wavelengths."""
   made = []
   for i in range(config.head_dim // 2):
     wave = 2 * np.pi * config.rope_theta ** (2 * i / config.head_dim)

@@ -10,7 +10,7 @@ from experiments.errors import UserError
 from experiments.llm.families import llama
 from experiments.llm.io.model import Model
 from experiments.llm.io.tokenizer import byte_level
-from experiments.llm.prune import layerwise
+from experiments.llm.prune import layerwise, methods
 from sparsejax import oneshot, patterns
 from tests.experiments import small_llama
 
@@ -37,7 +37,7 @@ def kernel(model, name, layer):
 @pytest.mark.parametrize("name", ["magnitude", "wanda", "ria", "sparsegpt"])
 @pytest.mark.parametrize("n_of_m", [(), (2, 4)], ids=["", "2:4"])
 def test_every_kernel_has_its_exact_share(model, name, n_of_m):
-  method = layerwise.method(name, n_of_m=n_of_m)
+  method = methods.make(name, n_of_m=n_of_m)
   done = []
   pruned = layerwise.prune(
     model, TOKENS, method, [0.5, 0.5], advance=done.append
@@ -62,7 +62,7 @@ def test_every_kernel_has_its_exact_share(model, name, n_of_m):
 @pytest.mark.parametrize("name", ["magnitude", "wanda", "ria"])
 def test_what_is_compared_can_be_chosen(model, name):
   for per_output in (False, True):
-    method = layerwise.method(name, per_output=per_output)
+    method = methods.make(name, per_output=per_output)
     pruned = layerwise.prune(model, TOKENS, method, [0.5, 0.5])
     for part in KERNELS:
       w = kernel(pruned, part, 0)
@@ -71,17 +71,8 @@ def test_what_is_compared_can_be_chosen(model, name):
       assert even == per_output
 
 
-@pytest.mark.parametrize(
-  ("name", "n_of_m", "reason"),
-  [("sparsegpt", (), "sparsegpt"), ("ria", (2, 4), "n_of_m=")],
-)
-def test_what_is_compared_cannot_be_chosen_twice(name, n_of_m, reason):
-  with pytest.raises(UserError, match=f"per_output=False, but {reason}"):
-    layerwise.method(name, n_of_m=n_of_m, per_output=False)
-
-
 def test_a_layer_sees_what_the_pruned_one_before_gives(model):
-  method = layerwise.method("wanda")
+  method = methods.make("wanda")
   pruned = layerwise.prune(model, TOKENS, method, [0.5, 0.25])
 
   def inputs_of_layer_1(of):
@@ -123,7 +114,7 @@ def test_owl_gives_layers_of_more_outliers_more(model):
   more = int(np.argmax(shares))
   np.testing.assert_allclose(sparsities[more], 0.5, atol=1e-6)
   np.testing.assert_allclose(sparsities[1 - more], 0.7, atol=1e-6)
-  pruned = layerwise.prune(model, TOKENS, layerwise.method("wanda"), sparsities)
+  pruned = layerwise.prune(model, TOKENS, methods.make("wanda"), sparsities)
   assert np.count_nonzero(kernel(pruned, "mlp/up", more)) > np.count_nonzero(
     kernel(pruned, "mlp/up", 1 - more)
   )
@@ -133,7 +124,7 @@ def test_dsnot_moves_a_mask_and_keeps_its_share(model):
   long = small_llama.make_tokens(16, 60)
   plain, moved = (
     layerwise.prune(
-      model, long, layerwise.method("wanda", dsnot=on, length=60), [0.5, 0.5]
+      model, long, methods.make("wanda", dsnot=on, length=60), [0.5, 0.5]
     )
     for on in (False, True)
   )
@@ -167,19 +158,7 @@ def test_any_linen_module():
   )
 
 
-@pytest.mark.parametrize(
-  ("options", "message"),
-  [
-    ({"name": "wonda"}, "no one-shot method .* did you mean 'wanda'"),
-    ({"name": "sparsegpt", "dsnot": True}, "dsnot is set for sparsegpt"),
-  ],
-)
-def test_what_is_wrong_is_told(options, message):
-  with pytest.raises(UserError, match=message):
-    layerwise.method(**options)
-
-
 def test_text_longer_than_the_context(model):
   long = small_llama.make_tokens(1, CONFIG.context + 1)
   with pytest.raises(UserError, match="context"):
-    layerwise.prune(model, long, layerwise.method("wanda"), [0.5, 0.5])
+    layerwise.prune(model, long, methods.make("wanda"), [0.5, 0.5])

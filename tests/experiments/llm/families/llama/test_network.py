@@ -311,7 +311,7 @@ def test_kernels_may_be_nodes_stacked_over_layers():
   close(run(Block(config), layer, x), streams[1])
 
 
-def test_a_kernel_of_another_shape_is_told_with_its_path():
+def test_the_error_of_a_kernel_of_another_shape_has_its_path():
   params = make_params(CONFIG)
   for other in (
     jnp.ones((2, 16, 16)),

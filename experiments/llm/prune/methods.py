@@ -1,0 +1,114 @@
+"""Methods that prune one kernel by statistics of its inputs."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.errors import UserError, unknown
+from sparsejax import oneshot, patterns
+
+
+class Method(NamedTuple):
+  """A method of pruning one kernel.
+
+  Attributes:
+    prune: `(kernel [in, out], statistics, sparsity) -> kernel`, with zeros.
+    gram: Whether it needs the Gram matrix of the inputs.
+  """
+
+  prune: Callable[[jax.Array, oneshot.Statistics, float], jax.Array]
+  gram: bool = False
+
+
+def _by_score(
+  score: Callable[[jax.Array, oneshot.Statistics], jax.Array],
+  pattern: patterns.Pattern | None,
+  w: jax.Array,
+  statistics: oneshot.Statistics,
+  sparsity: float,
+  *,
+  length: int,
+  dsnot: bool,
+) -> jax.Array:
+  """Prunes w[in, out] by a score, and moves the mask by DSnoT if asked to."""
+  mask = oneshot.prune(score(w, statistics), sparsity, pattern=pattern)
+  if dsnot:
+    mask = oneshot.dsnot(
+      w, mask, statistics, pattern=pattern, threshold=0.1 / length
+    )
+  return jnp.where(mask, w, 0)
+
+
+def _by_sparsegpt(
+  pattern: patterns.Pattern | None,
+  w: jax.Array,
+  statistics: oneshot.Statistics,
+  sparsity: float,
+) -> jax.Array:
+  """Prunes w[in, out] and updates the weights that are left, by SparseGPT."""
+  return oneshot.sparsegpt(w, statistics, sparsity, pattern=pattern)[1]
+
+
+SCORES = {
+  "magnitude": oneshot.magnitude,
+  "wanda": oneshot.wanda,
+  "ria": oneshot.ria,
+}
+
+
+def make(
+  name: str,
+  *,
+  n_of_m: Sequence[int] = (),
+  per_output: bool | None = None,
+  dsnot: bool = False,
+  length: int = 2048,
+) -> Method:
+  """Makes a method from its name in configs.
+
+  Args:
+    name: "magnitude", "wanda", "ria" or "sparsegpt".
+    n_of_m: (n, m): n of every m inputs are kept; empty for zeros anywhere.
+    per_output: Whether every output keeps as many weights, or those of the
+      whole kernel are compared; None for what the method's authors do: Wanda
+      the first, magnitude and RIA the second, SparseGPT by blocks of inputs.
+    dsnot: Whether to grow and prune afterwards by DSnoT.
+    length: Of the calibration sequences, in tokens, for DSnoT.
+
+  Returns:
+    The method.
+
+  Raises:
+    UserError: If there is no such method, DSnoT cannot follow it, or it allows
+      no choice of the weights that are compared.
+  """
+  pattern = patterns.n_of_m(*n_of_m) if n_of_m else None
+  if per_output is not None and (n_of_m or name == "sparsegpt"):
+    reason = f"n_of_m={tuple(n_of_m)}" if n_of_m else "sparsegpt"
+    raise UserError(
+      f"{name}: got per_output={per_output}, but {reason} determines which "
+      "weights are compared; wanted None"
+    )
+  if name == "sparsegpt":
+    if dsnot:
+      raise UserError(
+        "dsnot is set for sparsegpt, which gives the weights that it keeps new "
+        "values for its own mask; wanted it with magnitude, wanda or ria"
+      )
+    return Method(
+      jax.jit(functools.partial(_by_sparsegpt, pattern), static_argnums=2),
+      gram=True,
+    )
+  if name not in SCORES:
+    raise unknown("one-shot method", name, [*SCORES, "sparsegpt"])
+  if per_output is None:
+    per_output = name == "wanda" and not n_of_m
+  if per_output:
+    pattern = patterns.fan_in()
+  prune = functools.partial(
+    _by_score, SCORES[name], pattern, length=length, dsnot=dsnot
+  )
+  return Method(jax.jit(prune, static_argnums=2))
