@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
 from absl import app, flags
@@ -21,7 +20,7 @@ from absl import app, flags
 import sparsejax
 from benchmarks import measure, packed
 from experiments.data import sets
-from experiments.plots import runs as plots
+from experiments.plots import style
 from experiments.statistics import interval, shown
 from sparsejax import modes
 
@@ -154,11 +153,10 @@ def _reached(group, goal):
 
 def draw(curves, file):
   """Accuracy over time: the mean of all seeds."""
-  with matplotlib.rc_context(plots.STYLE):
-    figure, panels = plots.figure(2, width=10, sharey=True)
+  with style.picture(file, columns=2, width=10, sharey=True) as (_, panels):
     for axes, zeros in zip(panels, ("95 %", "98 %"), strict=True):
-      for (name, group), colour in zip(
-        curves.items(), plots.cycle(), strict=False
+      for (name, group), color in zip(
+        curves.items(), style.cycle(), strict=False
       ):
         if name != "dense" and not name.startswith(zeros):
           continue
@@ -166,13 +164,12 @@ def draw(curves, file):
           np.mean([curve.time for curve in group], axis=0),
           100 * np.mean([curve.accuracy for curve in group], axis=0),
           label=name,
-          color=colour,
+          color=color,
         )
       axes.set(xlabel="time [epochs of dense training]")
       axes.legend(loc="lower right")
     low = min(100 * curve.accuracy[2] for g in curves.values() for curve in g)
     panels[0].set(ylabel="test accuracy [%]", ylim=(low - 1, None))
-    plots.save(figure, file)
 
 
 def main(argv):

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import sparsejax
-from experiments.tables import text as csv_tables
+from experiments.tables.text import fill, markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -62,22 +62,22 @@ def test_your_own_algorithm_is_an_algorithm():
 
 def test_tables_are_those_of_the_results():
   assert README.count("<!-- table:") == README.count("<!-- end -->") >= 2
-  assert csv_tables.fill(README, ROOT) == README
+  assert fill(README, ROOT) == README
 
 
 def test_a_changed_result_changes_the_table(tmp_path):
   file = tmp_path / "a.csv"
   file.write_text("# make it\nname,value\nx,1\n")
   text = "before\n<!-- table: a.csv -->\n<!-- end -->\nafter\n"
-  filled = csv_tables.fill(text, tmp_path)
+  filled = fill(text, tmp_path)
   assert "| x | 1 |" in filled
   assert "Made by `make it`." in filled
   file.write_text("# make it\nname,value\nx,2\n")
-  again = csv_tables.fill(filled, tmp_path)
+  again = fill(filled, tmp_path)
   assert "| x | 2 |" in again
   assert "| x | 1 |" not in again
 
 
 def test_a_bar_in_a_cell_ends_no_cell():
-  table = csv_tables.table([("method", "n"), ("seft, |w|", "3")])
+  table = markdown([("method", "n"), ("seft, |w|", "3")])
   assert table.splitlines()[-1] == r"| seft, \|w\| | 3 |"

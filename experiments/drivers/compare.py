@@ -15,6 +15,7 @@ from experiments.errors import UserError, unknown
 from experiments.runs import progress as progress_lib
 from experiments.runs import train
 from experiments.runs import workdir as workdir_lib
+from experiments.tables import markdown
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -62,17 +63,13 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
     workdir_lib.admit(path, calling.plain(config), free=free)
     results = _train(planned, path)
-    # Loads matplotlib and SciPy, which training does without.
-    from experiments.tables import markdown
-
     done = {
       entry: list(map(markdown.Run, configs, results[entry]))
       for entry, configs in planned.items()
     }
-    table = markdown.write(path, config, done, config.expected)
-  markdown.show(table, f"{config.name}: {len(config.seeds)} seeds")
-  for line in markdown.order(table, config.expected):
-    print(line)
+    rows = markdown.write_report(path, config, done, config.expected)
+  title = f"{config.name}: {len(config.seeds)} seeds"
+  markdown.print_summary(rows, title, config.expected)
   print(f"\nThe report is {path / 'report.md'}")
 
 

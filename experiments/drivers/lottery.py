@@ -35,6 +35,7 @@ from experiments.runs import batches as source
 from experiments.runs import programs, train
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
+from experiments.tables import lottery as report
 from sparsejax import distributions, lottery, scores
 
 RETRAIN = ("weights", "learning_rate", "fine_tune", "reinit")
@@ -89,10 +90,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         for level in _levels(seed):
           levels.append(level)
           advance(len(levels))
-    # Loads matplotlib and SciPy, which training does without.
-    from experiments.tables import lottery as report
-
-    report.write(path, config, levels)
+    report.write_report(path, config, levels)
   print(f"\nThe report is {path / 'report.md'}")
 
 
@@ -158,28 +156,6 @@ def _check_branch(config, name, given, before):
     )
 
 
-class Level(NamedTuple):
-  """A level of a branch, trained.
-
-  Attributes:
-    seed: Its seed.
-    branch: Its branch.
-    level: How often its masks were pruned; 0 for the dense run, which all
-      branches share.
-    metrics: The numbers of its last evaluation.
-    history: Its run's records, in order.
-    line: Test errors, as shares, at points on the line to a second child;
-      None if it has none.
-  """
-
-  seed: int
-  branch: str
-  level: int
-  metrics: Mapping[str, Any]
-  history: list[Mapping[str, Any]]
-  line: np.ndarray | None
-
-
 class _Seed(NamedTuple):
   """What the runs of one seed share."""
 
@@ -189,7 +165,7 @@ class _Seed(NamedTuple):
   progress: progress_lib.Track
 
 
-def _levels(seed: _Seed) -> Iterator[Level]:
+def _levels(seed: _Seed) -> Iterator[report.Level]:
   """Trains what is not trained yet, and gives the levels in order."""
   full = _rounds(seed.config).full
   dense = train.train(
@@ -213,7 +189,7 @@ def _levels(seed: _Seed) -> Iterator[Level]:
         own = _masks(seed, branch, level, dense, last, masks)
       masks[name].append(own)
       trained, line = _train(seed, name, branch, level, last, own)
-      yield Level(
+      yield report.Level(
         seed.dense.seed, name, level, trained.metrics, trained.history, line
       )
       last = trained

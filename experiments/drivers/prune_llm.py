@@ -17,7 +17,8 @@ from experiments.llm.prune import pruners
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.tables import llm
-from experiments.tables.llm import Cell, Measure, Row
+from experiments.tables.llm import Cell, Measure
+from experiments.tables.rows import Row
 
 # What may change in a workdir: every cell has a file of its own.
 _FREE = (
@@ -43,7 +44,7 @@ def defaults() -> ml_collections.ConfigDict:
     which to run them; `seeds` of the windows; `save`, whether to keep the
     pruned models as folders of Hugging Face's layout; `published`, lines
     (zeros, method, what papers found); and `expected`, as for
-    `llm_report.order`.
+    `tables.llm.order_sentences`.
   """
   config = ml_collections.ConfigDict()
   config.driver = "prune_llm"
@@ -75,19 +76,20 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     with progress_lib.bar() as progress:
       file = path / "cells" / "dense.json"
       dense = workdir_lib.kept(file, lambda: tasks.evaluate(model, task))
+      measure = Measure(task.measure, task.lower_is_better)
       advance = progress("all cells", len(cells), 0)
       rows = []
       for cell, options in cells.items():
         rows.append(
-          _row(config, path, model, task, cell, options, progress, dense)
+          _row(config, path, model, task, cell, options, progress, measure)
         )
         advance(len(rows))
-    llm.write(
+    llm.write_report(
       path,
       config.name,
       rows,
-      Measure(task.measure, task.lower_is_better),
-      dense=dense[task.measure],
+      measure,
+      dense=dense[measure.name],
       published={Cell(*line[:2]): line[2] for line in config.published},
       expected=config.expected,
     )
@@ -115,9 +117,9 @@ def _plan(
         yield Cell(f"{n}:{m}", name), options
 
 
-def _row(config, path, model, task, cell, options, progress, dense) -> Row:
+def _row(config, path, model, task, cell, options, progress, measure) -> Row:
   """The row of a cell, read or made."""
-  results = []
+  results = {}
   for seed in config.seeds:
 
     def make(seed=seed):
@@ -132,10 +134,5 @@ def _row(config, path, model, task, cell, options, progress, dense) -> Row:
       return tasks.evaluate(pruned, task)
 
     file = path / "cells" / f"{cell.folder}-{seed}.json"
-    results.append(workdir_lib.kept(file, make))
-  return Row(
-    cell,
-    tuple(result[task.measure] for result in results),
-    max(result["nnz"] for result in results),
-    dense["size"],
-  )
+    results[seed] = workdir_lib.kept(file, make)
+  return llm.row(cell, results, measure)

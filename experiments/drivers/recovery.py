@@ -22,7 +22,7 @@ from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.finetune_programs import NONE
 from experiments.tables import llm
-from experiments.tables.llm import Cell, Measure, Row
+from experiments.tables.llm import Cell, Measure
 
 DENSE = "dense"  # the name of the dense model as a teacher
 # What may change in a workdir: models and runs have configs of their own.
@@ -45,7 +45,7 @@ def defaults() -> ml_collections.ConfigDict:
     needs no more than a name, the rest is as for `prune`; `methods`, those to
     run, in the order of the table, "none" for no tuning; `seeds`; `published`,
     lines (base, method, what papers found); and `expected`, as for
-    `llm_report.order`.
+    `tables.llm.order_sentences`.
   """
   config = ml_collections.ConfigDict()
   config.driver = "recovery"
@@ -79,33 +79,23 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     for base in config.bases:
       before = _pruned(config, Path(workdir), base, model, task, progress)
       for method in config.methods:
-        results = [before]
+        results = {None: before}
         if method != NONE:
-          results = [
-            finetune.train(one, folder, progress=progress).metrics
+          results = {
+            one.seed: finetune.train(one, folder, progress=progress).metrics
             for one, folder in planned[Cell(base, method)]
-          ]
+          }
         rows.append((Cell(base, method), results))
         advance(len(rows))
     measure = Measure(task().measure, task().lower_is_better)
-  llm.write(
+  llm.write_report(
     path,
     config.name,
-    [_row(cell, results, measure) for cell, results in rows],
+    [llm.row(cell, results, measure) for cell, results in rows],
     measure,
     dense=dense[measure.name],
     published={Cell(*line[:2]): line[2] for line in config.published},
     expected=config.expected,
-  )
-
-
-def _row(cell: Cell, results, measure: Measure) -> Row:
-  return Row(
-    cell,
-    tuple(result[measure.name] for result in results),
-    max(result["nnz"] for result in results),
-    results[0]["size"],
-    results[0].get("trained"),
   )
 
 

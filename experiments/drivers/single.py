@@ -8,6 +8,7 @@ from experiments.config import parts
 from experiments.config.entry import Entry
 from experiments.runs import progress, train
 from experiments.runs import workdir as workdirs
+from experiments.tables import markdown
 
 defaults = parts.defaults
 
@@ -17,11 +18,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   done = workdirs.finished(workdir)
   with progress.bar() as track:
     result = train.train(config, workdir, progress=track)
-  # Loads matplotlib and SciPy, which training does without.
-  from experiments.tables import markdown
-
   runs = {Entry(config.algorithm.name): [markdown.Run(config, result)]}
-  markdown.write(Path(workdir), config, runs)
+  markdown.write_report(Path(workdir), config, runs)
   final = result.metrics
   print(
     f"{config.name} in {workdir} {'was already' if done else 'is'} finished: "

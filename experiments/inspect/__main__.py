@@ -1,10 +1,10 @@
-"""Looks inside the networks that finished runs have left.
+"""Measures the networks of finished runs, and adds a section to their report.
 
 python -m experiments.inspect --workdir=DIR [--run=NAME] [--examples=N]
 
 DIR holds one run, a comparison, lottery tickets: any tree of runs of train.py.
-What is found goes into DIR/report.md, between two marks, and into pictures
-beside it. The runs are only read.
+The section goes into DIR/report.md, between two marks, and its pictures beside
+it. The runs are only read.
 """
 
 from pathlib import Path
@@ -12,61 +12,62 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from experiments.inspect import measure
-from experiments.inspect import sections as looks_report
-from experiments.runs import finished
+from experiments.inspect import measure, sections
+from experiments.plots.style import evenly_spaced
+from experiments.runs import finished, workdir
 from experiments.runs import progress as progress_lib
-from experiments.runs import workdir as workdir_lib
 
 
-def run(workdir: str, *, name: str | None = None, examples: int = 1000) -> None:
-  """Looks at what is in a directory, writes the report, prints a summary.
+def run(root: str, *, name: str | None = None, examples: int = 1000) -> None:
+  """Measures the runs in a directory, writes the report, prints a summary.
 
   Args:
-    workdir: The directory.
-    name: The run to look at layer by layer; the last sparse one if None.
+    root: The directory.
+    name: The run to report layer by layer; the last sparse one if None.
     examples: How many test examples at least to measure sensitivity on.
 
   Raises:
     UserError: If there is no finished run, or none of that name.
   """
-  root = Path(workdir)
-  runs = finished.find(root)
-  one = finished.chosen(runs, name)
-  leaders = finished.few(finished.leaders_of(runs), measure.MOST_METHODS)
-  groups = list(measure.groups(runs, leaders))
-  seen = list({r.name: r for r in (*leaders, one)}.values())
+  runs = finished.find(Path(root))
+  chosen = finished.chosen(runs, name)
+  leaders = evenly_spaced(finished.leaders_of(runs), measure.MOST_METHODS)
+  groups = list(measure.comparable_groups(runs, leaders))
+  profiled = list({one.name: one for one in (*leaders, chosen)}.values())
   with progress_lib.bar() as progress:
-    advance = progress("looking inside", len(seen) + len(groups) + 1, 0)
-    done = iter(range(1, len(seen) + len(groups) + 2))
-    sensitivity = measure.measure(one, examples)
+    total = len(profiled) + len(groups) + 1
+    advance = progress("measuring networks", total, 0)
+    done = iter(range(1, total + 1))
+    sensitivity = measure.sensitivity(chosen, examples)
     advance(next(done), "sensitivity")
-    seen_in = {}
-    for other in seen:
-      seen_in[other.title] = measure.look(other)
-      advance(next(done), other.title)
-    agreements = []
+    profiles = {}
+    for one in profiled:
+      profiles[one.title] = measure.profile(one)
+      advance(next(done), one.title)
+    overlaps = []
     for group in groups:
-      agreements.append(measure.agreement(*group))
+      overlaps.append(measure.mask_overlap(*group))
       advance(next(done), "overlap")
-  with workdir_lib.locked(root) as path, workdir_lib.storage(path):
-    sections = (
-      looks_report.HEAD.format(count=len(runs), title=one.title, name=one.name),
-      looks_report.sensitivity_text(path, one, sensitivity),
-      looks_report.overlap_text(path, agreements),
-      looks_report.motion_text(path, runs, leaders, one),
-      looks_report.flow_text(path, seen_in, one),
-      looks_report.dead_text(path, seen_in, one),
+  with workdir.locked(root) as path, workdir.storage(path):
+    text = (
+      sections.HEAD.format(
+        count=len(runs), title=chosen.title, name=chosen.name
+      ),
+      sections.sensitivity_section(path, chosen, sensitivity),
+      sections.overlap_section(path, overlaps),
+      sections.motion_section(path, runs, leaders, chosen),
+      sections.flow_section(path, profiles, chosen),
+      sections.dead_section(path, profiles, chosen),
     )
-    looks_report.insert(path, "\n".join(filter(None, sections)))
-  looks_report.show(seen_in)
+    sections.insert_section(path, "\n".join(filter(None, text)))
+  sections.print_summary(profiles)
   print(f"The report is {path / 'report.md'}")
 
 
 def main() -> None:
-  """Hands the flags on."""
-  given = flags.FLAGS
-  run(given.workdir, name=given.run, examples=given.examples)
+  """Runs the command with its flags."""
+  asked = flags.FLAGS
+  run(asked.workdir, name=asked.run, examples=asked.examples)
 
 
 def _define_flags() -> None:

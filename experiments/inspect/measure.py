@@ -1,7 +1,4 @@
-"""What there is to see in the networks that finished runs have left.
-
-The measurements of inspect.py; how they are told is for looks_report.py.
-"""
+"""Measures the networks of finished runs; sections.py reports the numbers."""
 
 import functools
 import itertools
@@ -18,26 +15,27 @@ import optax
 from flax import linen as nn
 
 from experiments.config import parts
+from experiments.plots.style import evenly_spaced
 from experiments.runs import batches as source
 from experiments.runs import programs, train
-from experiments.runs.finished import Run, architecture, config_of, few
+from experiments.runs.finished import Run, architecture, config_of
 from sparsejax import instruments
 from sparsejax import masks as masks_lib
 from sparsejax.instruments import Dead, Flow
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
-TRAIN_BATCHES = 10  # whose mean gradient is looked at
+TRAIN_BATCHES = 10  # whose mean gradient is measured
 MOST_METHODS = MOST_MASKS = 12  # more in one picture cannot be read
 MOST_GROUPS = 9
 _LAYERS = (nn.Conv, nn.Dense, nn.BatchNorm)
 
 
-class Look(NamedTuple):
-  """What there is to see in a trained network, but for its sensitivity.
+class Profile(NamedTuple):
+  """Weights, gradients and units of a trained network.
 
   Attributes:
     counts: Active and inactive weights, by leaf.
-    total: Gradient norms of all leaves together.
+    total: Gradient norms over all leaves, at active and inactive weights.
     flow: Gradient norms by leaf.
     dead: Units without weights, by leaf that is sparse.
     silent: bool [units] by layer that a ReLU follows: which never fire.
@@ -51,11 +49,11 @@ class Look(NamedTuple):
 
 
 class Sensitivity(NamedTuple):
-  """Losses of a network after one leaf was pruned.
+  """Test losses of a network after one leaf was pruned.
 
   Attributes:
-    examples: How many test examples they are the mean of.
-    loss: That of the network as it is.
+    examples: The number of test examples that losses are the mean of.
+    loss: The loss of the network as it is.
     losses: [sparsities] by leaf.
     own: The sparsity that each leaf has.
   """
@@ -66,15 +64,15 @@ class Sensitivity(NamedTuple):
   own: dict[str, float]
 
 
-class Agreement(NamedTuple):
-  """How far the masks of some runs agree.
+class Overlap(NamedTuple):
+  """The overlap of the final masks of some runs.
 
   Attributes:
     title: What the runs have in common.
     names: What distinguishes each of them.
     iou: [n, n] intersection over union.
-    chance: The mean over pairs that random masks would have of as many weights
-      in each layer.
+    chance: The mean IoU over pairs of random masks with as many weights in each
+      layer.
   """
 
   title: str
@@ -155,111 +153,110 @@ def _programs(text: str) -> _Programs:
   return _Programs(*map(jax.jit, made))
 
 
-def load(one: Run) -> train.Result:
-  """What a finished run has left, with the params that its model runs with."""
-  left = train.train(one.config, one.folder)
-  return left._replace(params=_apply_masks(left.params, left.masks))
+def load(run: Run) -> train.Result:
+  """Loads the result of a finished run, with inactive weights set to zero."""
+  result = train.train(run.config, run.folder)
+  return result._replace(params=_apply_masks(result.params, result.masks))
 
 
-def _examples(one: Run) -> source.Source:
-  return source.of(one.config, np.asarray(parts.streams(one.seed)["data"]))
+def _examples(run: Run) -> source.Source:
+  return source.of(run.config, np.asarray(parts.streams(run.seed)["data"]))
 
 
-def measure(one: Run, examples: int) -> Sensitivity:
-  """Measures how the test loss depends on pruning each leaf.
+def sensitivity(run: Run, examples: int) -> Sensitivity:
+  """Measures how the test loss rises if one leaf is pruned, for each leaf.
 
   Args:
-    one: The run.
+    run: The run.
     examples: How many test examples to take at least; batches are not cut.
 
   Returns:
-    What was found.
+    The losses at SPARSITIES, by leaf.
   """
-  left = load(one)
+  result = load(run)
   batches, count = [], 0
-  for x, y in _examples(one).tests():
+  for x, y in _examples(run).tests():
     batches.append((x, y))
     count += int((y >= 0).sum())
     if count >= examples:
       break
-  losses = _programs(architecture(one.config)).losses
+  losses = _programs(architecture(run.config)).losses
 
-  def loss_fn(params, batch):
-    variables = {"params": params, "batch_stats": left.batch_stats}
+  def loss_fn(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    variables = {"params": params, "batch_stats": result.batch_stats}
     # So that the mean over batches is that over examples.
     return losses(variables, *batch).sum() * (len(batches) / count)
 
   loss, found = instruments.layer_sensitivity(
-    loss_fn, left.params, batches, SPARSITIES
+    loss_fn, result.params, batches, SPARSITIES
   )
-  weights = _counts(left)
+  counts = _counts(result)
   return Sensitivity(
     examples=count,
     loss=float(loss),
     losses={path: np.asarray(values) for path, values in found.items()},
-    own={path: weights[path][1] / sum(weights[path]) for path in found},
+    own={path: counts[path][1] / sum(counts[path]) for path in found},
   )
 
 
-def _counts(left: train.Result) -> dict[str, tuple[int, int]]:
+def _counts(result: train.Result) -> dict[str, tuple[int, int]]:
   """Active and inactive weights, by leaf."""
-  leaves = jax.tree_util.tree_leaves_with_path(left.params)
+  leaves = jax.tree_util.tree_leaves_with_path(result.params)
+  masks = jax.tree.leaves(result.masks)
   counts = {}
-  for (path, p), mask in zip(leaves, jax.tree.leaves(left.masks), strict=True):
+  for (path, p), mask in zip(leaves, masks, strict=True):
     active = int(np.sum(mask)) if np.ndim(mask) else p.size
     counts[masks_lib.path_name(path)] = active, p.size - active
   return counts
 
 
-def look(one: Run) -> Look:
-  """Looks at weights, gradients and units of a trained network."""
-  left = load(one)
-  program = _programs(architecture(one.config))
-  examples = _examples(one)
-  variables = {"params": left.params, "batch_stats": left.batch_stats}
-  sums = jax.tree.map(np.zeros_like, left.params)
-  steps = range(min(TRAIN_BATCHES, one.config.steps))
+def profile(run: Run) -> Profile:
+  """Measures the weights, gradients and units of a trained network."""
+  result = load(run)
+  program = _programs(architecture(run.config))
+  examples = _examples(run)
+  variables = {"params": result.params, "batch_stats": result.batch_stats}
+  sums = jax.tree.map(np.zeros_like, result.params)
+  steps = range(min(TRAIN_BATCHES, run.config.steps))
   for step in steps:
     batch = examples.batches(step).taken(step)
     sums = program.add_grads(sums, *variables.values(), *batch)
-  total, flow = jax.device_get(_gradient_flow(sums, left.masks))
+  total, flow = jax.device_get(_gradient_flow(sums, result.masks))
   fired = {}
   for x, y in examples.tests():
     for layer, new in program.fires(variables, x, y).items():
       fired[layer] = np.asarray(new) | fired.get(layer, False)
-  return Look(
-    counts=_counts(left),
-    total=_over(len(steps), total),
-    flow={path: _over(len(steps), norms) for path, norms in flow.items()},
-    dead=jax.device_get(_dead_units(left.masks)),
-    silent={layer: ~fired[layer] for layer in _rectified(one, fired, x)},
+  return Profile(
+    counts=_counts(result),
+    total=_divided(total, len(steps)),
+    flow={path: _divided(norms, len(steps)) for path, norms in flow.items()},
+    dead=jax.device_get(_dead_units(result.masks)),
+    silent={layer: ~fired[layer] for layer in _rectified(run, fired, x)},
   )
 
 
 _gradient_flow = jax.jit(instruments.gradient_flow)
-
-
 _dead_units = jax.jit(instruments.dead_units)
-
-
 _apply_masks = jax.jit(masks_lib.apply_masks)
 
 
-def _over(n: int, norms: Flow) -> Flow:
+def _divided(norms: Flow, n: int) -> Flow:
   return Flow(*(float(norm) / n for norm in norms))
 
 
-def _rectified(one: Run, layers: Iterable[str], x: jax.Array) -> list[str]:
-  """The layers that a ReLU follows at once: clipping them changes nothing.
+def _rectified(run: Run, layers: Iterable[str], x: jax.Array) -> list[str]:
+  """Finds the layers that a ReLU follows directly.
 
-  Neither logits nor what goes into a residual sum is so. The model is asked as
-  it is drawn, when no unit is dead; but BatchNorm has to move what it is given,
-  lest the layer before seem to be followed by the ReLU.
+  Clipping their outputs at 0 does not change the logits, as it does for the
+  logits themselves and for what goes into a residual sum.
   """
-  variables = programs.get(one.config).draw(parts.streams(one.seed))
+  # In a newly drawn model no unit is dead, which would hide a change.
+  variables = programs.get(run.config).draw(parts.streams(run.seed))
+  # BatchNorm must shift its input: at a mean of 0 and a scale of 1 the layer
+  # before it would seem to be followed by the ReLU after it.
   stats = jax.tree.map(lambda s: s - 0.5, variables.get("batch_stats", {}))
   clipped = functools.partial(
-    _programs(architecture(one.config)).clipped,
+    _programs(architecture(run.config)).clipped,
     {"params": variables["params"], "batch_stats": stats},
     x[:8],
   )
@@ -271,13 +268,21 @@ def _rectified(one: Run, layers: Iterable[str], x: jax.Array) -> list[str]:
   ]
 
 
-def groups(
+def comparable_groups(
   runs: Sequence[Run], leaders: Sequence[Run]
 ) -> Iterator[tuple[str, list[str], list[Run]]]:
-  """Sparse runs whose masks to compare: a title, their names, the runs."""
-  sparse = [one for one in runs if one.sparse]
+  """Groups sparse runs that differ in one thing: method, seed, or stage.
+
+  Args:
+    runs: All runs.
+    leaders: One of each method and architecture.
+
+  Yields:
+    What the runs of a group have in common, what distinguishes each, the runs.
+  """
+  sparse = [run for run in runs if run.sparse]
   found = []
-  for text in dict.fromkeys(architecture(one.config) for one in leaders):
+  for text in dict.fromkeys(architecture(run.config) for run in leaders):
     group = [r for r in leaders if r.sparse and r.kind[1] == text]
     stages = {r.stage for r in group}
     if len(stages) == 1:
@@ -285,16 +290,17 @@ def groups(
       found.append((title, [r.method for r in group], group))
     else:
       found.append(("methods", [r.label for r in group], group))
-  for one in leaders:
-    kin = [r for r in sparse if r.kind == one.kind]
-    group = [r for r in kin if r.stage == one.stage]
-    title = f"seeds of {one.label}"
+  for leader in leaders:
+    own = [r for r in sparse if r.kind == leader.kind]
+    group = [r for r in own if r.stage == leader.stage]
+    title = f"seeds of {leader.label}"
     found.append((title, [str(r.seed) for r in group], group))
-    group = [r for r in kin if r.seed == one.seed]
-    title = f"{one.method}, seed {one.seed}"
+    group = [r for r in own if r.seed == leader.seed]
+    title = f"{leader.method}, seed {leader.seed}"
     found.append((title, [r.stage for r in group], group))
   for title, names, group in [f for f in found if len(f[2]) > 1][:MOST_GROUPS]:
-    yield title, few(names, MOST_MASKS), few(group, MOST_MASKS)
+    shown = (evenly_spaced(items, MOST_MASKS) for items in (names, group))
+    yield title, *shown
 
 
 @functools.lru_cache(maxsize=2 * MOST_MASKS)
@@ -302,16 +308,20 @@ def _masks(folder: Path) -> Any:
   return train.train(config_of(folder), folder).masks
 
 
-def agreement(title: str, names: list[str], group: list[Run]) -> Agreement:
-  """Compares the final masks of all pairs of some runs."""
-  masks = [_masks(one.folder) for one in group]
+def mask_overlap(title: str, names: list[str], group: list[Run]) -> Overlap:
+  """Computes the overlap of the final masks of all pairs of some runs."""
+  masks = [_masks(run.folder) for run in group]
   pairs = [_chance(a, b) for i, a in enumerate(masks) for b in masks[:i]]
   iou = np.asarray(instruments.overlaps(masks))
-  return Agreement(title, names, iou, float(np.mean(pairs)))
+  return Overlap(title, names, iou, float(np.mean(pairs)))
 
 
 def _chance(a: Any, b: Any) -> float:
-  """The IoU to be expected of random masks of the same layer budgets."""
+  """The expected IoU of random masks of the same layer budgets.
+
+  A layer of n weights, of which masks keep the shares p and q, has n p q in
+  both and n (p + q - p q) in either.
+  """
   both = either = 0.0
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     size, p, q = max(np.size(x), np.size(y)), np.mean(x), np.mean(y)
@@ -321,10 +331,10 @@ def _chance(a: Any, b: Any) -> float:
   return both / either if either else 1.0
 
 
-def moved(
+def iou_over_steps(
   tests: Sequence[Mapping[str, Any]], key: str, path: str | None = None
 ) -> np.ndarray:
-  """IoU of the masks at each evaluation with earlier ones, from the records.
+  """Computes the IoU of the masks at each evaluation with earlier ones.
 
   Args:
     tests: The records of a run's evaluations.
@@ -336,7 +346,7 @@ def moved(
     float64 [evaluations - 1].
   """
 
-  def nnz(record):
+  def nnz(record: Mapping[str, Any]) -> int:
     layers = record["layers"]
     chosen = layers.values() if path is None else [layers[path]]
     return sum(layer["nnz"] for layer in chosen)

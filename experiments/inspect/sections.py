@@ -1,33 +1,31 @@
-"""The instruments' part of a report: its sections, tables and pictures."""
+"""The sections of a report about trained networks: text, tables, pictures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich.console
-import rich.table
 
 from experiments.inspect.measure import (
   MOST_GROUPS,
   MOST_MASKS,
   SPARSITIES,
   TRAIN_BATCHES,
-  Agreement,
-  Look,
+  Overlap,
+  Profile,
   Sensitivity,
-  moved,
+  iou_over_steps,
 )
-from experiments.plots import instruments
+from experiments.plots import instruments as plots
 from experiments.runs.finished import Run, natural
-from experiments.tables.text import table
+from experiments.tables.text import markdown, print_table
 from sparsejax.instruments import Flow
 
 BEGIN, END = "<!-- instruments -->", "<!-- end instruments -->"
 
 
-def insert(path: Path, section: str) -> None:
-  """Puts the section where it was, or at the end of the report."""
+def insert_section(path: Path, section: str) -> None:
+  """Writes the section to report.md: over the last one, or at its end."""
   file = path / "report.md"
   text = file.read_text() if file.exists() else f"# {path.name}\n"
   before, _, rest = text.partition(BEGIN)
@@ -44,15 +42,15 @@ here, {count} in number. Layer by layer it shows the run `{name}`: {title}.
 """
 
 
-def sensitivity_text(path: Path, one: Run, found: Sensitivity) -> str:
-  """Says which layers bear pruning, with a heat map."""
+def sensitivity_section(path: Path, run: Run, found: Sensitivity) -> str:
+  """Reports which layers bear pruning, with a heat map."""
   leaves = list(found.losses)
   rise = np.array([found.losses[leaf] for leaf in leaves]) - found.loss
   kept = np.array(
     [[found.own[leaf] >= s for s in SPARSITIES] for leaf in leaves]
   )
-  title = f"{one.title}: test loss {found.loss:.3f} as it is"
-  instruments.sensitivity(
+  title = f"{run.title}: test loss {found.loss:.3f} as it is"
+  plots.sensitivity(
     title, leaves, SPARSITIES, rise, kept, path / "sensitivity.png"
   )
   header = ("layer", "zeros", *(f"{100 * s:g} %" for s in SPARSITIES))
@@ -74,17 +72,21 @@ How much the mean cross-entropy on {found.examples} test examples rises, from
 weights first, and nothing is trained afterwards. A layer that has as many zeros
 already stays as it is.
 
-{table([header, *rows])}
+{markdown([header, *rows])}
 """
 
 
-def overlap_text(path: Path, agreements: Sequence[Agreement]) -> str:
-  """Says where masks agree, with a heat map for each group of runs."""
-  if not agreements:
+def overlap_section(path: Path, overlaps: Sequence[Overlap]) -> str:
+  """Reports where masks agree, with a heat map for each group of runs."""
+  if not overlaps:
     return ""
-  instruments.overlap(agreements, path / "mask_overlap.png")
+  panels = [
+    (f"{group.title}\nby chance {group.chance:.2f}", group.names, group.iou)
+    for group in overlaps
+  ]
+  plots.overlap(panels, path / "mask_overlap.png")
   rows = []
-  for group in agreements:
+  for group in overlaps:
     pairs = group.iou[np.triu_indices(len(group.iou), 1)]
     numbers = (pairs.mean(), pairs.min(), pairs.max(), group.chance)
     cells = (f"{x:.3f}" for x in numbers)
@@ -100,18 +102,18 @@ together: 1 if they keep the same weights. Random masks that keep as many
 weights in each layer would agree as far as the last column says. Shown are at
 most {MOST_GROUPS} groups, and {MOST_MASKS} masks of each.
 
-{table([header, *rows])}
+{markdown([header, *rows])}
 """
 
 
-def motion_text(
-  path: Path, runs: Sequence[Run], leaders: Sequence[Run], one: Run
+def motion_section(
+  path: Path, runs: Sequence[Run], leaders: Sequence[Run], run: Run
 ) -> str:
-  """Says how masks moved over the steps, and how much was explored."""
+  """Reports how masks moved over the steps, and how much was explored."""
   curves = {leader.label: _motion(runs, leader) for leader in leaders}
   if not any(curves.values()):
     return ""
-  instruments.motion(curves, path / "mask_motion.png")
+  plots.motion(curves, path / "mask_motion.png")
   rows = [
     (label, str(len(c.last)), *_ends(c.last, c.since, c.ever))
     for label, c in curves.items()
@@ -129,20 +131,22 @@ the last one. R_s is the share of weights that have ever been active (Liu et
 al., arXiv:2102.02887), where it was recorded. Methods whose masks stand still
 are left out.
 
-{table([("method", "runs", *_MOVED), *rows])}
-{_motion_by_layer(path, one)}"""
+{markdown([("method", "runs", *_MOVED), *rows])}
+{_motion_by_layer(path, run)}"""
 
 
 _MOVED = ("IoU with the last, mean", "IoU of end and start", "R_s")
 
 
-def _ends(last, since, ever) -> tuple[str, ...]:
+def _ends(
+  last: np.ndarray, since: np.ndarray, ever: np.ndarray | None
+) -> tuple[str, ...]:
   """The cells of _MOVED, of arrays [..., evaluations]."""
   share = "" if ever is None else f"{np.mean(ever[..., -1]):.3f}"
   return f"{last.mean():.3f}", f"{since[..., -1].mean():.3f}", share
 
 
-def _motion(runs: Sequence[Run], leader: Run) -> instruments.Motion | None:
+def _motion(runs: Sequence[Run], leader: Run) -> plots.Motion | None:
   """How the masks of a method's runs moved; None if they did not."""
   steps = [record["step"] for record in leader.tests]
   group = [
@@ -151,12 +155,14 @@ def _motion(runs: Sequence[Run], leader: Run) -> instruments.Motion | None:
     if (r.kind, r.stage) == (leader.kind, leader.stage)
     and [record["step"] for record in r.tests] == steps
   ]
-  since = np.array([moved(tests, "churn_since_start") for tests in group])
+  since = np.array(
+    [iou_over_steps(tests, "churn_since_start") for tests in group]
+  )
   if np.all(since == 1):
     return None
-  return instruments.Motion(
+  return plots.Motion(
     steps=np.array(steps),
-    last=np.array([moved(tests, "churn") for tests in group]),
+    last=np.array([iou_over_steps(tests, "churn") for tests in group]),
     since=since,
     ever=_recorded([[r.get("explored") for r in tests] for tests in group]),
   )
@@ -168,28 +174,28 @@ def _recorded(values: Any) -> np.ndarray | None:
   return None if np.isnan(found).any() else found
 
 
-def _motion_by_layer(path: Path, one: Run) -> str:
-  leaves = list(one.tests[-1]["layers"])
+def _motion_by_layer(path: Path, run: Run) -> str:
+  leaves = list(run.tests[-1]["layers"])
   last, since = (
-    np.array([moved(one.tests, key, leaf) for leaf in leaves])
+    np.array([iou_over_steps(run.tests, key, leaf) for leaf in leaves])
     for key in ("churn", "churn_since_start")
   )
   if np.all(since == 1):
     return ""
-  steps = [record["step"] for record in one.tests[1:]]
-  instruments.motion_by_layer(
-    one.title, leaves, steps, last, since, path / "mask_layers.png"
+  steps = [record["step"] for record in run.tests[1:]]
+  plots.motion_by_layer(
+    run.title, leaves, steps, last, since, path / "mask_layers.png"
   )
   rows = []
   for leaf, *overlaps in zip(leaves, last, since, strict=True):
-    ever = _recorded([one.tests[-1]["layers"][leaf].get("explored")])
+    ever = _recorded([run.tests[-1]["layers"][leaf].get("explored")])
     rows.append((leaf, *_ends(*overlaps, ever)))
   return f"""
 ![overlap of the masks of each layer with earlier ones](mask_layers.png)
 
-The same for each layer of {one.title}.
+The same for each layer of {run.title}.
 
-{table([("layer", *_MOVED), *rows])}
+{markdown([("layer", *_MOVED), *rows])}
 """
 
 
@@ -214,18 +220,19 @@ def _rms(counts: tuple[int, int], flow: Flow) -> Flow:
   )
 
 
-def _sums(look: Look) -> tuple[int, int]:
-  return tuple(map(sum, zip(*look.counts.values(), strict=True)))
+def _total_counts(profile: Profile) -> tuple[int, int]:
+  """Active and inactive weights of a net."""
+  return tuple(map(sum, zip(*profile.counts.values(), strict=True)))
 
 
-def flow_text(path: Path, looks: Mapping[str, Look], one: Run) -> str:
-  """Says how large gradients are at active and inactive weights."""
-  mine = looks[one.title]
-  sparse = [leaf for leaf, counts in mine.counts.items() if counts[1]]
-  layers = {leaf: (mine.counts[leaf], mine.flow[leaf]) for leaf in sparse}
-  every = {title: (_sums(seen), seen.total) for title, seen in looks.items()}
-  instruments.flow(
-    {"runs": _rms_of(every), f"layers of {one.title}": _rms_of(layers)},
+def flow_section(path: Path, profiles: Mapping[str, Profile], run: Run) -> str:
+  """Reports how large gradients are at active and inactive weights."""
+  own = profiles[run.title]
+  sparse = [leaf for leaf, counts in own.counts.items() if counts[1]]
+  layers = {leaf: (own.counts[leaf], own.flow[leaf]) for leaf in sparse}
+  every = {title: (_total_counts(p), p.total) for title, p in profiles.items()}
+  plots.flow(
+    {"runs": _rms_of(every), f"layers of {run.title}": _rms_of(layers)},
     path / "gradient_flow.png",
   )
   text = f"""\
@@ -238,24 +245,26 @@ of the cross-entropy of the model in evaluation mode; RMS is the norm over the
 square root of the number of weights. The larger it is at inactive weights, the
 more the training loss would fall, to first order, if some of them were grown.
 
-{table([("run", *_NORMS), *((t, *_norms(*v)) for t, v in every.items())])}
+{markdown([("run", *_NORMS), *((t, *_norms(*v)) for t, v in every.items())])}
 """
   if layers:
     rows = [(leaf, *_norms(*v)) for leaf, v in layers.items()]
-    text += f"\n{table([(f'layer of {one.label}', *_NORMS), *rows])}\n"
+    text += f"\n{markdown([(f'layer of {run.label}', *_NORMS), *rows])}\n"
   return text
 
 
-def _rms_of(rows):
+def _rms_of(
+  rows: Mapping[str, tuple[tuple[int, int], Flow]],
+) -> dict[str, Flow]:
   return {name: _rms(*values) for name, values in rows.items()}
 
 
-def dead_text(path: Path, looks: Mapping[str, Look], one: Run) -> str:
-  """Counts units without weights, and those that never fire."""
-  layers = _units(looks[one.title])
-  every = {title: _all_units(seen) for title, seen in looks.items()}
-  instruments.dead(
-    {"runs": every, f"layers of {one.title}": layers}, path / "dead_units.png"
+def dead_section(path: Path, profiles: Mapping[str, Profile], run: Run) -> str:
+  """Reports units without weights, and those that never fire."""
+  layers = _units(profiles[run.title])
+  every = {title: _all_units(profile) for title, profile in profiles.items()}
+  plots.dead(
+    {"runs": every, f"layers of {run.title}": layers}, path / "dead_units.png"
   )
   header = ("no weight in", "no weight out", "never fires")
   of_layers = [(name, *map(_share, cells)) for name, cells in layers.items()]
@@ -271,25 +280,25 @@ the whole test set: units whose output before the ReLU is never positive, at any
 position. That is asked of layers which a ReLU follows at once: not of the
 logits, nor of what goes into a residual sum.
 
-{table([("run", *header), *of_runs])}
+{markdown([("run", *header), *of_runs])}
 
-{table([(f"layer of {one.label}", *header), *of_layers])}
+{markdown([(f"layer of {run.label}", *header), *of_layers])}
 """
 
 
-def _units(seen: Look) -> dict[str, np.ndarray]:
+def _units(profile: Profile) -> dict[str, np.ndarray]:
   """By layer int [3, 2]: dead outputs, inputs, silent ones; out of how many."""
   rows = {}
-  for leaf, dead in seen.dead.items():
+  for leaf, dead in profile.dead.items():
     cells = rows[leaf.rpartition("/")[0] or leaf] = np.zeros((3, 2), int)
     cells[:2] = _dead_of(dead.outputs), _dead_of(dead.inputs)
-  for layer, silent in seen.silent.items():
+  for layer, silent in profile.silent.items():
     rows.setdefault(layer, np.zeros((3, 2), int))[2] = _dead_of(silent)
   return {layer: rows[layer] for layer in sorted(rows, key=natural)}
 
 
-def _all_units(seen: Look) -> np.ndarray:
-  return sum(_units(seen).values(), np.zeros((3, 2), int))
+def _all_units(profile: Profile) -> np.ndarray:
+  return sum(_units(profile).values(), np.zeros((3, 2), int))
 
 
 def _dead_of(units: np.ndarray) -> tuple[int, int]:
@@ -300,20 +309,20 @@ def _share(cell: np.ndarray) -> str:
   return f"{cell[0]} of {cell[1]}" if cell[1] else ""
 
 
-def show(looks: Mapping[str, Look]) -> None:
-  """Prints the runs in one table on the terminal."""
-  printed = rich.table.Table(
-    *("run", "active"),
-    *("gradient\nactive", "gradient\ninactive"),
-    *("no weight\nin", "never\nfires"),
-    title="inside the networks: gradients are root mean squares",
-  )
-  for column in printed.columns[1:]:
-    column.justify, column.no_wrap = "right", True
-  for title, seen in looks.items():
-    active, inactive = counts = _sums(seen)
-    outputs, _, silent = map(_share, _all_units(seen))
-    rms = _norms(counts, seen.total)[4:]
+def print_summary(profiles: Mapping[str, Profile]) -> None:
+  """Prints a line for each run on the terminal."""
+  lines = [
+    (
+      *("run", "active", "gradient\nactive", "gradient\ninactive"),
+      *("no weight\nin", "never\nfires"),
+    )
+  ]
+  for title, profile in profiles.items():
+    active, inactive = counts = _total_counts(profile)
+    outputs, _, silent = map(_share, _all_units(profile))
+    rms = _norms(counts, profile.total)[4:]
     share = f"{100 * active / (active + inactive):.1f} %"
-    printed.add_row(title, share, *rms, outputs, silent)
-  rich.console.Console().print(printed)
+    lines.append((title, share, *rms, outputs, silent))
+  print_table(
+    "inside the networks: gradients are root mean squares", lines, no_wrap=True
+  )

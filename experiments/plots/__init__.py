@@ -1,1 +1,1 @@
-"""Pictures of finished runs."""
+"""Pictures: each function takes values and a file, and computes no result."""

@@ -1,26 +1,17 @@
-"""Pictures of what instruments find in networks, in the style of plots.py.
+"""Pictures of what instruments measure in trained networks."""
 
-What is drawn comes from looks.py; nothing here computes a result.
-"""
-
-import itertools
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.colors import PowerNorm
-from matplotlib.ticker import LogLocator, NullLocator
 
-from experiments.plots import runs as plots
+from experiments.plots import style
 
-if TYPE_CHECKING:
-  from experiments.inspect.__main__ import Agreement
-  from sparsejax.instruments import Flow
-
-_KEPT = "#e8e8e8"  # of cells without a value
+_NO_VALUE = "#e8e8e8"  # the colour of cells without a value
 _MOST_NUMBERS = 12  # columns of a heat map that have room for numbers
+_BLUE, _LIGHT_BLUE, _RED = "#0072B2", "#56B4E9", "#D55E00"
 
 
 class Motion(NamedTuple):
@@ -54,13 +45,13 @@ def sensitivity(
     leaves: The layers' names.
     sparsities: Shares of zeros.
     rise: [layers, sparsities]: the loss less that without pruning.
-    kept: Likewise, bool: where a layer is that sparse anyway.
+    kept: bool [layers, sparsities], where a layer is that sparse anyway.
     file: Where the PNG goes.
   """
-  with matplotlib.rc_context(plots.STYLE):
-    figure, axes = plots.figure(
-      width=3.8 + 0.75 * len(sparsities), height=1.5 + 0.34 * len(leaves)
-    )
+  from matplotlib.colors import PowerNorm
+
+  width, height = 3.8 + 0.75 * len(sparsities), 1.5 + 0.34 * len(leaves)
+  with style.picture(file, width=width, height=height) as (figure, axes):
     values = np.ma.array(rise, mask=kept)
     # By a root, lest one layer's collapse leave all else white.
     top = max(values.max(), 1e-3) if values.count() else 1.0
@@ -78,43 +69,44 @@ def sensitivity(
       format="{x:.2g}",
       aspect=20 + len(leaves),
     )
-    plots.save(figure, file)
 
 
-def _signed(x):
+def _signed(x: float) -> str:
   return f"{x:+.3f}" if abs(x) < 0.1 else f"{x:+.2f}"
 
 
-def overlap(groups: Sequence["Agreement"], file: Path) -> None:
+def overlap(
+  panels: Sequence[tuple[str, Sequence[str], np.ndarray]], file: Path
+) -> None:
   """Draws the overlap of the masks of every pair of runs, a panel per group.
 
   Args:
-    groups: The groups.
+    panels: Of each group of runs its title, their names, and their [n, n]
+      intersection over union.
     file: Where the PNG goes.
   """
-  columns = min(len(groups), 3)
-  rows = -(-len(groups) // columns)
-  most = max(len(group.names) for group in groups)
-  side = 1.9 + 0.38 * most
-  with matplotlib.rc_context(plots.STYLE):
-    figure, whole = plots.figure(
-      width=max(5.0, side * columns + 1), height=side * rows
-    )
-    whole.remove()
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels[len(groups) :]:
+  columns = min(len(panels), 3)
+  rows = -(-len(panels) // columns)
+  side = 1.9 + 0.38 * max(len(names) for _, names, _ in panels)
+  with style.picture(
+    file,
+    columns=columns,
+    rows=rows,
+    width=max(5.0, side * columns + 1),
+    height=side * rows,
+    squeeze=False,
+  ) as (figure, all_axes):
+    shown, spare = np.split(all_axes.ravel(), [len(panels)])
+    for axes in spare:
       axes.remove()
-    for axes, group in zip(panels, groups, strict=False):
-      text = np.vectorize("{:.2f}".format)(group.iou)
-      image = _heat(axes, group.iou, group.names, group.names, text)
-      axes.set_title(
-        f"{group.title}\nby chance {group.chance:.2f}", fontsize=10
-      )
-      axes.tick_params(axis="x", rotation=90 * (max(map(len, group.names)) > 2))
+    for axes, (title, names, iou) in zip(shown, panels, strict=True):
+      text = np.vectorize("{:.2f}".format)(iou)
+      image = _heat(axes, iou, names, names, text)
+      axes.set_title(title, fontsize=10)
+      axes.tick_params(axis="x", rotation=90 * (max(map(len, names)) > 2))
       axes.set_aspect("equal")
     label = "intersection over union"
-    figure.colorbar(image, ax=panels[: len(groups)], label=label, shrink=0.8)
-    plots.save(figure, file)
+    figure.colorbar(image, ax=shown, label=label, shrink=0.8)
 
 
 def motion(curves: Mapping[str, Motion | None], file: Path) -> None:
@@ -131,36 +123,24 @@ def motion(curves: Mapping[str, Motion | None], file: Path) -> None:
   }
   if all(curve is None or curve.ever is None for curve in curves.values()):
     del labels["ever"]
-  with matplotlib.rc_context(plots.STYLE):
-    figure, panels = plots.figure(columns=len(labels), width=4.2 * len(labels))
+  styles = style.line_styles({name: (name, "") for name in curves})
+  with style.picture(file, columns=len(labels), width=4.2 * len(labels)) as (
+    figure,
+    panels,
+  ):
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
-      for i, (name, curve) in enumerate(curves.items()):
+      for name, curve in curves.items():
         values = getattr(curve, key, None)
         if values is not None:
           steps = curve.steps[-values.shape[1] :]
-          _band(axes, steps, values, name, _style(i))
+          marker = "o" if len(steps) < 8 else None
+          options = {"marker": marker, "ms": 3, **styles[name]}
+          style.band(axes, steps, values, name, **options)
       axes.set(xlabel="step", ylabel=label, ylim=(0, 1.02))
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(
       handles, names, loc="outside upper center", ncols=min(len(names), 6)
     )
-    plots.save(figure, file)
-
-
-def _style(i):
-  """The i-th colour; where they begin again, dashed."""
-  colours = list(itertools.islice(plots.cycle(), i + 1))
-  style = "--" if colours[i] in colours[:i] else "-"
-  return {"color": colours[i], "linestyle": style}
-
-
-def _band(axes, steps, values, name, style):
-  mean, std = values.mean(0), values.std(0, ddof=1 if len(values) > 1 else 0)
-  marker = "o" if len(steps) < 8 else None
-  axes.plot(steps, mean, label=name, lw=1.5, marker=marker, ms=3, **style)
-  axes.fill_between(
-    steps, mean - std, mean + std, color=style["color"], alpha=0.15, lw=0
-  )
 
 
 def motion_by_layer(
@@ -178,17 +158,17 @@ def motion_by_layer(
     leaves: The layers' names.
     steps: Those of the evaluations, but for the first.
     last: [layers, steps] overlap with the evaluation before.
-    since: Likewise, with the first masks.
+    since: [layers, steps] overlap with the first masks.
     file: Where the PNG goes.
   """
   numbers = len(steps) <= _MOST_NUMBERS
-  with matplotlib.rc_context(plots.STYLE):
-    figure, both = plots.figure(
-      columns=2,
-      width=5.5 + 0.9 * (max(len(steps), 2) if numbers else _MOST_NUMBERS),
-      height=1.8 + (0.34 if numbers else 0.24) * len(leaves),
-      sharey=True,
-    )
+  with style.picture(
+    file,
+    columns=2,
+    width=5.5 + 0.9 * (max(len(steps), 2) if numbers else _MOST_NUMBERS),
+    height=1.8 + (0.34 if numbers else 0.24) * len(leaves),
+    sharey=True,
+  ) as (figure, both):
     panels = {"the evaluation before": last, "the first masks": since}
     for axes, (what, values) in zip(both, panels.items(), strict=True):
       text = np.vectorize("{:.2f}".format)(values) if numbers else None
@@ -202,61 +182,62 @@ def motion_by_layer(
     figure.colorbar(
       image, ax=both, label="intersection over union", aspect=20 + len(leaves)
     )
-    plots.save(figure, file)
 
 
-def flow(panels: Mapping[str, Mapping[str, "Flow"]], file: Path) -> None:
+def flow(
+  panels: Mapping[str, Mapping[str, tuple[float, float]]], file: Path
+) -> None:
   """Draws gradients per weight, active and inactive, on a logarithmic axis.
 
   Args:
-    panels: By its title, the root mean squares of each line.
+    panels: By its title and line, the root mean squares of the gradient at
+      active and at inactive weights; nothing is drawn for 0.
     file: Where the PNG goes.
   """
-  with matplotlib.rc_context(plots.STYLE):
-    figure, panels = _lists(panels)
-    for axes, lines in panels:
+  from matplotlib import ticker
+
+  with _lists(panels, file) as (figure, pairs):
+    for axes, lines in pairs:
       for i, norms in enumerate(lines.values()):
-        there = [x for x in norms if x > 0]
-        axes.plot(there, [i] * len(there), color="#bbbbbb", lw=1.5, zorder=1)
-      for j, (label, colour) in enumerate(
-        (("active weights", "#0072B2"), ("inactive weights", "#D55E00"))
+        drawn = [x for x in norms if x > 0]
+        axes.plot(drawn, [i] * len(drawn), color="#bbbbbb", lw=1.5, zorder=1)
+      for j, (label, color) in enumerate(
+        (("active weights", _BLUE), ("inactive weights", _RED))
       ):
         at = [(norms[j], i) for i, norms in enumerate(lines.values())]
         at = np.array([point for point in at if point[0] > 0]).reshape(-1, 2)
-        axes.scatter(*at.T, color=colour, label=label, s=30)
+        axes.scatter(*at.T, color=color, label=label, s=30)
       axes.set_xscale("log")
       wide = axes.dataLim.x1 > 30 * axes.dataLim.x0
-      ticks = LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=8)
+      ticks = ticker.LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=8)
       axes.xaxis.set_major_locator(ticks)
       axes.xaxis.set_major_formatter("{x:.2g}")
-      axes.xaxis.set_minor_locator(NullLocator())
+      axes.xaxis.set_minor_locator(ticker.NullLocator())
       axes.margins(x=0.1)
       axes.set(xlabel="root mean square of the gradient")
-    _legend(figure, axes)
-    plots.save(figure, file)
+    style.legend(figure, axes)
 
 
 def dead(panels: Mapping[str, Mapping[str, np.ndarray]], file: Path) -> None:
   """Draws the shares of units without weights, and of those that never fire.
 
   Args:
-    panels: By its title, [3, 2] of each line: how many units are without
+    panels: By its title and line, int [3, 2]: how many units are without
       weights in, without weights out, silent; and how many there are.
     file: Where the PNG goes.
   """
   labels = (
-    ("outputs without weights", "#0072B2"),
-    ("inputs without weights", "#56B4E9"),
-    ("never fire", "#D55E00"),
+    ("outputs without weights", _BLUE),
+    ("inputs without weights", _LIGHT_BLUE),
+    ("never fire", _RED),
   )
-  with matplotlib.rc_context(plots.STYLE):
-    figure, panels = _lists(panels, line=0.5)
-    for axes, lines in panels:
-      for j, (label, colour) in enumerate(labels):
+  with _lists(panels, file, line=0.5) as (figure, pairs):
+    for axes, lines in pairs:
+      for j, (label, color) in enumerate(labels):
         cells = np.array([units[j] for units in lines.values()])
         share = 100 * cells[:, 0] / np.maximum(cells[:, 1], 1)
         at = np.arange(len(cells)) + 0.26 * (j - 1)
-        axes.barh(at, share, 0.24, color=colour, label=label)
+        axes.barh(at, share, 0.24, color=color, label=label)
         for y, x, known in zip(at, share, cells[:, 1], strict=True):
           if known:
             axes.annotate(
@@ -265,39 +246,48 @@ def dead(panels: Mapping[str, Mapping[str, np.ndarray]], file: Path) -> None:
             )  # fmt: skip
       axes.set(xlabel="units [%]")
       axes.set_xlim(0, max(1.12 * axes.dataLim.x1, 5))
-    _legend(figure, axes)
-    plots.save(figure, file)
+    style.legend(figure, axes)
 
 
-def _lists(panels, line=0.3):
+@contextlib.contextmanager
+def _lists(
+  panels: Mapping[str, Mapping[str, Any]], file: Path, line: float = 0.3
+) -> Iterator[tuple[Any, list[tuple[Any, Mapping[str, Any]]]]]:
   """A figure of panels one below the other; the axes and lines of each."""
   panels = {title: lines for title, lines in panels.items() if lines}
   heights = [1.5 + len(lines) for lines in panels.values()]
-  figure, whole = plots.figure(
-    width=7.5, height=1 + 0.4 * len(panels) + line * sum(heights)
-  )
-  whole.remove()
-  all_axes = figure.subplots(
-    len(panels), 1, squeeze=False, height_ratios=heights
-  )[:, 0]
-  for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
-    axes.set_yticks(range(len(lines)), lines)
-    axes.set_ylim(len(lines) - 0.4, -0.6)
-    axes.set_title(title, fontsize=10)
-    axes.grid(visible=False, axis="y")
-  return figure, list(zip(all_axes, panels.values(), strict=True))
+  with style.picture(
+    file,
+    rows=len(panels),
+    width=7.5,
+    height=1 + 0.4 * len(panels) + line * sum(heights),
+    squeeze=False,
+    height_ratios=heights,
+  ) as (figure, all_axes):
+    pairs = list(zip(all_axes[:, 0], panels.values(), strict=True))
+    for title, (axes, lines) in zip(panels, pairs, strict=True):
+      axes.set_yticks(range(len(lines)), lines)
+      axes.set_ylim(len(lines) - 0.4, -0.6)
+      axes.set_title(title, fontsize=10)
+      axes.grid(visible=False, axis="y")
+    yield figure, pairs
 
 
-def _legend(figure, axes):
-  handles, names = axes.get_legend_handles_labels()
-  figure.legend(handles, names, loc="outside upper center", ncols=len(names))
-
-
-def _heat(axes, values, rows, columns, text=None, *, cmap="viridis", norm=None):
+def _heat(
+  axes: Any,
+  values: np.ndarray,
+  rows: Sequence[Any],
+  columns: Sequence[Any],
+  text: np.ndarray | None = None,
+  *,
+  cmap: str = "viridis",
+  norm: Any = None,
+) -> Any:
   """A heat map with names, and numbers that can be read on their colour."""
-  colours = matplotlib.colormaps[cmap].with_extremes(bad=_KEPT)
-  if norm is None:
-    norm = matplotlib.colors.Normalize(0, 1)
+  import matplotlib
+
+  colours = matplotlib.colormaps[cmap].with_extremes(bad=_NO_VALUE)
+  norm = norm or matplotlib.colors.Normalize(0, 1)
   image = axes.imshow(values, aspect="auto", cmap=colours, norm=norm)
   axes.grid(visible=False)
   axes.set_xticks(range(len(columns)), columns)

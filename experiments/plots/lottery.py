@@ -1,203 +1,197 @@
-"""Pictures of lottery tickets, in the style of plots.py."""
+"""Pictures of lottery tickets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
-import matplotlib
-import matplotlib.ticker
 import numpy as np
 
-from experiments.plots import runs as plots
-from experiments.statistics import interval
+from experiments.plots import style
+from experiments.plots.sparsities import Series
 
-if TYPE_CHECKING:
-  from experiments.drivers.lottery import Level
-  from experiments.tables.lottery import Row
-
-_SHOWN = 4  # levels in a picture that has a panel or a colour for each
+_SHOWN = 5  # levels in a picture that has a curve or a colour for each
 
 
-def tickets(table: Sequence["Row"], file: Path) -> None:
+class Curve(NamedTuple):
+  """A level's curve in the panel of its branch.
+
+  Attributes:
+    level: How often the net was pruned.
+    left: Weights left, in percent.
+    x: [points].
+    y: [points].
+  """
+
+  level: int
+  left: float
+  x: np.ndarray
+  y: np.ndarray
+
+
+class Barriers(NamedTuple):
+  """The error barriers of a level.
+
+  Attributes:
+    branch: Its branch.
+    step: The step to which that goes back.
+    level: How often the net was pruned.
+    left: Weights left, in percent.
+    values: [seeds] in percent.
+  """
+
+  branch: str
+  step: int
+  level: int
+  left: float
+  values: Sequence[float]
+
+
+def tickets(dense: float, series: Sequence[Series], file: Path) -> None:
   """Draws test accuracy against weights left, with 95 % intervals.
 
   Args:
-    table: The rows, the dense one first.
+    dense: The dense net's accuracy, in percent.
+    series: The branches; their `x` are weights left, in percent.
     file: Where the PNG goes.
   """
-  dense, *rest = table
-  branches = list(dict.fromkeys(row.branch for row in rest if row.level))
-  with matplotlib.rc_context(plots.STYLE):
-    figure, axes = plots.figure(width=8, height=5)
-    level = np.mean(list(dense.accuracy.values()))
-    axes.axhline(level, color="#555555", linewidth=1, linestyle="--")
-    axes.annotate("dense", (100, level), (0, 4), textcoords="offset points")
-    for i, (name, colour) in enumerate(
-      zip(branches, plots.cycle(), strict=False)
-    ):
-      rows = [row for row in rest if row.branch == name and row.level]
-      values = [list(row.accuracy.values()) for row in rows]
-      means = np.mean(values, 1)
-      bounds = np.array([interval(v) for v in values]).T
-      error = np.abs(bounds - means) if np.isfinite(bounds).all() else None
+  with style.picture(file, width=8, height=5) as (_, axes):
+    axes.axhline(dense, color=style.GREY, linewidth=1, linestyle="--")
+    axes.annotate("dense", (100, dense), (0, 4), textcoords="offset points")
+    for i, one in enumerate(series):
       # Side by side, so that the intervals can be told apart.
-      shift = 1.02 ** (i - (len(branches) - 1) / 2)
-      left = [row.left * shift for row in rows]
-      axes.plot(left, means, "o-", ms=3.5, lw=1.5, label=name, color=colour)
-      axes.errorbar(
-        left, means, error, fmt="none", lw=1, alpha=0.45, ecolor=colour
-      )
-    _weights_left(axes, [row.left for row in table])
+      shift = 1.02 ** (i - (len(series) - 1) / 2)
+      one.draw(axes, [shift * left for left in one.x])
+    _weights_left(axes, min(x for one in series for x in one.x))
     axes.set(ylabel="test accuracy [%]")
     axes.legend(loc="best")
-    plots.save(figure, file)
 
 
-def curves(levels: Sequence["Level"], file: Path) -> None:
+def learning_curves(
+  panels: Mapping[str, Sequence[Curve]], final: Sequence[float], file: Path
+) -> None:
   """Draws test accuracy over steps, a panel for each branch.
 
   Args:
-    levels: All levels of all seeds.
+    panels: By branch, its levels; accuracies in percent.
+    final: The accuracies after training, which set the range.
     file: Where the PNG goes.
   """
-
-  def draw(axes, group, style):
-    steps, values = plots.curves([one.history for one in group], "accuracy")
-    axes.plot(steps, 100 * values.mean(0), **style)
-
-  def finish(axes):
-    final = [100 * one.metrics["accuracy"] for one in levels]
-    span = max(final) - min(final)
-    axes.set(xlabel="step", ylim=(min(final) - span - 1, max(final) + 1))
-
-  _panels(levels, file, draw, finish, "test accuracy [%]")
+  span = max(final) - min(final)
+  _panels(
+    panels,
+    file,
+    "test accuracy [%]",
+    xlabel="step",
+    ylim=(min(final) - span - 1, max(final) + 1),
+  )
 
 
-def lines(levels: Sequence["Level"], file: Path) -> None:
+def lines(panels: Mapping[str, Sequence[Curve]], file: Path) -> None:
   """Draws the test error on the line between two children.
 
   Args:
-    levels: All levels of all seeds; those without a line are left out.
+    panels: By branch, its levels; errors in percent, over shares of the line.
     file: Where the PNG goes.
   """
-
-  def draw(axes, group, style):
-    values = 100 * np.mean([one.line for one in group], 0)
-    axes.plot(np.linspace(0, 1, len(values)), values, **style)
-
-  def finish(axes):
-    axes.set(xlabel="from the first child to the second")
-
-  connected = [one for one in levels if one.line is not None]
-  _panels(connected, file, draw, finish, "test error [%]")
+  xlabel = "from the first child to the second"
+  _panels(panels, file, "test error [%]", xlabel=xlabel)
 
 
-def _panels(levels, file, draw, finish, what):
-  """A panel for each branch, a colour for each of a few levels."""
-  branches = list(dict.fromkeys(one.branch for one in levels))
-  shown = _spread(sorted({one.level for one in levels}))
-  columns = min(4, len(branches))
-  rows = -(-len(branches) // columns)
-  with matplotlib.rc_context(plots.STYLE):
-    figure, panels = plots.figure(
-      columns,
-      width=1.5 + 2.8 * columns,
-      height=0.8 + 2.8 * rows,
-      rows=rows,
-      sharey=True,
-      squeeze=False,
-    )
-    for axes, name in zip(panels.flat, branches, strict=False):
-      for number, colour in zip(shown, _shades(shown), strict=True):
-        key = name, number
-        group = [one for one in levels if (one.branch, one.level) == key]
-        if group:
-          left = 100 * np.mean([one.metrics["density"] for one in group])
-          draw(
-            axes, group, {"color": colour, "lw": 1.3, "label": f"{left:.1f}"}
-          )
+def _panels(
+  panels: Mapping[str, Sequence[Curve]],
+  file: Path,
+  ylabel: str,
+  **limits: Any,
+) -> None:
+  """A panel for each branch, a colour for each of some levels."""
+  levels = sorted({curve.level for group in panels.values() for curve in group})
+  colours = _shades(style.evenly_spaced(levels, _SHOWN))
+  columns = min(4, len(panels))
+  rows = -(-len(panels) // columns)
+  with style.picture(
+    file,
+    columns=columns,
+    rows=rows,
+    width=1.5 + 2.8 * columns,
+    height=0.8 + 2.8 * rows,
+    sharey=True,
+    squeeze=False,
+  ) as (figure, all_axes):
+    for axes, (name, group) in zip(all_axes.flat, panels.items(), strict=False):
+      for curve in group:
+        if curve.level in colours:
+          color, label = colours[curve.level], f"{curve.left:.1f}"
+          axes.plot(curve.x, curve.y, color=color, lw=1.3, label=label)
       axes.set_title(name)
       axes.locator_params(axis="x", nbins=5)
-      finish(axes)
-    for axes in panels.flat[len(branches) :]:
+      axes.set(**limits)
+    for axes in all_axes.flat[len(panels) :]:
       axes.remove()
-    for axes in panels[:, 0]:
-      axes.set(ylabel=what)
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(
-      handles,
-      labels,
-      loc="outside upper center",
-      ncols=len(shown),
-      title="weights left [%]",
-    )
-    plots.save(figure, file)
+    for axes in all_axes[:, 0]:
+      axes.set(ylabel=ylabel)
+    style.legend(figure, all_axes.flat[0], title="weights left [%]")
 
 
-def barriers(
-  table: Sequence["Row"], steps: Mapping[str, int], file: Path
-) -> None:
-  """Draws error barriers, against weights left and over rewinding steps.
+def barriers(found: Sequence[Barriers], file: Path) -> None:
+  """Draws error barriers against weights left, and over rewinding steps.
 
   Args:
-    table: The rows.
-    steps: The step to which each examined branch goes back.
+    found: Those of all levels that were examined.
     file: Where the PNG goes.
   """
-  rows = [row for row in table if row.barriers]
-  with matplotlib.rc_context(plots.STYLE):
-    figure, (by_left, by_step) = plots.figure(columns=2, width=11, height=4.4)
-    for (name, step), colour in zip(steps.items(), plots.cycle(), strict=False):
-      own = [row for row in rows if row.branch == name]
-      _with_seeds(
-        by_left, [r.left for r in own], own, f"{name} ({step})", colour
-      )
-    _weights_left(by_left, [row.left for row in rows])
-    shown = _spread(sorted({row.level for row in rows}))
-    for level, colour in zip(shown, _shades(shown), strict=True):
-      own = sorted(
-        (r for r in rows if r.level == level), key=lambda r: steps[r.branch]
-      )
-      label = f"{np.mean([r.left for r in own]):.1f} % left"
-      _with_seeds(by_step, [steps[r.branch] for r in own], own, label, colour)
+  steps = {one.branch: one.step for one in found}
+  shown = style.evenly_spaced(sorted({one.level for one in found}), _SHOWN)
+  with style.picture(file, columns=2, width=11, height=4.4) as (_, panels):
+    by_left, by_step = panels
+    for (name, step), color in zip(steps.items(), style.cycle(), strict=False):
+      own = [one for one in found if one.branch == name]
+      label = f"{name} ({step})"
+      _with_seeds(by_left, [one.left for one in own], own, label, color)
+    _weights_left(by_left, min(one.left for one in found))
+    for level, color in _shades(shown).items():
+      own = [one for one in found if one.level == level]
+      own.sort(key=lambda one: one.step)
+      label = f"{np.mean([one.left for one in own]):.1f} % left"
+      _with_seeds(by_step, [one.step for one in own], own, label, color)
     by_step.set(xlabel="rewound to step")
     by_step.set_xscale("symlog", linthresh=100)
-    by_step.set_xticks(sorted(set(steps.values())))
-    by_step.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+    ticks = sorted(set(steps.values()))
+    by_step.set_xticks(ticks, [f"{step}" for step in ticks])
     by_step.minorticks_off()
-    for axes in (by_left, by_step):
-      axes.axhline(2, color="#555555", lw=1, ls="--")
+    for axes in panels:
+      # Two points count as stable in Frankle et al., arXiv:1912.05671.
+      axes.axhline(2, color=style.GREY, lw=1, ls="--")
       axes.set(ylabel="error barrier [%]")
       axes.legend(loc="best")
-    plots.save(figure, file)
 
 
-def _with_seeds(axes, x, rows, label, colour):
+def _with_seeds(
+  axes: Any,
+  x: Sequence[float],
+  found: Sequence[Barriers],
+  label: str,
+  color: Any,
+) -> None:
   """The mean over seeds as a line, each seed as a faint dot."""
-  means = [np.mean(list(row.barriers.values())) for row in rows]
-  axes.plot(x, means, "o-", ms=3.5, lw=1.5, color=colour, label=label)
-  for at, row in zip(x, rows, strict=True):
-    values = list(row.barriers.values())
-    axes.plot([at] * len(values), values, ".", ms=4, color=colour, alpha=0.4)
+  means = [np.mean(one.values) for one in found]
+  axes.plot(x, means, "o-", ms=3.5, lw=1.5, color=color, label=label)
+  for at, one in zip(x, found, strict=True):
+    values = list(one.values)
+    axes.plot([at] * len(values), values, ".", ms=4, color=color, alpha=0.4)
 
 
-def _shades(shown):
+def _shades(levels: Sequence[int]) -> dict[int, Any]:
   """A colour for each level, dark for dense."""
-  return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
+  import matplotlib
+
+  shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(levels)))
+  return dict(zip(levels, shades, strict=True))
 
 
-def _weights_left(axes, left):
+def _weights_left(axes: Any, least: float) -> None:
   """A logarithmic axis from dense to sparse."""
   axes.set_xscale("log")
-  axes.set(xlabel="weights left [%]", xlim=(115, 0.85 * min(left)))
-  ticks = [
-    t for t in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2) if t > 0.9 * min(left)
-  ]
+  axes.set(xlabel="weights left [%]", xlim=(115, 0.85 * least))
+  ticks = [t for t in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2) if t > 0.9 * least]
   axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
   axes.minorticks_off()
-
-
-def _spread(levels):
-  """A few of the levels, the first and the last among them."""
-  at = np.linspace(0, len(levels) - 1, min(_SHOWN + 1, len(levels)))
-  return [levels[round(i)] for i in at]

@@ -1,104 +1,115 @@
-"""Pictures of a sweep's table, in the style of plots.py.
+"""Pictures of tables: a measure against sparsity, or against training FLOPs."""
 
-What is drawn comes from the table's rows; nothing here computes a result.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 
-from experiments.plots import runs as plots
-
-if TYPE_CHECKING:
-  from experiments.tables.rows import Row
-
-_LINES = {"": "-", "ERK": "-", "uniform": "--"}
+from experiments.plots import style
 
 
-def sparsities(rows: Sequence["Row"], file: Path) -> None:
-  """Draws accuracy against sparsity, with the bands of its intervals.
+class Series(NamedTuple):
+  """A method's line in a picture: one point for each row of its table.
+
+  Attributes:
+    name: For the legend.
+    x: Where each point is: a tick, or a number.
+    labels: What each point is called.
+    mean: [points] means over seeds.
+    low: [points] lower ends of their 95 % intervals; infinite where none is.
+    high: [points] their upper ends.
+    style: Keywords of `Axes.plot`, `color` among them.
+  """
+
+  name: str
+  x: Sequence[Any]
+  labels: Sequence[str]
+  mean: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+  style: Mapping[str, Any]
+
+  def draw(self, axes: Any, at: Sequence[float]) -> None:
+    """Draws the points and their intervals at these x."""
+    known = np.isfinite(self.low)
+    error = np.where(known, [self.mean - self.low, self.high - self.mean], 0)
+    options = {"marker": "o", **self.style}
+    axes.plot(at, self.mean, ms=4, lw=1.2, label=self.name, **options)
+    axes.errorbar(
+      at, self.mean, error, fmt="none", lw=1, alpha=0.5, ecolor=options["color"]
+    )
+
+
+def against_settings(
+  series: Sequence[Series],
+  ticks: Mapping[Any, str],
+  file: Path,
+  *,
+  levels: Mapping[str, float],
+  xlabel: str = "zeros [%]",
+  ylabel: str = "test accuracy [%]",
+  log: bool = False,
+) -> None:
+  """Draws a measure of each method at each setting, with 95 % intervals.
+
+  Settings stand at equal distances, since what matters happens near the end.
 
   Args:
-    rows: Those of the table; those without a sparsity are level lines.
+    series: The methods, their `x` among the ticks.
+    ticks: The settings, and what is written below each.
     file: Where the PNG goes.
+    levels: Values of methods without a setting, as level lines.
+    xlabel: What the settings are.
+    ylabel: What the measure is.
+    log: Whether its axis is logarithmic; no point is then cut off.
   """
-  ticks = sorted({r.entry.sparsity for r in rows if r.entry.sparsity})
+  order = {setting: i for i, setting in enumerate(ticks)}
+  width = max(9, 1.3 * len(ticks) + 2.5)
+  with style.picture(file, width=width, height=5) as (figure, axes):
+    for name, level in levels.items():
+      axes.axhline(level, label=name, lw=1, ls=":", color=style.GREY)
+    for i, one in enumerate(series):
+      # Side by side, so that the intervals can be told apart.
+      shift = 0.5 * ((i + 0.5) / len(series) - 0.5)
+      one.draw(axes, [order[x] + shift for x in one.x])
+    axes.set_xticks(range(len(ticks)), list(ticks.values()))
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if log:
+      axes.set_yscale("log")
+      _plain_numbers(axes.yaxis)
+    else:
+      _cut_off(axes, series, levels.values())
+    figure.legend(loc="outside right center")
 
-  def draw(axes):
-    for name, group, style in _methods(rows):
-      if group[0].entry.sparsity is None:
-        axes.axhline(group[0].mean, label=name, lw=1, ls=":", color="#555555")
-        continue
-      # At equal distances: what matters happens near the end.
-      at = [ticks.index(row.entry.sparsity) for row in group]
-      _line(axes, at, group, name, style)
-    axes.set_xticks(range(len(ticks)), [f"{100 * t:g}" for t in ticks])
-    axes.set_xlabel("zeros [%]")
 
-  _picture(rows, draw, file)
-
-
-def against_flops(rows: Sequence["Row"], file: Path) -> None:
+def against_flops(series: Sequence[Series], file: Path) -> None:
   """Draws accuracy against the FLOPs of the whole training.
 
   Args:
-    rows: Those of the table.
+    series: The methods; their `x` are FLOPs relative to dense.
     file: Where the PNG goes.
   """
-
-  def draw(axes):
-    for name, group, style in _methods(rows):
-      _line(axes, [row.training for row in group], group, name, style)
+  with style.picture(file, width=9, height=5) as (figure, axes):
+    for one in series:
+      one.draw(axes, one.x)
     axes.set_xscale("log")
-    axes.set_xlabel("training FLOPs, relative to dense")
-
-  _picture(rows, draw, file)
-
-
-def _methods(rows) -> Iterator[tuple[str, list["Row"], dict]]:
-  """Each method with its rows: a colour a method, a line a distribution."""
-  groups: dict[str, list[Row]] = {}
-  for row in rows:
-    groups.setdefault(row.entry.method, []).append(row)
-  parts = {name: name.rstrip(")").partition(" (") for name in groups}
-  names = list(dict.fromkeys(parts[n][0] for n in groups if n != "dense"))
-  for name, group in groups.items():
-    own, _, kind = parts[name]
-    colour = "#555555"
-    if own in names:
-      colour = plots.COLOURS[names.index(own) % len(plots.COLOURS)]
-    yield name, group, {"color": colour, "ls": _LINES.get(kind, "-.")}
-
-
-def _line(axes, at, group, name, style):
-  means = np.array([row.mean for row in group])
-  low = np.array([row.low for row in group])
-  high = np.array([row.high for row in group])
-  told = np.isfinite(low)
-  low, high = np.where(told, low, means), np.where(told, high, means)
-  axes.plot(at, means, "o", ms=3.5, lw=1.3, label=name, **style)
-  if len(at) > 1:
-    axes.fill_between(
-      at, low, high, color=style["color"], alpha=0.12, linewidth=0
+    axes.set(
+      xlabel="training FLOPs, relative to dense", ylabel="test accuracy [%]"
     )
-  else:
-    axes.errorbar(
-      at, means, [means - low, high - means], fmt="none", ecolor=style["color"]
-    )
+    _cut_off(axes, series)
+    figure.legend(loc="outside right center")
 
 
 def floor(means: Sequence[float]) -> float:
-  """Where a picture of accuracies ends below, so that most can be told apart.
+  """Computes where a picture of accuracies ends below.
 
   Args:
-    means: Those of all rows.
+    means: Those of all points.
 
   Returns:
-    Tukey's far-out fence, three times the middle half's height below that;
-    minus infinity where nothing is further out.
+    Tukey's far-out fence, q1 - 3 (q3 - q1) of the quartiles; minus infinity
+    where no point is below it.
 
   Example:
     >>> print(floor([88.0, 89.0, 90.0, 90.0, 37.0]))
@@ -109,23 +120,34 @@ def floor(means: Sequence[float]) -> float:
   return float(fence) if fence > min(means) else -np.inf
 
 
-def _picture(rows: Sequence["Row"], draw: Callable, file: Path) -> None:
-  with matplotlib.rc_context(plots.STYLE):
-    picture, axes = plots.figure(width=9, height=5)
-    draw(axes)
-    axes.set_ylabel("test accuracy [%]")
-    axes.set_ylim(top=min(100, axes.get_ylim()[1]))
-    means = [row.mean for row in rows]
-    if np.isfinite(bottom := floor(means)):
-      axes.set_ylim(bottom, max(means) + 0.1 * (max(means) - bottom))
-      below = [row for row in rows if row.mean < bottom]
-      text = "\n".join(f"below: {r.entry}, {r.mean:.1f}" for r in below)
-      axes.annotate(
-        text,
-        (0.01, 0.02),
-        xycoords="axes fraction",
-        fontsize=8,
-        bbox={"color": "white", "alpha": 0.8},
-      )
-    picture.legend(loc="outside right center")
-    plots.save(picture, file)
+def _cut_off(
+  axes: Any, series: Sequence[Series], levels: Sequence[float] = ()
+) -> None:
+  """Ends the axis at 100 % and above far outliers, which it names instead."""
+  axes.set_ylim(top=min(100, axes.get_ylim()[1]))
+  means = np.concatenate([*(one.mean for one in series), [*levels]])
+  bottom = floor(means)
+  if not np.isfinite(bottom):
+    return
+  axes.set_ylim(bottom, max(means) + 0.1 * (max(means) - bottom))
+  below = [
+    f"below: {label}, {mean:.1f}"
+    for one in series
+    for label, mean in zip(one.labels, one.mean, strict=True)
+    if mean < bottom
+  ]
+  axes.annotate(
+    "\n".join(below),
+    (0.01, 0.02),
+    xycoords="axes fraction",
+    fontsize=8,
+    bbox={"color": "white", "alpha": 0.8},
+  )
+
+
+def _plain_numbers(axis: Any) -> None:
+  """Writes 20 and 200 at a logarithmic axis, and numbers between if few."""
+  from matplotlib import ticker
+
+  axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+  axis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 0.5)))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
-import numpy as np
 
 from experiments.errors import UserError, unknown
 from experiments.runs import metrics
@@ -153,9 +152,3 @@ def architecture(config: ml_collections.ConfigDict) -> str:
   """The data set and the model of a config; equal strings for equal ones."""
   parts = config.data.to_dict(), config.model.to_dict()
   return json.dumps(parts, sort_keys=True)
-
-
-def few(items: Sequence[Any], most: int) -> list[Any]:
-  """At most so many of them, the first and the last among them."""
-  at = np.linspace(0, len(items) - 1, min(most, len(items)))
-  return [items[round(i)] for i in at]

@@ -1,1 +1,1 @@
-"""Tables of finished runs."""
+"""Tables and reports: rows of finished runs, and what papers report of them."""

@@ -8,7 +8,7 @@ NAME_flops.png, all in DIR or the folder of --out; and DIR/report.html.
 
 python -m experiments.tables --table=all
 
-makes all tables in results/ anew that are made of NAME_runs.csv, or of
+makes all tables in results/ again that follow from a NAME_runs.csv or from
 arithmetic alone, and then, as `python -m experiments.tables` does, those of
 README.md. A test fails when they differ.
 """
@@ -20,23 +20,21 @@ from absl import flags
 from experiments import cli
 from experiments.config import grid
 from experiments.errors import UserError, unknown
-from experiments.plots import sparsities
 from experiments.runs.workdir import storage
-from experiments.tables import html, paper_costs
-from experiments.tables import rows as sweep_table
-from experiments.tables import text as csv_tables
+from experiments.tables import html, paper_costs, sweep, text
+from experiments.tables.rows import Row
 
 ROOT = pathlib.Path(__file__).parents[2]
 _RUNS = "_runs.csv"
 
 
-def make(
+def make_table(
   name: str,
   root: pathlib.Path,
   *,
   arg: str = "",
   out: pathlib.Path | None = None,
-) -> list[sweep_table.Row]:
+) -> list[Row]:
   """Makes the table and the report of a sweep.
 
   Args:
@@ -53,7 +51,7 @@ def make(
   """
   file = _config(name)
   config = f"{file}:{arg}" if arg else str(file)
-  records = sweep_table.collect(config, root)
+  records = sweep.collect_records(config, root)
   out = out or root
   short = f"configs/{name}.py" + (f":{arg}" if arg else "")
   made = (
@@ -62,14 +60,14 @@ def make(
   )
   with storage(out):
     out.mkdir(parents=True, exist_ok=True)
-    sweep_table.save(out / f"{name}{_RUNS}", records, command=made)
+    sweep.save_records(out / f"{name}{_RUNS}", records, command=made)
   rows = rebuild(out / f"{name}{_RUNS}")
   launched = f"python -m experiments.sweep --config={short} --root={root}"
-  html.write(root / "report.html", config, root, rows, launched)
+  html.write_report(root / "report.html", config, root, rows, launched)
   return rows
 
 
-def rebuild(file: pathlib.Path) -> list[sweep_table.Row]:
+def rebuild(file: pathlib.Path) -> list[Row]:
   """Makes a table from its NAME_runs.csv, beside that.
 
   Args:
@@ -83,21 +81,20 @@ def rebuild(file: pathlib.Path) -> list[sweep_table.Row]:
   """
   name = file.name.removesuffix(_RUNS)
   config = grid.module(str(_config(name)))
-  rows = sweep_table.rows(sweep_table.load(file), config)
-  orders = sweep_table.orders(rows, getattr(config, "EXPECTED", ()))
-  lines = sweep_table.lines(rows)
+  rows = sweep.summarize(sweep.load_records(file), config)
+  lines = sweep.table(rows)
   beside = file.with_name
   with storage(file.parent):
-    csv_tables.write(
+    text.write_csv(
       beside(f"{name}.csv"),
       lines,
       command="python -m experiments.tables --table=all",
     )
-    beside(f"{name}.md").write_text(html.markdown(rows, orders))
-    beside(f"{name}.tex").write_text(sweep_table.latex(lines) + "\n")
-    if any(row.entry.sparsity for row in rows):
-      sparsities.sparsities(rows, beside(f"{name}.png"))
-    sparsities.against_flops(rows, beside(f"{name}_flops.png"))
+    beside(f"{name}.md").write_text(sweep.markdown(sweep.parts(rows, config)))
+    beside(f"{name}.tex").write_text(text.latex(lines) + "\n")
+    if any(row.setting is not None for row in rows):
+      sweep.draw_sparsities(rows, beside(f"{name}.png"))
+    sweep.draw_flops(rows, beside(f"{name}_flops.png"))
   return rows
 
 
@@ -108,36 +105,36 @@ def _config(name: str) -> pathlib.Path:
   return known[name]
 
 
-def readme() -> None:
+def rewrite_readme() -> None:
   """Rewrites the tables of README.md."""
   file = ROOT / "README.md"
-  file.write_text(csv_tables.fill(file.read_text(), ROOT))
+  file.write_text(text.fill(file.read_text(), ROOT))
 
 
 def main() -> None:
-  """Hands the flags on."""
-  given = flags.FLAGS
-  if given.table in (None, "all"):
-    if given.root:
+  """Makes the tables that the flags ask for."""
+  asked = flags.FLAGS
+  if asked.table in (None, "all"):
+    if asked.root:
       raise UserError("--root is for one table; name it by --table=NAME")
-    if given.table:
+    if asked.table:
       for file in sorted((ROOT / "results").glob(f"*{_RUNS}")):
         rebuild(file)
-      csv_tables.write(
+      text.write_csv(
         ROOT / "results" / "flops.csv",
-        [paper_costs.HEADER, *paper_costs.rows()],
+        [paper_costs.HEADER, *paper_costs.lines()],
         command="python -m experiments.paper_costs --csv=results/flops.csv",
       )
-    readme()
+    rewrite_readme()
     return
-  if not given.root:
+  if not asked.root:
     raise UserError(
-      f"--table={given.table} needs --root, the directory of its sweep"
+      f"--table={asked.table} needs --root, the directory of its sweep"
     )
-  out = pathlib.Path(given.out) if given.out else None
-  make(given.table, pathlib.Path(given.root), arg=given.arg, out=out)
-  where = out or given.root
-  print(f"{where}/{given.table}.md; the report is {given.root}/report.html")
+  out = pathlib.Path(asked.out) if asked.out else None
+  make_table(asked.table, pathlib.Path(asked.root), arg=asked.arg, out=out)
+  where = out or asked.root
+  print(f"{where}/{asked.table}.md; the report is {asked.root}/report.html")
 
 
 def _define_flags() -> None:

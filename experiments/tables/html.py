@@ -1,31 +1,29 @@
-"""A sweep as one HTML file, which opens anywhere without a network."""
+"""The report of a sweep: one HTML file that opens without a network."""
 
 import base64
 import inspect
 import pathlib
 import tempfile
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jinja2
 
 from experiments.config import grid
 from experiments.config.entry import percent
-from experiments.plots import runs as plots
-from experiments.plots import sparsities as sweep_plots
-from experiments.runs import metrics
-from experiments.runs import workdir as workdir_lib
-from experiments.tables import rows as sweep_table
-from experiments.tables import text as csv_tables
+from experiments.plots import runs as run_plots
+from experiments.plots import style
+from experiments.runs import metrics, workdir
+from experiments.tables import sweep
+from experiments.tables.rows import Row, at_middle
 
-_MOST = len(plots.COLOURS)  # methods that curves can show
+_MOST = len(style.COLOURS)  # methods in a picture of curves
 
 
-def write(
+def write_report(
   file: pathlib.Path,
   config: str,
   root: pathlib.Path,
-  rows: Sequence[sweep_table.Row],
+  rows: Sequence[Row],
   command: str,
 ) -> None:
   """Writes the report.
@@ -37,94 +35,71 @@ def write(
     rows: The rows of the table.
     command: The sweep's, for people.
   """
-  module = grid.module(config.partition(":")[0])
-  orders = sweep_table.orders(rows, getattr(module, "EXPECTED", ()))
+  name = config.partition(":")[0]
+  module = grid.module(name)
   planned = grid.plan(config)
-  done = sum(workdir_lib.finished(root / n) is not None for n in planned)
-  text = (
-    jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    .from_string(_TEXT)
-    .render(
-      title=pathlib.Path(config.partition(":")[0]).stem,
-      about=_about(module),
-      command=command,
-      state=f"{done} of {len(planned)} runs are finished",
-      tables=[
-        ("Table", sweep_table.lines(rows), _NOTE),
-        *_orders_part(orders),
-      ],
-      pictures=list(_pictures(config, root, rows)),
-    )
+  done = sum(workdir.finished(root / n) is not None for n in planned)
+  environment = jinja2.Environment(
+    autoescape=True, undefined=jinja2.StrictUndefined
   )
-  with workdir_lib.storage(file.parent):
+  text = environment.from_string(_TEXT).render(
+    title=pathlib.Path(name).stem,
+    about=inspect.cleandoc(module.__doc__ or ""),
+    command=command,
+    state=f"{done} of {len(planned)} runs are finished",
+    tables=sweep.parts(rows, module),
+    pictures=list(_pictures(config, root, rows)),
+  )
+  with workdir.storage(file.parent):
     file.write_text(text)
 
 
-def _about(module: types.ModuleType) -> str:
-  return inspect.cleandoc(module.__doc__ or "")
-
-
-def _orders_part(orders):
-  if not orders:
-    return []
-  counts = sweep_table.summary(orders)
-  said = ", ".join(f"{n} {what}" for what, n in counts.items())
-  return [
-    (
-      "The order that papers report",
-      sweep_table.order_lines(orders),
-      f"Of {len(orders)} published orders: {said}. Differences are paired by "
-      "seed; interval and p by Student's t.",
-    )
-  ]
-
-
-def _pictures(config, root, rows):
-  """Headings, PNGs as base64, and what to say of them."""
-
-  def drawn(draw: Callable[[pathlib.Path], None]) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-      file = pathlib.Path(folder) / "picture.png"
-      draw(file)
-      return base64.b64encode(file.read_bytes()).decode()
-
-  bands = "Bands are 95 % intervals of the mean, by Student's t."
-  if any(row.entry.sparsity for row in rows):
+def _pictures(
+  config: str, root: pathlib.Path, rows: Sequence[Row]
+) -> Iterator[tuple[str, str, str]]:
+  """Headings, PNGs in base64, and notes."""
+  intervals = "Bars are 95 % intervals of the mean, by Student's t."
+  if any(row.setting is not None for row in rows):
     yield (
       "Accuracy against sparsity",
-      drawn(lambda file: sweep_plots.sparsities(rows, file)),
-      bands,
+      _encoded(lambda file: sweep.draw_sparsities(rows, file)),
+      intervals,
     )
   yield (
     "Accuracy against training FLOPs",
-    drawn(lambda file: sweep_plots.against_flops(rows, file)),
-    f"One point a sparsity. {bands}",
+    _encoded(lambda file: sweep.draw_flops(rows, file)),
+    f"One point a sparsity. {intervals}",
   )
-  runs, where = _histories(config, root)
+  histories, where = _histories(config, root)
   spread = f"Mean and standard deviation over seeds{where}."
-  for heading, draw, said in (
-    ("Accuracy over steps", plots.accuracy, spread),
-    ("Training loss", plots.losses, spread),
-    ("Zeros by layer", plots.layers, f"At the end of training{where}."),
-    ("How the masks moved", plots.churn, spread),
+  for heading, draw, note in (
+    ("Accuracy over steps", run_plots.accuracy, spread),
+    ("Training loss", run_plots.losses, spread),
+    ("Zeros by layer", run_plots.layers, f"At the end of training{where}."),
+    ("How the masks moved", run_plots.churn, spread),
   ):
-    yield heading, drawn(lambda file, draw=draw: draw(runs, file)), said
+    yield heading, _encoded(lambda file, d=draw: d(histories, file)), note
 
 
-def _histories(config, root):
-  """Records of the finished runs at one sparsity, by method."""
-  rows = {
-    entry: [
-      metrics.read(folder)
-      for folder in (root / grid.name_of(one) for one in group)
-      if workdir_lib.finished(folder) is not None
-    ]
-    for entry, group in grid.rows(config).items()
-  }
-  rows = {entry: histories for entry, histories in rows.items() if histories}
-  sparsities = sorted({e.sparsity for e in rows if e.sparsity is not None})
-  middle = sparsities[len(sparsities) // 2] if sparsities else None
-  found = {e.method: h for e, h in rows.items() if e.sparsity in (None, middle)}
+def _encoded(draw: Callable[[pathlib.Path], None]) -> str:
+  """A picture as a page holds it."""
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder) / "picture.png"
+    draw(file)
+    return base64.b64encode(file.read_bytes()).decode()
+
+
+def _histories(
+  config: str, root: pathlib.Path
+) -> tuple[Mapping[str, Sequence[run_plots.History]], str]:
+  """By method the records of its runs at one sparsity, and which that is."""
+  finished = {}
+  for entry, group in grid.rows(config).items():
+    folders = [root / grid.name_of(one) for one in group]
+    done = [f for f in folders if workdir.finished(f) is not None]
+    if done:
+      finished[entry] = [metrics.read(folder) for folder in done]
+  found, middle = at_middle(finished)
   where = "" if middle is None else f", at {percent(middle)}"
   if len(found) > _MOST:  # one distribution of each method
     last = {name.partition(" (")[0]: name for name in found}
@@ -135,24 +110,6 @@ def _histories(config, root):
     where += f", the last {_MOST} methods"
   return found, where
 
-
-def markdown(
-  rows: Sequence[sweep_table.Row], orders: Sequence[sweep_table.Order]
-) -> str:
-  """The table, and below it the orders, as Markdown."""
-  parts = [csv_tables.table(sweep_table.lines(rows)), _NOTE]
-  for heading, cells, said in _orders_part(orders):
-    parts += [f"## {heading}", csv_tables.table(cells), said]
-  return "\n\n".join(parts) + "\n"
-
-
-_NOTE = (
-  "Accuracy after the last step, mean ± standard deviation over seeds; the "
-  "interval is that of the mean, 95 %, by Student's t. FLOPs are those of the "
-  "whole training and of a forward pass, relative to dense, by the cost model "
-  "of RigL's paper (appendix H). Size: 4 bytes a weight that is left, one bit "
-  "of a mask for each of a sparse layer."
-)
 
 _TEXT = """\
 <!doctype html>
@@ -172,29 +129,29 @@ thead th { border-bottom: 2px solid #222; position: sticky; top: 0;
   background: white; }
 tbody tr:nth-child(even) { background: #f7f7f7; }
 img { max-width: 100%; }
-.said { color: #555; }
+.note { color: #555; }
 </style>
 <h1>{{ title }}</h1>
 <p>{{ state }}.</p>
 <pre>{{ command }}</pre>
 <details><summary>What this is</summary><pre>{{ about }}</pre></details>
-{% for heading, lines, said in tables %}
-<h2>{{ heading }}</h2>
+{% for table in tables %}
+<h2>{{ table.heading }}</h2>
 <div class="wide"><table>
 <thead>
-<tr>{% for cell in lines[0] %}<th>{{ cell }}</th>{% endfor %}</tr>
+<tr>{% for cell in table.lines[0] %}<th>{{ cell }}</th>{% endfor %}</tr>
 </thead>
 <tbody>
-{% for line in lines[1:] -%}
+{% for line in table.lines[1:] -%}
 <tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor -%}
 </tbody></table></div>
-<p class="said">{{ said }}</p>
+<p class="note">{{ table.note }}</p>
 {% endfor %}
-{% for heading, picture, said in pictures %}
+{% for heading, picture, note in pictures %}
 <h2>{{ heading }}</h2>
 <img src="data:image/png;base64,{{ picture }}" alt="{{ heading }}">
-<p class="said">{{ said }}</p>
+<p class="note">{{ note }}</p>
 {% endfor %}
 </html>
 """

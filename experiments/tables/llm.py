@@ -1,32 +1,28 @@
-"""Tables of pruned and repaired language models: report.md and its picture.
+"""Reports of pruned and repaired language models: report.md and its picture.
 
 Every number comes from the runs; what papers found for other models stands
 beside it, with that model's name.
 """
 
 import re
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-import matplotlib.ticker
 import numpy as np
-import rich.console
-import rich.table
 
-from experiments import statistics as intervals
 from experiments.errors import unknown
-from experiments.plots import runs as plots
+from experiments.plots import runs as run_plots
+from experiments.plots import sparsities, style
 from experiments.runs.workdir import storage
-from experiments.tables import text as csv_tables
+from experiments.tables import orders, text
+from experiments.tables.rows import Row, series
 
 _PUBLISHED = "published, of another model"
 
 
 class Cell(NamedTuple):
-  """What runs that differ in their seed have in common.
+  """What models that differ in their seed have in common.
 
   Attributes:
     base: The model before: "50 %", "2:4" or "wanda 60 %"; "" for dense ones.
@@ -36,7 +32,7 @@ class Cell(NamedTuple):
   base: str
   method: str
 
-  def __str__(self):
+  def __str__(self) -> str:
     return f"{self.method}, {self.base}" if self.base else self.method
 
   @property
@@ -46,65 +42,76 @@ class Cell(NamedTuple):
     return re.sub(r"[^\w.-]+", "_", name.replace(" %", "").replace(":", "of"))
 
 
-class Row(NamedTuple):
-  """A line of the table.
-
-  Attributes:
-    cell: What it is about.
-    values: The measure of each seed's model.
-    nnz: The non-zeros of its layers' kernels, the most of any seed.
-    size: How many weights they have.
-    trained: How many weights were trained; None where nothing is.
-  """
-
-  cell: Cell
-  values: tuple[float, ...]
-  nnz: int
-  size: int
-  trained: int | None = None
-
-  @property
-  def mean(self) -> float:
-    """The mean over seeds."""
-    return statistics.fmean(self.values)
-
-
 class Measure(NamedTuple):
   """The number that models are judged by.
 
   Attributes:
     name: Its name.
-    lower_is_better: Whether less of it is better.
+    lower_is_better: Whether less of it is better; if not, it is a share.
   """
 
   name: str
   lower_is_better: bool
 
   @property
-  def unit(self) -> str:
-    """What follows its name in headers."""
-    return "" if self.lower_is_better else " [%]"
+  def title(self) -> str:
+    """Its name and unit, for headers."""
+    return self.name if self.lower_is_better else f"{self.name} [%]"
 
   def shown(self, value: float) -> str:
-    """A value for people."""
+    """Formats a value for people."""
     if not self.lower_is_better:
       return f"{100 * value:.1f}"
     return f"{value:.2f}" if value < 1000 else f"{value:.3g}"
 
+  def interval(self, row: Row) -> str:
+    """Formats the 95 % interval of a row, `-` if it has none."""
+    low, high = row.interval
+    if np.isinf(low):
+      return "-"
+    return f"{self.shown(low)} to {self.shown(high)}"
+
   def against(self, value: float, dense: float) -> str:
-    """What became of the dense model's value, for people."""
+    """Formats a value relative to the dense model's."""
     if self.lower_is_better:
       return f"{value / dense:.3g}x"
     return f"{100 * (value - dense):+.1f}"
 
 
-def lines(
+def row(
+  cell: Cell,
+  results: Mapping[int | None, Mapping[str, Any]],
+  measure: Measure,
+) -> Row:
+  """Sums up the models of a cell.
+
+  Args:
+    cell: What it is about.
+    results: By seed the numbers of a model, see `tasks.evaluate`; by None those
+      of a model that no seed changes.
+    measure: The number that counts.
+
+  Returns:
+    The row; its `nnz` is the largest of any seed.
+  """
+  first = next(iter(results.values()))
+  return Row(
+    cell.method,
+    cell.base or None,
+    values={seed: one[measure.name] for seed, one in results.items()},
+    nnz=max(one["nnz"] for one in results.values()),
+    size=first["size"],
+    trained=first.get("trained"),
+  )
+
+
+def table(
   rows: Sequence[Row],
   measure: Measure,
   dense: float,
   published: Mapping[Cell, str],
 ) -> list[tuple[str, ...]]:
-  """The table's cells, a header first.
+  """Makes the header and cells of a table of language models.
 
   Args:
     rows: The rows.
@@ -115,33 +122,21 @@ def lines(
   Returns:
     The lines; columns that would be empty are left out.
   """
-  columns: dict[str, Callable[[Row], str]] = {
-    "zeros": lambda r: r.cell.base or "dense",
-    "method": lambda r: r.cell.method,
-    measure.name + measure.unit: lambda r: measure.shown(r.mean),
+  columns = {
+    "zeros": lambda r: r.setting or "dense",
+    "method": lambda r: r.method,
+    measure.title: lambda r: measure.shown(r.mean),
     "against dense": lambda r: measure.against(r.mean, dense),
-    "95 % interval": lambda r: _interval(measure, r.values),
+    "95 % interval": measure.interval,
     "runs": lambda r: str(len(r.values)),
     "non-zeros": lambda r: f"{100 * r.nnz / r.size:.2f} %",
     "trained weights": lambda r: "-" if r.trained is None else f"{r.trained:,}",
-    _PUBLISHED: lambda r: published.get(r.cell, "-"),
+    _PUBLISHED: lambda r: published.get(Cell(r.setting or "", r.method), "-"),
   }
-  made = [tuple(columns)]
-  made += [tuple(show(row) for show in columns.values()) for row in rows]
-  kept = [
-    i for i in range(len(columns)) if any(line[i] != "-" for line in made[1:])
-  ]
-  return [tuple(line[i] for i in kept) for line in made]
+  return text.cells(columns, rows, optional=columns)
 
 
-def _interval(measure: Measure, values: Sequence[float]) -> str:
-  low, high = intervals.interval(values)
-  if not np.isfinite([low, high]).all():
-    return "-"
-  return f"{measure.shown(low)} to {measure.shown(high)}"
-
-
-def order(
+def order_sentences(
   rows: Sequence[Row], measure: Measure, expected: Sequence[tuple[str, str]]
 ) -> list[str]:
   """Says whether rows come in the order that papers report.
@@ -158,37 +153,22 @@ def order(
   Raises:
     UserError: If a name is no row's.
   """
-  found = {str(row.cell): row for row in rows}
-  methods = dict.fromkeys(row.cell.method for row in rows)
-  said = []
+  known = {name for row in rows for name in (row.label, row.method)}
   for pair in expected:
     for name in pair:
-      if name not in found and name not in methods:
-        raise unknown("row of the table", name, {*found, *methods})
-    if all(name in found for name in pair):
-      said.append(_compared(*(found[name] for name in pair), measure))
-      continue
-    for base in dict.fromkeys(row.cell.base for row in rows):
-      two = [found.get(str(Cell(base, method))) for method in pair]
-      if None not in two:
-        said.append(_compared(*two, measure))
-  return said
-
-
-def _compared(worse: Row, better: Row, measure: Measure) -> str:
-  counts = {len(worse.values), len(better.values)} - {1}
-  runs = min(counts, default=1)  # one value is that of every seed
-  gain = np.subtract(worse.values[:runs], better.values[:runs])
-  if not measure.lower_is_better:
-    gain = -gain
-  verdict = intervals.difference(gain).sentence
-  first, second = (
-    f"{row.cell}: {measure.shown(row.mean)}" for row in (worse, better)
+      if name not in known:
+        raise unknown("row of the table", name, known)
+  found = orders.compare(
+    rows, expected, lower_is_better=measure.lower_is_better
   )
-  return f"{first} and {second}: {verdict}."
+  return [
+    f"{low.label}: {measure.shown(low.mean)} and {high.label}: "
+    f"{measure.shown(high.mean)}: {gain.sentence}."
+    for low, high, gain in found
+  ]
 
 
-def write(
+def write_report(
   workdir: Path,
   title: str,
   rows: Sequence[Row],
@@ -207,39 +187,56 @@ def write(
     measure: What the values are.
     dense: The dense model's value.
     published: What papers found, by cell.
-    expected: As for `order`.
+    expected: As for `order_sentences`.
   """
-  table = lines(rows, measure, dense, published)
-  ordered = order(rows, measure, expected)
-  listed = "\n".join(f"- {line}" for line in ordered)
-  said = f"\nThe order that papers report:\n\n{listed}\n" if ordered else ""
-  text = _TEXT.format(
+  lines = table(rows, measure, dense, published)
+  sentences = order_sentences(rows, measure, expected)
+  listed = "\n".join(f"- {sentence}" for sentence in sentences)
+  report = _TEXT.format(
     title=title,
-    table=csv_tables.table(table),
+    table=text.markdown(lines),
     dense=measure.shown(dense),
     measure=measure.name,
-    order=said,
+    order=f"\nThe order that papers report:\n\n{listed}\n" if listed else "",
   )
   with storage(workdir):
-    (workdir / "report.md").write_text(text)
-    csv_tables.write(workdir / "table.csv", table)
+    (workdir / "report.md").write_text(report)
+    text.write_csv(workdir / "table.csv", lines)
     _draw(rows, measure, dense, workdir / "models.png")
-  printed = rich.table.Table(title=title)
-  shown = [i for i, name in enumerate(table[0]) if name != _PUBLISHED]
-  for i in shown:  # the rest in report.md, for room
-    printed.add_column(table[0][i], justify="left" if i < 2 else "right")
-  for line in table[1:]:
-    printed.add_row(*(line[i] for i in shown))
-  rich.console.Console().print(printed)
-  for line in ordered:
-    print(line)
+  # What papers found is in report.md only: there is no room for it here.
+  text.print_table(title, lines, hidden=(_PUBLISHED,), left=2)
+  for sentence in sentences:
+    print(sentence)
   print(f"\nThe report is {workdir / 'report.md'}")
 
 
-def write_run(
+def _draw(
+  rows: Sequence[Row], measure: Measure, dense: float, file: Path
+) -> None:
+  """The measure of each method at each base, with 95 % intervals."""
+  unit = 1 if measure.lower_is_better else 100
+  methods = dict.fromkeys(row.method for row in rows)
+  markers = style.MARKERS  # methods may be more than colours
+  styles = {
+    name: {"color": color, "marker": markers[i % len(markers)], "ls": "none"}
+    for i, (name, color) in enumerate(zip(methods, style.cycle(), strict=False))
+  }
+  bases = {row.setting: row.setting or "" for row in rows}
+  sparsities.against_settings(
+    series(rows, styles, unit=unit),
+    bases,
+    file,
+    levels={"dense": unit * dense},
+    xlabel="zeros",
+    ylabel=measure.title,
+    log=measure.lower_is_better,
+  )
+
+
+def write_run_report(
   workdir: Path, title: str, history: Sequence[Mapping[str, Any]], name: str
 ) -> None:
-  """Writes the report of one run: report.md, and run.png.
+  """Writes the report of one run of fine-tuning: report.md and run.png.
 
   Args:
     workdir: Where they go.
@@ -247,89 +244,19 @@ def write_run(
     history: The records of metrics.jsonl.
     name: Of the measure.
   """
-  table = [("step", "", name, "non-zeros")]
-  for record in history:
-    if record["split"] != "train":
-      merged = record["split"] == "merged"
-      table.append(
-        (
-          str(record["step"]),
-          "before it is pruned again" if merged else "",
-          f"{record[name]:.4g}",
-          f"{100 * record['nnz'] / record['size']:.2f} %",
-        )
-      )
+  columns = {
+    "step": lambda r: str(r["step"]),
+    "": lambda r: "before it is pruned again" if r["split"] == "merged" else "",
+    name: lambda r: f"{r[name]:.4g}",
+    "non-zeros": lambda r: f"{100 * r['nnz'] / r['size']:.2f} %",
+  }
+  tests = [record for record in history if record["split"] != "train"]
+  lines = text.markdown(text.cells(columns, tests))
   with storage(workdir):
-    _draw_run(history, name, workdir / "run.png")
+    run_plots.finetuning(history, name, workdir / "run.png")
     (workdir / "report.md").write_text(
-      _RUN.format(title=title, table=csv_tables.table(table), measure=name)
+      _RUN.format(title=title, table=lines, measure=name)
     )
-
-
-def _draw_run(
-  history: Sequence[Mapping[str, Any]], name: str, file: Path
-) -> None:
-  """The losses, and the measure, over steps."""
-  training = [record for record in history if record["split"] == "train"]
-  tests = [record for record in history if record["split"] == "test"]
-  with matplotlib.rc_context(plots.STYLE):
-    picture, both = plots.figure(columns=2, width=10)
-    names = [k for k in training[0] if k not in ("step", "split")]
-    names = names if len(names) > 2 else ["loss"]  # the one there is
-    for key, colour in zip(names, plots.cycle(), strict=False):
-      both[0].plot(
-        [r["step"] for r in training],
-        [r[key] for r in training],
-        label=key.replace("_", " "),
-        color=colour,
-      )
-    both[0].set(xlabel="step", ylabel="training loss")
-    both[0].legend()
-    both[1].plot([r["step"] for r in tests], [r[name] for r in tests], "o-k")
-    both[1].set(xlabel="step", ylabel=f"test {name}")
-    plots.save(picture, file)
-
-
-def _draw(
-  rows: Sequence[Row], measure: Measure, dense: float, file: Path
-) -> None:
-  """The measure of each method at each base, with 95 % intervals."""
-  bases = list(dict.fromkeys(row.cell.base for row in rows))
-  methods = list(dict.fromkeys(row.cell.method for row in rows))
-  scale = 1 if measure.lower_is_better else 100
-  with matplotlib.rc_context(plots.STYLE):
-    picture, axes = plots.figure(width=max(7, 1.3 * len(bases) + 2.5))
-    axes.axhline(scale * dense, label="dense", lw=1, ls=":", color="#555555")
-    for i, (method, colour) in enumerate(
-      zip(methods, plots.cycle(), strict=False)
-    ):
-      some = [row for row in rows if row.cell.method == method]
-      at = np.array([bases.index(row.cell.base) for row in some])
-      at = at + 0.6 * ((i + 0.5) / len(methods) - 0.5)
-      means = np.array([row.mean for row in some])
-      ends = np.array([intervals.interval(row.values) for row in some]).T
-      error = np.where(np.isfinite(ends), np.abs(ends - means), 0)
-      marker = "os^Dvph*X<"[i % 10]  # colours are eight
-      axes.errorbar(
-        at,
-        scale * means,
-        scale * error,
-        fmt=marker,
-        ms=5,
-        lw=1,
-        label=method,
-        color=colour,
-      )
-    axes.set_xticks(range(len(bases)), bases)
-    axes.set(xlabel="zeros", ylabel=measure.name + measure.unit)
-    if measure.lower_is_better:
-      axes.set_yscale("log")
-      plain = matplotlib.ticker.StrMethodFormatter("{x:g}")
-      axes.yaxis.set_major_formatter(plain)
-      between = matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5))
-      axes.yaxis.set_minor_formatter(between)
-    picture.legend(loc="outside right center")
-    plots.save(picture, file)
 
 
 _TEXT = """\

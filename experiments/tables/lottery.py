@@ -1,107 +1,120 @@
-"""What the levels of lottery tickets amount to: a table, report.md, pictures.
+"""The report of lottery tickets: a table, report.md, its pictures.
 
 Intervals are Student's t over seeds, at 95 %; differences are paired by seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
-import rich.console
-import rich.table
 
 from experiments import statistics
-from experiments.plots import lottery as lottery_plots
+from experiments.plots import lottery as plots
+from experiments.plots import runs as run_plots
+from experiments.plots import style
 from experiments.runs.workdir import storage
-from experiments.statistics import interval
-from experiments.tables import text as csv_tables
+from experiments.tables import orders, text
+from experiments.tables.rows import Row, series
 from sparsejax.lottery import barrier
 
-if TYPE_CHECKING:
-  from experiments.drivers.lottery import Level
 
-
-class Row(NamedTuple):
-  """A level of a branch, over all seeds.
+class Level(NamedTuple):
+  """A trained level of a branch.
 
   Attributes:
-    branch: Its name; `dense` for level 0, which the branches share.
-    level: How often it was pruned.
-    left: Weights left, in percent of those that may be pruned; their mean.
-    accuracy: Final test accuracies in percent, by seed.
-    barriers: Error barriers between two children, in percent, by seed; empty
-      if there are none.
+    seed: Its seed.
+    branch: Its branch.
+    level: How often its masks were pruned; 0 for the dense run, which all
+      branches share.
+    metrics: The numbers of its last evaluation.
+    history: Its run's records, in order.
+    line: [points] test errors, as shares, on the line to a second child; None
+      if it has none.
   """
 
+  seed: int
   branch: str
   level: int
-  left: float
-  accuracy: dict[int, float]
-  barriers: dict[int, float]
+  metrics: Mapping[str, Any]
+  history: list[Mapping[str, Any]]
+  line: np.ndarray | None
 
 
-COLUMNS = (
-  *("branch", "level", "weights left [%]", "test accuracy [%]"),
-  *("95 % interval", "runs", "by seed", "error barrier [%]"),
-)
+_COLUMNS = {
+  "branch": lambda r: r.method,
+  "level": lambda r: str(r.setting or 0),
+  "weights left [%]": lambda r: f"{100 * r.density:.2f}",
+  "test accuracy [%]": lambda r: f"{r.mean:.2f}",
+  "95 % interval": lambda r: statistics.shown(*r.interval),
+  "runs": lambda r: str(len(r.values)),
+  "by seed": lambda r: " ".join(f"{v:.2f}" for v in r.values.values()),
+  "error barrier [%]": lambda r: (
+    f"{np.mean(list(r.barriers.values())):.2f}" if r.barriers else "-"
+  ),
+}
 
 
-def rows(levels: Sequence["Level"]) -> list[Row]:
-  """Gathers the levels of all seeds, the dense run first."""
+def summarize(levels: Sequence[Level]) -> list[Row]:
+  """Sums up the levels of all seeds.
+
+  Args:
+    levels: All levels of all seeds.
+
+  Returns:
+    A row for the dense run, which has no setting; for each level of a branch,
+    its setting; and for level 0 of branches whose barrier was measured.
+  """
+  rows = [_row(*key, group) for key, group in _groups(levels).items()]
+  dense = next(row for row in rows if row.setting == 0)
+  dense = dense._replace(method="dense", setting=None, barriers={})
+  return [dense, *(row for row in rows if row.setting or row.barriers)]
+
+
+def _groups(levels: Sequence[Level]) -> dict[tuple[str, int], list[Level]]:
+  """The seeds of each branch and level."""
   groups = {}
   for level in levels:
     groups.setdefault((level.branch, level.level), []).append(level)
-  table = [_row(*key, group) for key, group in groups.items()]
-  dense = next(r for r in table if not r.level)._replace(
-    branch="dense", barriers={}
-  )
-  return [dense, *(r for r in table if r.level or r.barriers)]
+  return groups
 
 
-def _row(branch, level, group) -> Row:
+def _row(branch: str, level: int, group: Sequence[Level]) -> Row:
   lines = {one.seed: one.line for one in group if one.line is not None}
   return Row(
-    branch=branch,
-    level=level,
-    left=float(np.mean([100 * one.metrics["density"] for one in group])),
-    accuracy={one.seed: 100 * one.metrics["accuracy"] for one in group},
+    branch,
+    level,
+    values={one.seed: 100 * one.metrics["accuracy"] for one in group},
+    density=_density(group),
     barriers={seed: 100 * barrier(line) for seed, line in lines.items()},
   )
 
 
-def differences(
-  table: Sequence[Row], pairs: Sequence[tuple[str, str]]
-) -> list[tuple[str, str, list[tuple[Row, float, float, float]]]]:
-  """Compares branches level by level, on the seeds that both have.
+def _density(group: Sequence[Level]) -> float:
+  return float(np.mean([one.metrics["density"] for one in group]))
+
+
+def compare(
+  rows: Sequence[Row], expected: Sequence[tuple[str, str]]
+) -> list[tuple[str, str, list[orders.Order]]]:
+  """Compares branches level by level.
 
   Args:
-    table: The rows.
-    pairs: Names of branches, that which papers report to do worse first;
+    rows: The rows.
+    expected: Pairs of branches, that which papers report to do worse first;
       `dense` is the dense run at every level.
 
   Returns:
-    For each pair the two names, and by level: the second one's row, its mean
-    lead in percent points and the 95 % interval of that.
+    For each pair the two names, and an order for each level.
   """
-  found = {(row.branch, row.level): row for row in table}
-  result = []
-  for low, high in pairs:
-    lines = []
-    for row in (r for r in table if r.branch == high and r.level):
-      other = found.get((low, 0 if low == "dense" else row.level))
-      if other is None:
-        continue
-      shared = row.accuracy.keys() & other.accuracy.keys()
-      gaps = [row.accuracy[s] - other.accuracy[s] for s in sorted(shared)]
-      lines.append((row, float(np.mean(gaps)), *interval(gaps)))
-    result.append((low, high, lines))
-  return result
+  # Level 0 is one and the same run in all branches.
+  pruned = [row for row in rows if row.setting != 0]
+  return orders.by_pair(orders.compare(pruned, expected))
 
 
-def write(
-  workdir: Path, config: ml_collections.ConfigDict, levels: Sequence["Level"]
+def write_report(
+  workdir: Path, config: ml_collections.ConfigDict, levels: Sequence[Level]
 ) -> list[Row]:
   """Writes table.csv, report.md and its pictures; prints a short table.
 
@@ -113,109 +126,149 @@ def write(
   Returns:
     The rows of table.csv.
   """
-  table = rows(levels)
-  compared = differences(table, config.expected)
-  pictures = [
-    ("Accuracy against weights left", "tickets.png"),
-    ("Learning curves", "curves.png"),
-  ]
+  rows = summarize(levels)
+  compared = compare(rows, config.expected)
   with storage(workdir):
-    lottery_plots.tickets(table, workdir / "tickets.png")
-    lottery_plots.curves(levels, workdir / "curves.png")
-    if any(row.barriers for row in table):
-      steps = {
-        name: config.branches[name].get("step", 0)
-        for name in config.stability.branches
-      }
-      lottery_plots.barriers(table, steps, workdir / "barriers.png")
-      lottery_plots.lines(levels, workdir / "lines.png")
-      pictures += [
-        ("Error barriers", "barriers.png"),
-        ("Error on the line between two children", "lines.png"),
-      ]
-    csv_tables.write(workdir / "table.csv", [COLUMNS, *map(_cells, table)])
-    (workdir / "report.md").write_text(_text(config, table, compared, pictures))
-  _show(table, compared, config)
-  return table
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-  values = list(row.accuracy.values())
-  low, high = interval(values)
-  barriers = list(row.barriers.values())
-  return (
-    row.branch,
-    str(row.level),
-    f"{row.left:.2f}",
-    f"{np.mean(values):.2f}",
-    statistics.shown(low, high),
-    str(len(values)),
-    " ".join(f"{v:.2f}" for v in values),
-    f"{np.mean(barriers):.2f}" if barriers else "-",
+    pictures = _draw(workdir, config, rows, levels)
+    lines = text.cells(_COLUMNS, rows)
+    text.write_csv(workdir / "table.csv", lines)
+    report = _report(config, lines, compared, pictures)
+    (workdir / "report.md").write_text(report)
+  text.print_table(
+    f"{config.name}: test accuracy [%], {len(config.seeds)} seeds",
+    _by_level(rows),
+    left=0,
   )
+  for pair in compared:
+    print(_verdict(*pair))
+  return rows
 
 
-def _show(table, compared, config):
-  """Prints each branch's accuracies, a line per level."""
-  branches = list(dict.fromkeys(r.branch for r in table if r.level))
-  found = {(row.branch, row.level): row for row in table}
-  printed = rich.table.Table(
-    title=f"{config.name}: test accuracy [%], {len(config.seeds)} seeds"
+def _draw(
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  rows: Sequence[Row],
+  levels: Sequence[Level],
+) -> dict[str, str]:
+  """Draws the pictures; their files by their titles."""
+  dense, *pruned = (row for row in rows if row.setting != 0)
+  pruned = [row._replace(density=100 * row.density) for row in pruned]
+  names = dict.fromkeys(row.method for row in pruned)
+  styles = style.line_styles({name: (name, "") for name in names})
+  plots.tickets(
+    dense.mean, series(pruned, styles, x="density"), workdir / "tickets.png"
   )
-  for column in ("level", "weights left [%]", *branches):
-    printed.add_column(column, justify="right", overflow="fold")
-  dense = table[0]
-  mean = f"{np.mean(list(dense.accuracy.values())):.2f}"
-  printed.add_row("0", f"{dense.left:.2f}", *[mean] * len(branches))
-  for level in sorted({r.level for r in table if r.level}):
-    cells = [found.get((name, level)) for name in branches]
-    left = next(c.left for c in cells if c)
-    means = [
-      f"{np.mean(list(c.accuracy.values())):.2f}" if c else "-" for c in cells
-    ]
-    printed.add_row(str(level), f"{left:.2f}", *means)
-  rich.console.Console().print(printed)
-  for low, high, lines in compared:
-    print(_verdict(low, high, lines))
+  final = [100 * one.metrics["accuracy"] for one in levels]
+  plots.learning_curves(_curves(levels), final, workdir / "curves.png")
+  pictures = {
+    "Accuracy against weights left": "tickets.png",
+    "Learning curves": "curves.png",
+  }
+  barriers = [
+    plots.Barriers(
+      row.method,
+      config.branches[row.method].get("step", 0),
+      row.setting,
+      100 * row.density,
+      list(row.barriers.values()),
+    )
+    for row in rows
+    if row.barriers
+  ]
+  if barriers:
+    plots.barriers(barriers, workdir / "barriers.png")
+    plots.lines(_lines(levels), workdir / "lines.png")
+    pictures["Error barriers"] = "barriers.png"
+    pictures["Error on the line between two children"] = "lines.png"
+  return pictures
 
 
-def _verdict(low, high, lines) -> str:
+def _curves(levels: Sequence[Level]) -> dict[str, list[plots.Curve]]:
+  """Test accuracies over steps in percent, means over seeds, by branch."""
+  curves = {}
+  for (branch, level), group in _groups(levels).items():
+    x, y = run_plots.curves([one.history for one in group], "accuracy")
+    curve = plots.Curve(level, 100 * _density(group), x, 100 * y.mean(0))
+    curves.setdefault(branch, []).append(curve)
+  return curves
+
+
+def _lines(levels: Sequence[Level]) -> dict[str, list[plots.Curve]]:
+  """Test errors between two children in percent, means over seeds."""
+  curves = {}
+  connected = [one for one in levels if one.line is not None]
+  for (branch, level), group in _groups(connected).items():
+    y = 100 * np.mean([one.line for one in group], axis=0)
+    x = np.linspace(0, 1, len(y))
+    curve = plots.Curve(level, 100 * _density(group), x, y)
+    curves.setdefault(branch, []).append(curve)
+  return curves
+
+
+def _by_level(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+  """The accuracies of each branch, a line per level."""
+  dense, *pruned = (row for row in rows if row.setting != 0)
+  found = {(row.method, row.setting): row for row in pruned}
+  branches = list(dict.fromkeys(row.method for row in pruned))
+  mean = f"{dense.mean:.2f}"
+  lines = [
+    ("level", "weights left [%]", *branches),
+    ("0", f"{100 * dense.density:.2f}", *[mean] * len(branches)),
+  ]
+  for level in sorted({row.setting for row in pruned}):
+    own = [found.get((name, level)) for name in branches]
+    left = next(100 * row.density for row in own if row)
+    cells = [f"{row.mean:.2f}" if row else "-" for row in own]
+    lines.append((str(level), f"{left:.2f}", *cells))
+  return lines
+
+
+def _verdict(low: str, high: str, found: Sequence[orders.Order]) -> str:
   """Says at how many levels a pair comes in the order that papers report."""
-  ahead = sum(gap > 0 for _, gap, _, _ in lines)
-  sure = sum(bottom > 0 for _, _, bottom, _ in lines)
-  against = sum(top < 0 for _, _, _, top in lines)
-  text = (
-    f"{high} above {low}: at {ahead} of {len(lines)} levels, at {sure} of them "
+  ahead = sum(order.gain.mean > 0 for order in found)
+  verdicts = orders.counts(found)
+  sure, against = verdicts["holds"], verdicts["reversed"]
+  sentence = (
+    f"{high} above {low}: at {ahead} of {len(found)} levels, at {sure} of them "
     "with 95 % confidence"
   )
-  return text + (
-    f"; with 95 % confidence below at {against}." if against else "."
-  )
+  if against:
+    sentence += f"; with 95 % confidence below at {against}"
+  return f"{sentence}."
 
 
-def _text(config, table, compared, pictures) -> str:
+_ORDER_COLUMNS = {
+  "level": lambda o: str(_pruned(o).setting),
+  "weights left [%]": lambda o: f"{100 * _pruned(o).density:.2f}",
+  "lead": lambda o: f"{o.gain.mean:+.2f}",
+  "95 % interval": lambda o: statistics.shown(*o.gain.interval, "+.2f"),
+}
+
+
+def _pruned(order: orders.Order) -> Row:
+  """The row of an order that tells its level."""
+  return order.low if order.high.setting is None else order.high
+
+
+def _report(
+  config: ml_collections.ConfigDict,
+  lines: Sequence[text.Line],
+  compared: Sequence[tuple[str, str, list[orders.Order]]],
+  pictures: Mapping[str, str],
+) -> str:
   parts = [
     f"# {config.name}",
     _EXPLAINED.format(rate=100 * config.rate, scope=_SCOPES[config.scope]),
-    *(f"## {title}\n\n![{title}]({file})" for title, file in pictures),
+    *(f"## {title}\n\n![{title}]({f})" for title, f in pictures.items()),
   ]
   if compared:
     parts += ["## The order that papers report, held against these runs"]
-    for low, high, levels in compared:
-      body = [
-        "| level | weights left [%] | lead | 95 % interval |",
-        "| ---: | ---: | ---: | ---: |",
-        *(
-          f"| {row.level} | {row.left:.2f} | {gap:+.2f} | "
-          f"{statistics.shown(bottom, top, '+.2f')} |"
-          for row, gap, bottom, top in levels
-        ),
-      ]
-      parts += [_verdict(low, high, levels), "\n".join(body)]
-  parts += [
-    "## All levels",
-    csv_tables.table([COLUMNS, *map(_cells, table)]),
-  ]
+  for low, high, found in compared:
+    parts += [
+      _verdict(low, high, found),
+      text.markdown(text.cells(_ORDER_COLUMNS, found)),
+    ]
+  parts += ["## All levels", text.markdown(lines)]
   return "\n\n".join(parts) + "\n"
 
 

@@ -1,89 +1,47 @@
-"""What finished runs amount to: a table, report.md, and its pictures.
+"""The report of finished runs of single nets: a table, report.md, its pictures.
 
 Every number comes from the runs' own records, masks and models.
 """
 
-import statistics
+import statistics as means
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
-import numpy as np
-import rich.console
-import rich.table
 
-from experiments import statistics as intervals
+from experiments import statistics
 from experiments.config.entry import Entry, percent
-from experiments.plots import runs as plots
+from experiments.plots import runs as run_plots
+from experiments.plots import sparsities, style
+from experiments.runs.train import Result
 from experiments.runs.workdir import storage
-from experiments.tables import costs
-from experiments.tables import text as csv_tables
+from experiments.tables import costs, orders, text
+from experiments.tables.rows import Row, at_middle, levels, series
 from sparsejax import report as library_report
-
-if TYPE_CHECKING:
-  from experiments.runs.train import Result
 
 
 class Run(NamedTuple):
-  """A finished run: its config and what it left."""
+  """A finished run: its config and its result."""
 
   config: ml_collections.ConfigDict
-  result: "Result"
+  result: Result
 
 
-class Row(NamedTuple):
-  """A line in the table.
-
-  Attributes:
-    entry: Method and sparsity.
-    accuracy: Final test accuracies, in percent, one per seed.
-    nnz: Active weights, all leaves counted: the mean of the runs, rounded.
-    size: All weights.
-    training: FLOPs of a training step relative to dense.
-    inference: FLOPs of a forward pass relative to dense.
-  """
-
-  entry: Entry
-  accuracy: tuple[float, ...]
-  nnz: int
-  size: int
-  training: float
-  inference: float
-
-  @property
-  def mean(self) -> float:
-    """The mean accuracy, in percent."""
-    return statistics.fmean(self.accuracy)
-
-  @property
-  def spread(self) -> str:
-    """The accuracy with its standard deviation over seeds, for people."""
-    if len(self.accuracy) < 2:
-      return f"{self.mean:.2f}"
-    return f"{self.mean:.2f} ± {statistics.stdev(self.accuracy):.2f}"
-
-  @property
-  def interval(self) -> str:
-    """The 95 % interval of the mean accuracy (t), for people."""
-    if len(self.accuracy) < 2:
-      return "-"
-    return intervals.shown(*intervals.interval(np.array(self.accuracy)), ".2f")
+Runs = Mapping[Entry, Sequence[Run]]
+_COLUMNS = {
+  "method": lambda r: r.label,
+  "test accuracy [%]": lambda r: r.spread,
+  "95 % interval": lambda r: statistics.shown(*r.interval),
+  "runs": lambda r: str(len(r.values)),
+  "active weights": lambda r: f"{r.nnz:,} of {r.size:,}",
+  "training FLOPs": lambda r: f"{r.training:.3f}x",
+  "inference FLOPs": lambda r: f"{r.inference:.3f}x",
+}
 
 
-_COLUMNS = (
-  "method",
-  "test accuracy [%]",
-  "95 % interval",
-  "runs",
-  "active weights",
-  "training FLOPs",
-  "inference FLOPs",
-)
-
-
-def rows(runs: Mapping[Entry, Sequence[Run]]) -> list[Row]:
-  """Sums up the runs of each entry.
+def summarize(runs: Runs) -> list[Row]:
+  """Sums up the runs of each method and sparsity.
 
   Args:
     runs: Runs by entry; those of one entry differ in their seed.
@@ -96,204 +54,128 @@ def rows(runs: Mapping[Entry, Sequence[Run]]) -> list[Row]:
 
 def _row(entry: Entry, group: Sequence[Run]) -> Row:
   first = group[0]
+  final = {run.config.seed: run.result.metrics for run in group}
   training, inference = costs.of(first.config, first.result.history).relative
   return Row(
-    entry=entry,
-    accuracy=tuple(100 * r.result.metrics["accuracy"] for r in group),
-    nnz=round(statistics.fmean(r.result.metrics["nnz"] for r in group)),
+    *entry,
+    values={seed: 100 * m["accuracy"] for seed, m in final.items()},
+    nnz=round(means.fmean(m["nnz"] for m in final.values())),
     size=first.result.metrics["size"],
     training=training,
     inference=inference,
   )
 
 
-def order(
-  table: Sequence[Row], expected: Sequence[tuple[str, str]]
-) -> list[str]:
-  """Says whether methods come in the order that papers report.
-
-  Args:
-    table: The rows.
-    expected: Pairs of methods, the lower one first.
-
-  Returns:
-    A sentence per pair, with the mean difference over the seeds that both
-    share and its 95 % interval (paired t).
-  """
-  accuracy = {row.entry: row.accuracy for row in table}
-  sparsities = dict.fromkeys(row.entry.sparsity for row in table)
-  lines = []
-  for low, high in expected:
-    for sparsity in sparsities:
-      pair = [_nearest(accuracy, name, sparsity) for name in (low, high)]
-      if None in pair or all(e.sparsity != sparsity for e in pair):
-        continue
-      lines.append(_compared(*pair, *(np.array(accuracy[e]) for e in pair)))
-  return lines
+def print_summary(
+  rows: Sequence[Row], title: str, expected: Sequence[tuple[str, str]]
+) -> None:
+  """Prints the table on the terminal, and the orders that papers report."""
+  hidden = ("95 % interval",)  # for room
+  text.print_table(title, text.cells(_COLUMNS, rows), hidden=hidden)
+  for order in orders.compare(rows, expected):
+    print(orders.sentence(order))
 
 
-def _nearest(entries, name, sparsity):
-  """The method's entry of that sparsity, or its only one."""
-  for entry in (Entry(name, sparsity), Entry(name)):
-    if entry in entries:
-      return entry
-  return None
-
-
-def _compared(low, high, a, b) -> str:
-  gain = intervals.difference(b - a)
-  text = f"{high} - {low}: {gain.mean:+.2f} points"
-  if gain.n > 1:
-    text += f", 95 % interval {intervals.shown(*gain.interval, '+.2f')}"
-  return f"{text}: {gain.sentence}."
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-  return (
-    str(row.entry),
-    row.spread,
-    row.interval,
-    str(len(row.accuracy)),
-    f"{row.nnz:,} of {row.size:,}",
-    f"{row.training:.3f}x",
-    f"{row.inference:.3f}x",
-  )
-
-
-def show(table: Sequence[Row], title: str) -> None:
-  """Prints the table on the terminal."""
-  printed = rich.table.Table(title=title)
-  left_out = _COLUMNS.index("95 % interval")  # for room
-  for i, column in enumerate(_COLUMNS):
-    if i != left_out:
-      printed.add_column(column, justify="right" if i else "left")
-  for row in table:
-    cells = _cells(row)
-    printed.add_row(*cells[:left_out], *cells[left_out + 1 :])
-  rich.console.Console().print(printed)
-
-
-def write(
+def write_report(
   workdir: Path,
   config: ml_collections.ConfigDict,
-  runs: Mapping[Entry, Sequence[Run]],
+  runs: Runs,
   expected: Sequence[tuple[str, str]] = (),
 ) -> list[Row]:
-  """Writes report.md and its pictures.
+  """Writes report.md, its tables as CSV and its pictures.
 
   Args:
     workdir: Where they go.
     config: The config that was launched.
     runs: Finished runs by entry.
-    expected: Pairs of methods, as for `order`.
+    expected: Pairs of methods, as for `orders.compare`.
 
   Returns:
     The rows of its table.
   """
-  table = rows(runs)
-  shown = _shown(runs)
+  rows = summarize(runs)
+  lines = text.cells(_COLUMNS, rows)
+  shown, middle = at_middle(runs)
   histories = {
-    entry.method: [r.result.history for r in group]
-    for entry, group in shown.items()
+    method: [run.result.history for run in group]
+    for method, group in shown.items()
   }
-  group = next(
-    (g for e, g in shown.items() if e.method == "rigl"), None
-  ) or next(reversed(shown.values()))
-  last = group[0]
-  several = [e.sparsity for e in runs if e.sparsity is not None]
-  text = _TEXT.format(
+  last = shown.get("rigl", next(reversed(shown.values())))[0]
+  by_layer = library_report.layers(
+    last.result.params, last.result.masks, costs.by_leaf(last.config)
+  )
+  report = _TEXT.format(
     name=config.name,
-    table=csv_tables.table([_COLUMNS, *map(_cells, table)]),
-    order=_order_text(order(table, expected)),
-    sparsities=_sparsities_text(table, shown) if several else "",
+    table=text.markdown(lines),
+    order=_order_text(orders.compare(rows, expected)),
+    sparsities="" if middle is None else _sparsities_text(rows, middle),
     method=last.config.algorithm.name,
     seed=last.config.seed,
-    layers=library_report.table(
-      library_report.layers(
-        last.result.params, last.result.masks, costs.by_leaf(last.config)
-      )
-    ),
+    layers=library_report.table(by_layer),
   )
   with storage(workdir):
-    (workdir / "report.md").write_text(text)
-    csv_tables.write(workdir / "table.csv", [_COLUMNS, *map(_cells, table)])
-    plots.accuracy(histories, workdir / "accuracy.png")
-    plots.layers(histories, workdir / "layers.png")
-    plots.churn(histories, workdir / "churn.png")
-    if several:
-      csv_tables.write(workdir / "sparsities.csv", _wide(table))
-      plots.sparsities(table, _families(runs), workdir / "sparsities.png")
-  return table
+    (workdir / "report.md").write_text(report)
+    text.write_csv(workdir / "table.csv", lines)
+    run_plots.accuracy(histories, workdir / "accuracy.png")
+    run_plots.layers(histories, workdir / "layers.png")
+    run_plots.churn(histories, workdir / "churn.png")
+    if middle is not None:
+      text.write_csv(workdir / "sparsities.csv", _by_sparsity(rows))
+      _draw_sparsities(rows, runs, workdir / "sparsities.png")
+  return rows
 
 
-def _shown(runs):
-  """The entries of one sparsity, the middle one, and those that have none."""
-  sparsities = sorted({e.sparsity for e in runs if e.sparsity is not None})
-  middle = sparsities[len(sparsities) // 2] if sparsities else None
-  return {e: g for e, g in runs.items() if e.sparsity in (None, middle)}
-
-
-def _families(runs) -> dict[str, tuple[int, int]]:
-  """The colour and the kind of line that a picture gives each method.
-
-  Those that begin alike, with the same pattern, share a colour, those of one
-  algorithm a kind of line. Where that does not tell methods apart, each has a
-  colour of its own, or, where these run out, another kind of line.
-  """
-  starts, algorithms = {}, {}
+def _draw_sparsities(rows: Sequence[Row], runs: Runs, file: Path) -> None:
+  """Methods that begin alike share a colour, algorithms a line style."""
+  features = {}
   for entry, group in runs.items():
     if entry.sparsity is not None:
       config = group[0].config
-      starts[entry.method] = f"{config.initial} {_pattern(config)}"
-      algorithms[entry.method] = config.algorithm.name
-  pairs = {(starts[m], algorithms[m]) for m in starts}
-  if len(pairs) < len(starts) or len(set(starts.values())) < len(
-    set(algorithms.values())
-  ):
-    colours = len(plots.COLOURS)
-    return {m: (i % colours, i // colours) for i, m in enumerate(starts)}
-  first = list(dict.fromkeys(starts.values()))
-  second = list(dict.fromkeys(algorithms.values()))
-  return {
-    method: (first.index(starts[method]), second.index(algorithms[method]))
-    for method in starts
-  }
+      begin = f"{config.initial} {_pattern(config)}"
+      features[entry.method] = (begin, config.algorithm.name)
+  sparsities.against_settings(
+    series(rows, style.line_styles(features)),
+    {sparsity: f"{100 * sparsity:g}" for sparsity in _sparsities(rows)},
+    file,
+    levels=levels(rows),
+  )
 
 
-def _pattern(config):
+def _pattern(config: ml_collections.ConfigDict) -> Any:
   pattern = config.algorithm.get("pattern", "")
   return getattr(pattern, "name", pattern)
 
 
-def _wide(table: Sequence[Row]) -> list[tuple[str, ...]]:
-  """Accuracies, a line per method and a column per sparsity, below a header."""
-  sparsities = sorted(
-    {row.entry.sparsity for row in table if row.entry.sparsity is not None}
-  )
-  found = {row.entry: row for row in table}
-  lines = [("method", *map(percent, sparsities), "runs")]
-  for method in dict.fromkeys(row.entry.method for row in table):
-    rows = [found.get(_nearest(found, method, s)) for s in sparsities]
-    runs = str(next(len(row.accuracy) for row in rows if row))
-    cells = (row.spread if row else "-" for row in rows)
+def _sparsities(rows: Sequence[Row]) -> list[float]:
+  return sorted({row.setting for row in rows if row.setting is not None})
+
+
+def _by_sparsity(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+  """Accuracies, a line per method and a column per sparsity."""
+  found = _sparsities(rows)
+  lines = [("method", *map(percent, found), "runs")]
+  for method in dict.fromkeys(row.method for row in rows):
+    own = {row.setting: row for row in rows if row.method == method}
+    at = [own.get(sparsity, own.get(None)) for sparsity in found]
+    cells = (row.spread if row else "-" for row in at)
+    runs = str(len(next(iter(own.values())).values))
     lines.append((method, *cells, runs))
   return lines
 
 
-def _sparsities_text(table, shown):
-  at = next(e.sparsity for e in shown if e.sparsity is not None)
+def _sparsities_text(rows: Sequence[Row], middle: float) -> str:
   return (
     "\n## Accuracy at several sparsities\n\n"
-    f"{csv_tables.table(_wide(table))}\n\n"
+    f"{text.markdown(_by_sparsity(rows))}\n\n"
     "![test accuracy against sparsity](sparsities.png)\n\n"
-    f"The pictures below show the runs at {percent(at)}.\n"
+    f"The pictures below show the runs at {percent(middle)}.\n"
   )
 
 
-def _order_text(lines):
-  if not lines:
+def _order_text(found: Sequence[orders.Order]) -> str:
+  if not found:
     return ""
-  listed = "\n".join(f"- {line}" for line in lines)
+  listed = "\n".join(f"- {orders.sentence(order)}" for order in found)
   return (
     f"\nThe order that papers report, held against these runs:\n\n{listed}\n"
   )

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from experiments import models
-from experiments.tables import text as csv_tables
+from experiments.tables import text
 from sparsejax import distributions
 from sparsejax import flops as flops_lib
 from sparsejax.masks import path_name
@@ -205,8 +205,8 @@ def costs(found: dict[str, Layer], counts: dict[str, int]) -> Costs:
   return Costs(total, as_rigl, size)
 
 
-def rows() -> Iterator[tuple[str, ...]]:
-  """The table's, without its header."""
+def lines() -> Iterator[tuple[str, ...]]:
+  """Computes the lines of the table, without its header."""
   for network in NETWORKS:
     shapes, found = layers(network)
     dense = costs(found, {})
@@ -252,12 +252,12 @@ def training(share: float) -> tuple[float, float, float]:
 
 def main() -> None:
   """Prints the table, or writes it where --csv says."""
-  lines = [HEADER, *rows()]
+  table = [HEADER, *lines()]
   if flags.FLAGS.csv:
     path = pathlib.Path(flags.FLAGS.csv)
-    csv_tables.write(path, lines, module="experiments.paper_costs")
+    text.write_csv(path, table, module="experiments.paper_costs")
   else:
-    print(csv_tables.table(lines))
+    print(text.markdown(table))
 
 
 def define_flags() -> None:

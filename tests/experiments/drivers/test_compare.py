@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from experiments.config.entry import Entry
 from experiments.drivers import compare
 from experiments.errors import UserError
 from experiments.runs import train
-from experiments.tables import markdown
 from tests.experiments import small
 
 
@@ -128,24 +126,6 @@ def test_a_comparison_of_nothing_is_an_error(changes, message, tmp_path):
   with pytest.raises(UserError, match=message):
     compare.run(make(**changes), str(tmp_path / "a"))
   assert not (tmp_path / "a").exists()
-
-
-def row(name, *accuracy):
-  return markdown.Row(Entry(name), accuracy, 1, 2, 1.0, 1.0)
-
-
-def test_order_says_what_the_seeds_say():
-  table = [row("a", 1.0, 2.0, 3.0), row("b", 2.1, 3.0, 4.2), row("c", 9.0)]
-  (line,) = markdown.order(table, [("a", "b")])
-  # Differences 1.1, 1.0, 1.2: mean 1.1, t(0.975, 2) s / sqrt(3) = 0.248.
-  assert line.startswith("b - a: +1.10 points, 95 % interval +0.85 to +1.35")
-  assert line.endswith("as papers report.")
-  (line,) = markdown.order(table, [("b", "a")])
-  assert "NOT what papers report" in line
-  table = [row("a", 1.0, 2.0, 3.0), row("b", 0.0, 3.0, 4.0)]
-  (line,) = markdown.order(table, [("a", "b")])
-  assert line.endswith("as papers report, but 3 seeds cannot tell.")
-  assert markdown.order(table, [("a", "missing")]) == []
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from matplotlib import image
 from experiments.drivers import lottery
 from experiments.errors import UserError
 from experiments.runs import checkpoints, programs, progress, train
-from experiments.tables import lottery as lottery_report
 from sparsejax import nnz
 from tests.experiments import small
 from tests.experiments.interrupted import Crash, assert_same_run
@@ -401,22 +400,3 @@ def test_a_config_that_makes_no_sense_is_an_error(change, message, tmp_path):
   with pytest.raises(UserError, match=message):
     lottery.run(config, str(tmp_path / "a"))
   assert not (tmp_path / "a").exists()
-
-
-def rows(*values):
-  return [
-    lottery_report.Row("dense", 0, 100.0, dict(enumerate(values[0])), {}),
-    lottery_report.Row("a", 1, 80.0, dict(enumerate(values[1])), {}),
-    lottery_report.Row("b", 1, 80.0, dict(enumerate(values[2])), {}),
-  ]
-
-
-def test_leads_are_paired_by_seed():
-  table = rows((1.0, 2.0, 3.0), (1.0, 2.0, 3.0), (2.1, 3.0, 4.2))
-  ((low, high, lines),) = lottery_report.differences(table, [("a", "b")])
-  ((row, gap, bottom, top),) = lines
-  assert (low, high, row.level) == ("a", "b", 1)
-  # Differences 1.1, 1.0, 1.2: t(0.975, 2) s / sqrt(3) = 0.248.
-  assert (gap, bottom, top) == pytest.approx((1.1, 0.852, 1.348), abs=1e-3)
-  ((_, _, lines),) = lottery_report.differences(table, [("dense", "b")])
-  assert lines[0][1] == pytest.approx(1.1)

@@ -18,7 +18,7 @@ from experiments.config import parts
 from experiments.errors import UserError
 from experiments.inspect import __main__ as inspect
 from experiments.inspect import measure, sections
-from experiments.plots import runs as plots
+from experiments.plots import style
 from experiments.runs import finished, programs, train
 from tests.experiments import small
 
@@ -100,7 +100,7 @@ def test_names_tell_method_and_stage(name, method, stage, tmp_path):
 
 def test_sensitivity_starts_from_the_loss_of_the_last_evaluation(sparse):
   """Of 360 examples in batches of 100; what fills the last is left out."""
-  found = measure.measure(sparse, 1000)
+  found = measure.sensitivity(sparse, 1000)
   assert found.examples == 360
   assert found.loss == pytest.approx(sparse.tests[-1]["loss"], rel=1e-5)
   own = {path: 1 - x["nnz"] / x["size"] for path, x in _last(sparse).items()}
@@ -109,7 +109,7 @@ def test_sensitivity_starts_from_the_loss_of_the_last_evaluation(sparse):
     kept = np.array(measure.SPARSITIES) <= own[path]
     np.testing.assert_allclose(losses[kept], found.loss, rtol=1e-6)
     assert (losses[~kept] != found.loss).all()
-  assert measure.measure(sparse, 150).examples == 200
+  assert measure.sensitivity(sparse, 150).examples == 200
 
 
 def _last(one):
@@ -118,7 +118,7 @@ def _last(one):
 
 def test_gradients_are_those_of_the_first_batches(sparse):
   left = measure.load(sparse)
-  found = measure.look(sparse)
+  found = measure.profile(sparse)
   drawn = measure._examples(sparse).batches(0)
   at = drawn.order[: measure.TRAIN_BATCHES].ravel()
   program = measure._programs(finished.architecture(sparse.config))
@@ -160,7 +160,7 @@ def test_a_unit_is_silent_if_no_test_example_makes_it_fire(sparse, monkeypatch):
     masks={**left.masks, "dense1": masks},
   )
   monkeypatch.setattr(measure, "load", lambda one: left)
-  found = measure.look(sparse)
+  found = measure.profile(sparse)
   assert found.silent.keys() == {"dense1"}
   assert np.flatnonzero(found.silent["dense1"]).tolist() == [2, 3]
   dead = found.dead["dense1/kernel"]
@@ -168,7 +168,7 @@ def test_a_unit_is_silent_if_no_test_example_makes_it_fire(sparse, monkeypatch):
   assert np.flatnonzero(dead.inputs).tolist() == [7]
 
 
-def test_a_net_is_looked_at_as_its_model_runs_it(sparse, monkeypatch):
+def test_params_are_those_that_the_model_runs_with(sparse, monkeypatch):
   """What is inactive counts as zero, also where a method keeps its value."""
   left = measure.load(sparse)
   kept = left._replace(params=jax.tree.map(np.ones_like, left.params))
@@ -223,7 +223,7 @@ def test_masks_are_compared_where_one_thing_differs(sparse):
     "a, level 3, seed 0", "b, level 3, seed 0"
   ]  # fmt: skip
   levels = ["level 1", "level 2", "level 3"]
-  found = list(measure.groups([*runs, dense], [*leaders, dense]))
+  found = list(measure.comparable_groups([*runs, dense], [*leaders, dense]))
   assert [(title, names) for title, names, _ in found] == [
     ("methods, level 3", ["a", "b"]),
     ("seeds of a, level 3", ["0", "1"]),
@@ -259,7 +259,7 @@ def test_overlap_over_steps_follows_from_the_counts():
     ("churn_since_start", "a", [3 / 11, 2 / 10]),
     ("churn_since_start", None, [5 / 13, 4 / 12]),
   ):
-    np.testing.assert_allclose(measure.moved(tests, key, path), wanted)
+    np.testing.assert_allclose(measure.iou_over_steps(tests, key, path), wanted)
 
 
 def test_chance_is_the_overlap_of_random_masks():
@@ -281,7 +281,7 @@ def test_the_report_holds_what_was_found(root, report, sparse, runs):
   layers = ["dense1/kernel", "logits/kernel"]
   pruned = rows(report, "layer | zeros")
   assert list(pruned) == layers
-  found = measure.measure(runs["runs/set-1"], 1000)
+  found = measure.sensitivity(runs["runs/set-1"], 1000)
   for layer, cells in pruned.items():
     assert cells[-1] == f"{found.losses[layer][-1] - found.loss:+.4f}"
     assert cells[1] == "as it is"
@@ -293,7 +293,9 @@ def test_the_report_holds_what_was_found(root, report, sparse, runs):
   seeds = rows(report, "compared")["seeds of set"]
   assert seeds[:2] == ["2", f"{(a & b).sum() / (a | b).sum():.3f}"]
   moved = [
-    measure.moved(runs[f"runs/set-{seed}"].tests, "churn_since_start")[-1]
+    measure.iou_over_steps(runs[f"runs/set-{seed}"].tests, "churn_since_start")[
+      -1
+    ]
     for seed in (0, 1)
   ]
   assert list(rows(report, "method")) == ["set"]
@@ -323,7 +325,7 @@ def test_there_is_a_picture_of_everything(root, report):
 def test_once_more_replaces_the_section_and_nothing_else(
   root, report, capsys, monkeypatch, tmp_path
 ):
-  monkeypatch.setattr(plots, "save", lambda figure, file: None)
+  monkeypatch.setattr(style, "save", lambda figure, file: None)
   root = shutil.copytree(root, tmp_path / "inspect")
   (root / "report.md").write_text(report + "\nMore.\n")
   inspect.run(str(root), name="runs/set-0")
@@ -336,7 +338,7 @@ def test_once_more_replaces_the_section_and_nothing_else(
 
 
 def test_one_dense_run_has_a_report_too(runs, tmp_path, monkeypatch):
-  monkeypatch.setattr(plots, "save", lambda figure, file: None)
+  monkeypatch.setattr(style, "save", lambda figure, file: None)
   shutil.copytree(runs["runs/dense-0"].folder, tmp_path / "run")
   inspect.run(str(tmp_path / "run"))
   text = (tmp_path / "run/report.md").read_text()
@@ -352,12 +354,12 @@ def test_recorded_exploration_is_shown(runs, tmp_path, monkeypatch):
     }
     return {**record, "explored": 0.125 * i, "layers": layers}
 
-  monkeypatch.setattr(plots, "save", lambda figure, file: None)
+  monkeypatch.setattr(style, "save", lambda figure, file: None)
   one = runs["runs/set-0"]
   assert len(one.tests) == 4
   tests = [with_explored(i, record) for i, record in enumerate(one.tests)]
   one = one._replace(tests=tests)
-  text = sections.motion_text(tmp_path, [one], [one], one)
+  text = sections.motion_section(tmp_path, [one], [one], one)
   assert rows(text, "method")["set"][-1] == "0.375"
   assert rows(text, "layer")["dense1/kernel"][-1] == "0.750"
 

@@ -4,14 +4,38 @@ import pytest
 
 from experiments.errors import UserError
 from experiments.tables import llm
-from experiments.tables.llm import Cell, Measure, Row
+from experiments.tables.llm import Cell, Measure
+from experiments.tables.rows import Row
 
 PERPLEXITY = Measure("perplexity", lower_is_better=True)
 ACCURACY = Measure("accuracy", lower_is_better=False)
 
 
 def row(base, method, *values, trained=None):
-  return Row(Cell(base, method), values, 41, 100, trained)
+  """A row with seeds 0, 1, ...; a single value is that of all seeds."""
+  seeds = range(len(values)) if len(values) > 1 else (None,)
+  return Row(
+    method,
+    base or None,
+    dict(zip(seeds, values, strict=True)),
+    nnz=41,
+    size=100,
+    trained=trained,
+  )
+
+
+def test_a_row_is_what_the_results_of_its_seeds_say():
+  results = {
+    0: {"perplexity": 2.0, "nnz": 40, "size": 100, "trained": 7},
+    1: {"perplexity": 3.0, "nnz": 41, "size": 100, "trained": 7},
+  }
+  found = llm.row(Cell("2:4", "seft"), results, PERPLEXITY)
+  assert (found.label, found.values) == ("seft, 2:4", {0: 2.0, 1: 3.0})
+  assert (found.nnz, found.size, found.trained) == (41, 100, 7)
+  results = {None: {"perplexity": 2.0, "nnz": 40, "size": 100}}
+  found = llm.row(Cell("", "none"), results, PERPLEXITY)
+  assert (found.label, found.values) == ("none", {None: 2.0})
+  assert found.trained is None
 
 
 def test_lines_of_perplexities():
@@ -21,7 +45,7 @@ def test_lines_of_perplexities():
     row("60 %", "lora", 2000.0),
   ]
   published = {Cell("60 %", "lora"): "LLaMA-7B: 5 -> 6"}
-  header, *lines = llm.lines(rows, PERPLEXITY, 10.0, published)
+  header, *lines = llm.table(rows, PERPLEXITY, 10.0, published)
   assert header == (
     *("zeros", "method", "perplexity", "against dense", "95 % interval"),
     *("runs", "non-zeros", "trained weights", "published, of another model"),
@@ -37,7 +61,7 @@ def test_lines_of_perplexities():
 
 
 def test_lines_of_accuracies_leave_out_what_is_empty():
-  header, line = llm.lines([row("", "x", 0.25)], ACCURACY, 0.5, {})
+  header, line = llm.table([row("", "x", 0.25)], ACCURACY, 0.5, {})
   assert header == (
     *("zeros", "method", "accuracy [%]", "against dense", "runs"),
     "non-zeros",
@@ -55,7 +79,7 @@ def test_the_order_of_papers(measure):
     row("70 %", "c", 5.0),
   ]
   low = measure.lower_is_better
-  first, second = llm.order(rows, measure, [("a", "b")])
+  first, second = llm.order_sentences(rows, measure, [("a", "b")])
   shown = measure.shown
   assert first == (
     f"a, 50 %: {shown(3.1)} and b, 50 %: {shown(2.2)}: "
@@ -65,24 +89,24 @@ def test_the_order_of_papers(measure):
     ("NOT what papers report" if low else "as papers report")
     + ", but 3 seeds cannot tell."
   )
-  (single,) = llm.order(rows, measure, [("c, 70 %", "a, 50 %")])
+  (single,) = llm.order_sentences(rows, measure, [("c, 70 %", "a, 50 %")])
   assert ("as papers report" in single) == low
   with pytest.raises(UserError, match="did you mean 'a, 50 %'"):
-    llm.order(rows, measure, [("a, 55 %", "b")])
+    llm.order_sentences(rows, measure, [("a, 55 %", "b")])
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_single_value_is_compared_with_every_seed(swapped):
   rows = [row("", "none", 3.0), row("", "seft", 2.9, 3.1, 3.2)]
   pair = ("seft", "none") if swapped else ("none", "seft")
-  (said,) = llm.order(rows, PERPLEXITY, [pair])
+  (said,) = llm.order_sentences(rows, PERPLEXITY, [pair])
   verdict = "as papers report" if swapped else "NOT what papers report"
   assert said.endswith(f": {verdict}, but 3 seeds cannot tell.")
 
 
 def test_only_seeds_that_both_have_are_compared():
   rows = [row("", "a", 3.0, 4.0, 0.0), row("", "b", 2.0, 2.5)]
-  (said,) = llm.order(rows, PERPLEXITY, [("a", "b")])
+  (said,) = llm.order_sentences(rows, PERPLEXITY, [("a", "b")])
   assert said.endswith("as papers report, but 2 seeds cannot tell.")
 
 

@@ -6,7 +6,6 @@ import shutil
 import types
 
 import pytest
-from scipy import stats
 
 from experiments.config import grid
 from experiments.config.entry import Entry
@@ -15,7 +14,7 @@ from experiments.runs import metrics
 from experiments.sweep import __main__ as sweep
 from experiments.tables import __main__ as tables
 from experiments.tables import costs
-from experiments.tables import rows as sweep_table
+from experiments.tables import sweep as sweep_tables
 
 ROOT = pathlib.Path(__file__).parents[3]
 CONFIG = '''"""Two rows <of> digits.
@@ -51,7 +50,7 @@ def record(method, seed, accuracy, **changes):
     **{"sparsity": 0.9, "loss": 0.1, "nnz": 10, "size": 100, "bytes": 40.0},
     **{"steps": 5, "training": 600.0, "inference": 2.0, "run": "abc"},
   }
-  return sweep_table.Record(
+  return sweep_tables.Record(
     method=method, seed=seed, accuracy=accuracy, **{**values, **changes}
   )
 
@@ -62,81 +61,53 @@ def config(**attributes):
 
 def test_a_row_is_mean_and_spread_of_its_seeds():
   records = [record("rigl", s, a) for s, a in enumerate((1.0, 2.0, 6.0))]
-  (row,) = sweep_table.rows(records, config())
+  (row,) = sweep_tables.summarize(records, config())
   assert row.mean == 3.0
-  assert row.std == pytest.approx(7**0.5)
+  assert row.spread == "3.00 ± 2.65"
   # t(0.975, 2) = 4.303: what a paper prints is inside if t says so.
   half = 4.30265 * (7 / 3) ** 0.5
-  assert (row.low, row.high) == pytest.approx((3 - half, 3 + half), abs=1e-4)
-  assert row.accuracy == {0: 1.0, 1: 2.0, 2: 6.0}
+  assert row.interval == pytest.approx((3 - half, 3 + half), abs=1e-4)
+  assert row.values == {0: 1.0, 1: 2.0, 2: 6.0}
 
 
 def test_flops_are_relative_to_the_dense_row():
   dense = record("dense", 0, 1.0, training=1000.0, inference=8.0, sparsity=None)
-  _, row = sweep_table.rows([dense, record("rigl", 0, 1.0)], config())
+  _, row = sweep_tables.summarize([dense, record("rigl", 0, 1.0)], config())
   assert (row.training, row.inference) == (0.6, 0.25)
 
 
 def test_a_published_number_is_inside_or_not():
   records = [record("a", s, 50.0 + s) for s in range(5)]
   published = {Entry("a", 0.9): (51.5, "somebody")}
-  (row,) = sweep_table.rows(records, config(PUBLISHED=published))
+  (row,) = sweep_tables.summarize(records, config(PUBLISHED=published))
   assert row.within is True
   # Five seeds, t(0.975, 4) = 2.776: 50.04 to 53.96. A bootstrap, which is
   # short for few seeds, has 53.4 at most, and said no to 53.8.
   published = {Entry("a", 0.9): (53.8, "somebody")}
-  (row,) = sweep_table.rows(records, config(PUBLISHED=published))
+  (row,) = sweep_tables.summarize(records, config(PUBLISHED=published))
   assert row.within is True
   published = {Entry("a", 0.9): (60.0, "somebody")}
-  (row,) = sweep_table.rows(records, config(PUBLISHED=published))
+  (row,) = sweep_tables.summarize(records, config(PUBLISHED=published))
   assert row.within is False
-  header, cells = sweep_table.lines([row])
+  header, cells = sweep_tables.table([row])
   assert cells[-3:] == ("60", "no", "somebody")
   assert header[-3:] == ("published", "within", "source")
-  (row,) = sweep_table.rows(records, config(PUBLISHED=published, SAME=False))
+  (row,) = sweep_tables.summarize(
+    records, config(PUBLISHED=published, SAME=False)
+  )
   assert row.within is None
-  assert "within" not in sweep_table.lines([row])[0]
-
-
-def test_orders_are_paired_by_the_seeds_that_both_have():
-  a = [record("a", s, v) for s, v in ((0, 1.0), (1, 2.0), (2, 4.0))]
-  b = [record("b", s, v) for s, v in ((2, 7.0), (1, 4.0), (0, 3.5), (9, 50.0))]
-  found = sweep_table.rows(a + b, config())
-  (order,) = sweep_table.orders(found, [("a", "b"), ("a", "none")])
-  assert order.gain.mean == pytest.approx(2.5)
-  assert order.gain.n == 3
-  test = stats.ttest_rel([3.5, 4.0, 7.0], [1.0, 2.0, 4.0])
-  assert order.gain.p == pytest.approx(test.pvalue)
-  assert order.gain.interval == pytest.approx(tuple(test.confidence_interval()))
-  assert order.gain.verdict == "holds"
-  (order,) = sweep_table.orders(found, [("b", "a")])
-  assert order.gain.verdict == "reversed"
-
-
-def test_few_seeds_cannot_tell():
-  a = [record("a", s, v) for s, v in ((0, 1.0), (1, 2.0))]
-  b = [record("b", s, v) for s, v in ((0, 2.0), (1, 1.5))]
-  (order,) = sweep_table.orders(sweep_table.rows(a + b, config()), [("a", "b")])
-  assert order.gain.verdict == "undecided"
+  assert "within" not in sweep_tables.table([row])[0]
 
 
 def test_runs_are_read_as_they_were_written(tmp_path):
   records = [record("a, (b)", 0, 1.5), record("dense", 1, 2.0, sparsity=None)]
   file = tmp_path / "x_runs.csv"
-  sweep_table.save(file, records, command="a command")
-  assert sweep_table.load(file) == records
+  sweep_tables.save_records(file, records, command="a command")
+  assert sweep_tables.load_records(file) == records
   assert file.read_text().startswith("# a command\n")
   file.write_text("# a command\nmethod\na\n")
   with pytest.raises(UserError, match="cannot be read"):
-    sweep_table.load(file)
-
-
-def test_latex_is_escaped():
-  text = sweep_table.latex([("a_b", "%"), ("50 %", "x & y")])
-  assert "\\toprule" in text
-  assert "a\\_b" in text
-  assert "50 \\%" in text
-  assert "x \\& y" in text
+    sweep_tables.load_records(file)
 
 
 class _Page(html.parser.HTMLParser):
@@ -166,15 +137,15 @@ def test_a_sweep_becomes_a_table_and_a_report(tmp_path, monkeypatch):
   monkeypatch.setattr(tables, "ROOT", tmp_path)
   root = tmp_path / "runs"
   with pytest.raises(UserError, match="holds no finished run"):
-    tables.make("digits", root)
+    tables.make_table("digits", root)
   sweep.run(str(file), str(root), jobs=2)
-  dense, rigl, static = tables.make("digits", root, out=tmp_path / "out")
-  assert {len(row.accuracy) for row in (dense, rigl, static)} == {2}
+  dense, rigl, static = tables.make_table("digits", root, out=tmp_path / "out")
+  assert {len(row.values) for row in (dense, rigl, static)} == {2}
   assert (dense.training, dense.inference) == (1.0, 1.0)
   assert dense.published == 0.5
   assert dense.within is False
   for row, times in ((rigl, 1), (static, 2)):
-    one = grid.rows(str(file))[row.entry][0]
+    one = grid.rows(str(file))[Entry(row.method, row.setting)][0]
     history = metrics.read(root / grid.name_of(one))
     assert history[-1]["nnz"] == row.nnz
     training, inference = costs.of(one, history).relative
@@ -188,7 +159,7 @@ def test_a_sweep_becomes_a_table_and_a_report(tmp_path, monkeypatch):
   assert page.open == []
   assert len(page.images) == 6
   assert all(x.startswith("data:image/png;base64,") for x in page.images)
-  assert page.rows == 1 + 3 + 1 + 1  # the order of RigL and static
+  assert page.rows == 1 + 3 + 1 + 2  # the orders of RigL, dense and static
   assert "Two rows &lt;of&gt; digits" in text
   assert "6 of 6 runs are finished" in text
   names = ("digits.csv", "digits.md", "digits.tex")
@@ -217,4 +188,4 @@ def test_committed_tables_are_those_of_their_runs(file, tmp_path):
 
 def test_an_unknown_table_names_the_known_ones(tmp_path):
   with pytest.raises(UserError, match="dst_mnist1d"):
-    tables.make("dst_mnist", tmp_path)
+    tables.make_table("dst_mnist", tmp_path)

@@ -1,0 +1,31 @@
+"""Tables as text."""
+
+from experiments.tables import text
+
+COLUMNS = {"name": str, "half": lambda n: "-" if n % 2 else str(n // 2)}
+
+
+def test_columns_show_items_and_empty_ones_are_left_out_if_they_may_be():
+  lines = [("name", "half"), ("1", "-"), ("4", "2")]
+  assert text.cells(COLUMNS, [1, 4], optional=("half",)) == lines
+  assert text.cells(COLUMNS, [1, 3], optional=("half",)) == [
+    ("name",), ("1",), ("3",)
+  ]  # fmt: skip
+  assert text.cells(COLUMNS, [1])[1] == ("1", "-")
+
+
+def test_latex_is_escaped():
+  found = text.latex([("a_b", "%"), ("50 %", "x & y")])
+  assert "\\toprule" in found
+  assert "a\\_b" in found
+  assert "50 \\%" in found
+  assert "x \\& y" in found
+
+
+def test_hidden_columns_are_not_printed(capsys):
+  lines = [("name", "published"), ("seft", "5.1")]
+  text.print_table("title", lines, hidden=("published",))
+  printed = capsys.readouterr().out
+  assert "title" in printed
+  assert "seft" in printed
+  assert "5.1" not in printed
