@@ -23,7 +23,7 @@ says what came of it.
 
 import ml_collections
 
-from experiments.config import parts
+from experiments.config import defaults
 from experiments.recipes import rigl, vision
 
 
@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   _, _, smoke = vision.parse(arg)
-  config = parts.defaults()
+  config = defaults.training_run()
   config.name = "dst_mnist1d"
   config.steps = 40 if smoke else 4000
   config.batch_size = 100

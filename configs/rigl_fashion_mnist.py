@@ -16,7 +16,7 @@ an order: static below SET below RigL, and RigL near dense.
 
 import ml_collections
 
-from experiments.config import parts
+from experiments.config import defaults
 from experiments.recipes import vision
 
 MODELS = {"lenet": "lenet_300_100", "conv": "small_conv"}
@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """
   algorithm, model, smoke = vision.parse(arg, variants=MODELS)
   model = model or "lenet"
-  config = parts.defaults()
+  config = defaults.training_run()
   config.name = f"{algorithm}_fashion_mnist_{model}"
   config.steps = 40 if smoke else 24_000
   config.batch_size = 100

@@ -35,7 +35,7 @@ The argument is an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
 
 import ml_collections
 
-from experiments.config import parts
+from experiments.config import defaults
 from experiments.recipes import vision
 
 _EPOCH = 600  # steps
@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   algorithm, _, smoke = vision.parse(arg)
-  config = parts.defaults()
+  config = defaults.training_run()
   config.name = f"{algorithm}_mnist"
   config.steps = 40 if smoke else 200 * _EPOCH
   config.batch_size = 100

@@ -13,7 +13,7 @@ prune, and whose dense net reaches 94 % by another recipe.
 
 import ml_collections
 
-from experiments.config import parts
+from experiments.config import defaults
 from experiments.config.entry import Entry
 from experiments.recipes import vision
 
@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   algorithm, _, smoke = vision.parse(arg)
-  config = parts.defaults()
+  config = defaults.training_run()
   config.name = f"{algorithm}_mnist1d"
   config.steps = 60 if smoke else 4000
   config.batch_size = 100

@@ -25,7 +25,7 @@ The argument is an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
 
 import ml_collections
 
-from experiments.config import parts
+from experiments.config import defaults
 from experiments.recipes import vision
 
 
@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   algorithm, _, smoke = vision.parse(arg)
-  config = parts.defaults()
+  config = defaults.training_run()
   config.name = f"{algorithm}_wikitext103"
   config.steps = 20 if smoke else 200_000
   config.batch_size = 4 if smoke else 32

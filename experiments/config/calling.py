@@ -21,54 +21,6 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return json.loads(json.dumps(config.to_dict()))
 
 
-def check(
-  config: ml_collections.ConfigDict,
-  wanted: ml_collections.ConfigDict,
-  *,
-  may_be_zero: Collection[str] = ("seed",),
-  where: str = "",
-) -> None:
-  """Checks a config's keys, and the types and signs of its values.
-
-  Args:
-    config: The config.
-    wanted: Its defaults.
-    may_be_zero: The integers that need not be positive.
-    where: The module that makes the defaults, for the error.
-
-  Raises:
-    UserError: If a key is unknown or missing, a value of the wrong type, or an
-      integer too small.
-  """
-  for key in config:
-    if key not in wanted:
-      raise unknown("key of a config", key, wanted.keys())
-  for key, default in wanted.items():
-    if key not in config:
-      raise UserError(f"the config lacks {key}; see {where}")
-    _check_value(key, config[key], default, 0 if key in may_be_zero else 1)
-
-
-def _check_value(key: str, value: Any, default: Any, least: int) -> None:
-  if isinstance(default, ml_collections.ConfigDict):
-    named = "name" in default
-    fits = isinstance(value, ml_collections.ConfigDict)
-    if not fits or (named and "name" not in value):
-      wanted = "a mapping with a name" if named else "a mapping"
-      raise UserError(f"config.{key} is {value!r}; wanted {wanted}")
-    return
-  if isinstance(default, tuple):
-    value = tuple(value) if isinstance(value, list) else value
-  fits = type(value) is type(default)
-  if not fits and not (isinstance(default, float) and type(value) is int):
-    raise UserError(
-      f"config.{key} is {value!r}, a {type(value).__name__}; wanted a "
-      f"{type(default).__name__} such as {default!r}"
-    )
-  if type(default) is int and value < least:
-    raise UserError(f"config.{key} is {value}; wanted at least {least}")
-
-
 def parted(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
   """The name in a part of a config, and the keywords."""
   options = dict(config)

@@ -17,10 +17,8 @@ from typing import Any
 import ml_collections
 from flax import traverse_util
 
-from experiments.config import calling
-from experiments.config import parts as build
+from experiments.config import calling, check, comparison, defaults
 from experiments.config.entry import Entry
-from experiments.drivers import compare
 from experiments.errors import UserError, unknown
 
 Rows = dict[Entry, list[ml_collections.ConfigDict]]
@@ -49,7 +47,7 @@ def rows(config: str) -> Rows:
       one.name = f"{entry}, seed {one.seed}"
       made.setdefault(entry, []).append(one)
   elif base.get("driver") == "compare":
-    made = dict(compare.plan(base))
+    made = dict(comparison.runs(base))
   else:
     raise UserError(
       f"{file} has no function sweep(arg), and its config is no comparison: "
@@ -60,7 +58,7 @@ def rows(config: str) -> Rows:
   seen = {}
   for entry, group in made.items():
     for one in group:
-      build.check(one)
+      check.training_run(one)
       if seen.setdefault(name_of(one), one) is not one:
         raise UserError(
           f"{file}: two runs are the same, the second of row {entry}: "
@@ -145,7 +143,7 @@ def replaced(
 
 def differences(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """What a run's config says that the defaults do not, but for its name."""
-  usual, given = flat(build.defaults()), flat(config)
+  usual, given = flat(defaults.training_run()), flat(config)
   nothing = object()
   return {
     key: value

@@ -17,7 +17,7 @@ import ml_collections
 
 import sparsejax
 from experiments import data
-from experiments.config import calling
+from experiments.config import algorithms, calling
 from experiments.config.optimizers import OPTIMIZERS, SCHEDULES
 from experiments.errors import UserError, unknown
 from sparsejax import distributions, initial, lottery, patterns, scores
@@ -26,93 +26,6 @@ from sparsejax import distributions, initial, lottery, patterns, scores
 NUMBERS = ("schedule.learning_rate", "algorithm.fraction")
 STREAMS = ("init", "masks", "data", "dropout", "augment")
 DRAWN = "drawn"  # first masks as the algorithm draws them
-
-
-def defaults() -> ml_collections.ConfigDict:
-  """Makes the config of one training run, to be filled in by a config file.
-
-  The mappings hold a `name` and that function's keywords: `data` as for
-  `experiments.data.load`, `model` for `experiments.models.create`, and the
-  others for the functions of this module and of `sparsejax`.
-
-  Returns:
-    The config, locked: only keys that are here can be set.
-  """
-  config = ml_collections.ConfigDict()
-  config.driver = "train"
-  config.name = "run"  # in the progress bar
-  config.seed = 0
-  config.steps = 1000
-  config.batch_size = 128
-  config.augment = False
-  config.label_smoothing = 0.0
-  config.data = {"name": "mnist1d"}
-  config.model = {"name": "mnist1d_conv"}
-  config.optimizer = {"name": "sgd"}
-  config.schedule = {"name": "constant", "learning_rate": 0.1}
-  config.algorithm = {"name": "dense"}
-  config.mode = "masked"  # or what else MODES has
-  config.devices = 1  # that share each batch
-  config.initial = {"name": DRAWN}
-  config.log_every = 100
-  config.eval_every = 500
-  config.eval_batch_size = 1000
-  config.checkpoint_every = 1000
-  config.checkpoints_to_keep = 2
-  config.keep_steps = ()  # whose checkpoints are kept besides
-  config.tensorboard = True
-  return config.lock()
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Checks a config's keys, types, ranges and names, before any work.
-
-  Raises:
-    UserError: If a key is unknown, missing, or of the wrong type or size, or
-      a name or keyword of the optimizer, schedule or algorithm is wrong.
-  """
-  calling.check(
-    config,
-    defaults(),
-    may_be_zero=("seed", "checkpoint_every"),
-    where="experiments/config/parts.py",
-  )
-  if not 0 <= config.label_smoothing < 1:
-    raise UserError(
-      f"config.label_smoothing is {config.label_smoothing}; wanted a share in "
-      "[0, 1)"
-    )
-  for step in config.keep_steps:
-    if not isinstance(step, int) or not 0 <= step <= config.steps:
-      raise UserError(
-        f"config.keep_steps has {step!r}; wanted steps of the run, 0 to "
-        f"{config.steps}"
-      )
-  if config.mode not in MODES:
-    raise unknown("mode", config.mode, MODES)
-  transformation(config, jax.random.key(0))
-  _check_initial(config)
-
-
-def _check_initial(config: ml_collections.ConfigDict) -> None:
-  """Checks the names in `initial`; its numbers when masks are made."""
-  name, options = calling.parted(config.initial)
-  if name != DRAWN and name not in INITIAL:
-    raise unknown("initial", name, {DRAWN, *INITIAL})
-  known = set()
-  if name != DRAWN:
-    known = {"batches", "temperature", "shuffle", "reinit", "by_path"}
-    known |= calling.keywords(INITIAL[name]) - {"key", "prunable"}
-    if config.algorithm.name in _CHOOSING:
-      raise UserError(
-        f"config.initial is {name}, but algorithm {config.algorithm.name} "
-        f"chooses its first masks by itself; wanted initial {DRAWN}"
-      )
-  for option in options:
-    if option not in known:
-      raise unknown(f"option of initial {name}", option, known)
-  if options.get("score", "sensitivity") not in SCORES:
-    raise unknown("score", options["score"], SCORES)
 
 
 def streams(seed: int) -> dict[str, jax.Array]:
@@ -173,11 +86,13 @@ def transformation(
   inner = calling.call("optimizer", OPTIMIZERS, config.optimizer, rate)
   name, _ = calling.parted(config.algorithm)
   given = {"name": name, **algorithm_functions(config)}
-  drawn = {} if name == "dense" else {"key": key}
+  function = algorithms.find(name).function
+  drawn = {"key": key} if "key" in calling.keywords(function) else {}
   if masks is not None:
     drawn["masks"] = masks
+  table = {name: function}
   tx = calling.call(
-    "algorithm", ALGORITHMS, given, inner, excluded=_IN_CODE, **drawn
+    "algorithm", table, given, inner, excluded=_IN_CODE, **drawn
   )
   try:
     return MODES[config.get("mode", "masked")](tx)
@@ -326,36 +241,8 @@ MODES = {
   "kernels": sparsejax.modes.kernels,
 }
 
-# Algorithms: what a config may name, and what its keywords may be.
-
-ALGORITHMS = {
-  "dense": sparsejax.dense,
-  "static": sparsejax.static,
-  "set": sparsejax.set_,
-  "rigl": sparsejax.rigl,
-  "snfs": sparsejax.snfs,
-  "seft": sparsejax.seft,
-  "mest": sparsejax.mest,
-  "srigl": sparsejax.srigl,
-  "gmp": sparsejax.gmp,
-  "granet": sparsejax.granet,
-  "ac_dc": sparsejax.ac_dc,
-  "ste": sparsejax.ste,
-  "sr_ste": sparsejax.sr_ste,
-  "top_kast": sparsejax.top_kast,
-  "movement": sparsejax.movement,
-  "soft_movement": sparsejax.soft_movement,
-  "str": sparsejax.str_,
-}
-
 # Trees and functions, which a config cannot name.
 _IN_CODE = {"masks", "grown_values", "grown_moments", "restart"}
-
-# Those that choose their first masks by themselves, as they choose all others.
-_CHOOSING = {
-  "dense",
-  *("ac_dc", "ste", "sr_ste", "top_kast", "movement", "soft_movement", "str"),
-}
 
 PATTERNS = {
   "unstructured": patterns.unstructured,
@@ -368,11 +255,6 @@ PATTERNS = {
 }
 
 POOLS = {"mean": jnp.mean, "max": jnp.max}
-
-
-def has_sparsity(name: str) -> bool:
-  """Whether an algorithm is asked for a sparsity, rather than finding one."""
-  return "sparsity" in calling.keywords(ALGORITHMS[name])
 
 
 # Masks before training: what `initial` may name, besides DRAWN.

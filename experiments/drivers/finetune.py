@@ -18,6 +18,7 @@ import ml_collections
 import numpy as np
 
 from experiments.config import calling, parts
+from experiments.config import check as check_lib
 from experiments.data import order
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
@@ -111,7 +112,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       name or a keyword of one of its functions is wrong.
   """
   zero = ("seed", "checkpoint_every", "eval_every")
-  calling.check(
+  check_lib.keys(
     config,
     defaults(),
     may_be_zero=zero,

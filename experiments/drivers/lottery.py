@@ -29,7 +29,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments.config import calling, parts
+from experiments.config import calling, check, parts
+from experiments.config import defaults as defaults_lib
 from experiments.errors import UserError, unknown
 from experiments.runs import batches as source
 from experiments.runs import programs, train
@@ -62,7 +63,7 @@ def defaults() -> ml_collections.ConfigDict:
   config.driver = "lottery"
   config.name = "lottery"
   config.seeds = (0, 1, 2)
-  config.base = parts.defaults()
+  config.base = defaults_lib.training_run()
   config.base.algorithm = {"name": "static", "sparsity": 0.0}
   config.base.checkpoints_to_keep = 1
   config.levels = 10
@@ -129,7 +130,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
       f"config.stability.points is {config.stability.points}; wanted at "
       "least 2, the ends of the line"
     )
-  parts.check(_dense_config(config, config.seeds[0]))
+  check.training_run(_dense_config(config, config.seeds[0]))
 
 
 def _check_branch(config, name, given, before):

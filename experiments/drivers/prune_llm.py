@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments.config import calling
+from experiments.config import calling, check
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import huggingface, load
@@ -67,7 +67,7 @@ def defaults() -> ml_collections.ConfigDict:
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Prunes and tests what is not yet; prints the table, writes the report."""
-  calling.check(config, defaults(), where="experiments/drivers/prune_llm.py")
+  check.keys(config, defaults(), where="experiments/drivers/prune_llm.py")
   cells = dict(_plan(config))
   with workdir_lib.locked(workdir) as path:
     workdir_lib.admit(path, calling.plain(config), free=_FREE)

@@ -5,11 +5,12 @@ from typing import Any
 
 import ml_collections
 
-from experiments.config import parts
+from experiments.config import algorithms, calling, defaults
+from experiments.config.algorithms import ALGORITHMS, Timing
 from experiments.errors import unknown
 
 # What `algorithm` has keywords for.
-COMMON = ("dense", "static", "set", "rigl", "snfs", "seft", "gmp")
+COMMON = tuple(n for n, row in ALGORITHMS.items() if row.timing)
 
 
 def parse(
@@ -98,14 +99,13 @@ def algorithm(
   Returns:
     The mapping.
   """
-  if name == "dense":
+  row = algorithms.find(name)
+  if not row.has_sparsity:
     return {"name": name}
   config = {"name": name, "sparsity": sparsity, "distribution": distribution}
-  if name == "gmp":
-    config |= {"delta_t": prune_every, "begin": begin, "end": end}
-  elif name != "static":
-    config |= {"delta_t": delta_t, "t_end": t_end, "fraction": fraction}
-  return config
+  return config | row.timing(
+    Timing(delta_t, t_end, fraction, begin, end, prune_every)
+  )
 
 
 def family(name: str, *, steps: int, every: int, output: str) -> dict[str, Any]:
@@ -124,38 +124,25 @@ def family(name: str, *, steps: int, every: int, output: str) -> dict[str, Any]:
   Returns:
     The mapping, of ERK where a distribution is asked for, but without sparsity.
   """
-  dynamic = {"delta_t": every, "t_end": steps * 3 // 4}
-  rising = {"begin": steps // 4, "end": steps * 3 // 4}
-  match name:
-    case "set" | "rigl" | "seft" | "snfs":
-      return {"name": name, **dynamic, "fraction": 0.3}
-    case "rigl_itop":  # Few updates of many weights, to the end.
-      config = {"delta_t": 4 * every, "t_end": steps, "fraction": 0.5}
-      return {"name": "rigl", **config, "step_on_update": True}
-    case "mest":
-      config = {"delta_t": 2 * every, "t_end": steps * 3 // 4}
-      return {"name": name, **config, "fraction": 0.2}
-    case "mest_s":
-      config = {"delta_t": 2 * every, "t_end": steps * 3 // 4}
-      return {"name": "mest", **config, "fraction": 0.0, "surplus": 0.5}
-    case "srigl":
-      config = {**dynamic, "fraction": 0.3, "ablation": 0.3}
-      return {"name": name, **config, "never_ablate": output}
-    case "gmp":
-      return {"name": name, **rising, "delta_t": every}
-    case "granet":
-      config = {"begin": 0, "end": steps // 2, "t_end": steps}
-      return {"name": name, **config, "delta_t": every, "fraction": 0.5}
-    case "ac_dc":
-      # Dense for a tenth, then twentieths in turn, the last two longer.
-      turns = [*range(10, 80, 5), 85]
-      return {"name": name, "phases": [steps * t // 100 for t in turns]}
-    case "movement" | "soft_movement":
-      config = {"name": name, "begin": steps // 10, "end": steps * 4 // 5}
-      return {**config, "optimizer": {"name": "adam", "rate_factor": 0.2}}
-    case "str":
-      return {"name": name, "optimizer": {"name": "sgd", "momentum": 0.9}}
-  return {"name": name}
+  if name == "rigl_itop":  # few updates of many weights, to the end
+    config = {"delta_t": 4 * every, "t_end": steps, "fraction": 0.5}
+    return {"name": "rigl", **config, "step_on_update": True}
+  if name == "mest_s":
+    return {
+      **family("mest", steps=steps, every=every, output=output),
+      "fraction": 0.0,
+      "surplus": 0.5,
+    }
+  row = algorithms.find(name)
+  config = {"name": name}
+  if row.shares:
+    config |= row.shares(steps, every)
+  elif row.timing:
+    begin, end = steps // 4, steps * 3 // 4
+    config |= row.timing(Timing(every, end, 0.3, begin, end, every))
+  if "never_ablate" in calling.keywords(row.function):
+    config["never_ablate"] = output
+  return config
 
 
 def fashion_mnist(
@@ -171,7 +158,7 @@ def fashion_mnist(
   Returns:
     The config of a run, without an algorithm.
   """
-  config = parts.defaults()
+  config = defaults.training_run()
   config.steps = steps
   config.batch_size = 128
   config.data = {
@@ -203,7 +190,7 @@ def imagenet(
   Returns:
     The config of a run, without optimizer, schedule and algorithm.
   """
-  config = parts.defaults()
+  config = defaults.training_run()
   config.steps = 20 if smoke else steps
   config.batch_size = 8 if smoke else batch_size
   config.data = {
@@ -307,7 +294,7 @@ def cifar10(
   Returns:
     The config of a run, without model, optimizer, schedule and algorithm.
   """
-  config = parts.defaults()
+  config = defaults.training_run()
   config.steps = 20 if smoke else steps
   config.batch_size = 8 if smoke else batch_size
   config.augment = True
@@ -338,7 +325,7 @@ def rigl_cifar10(
   Returns:
     The config of a run.
   """
-  config = parts.defaults()
+  config = defaults.training_run()
   config.name = f"{name}_cifar10"
   config.steps = times * (6 if smoke else 97_656)
   config.batch_size = 8 if smoke else 128

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 
 import sparsejax
-from experiments.config import calling, parts
+from experiments.config import calling, check, parts
 from experiments.errors import UserError
 from experiments.runs import batches as source
 from experiments.runs import checkpoints, metrics, programs, signals
@@ -63,7 +63,7 @@ def train(
   """Trains, goes on training, or reads what a finished run has left.
 
   Args:
-    config: As `build.defaults` makes it.
+    config: As `config.defaults.training_run` makes it.
     workdir: The run's own directory.
     progress: Where to show progress, as `progress.bar` yields it.
     start: Makes the state to start from, of the config's programs, when there
@@ -77,7 +77,7 @@ def train(
       directory, the disk, a loss that is not finite; and if the run was asked
       to stop, once it has saved.
   """
-  parts.check(config)
+  check.training_run(config)
   program = programs.get(config)
   with workdir_lib.locked(workdir) as path:
     workdir_lib.admit(path, calling.plain(config), free=("mode", "devices"))

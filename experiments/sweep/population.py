@@ -28,15 +28,13 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.config import calling, grid, parts
+from experiments.config import algorithms, calling, grid, parts
 from experiments.errors import UserError
 from experiments.runs import batches as source
 from experiments.runs import checkpoints, metrics, programs, signals, train
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.recorder import Diverged, Recorder, check_state
 
-# Algorithms whose budgets are in their state, and nowhere else.
-_BUDGETED = ("static", "set", "rigl", "snfs", "seft", "mest", "srigl", "gmp")
 _AXIS = "members"
 _MEMBERS, _ALL = PartitionSpec(_AXIS), PartitionSpec()
 
@@ -67,7 +65,8 @@ def _group(name, config) -> str:
   differing = {"name", "seed"}
   # Whose budgets are in the state, and nowhere else.
   scope = config.algorithm.get("scope", "layer")
-  if scope == "layer" and config.algorithm.name in _BUDGETED:
+  algorithm = algorithms.find(config.algorithm.name)
+  if scope == "layer" and algorithm.budgets_in_state:
     differing.add("algorithm.sparsity")
   told = grid.flat(config)
   same = {k: None if k in parts.NUMBERS else v for k, v in told.items()}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments.config import parts
+from experiments.config import algorithms, parts
 from experiments.runs import programs
 from sparsejax import distributions, flops
 from sparsejax.masks import path_name
@@ -51,10 +51,9 @@ def of(config: ml_collections.ConfigDict, history: History) -> Cost:
     The FLOPs.
   """
   net = _Net(config, history)
-  dense = sum(jax.tree.leaves(net.leaves))
-  sparse = _scaled(net.leaves, _shares(net.tests[-1]))
-  training = _training(net, dense, sparse)
-  return Cost(training, sparse, flops.dense_training_flops(dense), dense)
+  cost = algorithms.find(config.algorithm.name).cost
+  dense_training = flops.dense_training_flops(net.dense)
+  return Cost(cost(net), net.sparse, dense_training, net.dense)
 
 
 def by_leaf(config: ml_collections.ConfigDict):
@@ -76,12 +75,14 @@ def _variables(config):
 
 
 class _Net:
-  """A run's net, and how its zeros came."""
+  """A finished run's net, as `algorithms.Net` has it for cost models."""
 
   def __init__(self, config, history):
     self.config = config
     self.leaves = by_leaf(config)
     self.tests = [r for r in history if r["split"] == "test"]
+    self.dense = sum(jax.tree.leaves(self.leaves))
+    self.sparse = _scaled(self.leaves, _shares(self.tests[-1]))
 
   def over_time(self) -> np.ndarray:
     """Forward FLOPs at every step, on a line between two evaluations."""
@@ -109,46 +110,6 @@ class _Net:
 def _shares(record: Mapping[str, Any]) -> dict[str, float]:
   """The densities of the sparse leaves, of an evaluation's record."""
   return {p: c["nnz"] / c["size"] for p, c in record["layers"].items()}
-
-
-def _training(net: _Net, dense: float, sparse: float) -> float:
-  """FLOPs of a mean training step; see RigL's appendix H."""
-  algorithm = net.config.algorithm
-  match algorithm.name:
-    case "dense":
-      return flops.dense_training_flops(dense)
-    case "static" | "set":
-      return flops.static_training_flops(sparse)
-    case "mest":  # With a surplus it has more weights at first.
-      return flops.pruning_training_flops(net.over_time())
-    case "snfs":
-      return flops.snfs_training_flops(dense, sparse)
-    case "rigl" | "seft" | "srigl":
-      delta_t = algorithm.get("delta_t", 100)
-      return flops.rigl_training_flops(dense, sparse, delta_t=delta_t)
-    case "gmp":
-      return flops.pruning_training_flops(net.over_time())
-    case "granet":
-      steps = net.over_time()
-      extra = (dense - steps.mean()) / algorithm.get("delta_t", 1000)
-      return flops.pruning_training_flops(steps) + extra
-    case "ac_dc":
-      share = _compressed_share(algorithm.phases, net.config.steps)
-      return flops.static_training_flops(share * sparse + (1 - share) * dense)
-    case "top_kast":
-      backward = net.with_budgets(algorithm.backward_sparsity)
-      return flops.top_kast_training_flops(sparse, backward)
-    case "ste" | "sr_ste" | "movement" | "soft_movement" | "str":
-      steps = net.over_time()
-      return flops.straight_through_training_flops(dense, steps)
-  raise ValueError(f"no cost model for {algorithm.name}")
-
-
-def _compressed_share(phases, steps) -> float:
-  """The share of steps in sparse phases, which begin at every other one."""
-  bounds = [*phases, steps]
-  pairs = zip(bounds[::2], bounds[1::2], strict=True)
-  return sum(end - begin for begin, end in pairs) / steps
 
 
 def _scaled(leaves, shares) -> float:

@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 
 import sparsejax
 from experiments import data, models
-from experiments.config import calling, parts
+from experiments.config import calling, check, comparison, parts
 from experiments.data.sets import DEBIAN_FASHION_MNIST
-from experiments.drivers import compare, lottery
+from experiments.drivers import lottery
 from experiments.errors import UserError
 from experiments.recipes import vision
 from experiments.runs import train
@@ -43,7 +43,7 @@ def test_all_configs_are_in_the_readme():
 )
 def test_every_common_algorithm_is_a_valid_config(name, algorithm, smoke):
   config = load(name, algorithm + smoke)
-  parts.check(config)
+  check.training_run(config)
   assert config.algorithm.name == algorithm
   assert (config.steps < 100) == bool(smoke)
 
@@ -69,7 +69,7 @@ def test_an_unknown_argument_names_the_near_ones():
 
 def test_quickstart_compares_six_methods_with_three_seeds():
   config = load("quickstart")
-  runs = {e.method: list(group) for e, group in compare.plan(config)}
+  runs = {e.method: list(group) for e, group in comparison.runs(config)}
   assert list(runs) == ["dense", "static", "set", "rigl", "seft", "gmp"]
   assert {len(group) for group in runs.values()} == {3}
   sparse = [c.algorithm for n, g in runs.items() if n != "dense" for c in g]
@@ -131,7 +131,7 @@ def test_every_recipe_is_a_valid_config(name, arg):
   _, _, dense = RECIPES[name]
   for words in (arg, ",".join(filter(None, (arg, "smoke")))):
     config = load(name, words)
-    parts.check(config)
+    check.training_run(config)
     assert (config.steps <= 100) == ("smoke" in words)
     params = abstract(config)
     given = parts.algorithm_functions(config)
@@ -248,7 +248,7 @@ def test_rigl_on_imagenet_is_the_papers_recipe(times):
 def test_mobilenet_keeps_depthwise_convolutions_dense():
   for words in ("1x", "erk,smoke"):
     config = load("rigl_mobilenet", words)
-    parts.check(config)
+    check.training_run(config)
     given = parts.algorithm_functions(config)
     sparse = distributions.budgets(
       abstract(config), 0.5, distributions.uniform, given["prunable"]
@@ -421,7 +421,7 @@ def test_tickets_on_cifar_are_the_papers_recipe(name, step, pruned):
 
 def test_init_pruning_compares_every_start_at_four_sparsities():
   runs = {
-    entry: list(group) for entry, group in compare.plan(load("init_pruning"))
+    entry: list(group) for entry, group in comparison.runs(load("init_pruning"))
   }
   methods = dict.fromkeys(e.method for e in runs)
   assert {e.sparsity for e in runs} == {None, 0.8, 0.9, 0.95, 0.98}

@@ -6,7 +6,7 @@ import ml_collections
 import pytest
 
 from experiments import main
-from experiments.config import calling
+from experiments.config import calling, check
 from experiments.drivers import finetune, prune_llm, recovery
 from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
@@ -31,7 +31,7 @@ def test_every_variant_is_sound(name, arg, tmp_path):
   assert config.driver in main.DRIVERS
   match config.driver:
     case "prune_llm":
-      calling.check(config, prune_llm.defaults())
+      check.keys(config, prune_llm.defaults())
       assert list(prune_llm._plan(config))
     case "finetune":
       finetune.check(config)

@@ -3,7 +3,7 @@
 import jax
 import ml_collections
 
-from experiments.config import parts
+from experiments.config import defaults
 
 MOVES = {"sparsity": 0.8, "delta_t": 4, "t_end": 18}
 ALGORITHMS = {
@@ -16,7 +16,7 @@ ALGORITHMS = {
 
 def get_config(algorithm: str = "rigl") -> ml_collections.ConfigDict:
   """Makes the config, by the name of an algorithm."""
-  config = parts.defaults()
+  config = defaults.training_run()
   config.name = algorithm
   config.steps = 24
   config.batch_size = 32

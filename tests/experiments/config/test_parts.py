@@ -10,7 +10,14 @@ import pytest
 
 import sparsejax
 from configs import rigl_mnist1d
-from experiments.config import calling, optimizers, parts
+from experiments.config import (
+  algorithms,
+  calling,
+  check,
+  defaults,
+  optimizers,
+  parts,
+)
 from experiments.errors import UserError
 from experiments.recipes import vision
 
@@ -18,7 +25,7 @@ KEY = jax.random.key(0)
 
 
 def make(**changes):
-  config = parts.defaults()
+  config = defaults.training_run()
   config.steps = 40
   for key, value in changes.items():
     config[key] = value
@@ -80,12 +87,12 @@ def algorithm(name, **changes):
 def functions(name, **changes):
   """The keywords that the algorithm gets, of a config that is valid."""
   config = make(algorithm=algorithm(name, **changes))
-  parts.check(config)
+  check.training_run(config)
   return parts.algorithm_functions(config)
 
 
 def test_every_algorithm_is_covered():
-  assert ALGORITHMS.keys() == parts.ALGORITHMS.keys() == MOVES.keys()
+  assert ALGORITHMS.keys() == algorithms.ALGORITHMS.keys() == MOVES.keys()
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -337,39 +344,44 @@ def test_distribution_by_path():
 )
 def test_what_is_wrong_is_told(changes, message):
   with pytest.raises(UserError, match=message):
-    parts.check(make(**changes))
+    check.training_run(make(**changes))
 
 
-@pytest.mark.parametrize("name", sorted(parts._CHOOSING))
+@pytest.mark.parametrize(
+  "name",
+  [n for n, a in algorithms.ALGORITHMS.items() if a.chooses_first_masks],
+)
 def test_what_chooses_its_masks_itself_takes_no_others(name):
   config = make(algorithm=algorithm(name), initial={"name": "magnitude"})
   with pytest.raises(UserError, match=f"algorithm {name} chooses .* drawn"):
-    parts.check(config)
-  parts.check(make(algorithm=algorithm("mest"), initial={"name": "magnitude"}))
+    check.training_run(config)
+  check.training_run(
+    make(algorithm=algorithm("mest"), initial={"name": "magnitude"})
+  )
 
 
 def test_keys_and_types_are_checked():
   config = make().unlock()
   config.lerning_rate = 1.0
   with pytest.raises(UserError, match="'lerning_rate'"):
-    parts.check(config)
+    check.training_run(config)
   config = make().unlock()
   del config.seed
   with pytest.raises(UserError, match="lacks seed"):
-    parts.check(config)
+    check.training_run(config)
   for key, value in {"steps": 1.5, "augment": 1, "model": "conv"}.items():
     config = make().unlock()
     with config.ignore_type():
       config[key] = value
     with pytest.raises(UserError, match=rf"config\.{key} is "):
-      parts.check(config)
+      check.training_run(config)
 
 
 @pytest.mark.parametrize("name", vision.COMMON)
 def test_the_mnist1d_config_knows_the_common_algorithms(name):
   for arg in (name, f"{name},smoke"):
     config = rigl_mnist1d.get_config(arg)
-    parts.check(config)
+    check.training_run(config)
     config.steps = 2 * config.steps  # what hangs on it follows
-    parts.check(config)
+    check.training_run(config)
   assert calling.plain(config)["algorithm"].get("t_end", 90) == 90

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 import sparsejax
-from experiments.config import parts
+from experiments.config import algorithms, comparison, parts
 from experiments.drivers import compare
 from experiments.errors import UserError
 from experiments.recipes import vision
 from experiments.runs import programs, train
-from experiments.tables import costs
 from tests.experiments import small
 
 METHODS = (
@@ -66,7 +65,10 @@ def rows(path):
 def result(path, name):
   entry = name if name == "dense" else f"{name}-0.8"
   one = next(
-    c for e, group in compare.plan(make()) for c in group if e.folder == entry
+    c
+    for e, group in comparison.runs(make())
+    for c in group
+    if e.folder == entry
   )
   return one, train.train(one, path / "runs" / f"{entry}-0")
 
@@ -177,23 +179,19 @@ def test_a_pattern_that_fits_no_leaf_is_told_with_its_path(tmp_path):
     train.train(config, tmp_path)
 
 
-def test_share_of_steps_in_sparse_phases():
-  assert costs._compressed_share((2, 4, 6), 10) == 0.6
-
-
 def test_settings_say_which_sparsities_a_method_is_run_at():
   config = make(methods=("ste", "str", "top_kast"))
   config.sparsities = (0.5, 0.9)
-  plan = {str(e): group[0] for e, group in map(_first, compare.plan(config))}
+  plan = {str(e): group[0] for e, group in map(_first, comparison.runs(config))}
   assert list(plan) == ["ste, 50 %", "ste, 90 %", "str, 80 %", "top_kast, 80 %"]
   assert "sparsity" not in plan["str, 80 %"].algorithm
   assert plan["str, 80 %"].algorithm.initial == -1.0
   assert plan["top_kast, 80 %"].algorithm.backward_sparsity == 0.6
   assert plan["top_kast, 80 %"].optimizer.weight_decay == 0.0
   assert "weight_decay" not in plan["ste, 50 %"].optimizer
-  assert parts.has_sparsity("ste")
-  assert not parts.has_sparsity("str")
-  assert sparsejax.str_ is parts.ALGORITHMS["str"]
+  assert algorithms.find("ste").has_sparsity
+  assert not algorithms.find("str").has_sparsity
+  assert sparsejax.str_ is algorithms.find("str").function
 
 
 def _first(pair):

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import models
-from experiments.config import parts
+from experiments.config import comparison, parts
 from experiments.config.entry import Entry
-from experiments.drivers import compare
 from experiments.errors import UserError
 from experiments.runs import checkpoints, programs, train
 from sparsejax import initial
@@ -196,7 +195,7 @@ def test_snip_by_the_gradient_alone_does_worse_than_random(tmp_path):
   config.base.steps = 1000
   accuracy = {}
   for method in ("gradient", "random", "snip"):
-    run = compare._config(config, Entry(method, 0.98), seed=0)
+    run = comparison._config(config, Entry(method, 0.98), seed=0)
     accuracy[method] = train.train(run, tmp_path / method).metrics["accuracy"]
   assert accuracy["gradient"] < accuracy["random"] - 0.02
   assert accuracy["random"] < accuracy["snip"] - 0.05
