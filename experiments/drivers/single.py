@@ -4,13 +4,13 @@ from pathlib import Path
 
 import ml_collections
 
-from experiments.config import parts
+from experiments.config import defaults as defaults_lib
 from experiments.config.entry import Entry
 from experiments.runs import progress, train
 from experiments.runs import workdir as workdirs
 from experiments.tables import markdown
 
-defaults = parts.defaults
+defaults = defaults_lib.training_run
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
