@@ -12,6 +12,7 @@ smaller one, for seconds, on Python's own help texts.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import finetune
 from experiments.recipes import llm
 
@@ -25,7 +26,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  smoke = llm.parse(arg or llm.BYTES) == llm.SMOKE
+  smoke = args.parse(arg, variant=llm.VARIANTS).smoke
   config = finetune.defaults()
   config.name = "byte_llama"
   config.steps = 8 if smoke else 700

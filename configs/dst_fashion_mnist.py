@@ -18,6 +18,7 @@ says what came of it.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import rigl, vision
 
 STEPS = 9376  # 20 epochs and one step, evaluated eight times
@@ -32,7 +33,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   config = vision.fashion_mnist("lenet", 40 if smoke else STEPS, smoke)
   config.name = "dst_fashion_mnist"
   return config
@@ -47,7 +48,7 @@ def sweep(arg: str = ""):
   Returns:
     For each run its row, and what to change in the config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   return rigl.by_steps(get_config(arg), shape=(28, 28, 1), smoke=smoke)
 
 

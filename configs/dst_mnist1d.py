@@ -23,8 +23,8 @@ says what came of it.
 
 import ml_collections
 
-from experiments.config import defaults
-from experiments.recipes import rigl, vision
+from experiments.config import args, defaults
+from experiments.recipes import rigl
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   config = defaults.training_run()
   config.name = "dst_mnist1d"
   config.steps = 40 if smoke else 4000
@@ -61,7 +61,7 @@ def sweep(arg: str = ""):
   Returns:
     For each run its row, and what to change in the config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   return rigl.by_steps(
     get_config(arg), shape=(40, 1), smoke=smoke, first="^conv1/"
   )

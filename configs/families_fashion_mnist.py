@@ -23,6 +23,7 @@ arXiv:2106.12379).
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import compare
 from experiments.recipes import vision
 
@@ -54,8 +55,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, net, smoke = vision.parse(arg, variants=STEPS)
-  net = net or "lenet"
+  words = args.parse(arg, net=tuple(STEPS))
+  net, smoke = words.net, words.smoke
   config = compare.defaults()
   config.name = f"families_fashion_mnist_{net}"
   config.seeds = (0,) if smoke else (0, 1, 2)

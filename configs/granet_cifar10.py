@@ -32,6 +32,7 @@ a small net, or both with a comma between.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import vision
 
 MODELS = {
@@ -53,8 +54,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, net, smoke = vision.parse(arg, variants=MODELS)
-  net = net or "resnet50"
+  words = args.parse(arg, net=tuple(MODELS))
+  net, smoke = words.net, words.smoke
   config = vision.cifar10(160 * 391, batch_size=128, smoke=smoke)
   config.name = f"granet_cifar10_{net}"
   at = vision.epochs(config, 160)

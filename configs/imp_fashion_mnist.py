@@ -20,6 +20,7 @@ levels of it in seconds.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import lottery
 
 
@@ -32,7 +33,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  smoke = arg == "smoke"
+  smoke = args.parse(arg).smoke
   config = lottery.defaults()
   config.name = "imp_fashion_mnist"
   config.seeds = (0,) if smoke else (0, 1, 2)

@@ -20,6 +20,7 @@ theirs in proportion: a rate divided by 10 at one half and three quarters.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import lottery
 
 
@@ -32,7 +33,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  smoke = arg == "smoke"
+  smoke = args.parse(arg).smoke
   config = lottery.defaults()
   config.name = "imp_rewinding"
   config.seeds = (0,) if smoke else (0, 1, 2)

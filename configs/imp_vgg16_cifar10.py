@@ -22,6 +22,7 @@ GPU. `:smoke` takes a few steps of a small net.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import lottery
 
 _EPOCH = 391  # steps; the last batch is smaller in the released code
@@ -36,7 +37,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  smoke = arg == "smoke"
+  smoke = args.parse(arg).smoke
   config = lottery.rewinding(levels=14, step=1000, smoke=smoke)
   config.name = "imp_vgg16_cifar10"
   # The stability of the first 14 is measured.

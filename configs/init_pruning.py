@@ -16,6 +16,7 @@ the masks that it starts from. `:smoke` runs it in seconds.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import compare
 from experiments.recipes import vision
 
@@ -39,7 +40,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  smoke = arg == "smoke"
+  smoke = args.parse(arg).smoke
   config = compare.defaults()
   config.name = "init_pruning"
   config.seeds = (0,) if smoke else (0, 1, 2)

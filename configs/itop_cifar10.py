@@ -29,6 +29,7 @@ small net, or both with a comma between.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import vision
 
 DELTA_T = {"rigl": 4000, "set": 1500}
@@ -43,8 +44,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, algorithm, smoke = vision.parse(arg, variants=DELTA_T)
-  algorithm = algorithm or "rigl"
+  words = args.parse(arg, algorithm=tuple(DELTA_T))
+  algorithm, smoke = words.algorithm, words.smoke
   config = vision.cifar10(250 * 391, batch_size=128, smoke=smoke)
   config.name = f"{algorithm}_itop_cifar10"
   at = vision.epochs(config, 250)

@@ -29,7 +29,7 @@ run is that of magnitude pruning.
 
 import ml_collections
 
-from experiments.config import grid
+from experiments.config import args, grid
 from experiments.config.entry import Entry
 from experiments.recipes import rigl, vision
 
@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def _run(row: str, arg: str) -> ml_collections.ConfigDict:
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   config = vision.jaxpruner(smoke)
   config.name = "jaxpruner_imagenet"
   config.algorithm = _algorithm(row, smoke)
@@ -101,7 +101,7 @@ def sweep(arg: str = ""):
   Returns:
     For each run its row, and what to change in the config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   base = get_config(arg)
   return [
     (entry, {**grid.replaced(base, _run(entry.method, arg)), "seed": seed})

@@ -30,6 +30,7 @@ net, or both with a comma between.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import vision
 
 SHARES = {
@@ -47,8 +48,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, variant, smoke = vision.parse(arg, variants=SHARES)
-  variant = variant or "em"
+  words = args.parse(arg, variant=tuple(SHARES))
+  variant, smoke = words.variant, words.smoke
   config = vision.cifar10(160 * 782, batch_size=64, smoke=smoke)
   config.steps = 32 if smoke else config.steps
   config.name = f"mest_cifar10_{variant}"

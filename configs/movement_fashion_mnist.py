@@ -26,6 +26,7 @@ between.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import vision
 
 ALGORITHMS = {
@@ -43,8 +44,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, variant, smoke = vision.parse(arg, variants=ALGORITHMS)
-  variant = variant or "hard"
+  words = args.parse(arg, variant=tuple(ALGORITHMS))
+  variant, smoke = words.variant, words.smoke
   config = vision.fashion_mnist("lenet", 40 if smoke else 4800, smoke)
   config.name = f"{variant}_movement_fashion_mnist"
   at = vision.epochs(config, 10)

@@ -18,6 +18,7 @@ these above N:M, and N:M above blocks; for SR-STE, unstructured above N:M
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import compare
 from experiments.recipes import vision
 
@@ -45,8 +46,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, net, smoke = vision.parse(arg, variants=STEPS)
-  net = net or "lenet"
+  words = args.parse(arg, net=tuple(STEPS))
+  net, smoke = words.net, words.smoke
   config = compare.defaults()
   config.name = f"patterns_fashion_mnist_{net}"
   config.seeds = (0,) if smoke else (0, 1, 2)

@@ -23,6 +23,7 @@ arXiv:2310.05175 (OWL), README of the released code.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import prune_llm
 from experiments.recipes import llm
 
@@ -52,7 +53,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  variant = llm.parse(arg)
+  variant = args.parse(arg, variant=llm.VARIANTS).variant
   config = prune_llm.defaults()
   config.name = f"prune_llm {variant}"
   config.model = llm.model(variant)

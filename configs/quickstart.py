@@ -16,6 +16,7 @@ near dense. The report says whether it appears.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import compare
 from experiments.recipes import vision
 
@@ -29,7 +30,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  smoke = arg == "smoke"
+  smoke = args.parse(arg).smoke
   config = compare.defaults()
   config.name = "quickstart"
   config.seeds = (0,) if smoke else (0, 1, 2)

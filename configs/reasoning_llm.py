@@ -13,6 +13,7 @@ same for everybody; nobody publishes numbers of these methods on them.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import recovery
 from experiments.llm.text import questions
 from experiments.recipes import llm
@@ -35,12 +36,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  if arg in questions.TASKS:
-    variant, task = llm.SMOLLM2, arg
-  else:
-    variant = llm.parse(arg, others=tuple(questions.TASKS))
-    task = "chain_sum"
-  smoke = variant == llm.SMOKE
+  words = args.parse(arg, task=tuple(questions.TASKS), variant=llm.VARIANTS)
+  variant, task, smoke = words.variant, words.task, words.smoke
   config = recovery.defaults()
   config.name = f"reasoning_llm {task}"
   config.base = llm.run(variant, steps=200, batch_size=4)

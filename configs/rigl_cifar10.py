@@ -37,6 +37,7 @@ import functools
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import rigl, vision
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
@@ -51,7 +52,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  algorithm, _, smoke = vision.parse(arg)
+  words = args.parse(arg, algorithm=vision.COMMON)
+  algorithm, smoke = words.algorithm, words.smoke
   return vision.rigl_cifar10(algorithm, smoke=smoke)
 
 
@@ -64,7 +66,7 @@ def sweep(arg: str = ""):
   Returns:
     For each run its row, and what to change in the config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   return rigl.rows(
     get_config(arg),
     functools.partial(vision.rigl_cifar10, smoke=smoke),

@@ -16,7 +16,7 @@ an order: static below SET below RigL, and RigL near dense.
 
 import ml_collections
 
-from experiments.config import defaults
+from experiments.config import args, defaults
 from experiments.recipes import vision
 
 MODELS = {"lenet": "lenet_300_100", "conv": "small_conv"}
@@ -31,8 +31,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  algorithm, model, smoke = vision.parse(arg, variants=MODELS)
-  model = model or "lenet"
+  words = args.parse(arg, algorithm=vision.COMMON, model=tuple(MODELS))
+  algorithm, model, smoke = words.algorithm, words.model, words.smoke
   config = defaults.training_run()
   config.name = f"{algorithm}_fashion_mnist_{model}"
   config.steps = 40 if smoke else 24_000

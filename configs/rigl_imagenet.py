@@ -40,6 +40,7 @@ import functools
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import rigl, vision
 
 
@@ -52,8 +53,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  *row, smoke = vision.parse_row(arg, lengths=(1, 5))
-  return _run(*row, smoke=smoke)
+  words = args.parse(
+    arg,
+    algorithm=vision.COMMON,
+    distribution=rigl.WORDS,
+    times={"1x": 1, "5x": 5},
+  )
+  return _run(
+    words.algorithm, words.distribution, words.times, smoke=words.smoke
+  )
 
 
 def _run(algorithm: str, distribution: str, times: int, *, smoke: bool):
@@ -76,7 +84,7 @@ def sweep(arg: str = ""):
   Raises:
     UserError: If the argument is another.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   return rigl.rows(
     get_config(arg),
     functools.partial(_run, smoke=smoke),

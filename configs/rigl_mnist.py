@@ -35,7 +35,7 @@ The argument is an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
 
 import ml_collections
 
-from experiments.config import defaults
+from experiments.config import args, defaults
 from experiments.recipes import vision
 
 _EPOCH = 600  # steps
@@ -50,7 +50,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  algorithm, _, smoke = vision.parse(arg)
+  words = args.parse(arg, algorithm=vision.COMMON)
+  algorithm, smoke = words.algorithm, words.smoke
   config = defaults.training_run()
   config.name = f"{algorithm}_mnist"
   config.steps = 40 if smoke else 200 * _EPOCH

@@ -13,7 +13,7 @@ prune, and whose dense net reaches 94 % by another recipe.
 
 import ml_collections
 
-from experiments.config import defaults
+from experiments.config import args, defaults
 from experiments.config.entry import Entry
 from experiments.recipes import vision
 
@@ -27,7 +27,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  algorithm, _, smoke = vision.parse(arg)
+  words = args.parse(arg, algorithm=vision.COMMON)
+  algorithm, smoke = words.algorithm, words.smoke
   config = defaults.training_run()
   config.name = f"{algorithm}_mnist1d"
   config.steps = 60 if smoke else 4000
@@ -63,7 +64,7 @@ def sweep(arg: str = "") -> list[tuple[Entry, dict[str, object]]]:
   Returns:
     For each run its row, and what to change in the config.
   """
-  algorithm, *_ = vision.parse(arg)
+  algorithm = args.parse(arg, algorithm=vision.COMMON).algorithm
   return [
     (
       Entry(algorithm, sparsity),

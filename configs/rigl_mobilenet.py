@@ -32,6 +32,7 @@ small net.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.config.entry import Entry
 from experiments.recipes import rigl, vision
 
@@ -49,8 +50,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  *row, smoke = vision.parse_row(arg, lengths=(5, 1))
-  return _run(*row, smoke=smoke)
+  words = args.parse(
+    arg,
+    algorithm=vision.COMMON,
+    distribution=rigl.WORDS,
+    times={"5x": 5, "1x": 1},
+  )
+  return _run(
+    words.algorithm, words.distribution, words.times, smoke=words.smoke
+  )
 
 
 def _run(algorithm, distribution="uniform", times=5, *, smoke, width=1.0):
@@ -80,7 +88,7 @@ def sweep(arg: str = ""):
   Raises:
     UserError: If the argument is another.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   base, dense = get_config(arg), _run("dense", smoke=smoke)
   options = dense.model.to_dict()
   net = {"shape": (224, 224, 3), "num_classes": 1000}

@@ -25,7 +25,7 @@ The argument is an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
 
 import ml_collections
 
-from experiments.config import defaults
+from experiments.config import args, defaults
 from experiments.recipes import vision
 
 
@@ -38,7 +38,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  algorithm, _, smoke = vision.parse(arg)
+  words = args.parse(arg, algorithm=vision.COMMON)
+  algorithm, smoke = words.algorithm, words.smoke
   config = defaults.training_run()
   config.name = f"{algorithm}_wikitext103"
   config.steps = 20 if smoke else 200_000

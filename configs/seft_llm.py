@@ -21,6 +21,7 @@ there.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import recovery
 from experiments.recipes import llm
 
@@ -63,7 +64,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  variant = llm.parse(arg)
+  variant = args.parse(arg, variant=llm.VARIANTS).variant
   full = variant != llm.SMOLLM2
   smoke = variant == llm.SMOKE
   config = recovery.defaults()

@@ -23,6 +23,7 @@ below KL below SquareHead.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.drivers import recovery
 from experiments.recipes import llm
 from experiments.recipes.llm import BYTES, SMOKE, SMOLLM2
@@ -55,9 +56,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  if arg == "gsm8k":
+  variant = args.parse(arg, variant=(*llm.VARIANTS, "gsm8k")).variant
+  if variant == "gsm8k":
     return _gsm8k()
-  variant = llm.parse(arg, others=("gsm8k",))
   config = recovery.defaults()
   config.name = f"squarehead_llm {variant}"
   config.base = llm.run(

@@ -34,6 +34,7 @@ few steps of a small net, or both with a comma between.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import vision
 
 PATTERNS = {"2of4": (2, 4), "4of8": (4, 8), "1of4": (1, 4), "2of8": (2, 8)}
@@ -48,8 +49,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, pattern, smoke = vision.parse(arg, variants=PATTERNS)
-  n, m = PATTERNS[pattern or "2of4"]
+  words = args.parse(arg, pattern=tuple(PATTERNS))
+  pattern, smoke = words.pattern, words.smoke
+  n, m = PATTERNS[pattern]
   config = vision.imagenet(120 * 5005, batch_size=256, smoke=smoke)
   config.name = f"sr_ste_imagenet_{n}of{m}"
   at = vision.epochs(config, 120)

@@ -27,6 +27,7 @@ The argument is `smoke`, for a few steps of a small net, or nothing.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import vision
 
 
@@ -39,7 +40,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   config = vision.jaxpruner(smoke)
   config.name = "ste_imagenet"
   config.algorithm = {

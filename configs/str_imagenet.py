@@ -24,6 +24,7 @@ nothing.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import vision
 
 
@@ -36,7 +37,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   config = vision.imagenet(100 * 5005, batch_size=256, smoke=smoke)
   config.name = "str_imagenet"
   at = vision.epochs(config, 100)

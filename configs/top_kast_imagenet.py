@@ -25,6 +25,7 @@ The argument is `smoke`, for a few steps of a small net, or nothing.
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import vision
 
 
@@ -37,7 +38,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   config = vision.rigl_imagenet("dense", smoke=smoke)
   config.name = "top_kast_imagenet"
   config.optimizer = {"name": "sgd", "momentum": 0.0}

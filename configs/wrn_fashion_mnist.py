@@ -18,6 +18,7 @@ import functools
 
 import ml_collections
 
+from experiments.config import args
 from experiments.recipes import rigl, vision
 
 
@@ -30,7 +31,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   return _run("dense", smoke=smoke)
 
 
@@ -54,7 +55,7 @@ def sweep(arg: str = ""):
   Returns:
     For each run its row, and what to change in the config.
   """
-  _, _, smoke = vision.parse(arg)
+  smoke = args.parse(arg).smoke
   return rigl.rows(
     get_config(arg),
     functools.partial(_run, smoke=smoke),

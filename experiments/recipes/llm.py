@@ -11,28 +11,9 @@ from typing import Any
 import ml_collections
 
 from experiments.drivers import finetune
-from experiments.errors import unknown
 
 SMOLLM2, BYTES, SMOKE = "smollm2", "bytes", "smoke"
 VARIANTS = (SMOLLM2, BYTES, SMOKE)
-
-
-def parse(arg: str, *, others: Sequence[str] = ()) -> str:
-  """Reads the variant from a config's argument; the default is SmolLM2.
-
-  Args:
-    arg: The argument.
-    others: Further arguments that the config accepts, listed in the error.
-
-  Returns:
-    One of VARIANTS.
-
-  Raises:
-    UserError: If it is none of them.
-  """
-  if arg and arg not in VARIANTS:
-    raise unknown("argument of the config", arg, (*VARIANTS, *others))
-  return arg or SMOLLM2
 
 
 def model(variant: str) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from sparsejax import distributions, masks
 
 Make = Callable[[str, str, int], ml_collections.ConfigDict]
 DISTRIBUTIONS = {"uniform": "uniform", "ERK": "erdos_renyi_kernel"}
+# The words of config files for them, the default first.
+WORDS = {"uniform": "uniform", "erk": "erdos_renyi_kernel"}
 FIRST = "first dense"  # of rows with uniform sparsities but for the first layer
 METHODS = {
   "static": "static",

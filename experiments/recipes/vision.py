@@ -1,74 +1,16 @@
-"""What config files share: arguments, keywords of algorithms, recipes."""
+"""What config files share: keywords of algorithms, recipes."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
 
 from experiments.config import algorithms, calling, defaults
 from experiments.config.algorithms import ALGORITHMS, Timing
-from experiments.errors import unknown
 
-# What `algorithm` has keywords for.
-COMMON = tuple(n for n, row in ALGORITHMS.items() if row.timing)
-
-
-def parse(
-  arg: str, *, algorithm: str = "rigl", variants: Collection[str] = ()
-) -> tuple[str, str | None, bool]:
-  """Reads a config's argument, words with commas between.
-
-  Args:
-    arg: What follows the colon in `--config=FILE.py:ARG`.
-    algorithm: The algorithm if no word names one.
-    variants: Other words that the config knows; one may be given.
-
-  Returns:
-    The algorithm, the variant or None, and whether `smoke` is among them.
-
-  Raises:
-    UserError: If a word is none of these.
-  """
-  variant, smoke = None, False
-  for word in filter(None, arg.split(",")):
-    if word == "smoke":
-      smoke = True
-    elif word in variants:
-      variant = word
-    elif word in COMMON:
-      algorithm = word
-    else:
-      known = {"smoke", *variants, *COMMON}
-      raise unknown("argument of the config", word, known)
-  return algorithm, variant, smoke
-
-
-def parse_row(
-  arg: str, *, lengths: tuple[int, int]
-) -> tuple[str, str, int, bool]:
-  """Reads the argument of a config whose runs are rows of RigL's tables.
-
-  Args:
-    arg: What follows the colon in `--config=FILE.py:ARG`: words that `parse`
-      knows, and `erk` and the other length, such as `5x`.
-    lengths: How many times the steps of the recipe a run may take, first those
-      of a run whose argument does not say.
-
-  Returns:
-    The algorithm, the distribution, how many times the steps, and whether
-    `smoke` is among them.
-
-  Raises:
-    UserError: If a word is none of these.
-  """
-  usual, other = lengths
-  own = ("erk", f"{other}x")
-  words = arg.split(",")
-  rest = ",".join(word for word in words if word not in own)
-  algorithm, _, smoke = parse(rest, variants=own)
-  distribution = "erdos_renyi_kernel" if "erk" in words else "uniform"
-  times = other if f"{other}x" in words else usual
-  return algorithm, distribution, times, smoke
+# What `algorithm` has keywords for; the first is the default of config files.
+_COMMON = [name for name, row in ALGORITHMS.items() if row.timing]
+COMMON = tuple(sorted(_COMMON, key=lambda name: name != "rigl"))
 
 
 def algorithm(
