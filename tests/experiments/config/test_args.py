@@ -38,7 +38,7 @@ def test_smoke_may_be_a_choice_too():
 
 
 def test_an_unknown_word_is_told_with_the_near_ones():
-  with pytest.raises(UserError, match="argument of the config .* 'smoke'"):
+  with pytest.raises(UserError, match=r"argument of the config .* 'smoke'"):
     args.parse("smokee", **CHOICES)
   with pytest.raises(UserError, match="there are: smoke"):
     args.parse("80")
