@@ -155,9 +155,7 @@ def draw(curves, file):
   """Accuracy over time: the mean of all seeds."""
   with style.picture(file, columns=2, width=10, sharey=True) as (_, panels):
     for axes, zeros in zip(panels, ("95 %", "98 %"), strict=True):
-      for (name, group), color in zip(
-        curves.items(), style.cycle(), strict=False
-      ):
+      for color, (name, group) in style.coloured(curves.items()):
         if name != "dense" and not name.startswith(zeros):
           continue
         axes.plot(

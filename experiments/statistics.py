@@ -28,44 +28,22 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     >>> print(round(low, 3), round(high, 3))
     0.852 1.348
   """
+  return _t_test(values)[:2]
+
+
+def _t_test(values: Sequence[float]) -> tuple[float, float, float]:
+  """The 95 % interval of a mean, and the two-sided p of its being zero."""
   values = np.asarray(values, float)
-  if not _spread(values):
-    return -np.inf, np.inf
+  if len(values) < 2 or np.allclose(values, values[0], rtol=1e-9, atol=1e-9):
+    return -np.inf, np.inf, np.nan
   # Imported here: what trains imports this module, and scipy is slow to import.
   from scipy import special
 
-  quantile = special.stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)
-  mean, half = float(np.mean(values)), float(quantile * _standard_error(values))
-  return mean - half, mean + half
-
-
-def p_value(values: Sequence[float]) -> float:
-  """Computes the two-sided p of the t-test that the mean is zero.
-
-  Args:
-    values: [n], one number per seed.
-
-  Returns:
-    The p-value; NaN where seeds do not spread.
-  """
-  values = np.asarray(values, float)
-  if not _spread(values):
-    return float("nan")
-  from scipy import special
-
-  t = abs(np.mean(values)) / _standard_error(values)
-  return float(2 * special.stdtr(len(values) - 1, -t))
-
-
-def _spread(values: np.ndarray) -> bool:
-  """Whether values differ by more than rounding."""
-  return len(values) > 1 and not np.allclose(
-    values, values[0], rtol=1e-9, atol=1e-9
-  )
-
-
-def _standard_error(values: np.ndarray) -> float:
-  return np.std(values, ddof=1) / len(values) ** 0.5
+  freedom, mean = len(values) - 1, float(np.mean(values))
+  error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+  half = error * float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
+  p = 2 * float(special.stdtr(freedom, -abs(mean) / error))
+  return mean - half, mean + half, p
 
 
 class Difference(NamedTuple):
@@ -113,9 +91,8 @@ def difference(gaps: Sequence[float]) -> Difference:
     >>> difference([1.1, 1.0, 1.2]).verdict
     'holds'
   """
-  return Difference(
-    float(np.mean(gaps)), interval(gaps), p_value(gaps), len(gaps)
-  )
+  low, high, p = _t_test(gaps)
+  return Difference(float(np.mean(gaps)), (low, high), p, len(gaps))
 
 
 def paired(

@@ -231,10 +231,11 @@ def flow_section(path: Path, profiles: Mapping[str, Profile], run: Run) -> str:
   sparse = [leaf for leaf, counts in own.counts.items() if counts[1]]
   layers = {leaf: (own.counts[leaf], own.flow[leaf]) for leaf in sparse}
   every = {title: (_total_counts(p), p.total) for title, p in profiles.items()}
-  plots.flow(
-    {"runs": _rms_of(every), f"layers of {run.title}": _rms_of(layers)},
-    path / "gradient_flow.png",
-  )
+  panels = {
+    title: {name: _rms(*values) for name, values in lines.items()}
+    for title, lines in (("runs", every), (f"layers of {run.title}", layers))
+  }
+  plots.flow(panels, path / "gradient_flow.png")
   text = f"""\
 ### Gradient flow
 
@@ -251,12 +252,6 @@ more the training loss would fall, to first order, if some of them were grown.
     rows = [(leaf, *_norms(*v)) for leaf, v in layers.items()]
     text += f"\n{markdown([(f'layer of {run.label}', *_NORMS), *rows])}\n"
   return text
-
-
-def _rms_of(
-  rows: Mapping[str, tuple[tuple[int, int], Flow]],
-) -> dict[str, Flow]:
-  return {name: _rms(*values) for name, values in rows.items()}
 
 
 def dead_section(path: Path, profiles: Mapping[str, Profile], run: Run) -> str:
@@ -298,10 +293,12 @@ def _units(profile: Profile) -> dict[str, np.ndarray]:
 
 
 def _all_units(profile: Profile) -> np.ndarray:
+  """Those of all layers together."""
   return sum(_units(profile).values(), np.zeros((3, 2), int))
 
 
 def _dead_of(units: np.ndarray) -> tuple[int, int]:
+  """How many of bool [units] are True, and how many there are."""
   return int(units.sum()), units.size
 
 

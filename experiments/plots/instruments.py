@@ -137,10 +137,7 @@ def motion(curves: Mapping[str, Motion | None], file: Path) -> None:
           options = {"marker": marker, "ms": 3, **styles[name]}
           style.band(axes, steps, values, name, **options)
       axes.set(xlabel="step", ylabel=label, ylim=(0, 1.02))
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(
-      handles, names, loc="outside upper center", ncols=min(len(names), 6)
-    )
+    style.legend(figure, panels[0])
 
 
 def motion_by_layer(

@@ -66,48 +66,20 @@ def tickets(dense: float, series: Sequence[Series], file: Path) -> None:
     axes.legend(loc="best")
 
 
-def learning_curves(
-  panels: Mapping[str, Sequence[Curve]], final: Sequence[float], file: Path
+def panels(
+  curves: Mapping[str, Sequence[Curve]], file: Path, **labels: Any
 ) -> None:
-  """Draws test accuracy over steps, a panel for each branch.
+  """Draws a panel for each branch, with a curve for each of some levels.
 
   Args:
-    panels: By branch, its levels; accuracies in percent.
-    final: The accuracies after training, which set the range.
+    curves: By branch, its levels.
     file: Where the PNG goes.
+    **labels: `ylabel`, and what else `Axes.set` takes.
   """
-  span = max(final) - min(final)
-  _panels(
-    panels,
-    file,
-    "test accuracy [%]",
-    xlabel="step",
-    ylim=(min(final) - span - 1, max(final) + 1),
-  )
-
-
-def lines(panels: Mapping[str, Sequence[Curve]], file: Path) -> None:
-  """Draws the test error on the line between two children.
-
-  Args:
-    panels: By branch, its levels; errors in percent, over shares of the line.
-    file: Where the PNG goes.
-  """
-  xlabel = "from the first child to the second"
-  _panels(panels, file, "test error [%]", xlabel=xlabel)
-
-
-def _panels(
-  panels: Mapping[str, Sequence[Curve]],
-  file: Path,
-  ylabel: str,
-  **limits: Any,
-) -> None:
-  """A panel for each branch, a colour for each of some levels."""
-  levels = sorted({curve.level for group in panels.values() for curve in group})
+  levels = sorted({curve.level for group in curves.values() for curve in group})
   colours = _shades(style.evenly_spaced(levels, _SHOWN))
-  columns = min(4, len(panels))
-  rows = -(-len(panels) // columns)
+  columns = min(4, len(curves))
+  rows = -(-len(curves) // columns)
   with style.picture(
     file,
     columns=columns,
@@ -117,18 +89,18 @@ def _panels(
     sharey=True,
     squeeze=False,
   ) as (figure, all_axes):
-    for axes, (name, group) in zip(all_axes.flat, panels.items(), strict=False):
+    for axes, (name, group) in zip(all_axes.flat, curves.items(), strict=False):
       for curve in group:
         if curve.level in colours:
           color, label = colours[curve.level], f"{curve.left:.1f}"
           axes.plot(curve.x, curve.y, color=color, lw=1.3, label=label)
       axes.set_title(name)
       axes.locator_params(axis="x", nbins=5)
-      axes.set(**limits)
-    for axes in all_axes.flat[len(panels) :]:
+      axes.set(**labels)
+    for axes in all_axes.flat[len(curves) :]:
       axes.remove()
-    for axes in all_axes[:, 0]:
-      axes.set(ylabel=ylabel)
+    for axes in all_axes[:, 1:].flat:
+      axes.set(ylabel="")
     style.legend(figure, all_axes.flat[0], title="weights left [%]")
 
 
@@ -143,7 +115,7 @@ def barriers(found: Sequence[Barriers], file: Path) -> None:
   shown = style.evenly_spaced(sorted({one.level for one in found}), _SHOWN)
   with style.picture(file, columns=2, width=11, height=4.4) as (_, panels):
     by_left, by_step = panels
-    for (name, step), color in zip(steps.items(), style.cycle(), strict=False):
+    for color, (name, step) in style.coloured(steps.items()):
       own = [one for one in found if one.branch == name]
       label = f"{name} ({step})"
       _with_seeds(by_left, [one.left for one in own], own, label, color)

@@ -43,9 +43,7 @@ def _over_steps(
   scale: str = "linear",
 ) -> None:
   with style.picture(file) as (_, axes):
-    for (name, histories), color in zip(
-      runs.items(), style.cycle(), strict=False
-    ):
+    for color, (name, histories) in style.coloured(runs.items()):
       steps, values = curves(histories, key, split=split)
       style.band(axes, steps, unit * values, name, color=color)
     axes.set(xlabel="step", ylabel=label, yscale=scale)
@@ -65,7 +63,7 @@ def layers(runs: Runs, file: Path) -> None:
   paths = list(dict.fromkeys(p for r in last.values() for p in r["layers"]))
   with style.picture(file, width=max(7, 0.9 * len(paths))) as (figure, axes):
     width = 0.8 / max(len(last), 1)
-    colours = dict(zip(runs, style.cycle(), strict=False))
+    colours = {name: color for color, name in style.coloured(runs)}
     for i, (name, record) in enumerate(last.items()):
       counts = [record["layers"][path] for path in paths]
       sparsity = [100 * (1 - c["nnz"] / c["size"]) for c in counts]
@@ -90,9 +88,7 @@ def churn(runs: Runs, file: Path) -> None:
   }
   with style.picture(file, columns=2, width=10) as (figure, panels):
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
-      for (name, histories), color in zip(
-        runs.items(), style.cycle(), strict=False
-      ):
+      for color, (name, histories) in style.coloured(runs.items()):
         if not _tests(histories[0])[-1]["layers"]:
           continue
         steps, values = curves(histories, key)
@@ -115,13 +111,10 @@ def finetuning(history: History, measure: str, file: Path) -> None:
   terms = [key for key in training[0] if key not in ("step", "split")]
   terms = terms if len(terms) > 2 else ["loss"]  # which is its only term
   with style.picture(file, columns=2, width=10) as (_, (left, right)):
-    for key, color in zip(terms, style.cycle(), strict=False):
-      left.plot(
-        [r["step"] for r in training],
-        [r[key] for r in training],
-        label=key.replace("_", " "),
-        color=color,
-      )
+    steps = [r["step"] for r in training]
+    for color, key in style.coloured(terms):
+      values, label = [r[key] for r in training], key.replace("_", " ")
+      left.plot(steps, values, label=label, color=color)
     left.set(xlabel="step", ylabel="training loss")
     left.legend()
     right.plot([r["step"] for r in tests], [r[measure] for r in tests], "o-k")

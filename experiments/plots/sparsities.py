@@ -43,7 +43,7 @@ class Series(NamedTuple):
 
 def against_settings(
   series: Sequence[Series],
-  ticks: Mapping[Any, str],
+  settings: Sequence[float | str],
   file: Path,
   *,
   levels: Mapping[str, float],
@@ -56,15 +56,16 @@ def against_settings(
   Settings stand at equal distances, since what matters happens near the end.
 
   Args:
-    series: The methods, their `x` among the ticks.
-    ticks: The settings, and what is written below each.
+    series: The methods, their `x` among the settings.
+    settings: Sparsities or names, in order.
     file: Where the PNG goes.
     levels: Values of methods without a setting, as level lines.
     xlabel: What the settings are.
     ylabel: What the measure is.
     log: Whether its axis is logarithmic; no point is then cut off.
   """
-  order = {setting: i for i, setting in enumerate(ticks)}
+  order = {setting: i for i, setting in enumerate(settings)}
+  ticks = [s if isinstance(s, str) else f"{100 * s:g}" for s in settings]
   width = max(9, 1.3 * len(ticks) + 2.5)
   with style.picture(file, width=width, height=5) as (figure, axes):
     for name, level in levels.items():
@@ -73,7 +74,7 @@ def against_settings(
       # Side by side, so that the intervals can be told apart.
       shift = 0.5 * ((i + 0.5) / len(series) - 0.5)
       one.draw(axes, [order[x] + shift for x in one.x])
-    axes.set_xticks(range(len(ticks)), list(ticks.values()))
+    axes.set_xticks(range(len(ticks)), ticks)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if log:
       axes.set_yscale("log")

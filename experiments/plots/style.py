@@ -6,14 +6,16 @@ import its report without it.
 
 import contextlib
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
+
+Item = TypeVar("Item")
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = (
@@ -73,9 +75,9 @@ def save(figure: "Figure", file: Path) -> None:
   figure.savefig(file, metadata={"Software": None})
 
 
-def cycle() -> Iterator[str]:
-  """Yields the colours, over and over."""
-  return itertools.cycle(COLOURS)
+def coloured(items: Iterable[Item]) -> Iterator[tuple[str, Item]]:
+  """Yields each item with a colour, which begin again after the last."""
+  return zip(itertools.cycle(COLOURS), items, strict=False)
 
 
 def line_styles(

@@ -106,9 +106,8 @@ def _histories(
     found = {name: found[name] for name in last.values()}
     where += ", methods of several distributions with their last one"
   if len(found) > _MOST:
-    found = dict(list(found.items())[-_MOST:])
     where += f", the last {_MOST} methods"
-  return found, where
+  return dict(list(found.items())[-_MOST:]), where
 
 
 _TEXT = """\

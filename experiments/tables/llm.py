@@ -13,10 +13,10 @@ import numpy as np
 
 from experiments.errors import unknown
 from experiments.plots import runs as run_plots
-from experiments.plots import sparsities, style
+from experiments.plots import style
 from experiments.runs.workdir import storage
 from experiments.tables import orders, text
-from experiments.tables.rows import Row, series
+from experiments.tables.rows import Row, draw_settings
 
 _PUBLISHED = "published, of another model"
 
@@ -219,14 +219,14 @@ def _draw(
   markers = style.MARKERS  # methods may be more than colours
   styles = {
     name: {"color": color, "marker": markers[i % len(markers)], "ls": "none"}
-    for i, (name, color) in enumerate(zip(methods, style.cycle(), strict=False))
+    for i, (color, name) in enumerate(style.coloured(methods))
   }
-  bases = {row.setting: row.setting or "" for row in rows}
-  sparsities.against_settings(
-    series(rows, styles, unit=unit),
-    bases,
+  draw_settings(
+    rows,
+    styles,
     file,
-    levels={"dense": unit * dense},
+    unit=unit,
+    levels={"dense": dense},
     xlabel="zeros",
     ylabel=measure.title,
     log=measure.lower_is_better,

@@ -3,7 +3,7 @@
 Intervals are Student's t over seeds, at 95 %; differences are paired by seed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from experiments.runs.workdir import storage
 from experiments.tables import orders, text
 from experiments.tables.rows import Row, series
 from sparsejax.lottery import barrier
+
+Points = tuple[np.ndarray, np.ndarray]  # x and y of a curve
 
 
 class Level(NamedTuple):
@@ -159,7 +161,14 @@ def _draw(
     dense.mean, series(pruned, styles, x="density"), workdir / "tickets.png"
   )
   final = [100 * one.metrics["accuracy"] for one in levels]
-  plots.learning_curves(_curves(levels), final, workdir / "curves.png")
+  margin = max(final) - min(final)
+  plots.panels(
+    _curves(levels, _learning_curve),
+    workdir / "curves.png",
+    xlabel="step",
+    ylabel="test accuracy [%]",
+    ylim=(min(final) - margin - 1, max(final) + 1),
+  )
   pictures = {
     "Accuracy against weights left": "tickets.png",
     "Learning curves": "curves.png",
@@ -177,32 +186,39 @@ def _draw(
   ]
   if barriers:
     plots.barriers(barriers, workdir / "barriers.png")
-    plots.lines(_lines(levels), workdir / "lines.png")
+    connected = [one for one in levels if one.line is not None]
+    plots.panels(
+      _curves(connected, _line),
+      workdir / "lines.png",
+      xlabel="from the first child to the second",
+      ylabel="test error [%]",
+    )
     pictures["Error barriers"] = "barriers.png"
     pictures["Error on the line between two children"] = "lines.png"
   return pictures
 
 
-def _curves(levels: Sequence[Level]) -> dict[str, list[plots.Curve]]:
-  """Test accuracies over steps in percent, means over seeds, by branch."""
+def _curves(
+  levels: Sequence[Level], points: Callable[[Sequence[Level]], Points]
+) -> dict[str, list[plots.Curve]]:
+  """By branch the curves of its levels, each of the points of all seeds."""
   curves = {}
   for (branch, level), group in _groups(levels).items():
-    x, y = run_plots.curves([one.history for one in group], "accuracy")
-    curve = plots.Curve(level, 100 * _density(group), x, 100 * y.mean(0))
+    curve = plots.Curve(level, 100 * _density(group), *points(group))
     curves.setdefault(branch, []).append(curve)
   return curves
 
 
-def _lines(levels: Sequence[Level]) -> dict[str, list[plots.Curve]]:
-  """Test errors between two children in percent, means over seeds."""
-  curves = {}
-  connected = [one for one in levels if one.line is not None]
-  for (branch, level), group in _groups(connected).items():
-    y = 100 * np.mean([one.line for one in group], axis=0)
-    x = np.linspace(0, 1, len(y))
-    curve = plots.Curve(level, 100 * _density(group), x, y)
-    curves.setdefault(branch, []).append(curve)
-  return curves
+def _learning_curve(group: Sequence[Level]) -> Points:
+  """Steps, and test accuracies in percent, means over seeds."""
+  x, y = run_plots.curves([one.history for one in group], "accuracy")
+  return x, 100 * y.mean(0)
+
+
+def _line(group: Sequence[Level]) -> Points:
+  """Shares of the line, and test errors in percent, means over seeds."""
+  y = 100 * np.mean([one.line for one in group], axis=0)
+  return np.linspace(0, 1, len(y)), y
 
 
 def _by_level(rows: Sequence[Row]) -> list[tuple[str, ...]]:

@@ -13,11 +13,11 @@ import ml_collections
 from experiments import statistics
 from experiments.config.entry import Entry, percent
 from experiments.plots import runs as run_plots
-from experiments.plots import sparsities, style
+from experiments.plots import style
 from experiments.runs.train import Result
 from experiments.runs.workdir import storage
 from experiments.tables import costs, orders, text
-from experiments.tables.rows import Row, at_middle, levels, series
+from experiments.tables.rows import Row, at_middle, draw_settings
 from sparsejax import report as library_report
 
 
@@ -133,12 +133,7 @@ def _draw_sparsities(rows: Sequence[Row], runs: Runs, file: Path) -> None:
       config = group[0].config
       begin = f"{config.initial} {_pattern(config)}"
       features[entry.method] = (begin, config.algorithm.name)
-  sparsities.against_settings(
-    series(rows, style.line_styles(features)),
-    {sparsity: f"{100 * sparsity:g}" for sparsity in _sparsities(rows)},
-    file,
-    levels=levels(rows),
-  )
+  draw_settings(rows, style.line_styles(features), file)
 
 
 def _pattern(config: ml_collections.ConfigDict) -> Any:
@@ -146,13 +141,10 @@ def _pattern(config: ml_collections.ConfigDict) -> Any:
   return getattr(pattern, "name", pattern)
 
 
-def _sparsities(rows: Sequence[Row]) -> list[float]:
-  return sorted({row.setting for row in rows if row.setting is not None})
-
-
 def _by_sparsity(rows: Sequence[Row]) -> list[tuple[str, ...]]:
   """Accuracies, a line per method and a column per sparsity."""
-  found = _sparsities(rows)
+  settings = {row.setting for row in rows}
+  found = sorted(settings - {None})
   lines = [("method", *map(percent, found), "runs")]
   for method in dict.fromkeys(row.method for row in rows):
     own = {row.setting: row for row in rows if row.method == method}

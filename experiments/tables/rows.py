@@ -5,13 +5,14 @@ shows it, and where its numbers come from, is for the module of that table.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from experiments import statistics
 from experiments.config.entry import Entry, percent
-from experiments.plots.sparsities import Series
+from experiments.plots import sparsities
 
 Group = TypeVar("Group")
 
@@ -118,7 +119,7 @@ def series(
   *,
   x: str = "setting",
   unit: float = 1,
-) -> list[Series]:
+) -> list[sparsities.Series]:
   """Makes the lines of a picture, one for each method that has a style.
 
   Args:
@@ -132,7 +133,7 @@ def series(
     if row.method in groups:
       groups[row.method].append(row)
   return [
-    Series(
+    sparsities.Series(
       name,
       [getattr(row, x) for row in group],
       [row.label for row in group],
@@ -145,6 +146,34 @@ def series(
   ]
 
 
-def levels(rows: Sequence[Row], *, unit: float = 1) -> dict[str, float]:
-  """The means of the methods that have no setting, for level lines."""
-  return {row.method: unit * row.mean for row in rows if row.setting is None}
+def draw_settings(
+  rows: Sequence[Row],
+  styles: Mapping[str, Mapping[str, Any]],
+  file: Path,
+  *,
+  unit: float = 1,
+  levels: Mapping[str, float] = {},
+  **options: Any,
+) -> None:
+  """Draws the measure of each method at each setting.
+
+  Args:
+    rows: The rows; those without a setting are level lines.
+    styles: By method, keywords of `Axes.plot`.
+    file: Where the PNG goes.
+    unit: What measures are multiplied by.
+    levels: More level lines, in the unit of `rows`.
+    **options: Of `sparsities.against_settings`.
+  """
+  fixed = {row.method: row.mean for row in rows if row.setting is None}
+  varied = [row for row in rows if row.setting is not None]
+  settings = list(dict.fromkeys(row.setting for row in varied))
+  if all(isinstance(setting, float) for setting in settings):
+    settings.sort()
+  sparsities.against_settings(
+    series(varied, styles, unit=unit),
+    settings,
+    file,
+    levels={k: unit * v for k, v in {**levels, **fixed}.items()},
+    **options,
+  )

@@ -25,7 +25,7 @@ from experiments.errors import UserError
 from experiments.plots import sparsities, style
 from experiments.runs import metrics, workdir
 from experiments.tables import costs, orders, text
-from experiments.tables.rows import Row, levels, series
+from experiments.tables.rows import Row, draw_settings, series
 
 _DENSE = "dense"  # the method whose FLOPs the others' are relative to
 
@@ -258,14 +258,7 @@ def markdown(tables: Sequence[Part]) -> str:
 
 def draw_sparsities(rows: Sequence[Row], file: pathlib.Path) -> None:
   """Draws accuracy against sparsity."""
-  sparse = [row for row in rows if row.setting is not None]
-  ticks = sorted({row.setting for row in sparse})
-  sparsities.against_settings(
-    series(sparse, _styles(rows)),
-    {sparsity: f"{100 * sparsity:g}" for sparsity in ticks},
-    file,
-    levels=levels(rows),
-  )
+  draw_settings(rows, _styles(rows), file)
 
 
 def draw_flops(rows: Sequence[Row], file: pathlib.Path) -> None:

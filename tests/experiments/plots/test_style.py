@@ -47,8 +47,9 @@ def test_a_picture_of_sparsities_shows_points_with_and_without_an_interval(
     *("a", [0.5, 0.9], ["a, 50 %", "a, 90 %"], np.array([80.0, 70.0])),
     *(np.array([79.0, -np.inf]), np.array([81.0, np.inf]), {"color": "red"}),
   )
-  ticks = {0.5: "50", 0.9: "90"}
   file = tmp_path / "a.png"
-  sparsities.against_settings([line], ticks, file, levels={"b": 75}, log=log)
+  sparsities.against_settings(
+    [line], [0.5, 0.9], file, levels={"b": 75}, log=log
+  )
   found = image.imread(file)[..., :3]
   assert np.any(np.all(found == [1, 0, 0], axis=-1))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.config.entry import Entry
-from experiments.tables.rows import Row, at_middle, levels, series
+from experiments.tables.rows import Row, at_middle, series
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,3 @@ def test_lines_of_a_picture_are_those_of_methods_with_a_style():
   low, high = rows[1].interval
   np.testing.assert_allclose(line.low, [100 * low, -np.inf])
   np.testing.assert_allclose(line.high, [100 * high, np.inf])
-  assert levels(rows, unit=100) == {"dense": 50.0}
