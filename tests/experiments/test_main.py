@@ -9,13 +9,19 @@ from tests.experiments.interrupted import finish
 SMALL = ("--config=tests/experiments/small.py:set",)
 
 
+def test_a_run(tmp_path):
+  code, out, err = finish(*SMALL, f"--workdir={tmp_path}")
+  assert code == 0, err
+  assert "is finished" in out
+  assert (tmp_path / "finished.json").exists()
+
+
 @pytest.mark.slow
-def test_a_run_and_the_same_command_again(tmp_path):
+def test_the_same_command_again_and_another(tmp_path):
   for words in ("is finished", "was already finished"):
     code, out, err = finish(*SMALL, f"--workdir={tmp_path}")
     assert code == 0, err
     assert words in out
-  assert (tmp_path / "finished.json").exists()
   code, _, err = finish(*SMALL, f"--workdir={tmp_path}", "--config.seed=1")
   assert code != 0
   assert "seed: 0 -> 1" in err

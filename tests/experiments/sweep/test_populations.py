@@ -12,6 +12,7 @@ from experiments.errors import UserError
 from experiments.runs import checkpoints, metrics, signals, train
 from experiments.sweep import population
 from tests.experiments import small
+from tests.marks import slow
 
 
 def members(algorithm="rigl", seeds=(0, 1), **changes):
@@ -97,8 +98,7 @@ def test_runs_that_fit_no_population_are_alone():
   }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["rigl", "gmp", "dense"])
+@pytest.mark.parametrize("algorithm", ["rigl", slow("gmp"), slow("dense")])
 def test_members_are_what_single_runs_are(algorithm, tmp_path):
   changes = {}
   if algorithm != "dense":

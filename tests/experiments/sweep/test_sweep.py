@@ -104,6 +104,14 @@ def command(config, root, *more):
   )
 
 
+def test_a_sweep_of_two_runs(config, tmp_path, capsys):
+  root = tmp_path / "root"
+  sweep.run(f"{config}:1", str(root), jobs=1)
+  assert "all 2 runs are finished" in capsys.readouterr().out
+  for name in grid.plan(f"{config}:1"):
+    assert (root / name / "finished.json").exists()
+
+
 @pytest.mark.slow
 def test_a_sweep_goes_on_and_tells_of_failures(config, tmp_path):
   root = tmp_path / "root"
