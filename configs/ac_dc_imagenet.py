@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   smoke = args.parse(arg).smoke
   config = vision.imagenet(100 * 5005, batch_size=256, smoke=smoke)
   config.name = "ac_dc_imagenet"
-  at = vision.epochs(config, 100)
+  at = vision.epoch_to_step(config, 100)
   config.model = {**config.model, "kernel_init": "he_normal_fan_out"}
   config.optimizer = {
     "name": "sgd",

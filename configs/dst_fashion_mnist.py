@@ -16,6 +16,8 @@ above uniform; RigL 5x above RigL; small-dense below RigL. results/README.md
 says what came of it.
 """
 
+import functools
+
 import ml_collections
 
 from experiments.config import args
@@ -34,13 +36,38 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   smoke = args.parse(arg).smoke
-  config = vision.fashion_mnist("lenet", 40 if smoke else STEPS, smoke)
+  return _run("dense", smoke=smoke)
+
+
+def _run(
+  algorithm: str,
+  distribution: str = "uniform",
+  times: int = 1,
+  *,
+  smoke: bool,
+) -> ml_collections.ConfigDict:
+  config = vision.fashion_mnist("lenet", STEPS, times=times, smoke=smoke)
   config.name = "dst_fashion_mnist"
+  config.batch_size = 128
+  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+  config.schedule = {"name": "cosine", "learning_rate": 0.05}
+  every = 10 if smoke else 100
+  config.algorithm = vision.algorithm(
+    algorithm,
+    sparsity=0.9,
+    distribution=distribution,
+    delta_t=every,
+    t_end=config.steps * 3 // 4,
+    fraction=0.3,
+    begin=config.steps // 4 // every * every,
+    end=config.steps * 3 // 4 // every * every,
+    prune_every=every,
+  )
   return config
 
 
 def sweep(arg: str = ""):
-  """The rows; see `paper_rows.by_steps`.
+  """The rows; see `rigl.table_runs`.
 
   Args:
     arg: As for `get_config`.
@@ -49,9 +76,16 @@ def sweep(arg: str = ""):
     For each run its row, and what to change in the config.
   """
   smoke = args.parse(arg).smoke
-  return rigl.by_steps(get_config(arg), shape=(28, 28, 1), smoke=smoke)
+  return rigl.table_runs(
+    get_config(arg),
+    functools.partial(_run, smoke=smoke),
+    sparsities=(0.8, 0.98) if smoke else (0.8, 0.9, 0.95, 0.98),
+    seeds=range(1 if smoke else 5),
+    shape=(28, 28, 1),
+    num_classes=10,
+  )
 
 
-EXPECTED = rigl.expected()
-PUBLISHED = rigl.published(rigl.IMAGENET, rigl.SOURCE)
+EXPECTED = rigl.expected_orders()
+PUBLISHED = rigl.published_accuracies(rigl.IMAGENET, rigl.SOURCE)
 SAME = False  # another net, other data

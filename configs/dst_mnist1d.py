@@ -21,10 +21,12 @@ above uniform; RigL 5x above RigL; small-dense below RigL. results/README.md
 says what came of it.
 """
 
+import functools
+
 import ml_collections
 
 from experiments.config import args, defaults
-from experiments.recipes import rigl
+from experiments.recipes import rigl, vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -37,23 +39,45 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   smoke = args.parse(arg).smoke
+  return _run("dense", smoke=smoke)
+
+
+def _run(
+  algorithm: str,
+  distribution: str = "uniform",
+  times: int = 1,
+  *,
+  smoke: bool,
+) -> ml_collections.ConfigDict:
   config = defaults.training_run()
   config.name = "dst_mnist1d"
-  config.steps = 40 if smoke else 4000
+  config.steps = times * (40 if smoke else 4000)
   config.batch_size = 100
   config.data = {"name": "mnist1d"}
   config.model = {"name": "mnist1d_conv", "channels": 50}
   config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
   config.schedule = {"name": "cosine", "learning_rate": 0.05}
-  config.log_every = 20 if smoke else 500
-  config.eval_every = 20 if smoke else 500
+  config.log_every = times * (20 if smoke else 500)
+  config.eval_every = times * (20 if smoke else 500)
   config.checkpoint_every = config.steps
   config.tensorboard = False
+  every = 10 if smoke else 100
+  config.algorithm = vision.algorithm(
+    algorithm,
+    sparsity=0.9,
+    distribution=distribution,
+    delta_t=every,
+    t_end=config.steps * 3 // 4,
+    fraction=0.3,
+    begin=config.steps // 4 // every * every,
+    end=config.steps * 3 // 4 // every * every,
+    prune_every=every,
+  )
   return config
 
 
 def sweep(arg: str = ""):
-  """The rows; see `paper_rows.by_steps`.
+  """The rows; see `rigl.table_runs`.
 
   Args:
     arg: As for `get_config`.
@@ -62,11 +86,17 @@ def sweep(arg: str = ""):
     For each run its row, and what to change in the config.
   """
   smoke = args.parse(arg).smoke
-  return rigl.by_steps(
-    get_config(arg), shape=(40, 1), smoke=smoke, first="^conv1/"
+  return rigl.table_runs(
+    get_config(arg),
+    functools.partial(_run, smoke=smoke),
+    sparsities=(0.8, 0.98) if smoke else (0.8, 0.9, 0.95, 0.98),
+    seeds=range(1 if smoke else 5),
+    shape=(40, 1),
+    num_classes=10,
+    first="^conv1/",
   )
 
 
-EXPECTED = rigl.expected(first=True)
-PUBLISHED = rigl.published(rigl.IMAGENET, rigl.SOURCE)
+EXPECTED = rigl.expected_orders(first=True)
+PUBLISHED = rigl.published_accuracies(rigl.IMAGENET, rigl.SOURCE)
 SAME = False  # another net, other data

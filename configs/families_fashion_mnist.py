@@ -61,21 +61,25 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.name = f"families_fashion_mnist_{net}"
   config.seeds = (0,) if smoke else (0, 1, 2)
   config.sparsities = (0.9,) if smoke else SPARSITIES
-  config.base = vision.fashion_mnist(net, 40 if smoke else STEPS[net], smoke)
+
+  base = vision.fashion_mnist(net, STEPS[net], smoke=smoke)
+  base.batch_size = 128
+  base.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+  base.schedule = {"name": "cosine", "learning_rate": 0.05}
+  config.base = base
+
   config.methods = METHODS
   config.algorithms = {
-    name: vision.family(
+    name: vision.algorithm_by_shares(
       name,
-      steps=config.base.steps,
-      every=config.base.steps // 40,
+      steps=base.steps,
+      every=base.steps // 40,
       output="^logits",
     )
     for name in METHODS
   }
   config.algorithms.sr_ste.pattern = {"name": "unstructured"}
-  config.optimizers = {
-    "top_kast": {**config.base.optimizer, "weight_decay": 0.0}
-  }
+  config.optimizers = {"top_kast": {**base.optimizer, "weight_decay": 0.0}}
   config.settings = {
     "top_kast": tuple(
       (s, {"backward_sparsity": round(max(0.0, 2 * s - 1), 6)})

@@ -56,9 +56,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """
   words = args.parse(arg, net=tuple(MODELS))
   net, smoke = words.net, words.smoke
-  config = vision.cifar10(160 * 391, batch_size=128, smoke=smoke)
+  config = vision.cifar10(
+    160 * 391, batch_size=128, padding="reflect", smoke=smoke
+  )
   config.name = f"granet_cifar10_{net}"
-  at = vision.epochs(config, 160)
+  at = vision.epoch_to_step(config, 160)
   config.model = {**MODELS[net], **(SMALL[net] if smoke else {})}
   config.optimizer = {
     "name": "sgd",

@@ -61,6 +61,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   steps = base.get_ref("steps")
   given = {
     "sparsity": 0.9,
+    "distribution": "erdos_renyi_kernel",
+    "fraction": 0.3,
     "delta_t": 10 if smoke else 100,
     "t_end": steps * 3 // 4,
     "begin": 0,

@@ -46,10 +46,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """
   words = args.parse(arg, algorithm=tuple(DELTA_T))
   algorithm, smoke = words.algorithm, words.smoke
-  config = vision.cifar10(250 * 391, batch_size=128, smoke=smoke)
+  config = vision.cifar10(
+    250 * 391, batch_size=128, padding="reflect", smoke=smoke
+  )
   config.name = f"{algorithm}_itop_cifar10"
-  at = vision.epochs(config, 250)
-  config.model = vision.wide_resnet(28, "he_normal_fan_out", smoke=smoke)
+  at = vision.epoch_to_step(config, 250)
+  config.model = {
+    "name": "wrn",
+    "depth": 10 if smoke else 28,
+    "width": 1 if smoke else 2,
+    "dropout": 0.3,
+    "kernel_init": "he_normal_fan_out",
+  }
   config.optimizer = {
     "name": "sgd",
     "momentum": 0.9,

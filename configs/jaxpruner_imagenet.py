@@ -48,8 +48,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 def _run(row: str, arg: str) -> ml_collections.ConfigDict:
   smoke = args.parse(arg).smoke
-  config = vision.jaxpruner(smoke)
+  config = vision.imagenet(31_200, batch_size=4096, smoke=smoke)
   config.name = "jaxpruner_imagenet"
+  at = vision.epoch_to_step(config, 100)
+  config.model = {
+    **config.model,
+    "zero_init": True,
+    "kernel_init": "lecun_normal",
+  }
+  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+  config.schedule = {"name": "cosine", "learning_rate": 1.6, "warmup": at(5)}
   config.algorithm = _algorithm(row, smoke)
   return config
 
@@ -118,7 +126,7 @@ EXPECTED = (
   ("RigL", "magnitude"),
   ("saliency", "magnitude"),
 )
-PUBLISHED = rigl.published(
+PUBLISHED = rigl.published_accuracies(
   {entry.method: {entry.sparsity: _TABLE[entry.method]} for entry in _ENTRIES},
   "google-research/jaxpruner, README",
 )

@@ -50,11 +50,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """
   words = args.parse(arg, variant=tuple(SHARES))
   variant, smoke = words.variant, words.smoke
-  config = vision.cifar10(160 * 782, batch_size=64, smoke=smoke)
+  config = vision.cifar10(
+    160 * 782, batch_size=64, padding="constant", smoke=smoke
+  )
   config.steps = 32 if smoke else config.steps
   config.name = f"mest_cifar10_{variant}"
-  at = vision.epochs(config, 160)
-  config.data.mode = "constant"
+  at = vision.epoch_to_step(config, 160)
   config.model = {
     "name": "resnet",
     "depth": 8 if smoke else 32,

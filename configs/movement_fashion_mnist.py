@@ -46,9 +46,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """
   words = args.parse(arg, variant=tuple(ALGORITHMS))
   variant, smoke = words.variant, words.smoke
-  config = vision.fashion_mnist("lenet", 40 if smoke else 4800, smoke)
+  config = vision.fashion_mnist("lenet", 4800, smoke=smoke)
+  config.batch_size = 128
   config.name = f"{variant}_movement_fashion_mnist"
-  at = vision.epochs(config, 10)
+  at = vision.epoch_to_step(config, 10)
   config.optimizer = {"name": "adam", "clip": 1.0}
   config.schedule = {"name": "linear", "learning_rate": 1e-3, "warmup": at(1)}
   config.algorithm = {

@@ -52,17 +52,23 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.name = f"patterns_fashion_mnist_{net}"
   config.seeds = (0,) if smoke else (0, 1, 2)
   config.sparsities = (0.5,) if smoke else (0.5, 0.75, 0.8, 0.9, 0.95)
-  config.base = vision.fashion_mnist(net, 40 if smoke else STEPS[net], smoke)
+
+  base = vision.fashion_mnist(net, STEPS[net], smoke=smoke)
+  base.batch_size = 128
+  base.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+  base.schedule = {"name": "cosine", "learning_rate": 0.05}
+  config.base = base
+
   both = [(a, p) for a in ALGORITHMS for p in PATTERNS]
   config.methods = ("dense", *(f"{a} {p}" for a, p in both))
   config.algorithms = {
     "dense": {"name": "dense"},
     **{
       f"{name} {shape}": {
-        **vision.family(
+        **vision.algorithm_by_shares(
           name,
-          steps=config.base.steps,
-          every=config.base.steps // 40,
+          steps=base.steps,
+          every=base.steps // 40,
           output="^logits",
         ),
         "distribution": "uniform",

@@ -54,7 +54,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     name: vision.algorithm(
       name,
       sparsity=0.9,
+      distribution="erdos_renyi_kernel",
       delta_t=every,
+      fraction=0.3,
       t_end=steps * 3 // 4,
       begin=steps // 4,
       end=steps * 3 // 4,

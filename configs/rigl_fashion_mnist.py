@@ -53,7 +53,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.algorithm = vision.algorithm(
     algorithm,
     sparsity=0.95,
+    distribution="erdos_renyi_kernel",
     delta_t=every,
+    fraction=0.3,
     t_end=steps * 3 // 4,
     begin=steps // 4,
     end=steps * 3 // 4,

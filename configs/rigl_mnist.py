@@ -81,12 +81,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   part = vision.algorithm(
     algorithm,
     sparsity=0.99,
+    distribution="uniform",
+    fraction=0.3,
     delta_t=10 if smoke else 100,
     t_end=30 if smoke else 50_000,
     begin=10 if smoke else 2000,
     end=30 if smoke else 30_000,
     prune_every=10 if smoke else 500,
-    distribution="uniform",
   )
   if algorithm != "dense":
     part["prunable"] = "^dense.*kernel"

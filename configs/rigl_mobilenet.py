@@ -62,16 +62,42 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def _run(algorithm, distribution="uniform", times=5, *, smoke, width=1.0):
-  config = vision.rigl_imagenet(
-    algorithm, distribution, times, rise=8, drops=(40, 75, 95), smoke=smoke
-  )
+  config = vision.imagenet(32_000, batch_size=4096, times=times, smoke=smoke)
   config.name = f"{algorithm}_mobilenet"
+  at = vision.epoch_to_step(config, 32_000 * 4096 / 1_281_167)
   config.model = {"name": "mobilenet_v1", "width": width}
   if smoke:
     small = {"width": width / 4, "blocks": ((64, 1), (128, 2))}
     config.model = {**config.model, **small}
+  config.label_smoothing = 0.1
+  config.optimizer = {
+    "name": "sgd",
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 1e-4,
+  }
+  config.schedule = {
+    "name": "piecewise",
+    "learning_rate": 1.6,
+    # The rise takes as many epochs, however long the training.
+    "warmup": at(8 / times),
+    "boundaries": (at(40), at(75), at(95)),
+    "factor": 0.1,
+  }
+  config.algorithm = vision.algorithm(
+    algorithm,
+    sparsity=0.75,
+    distribution=distribution,
+    delta_t=4 if smoke else 100,
+    t_end=config.steps * 25 // 32,
+    fraction=0.3,
+    # Pruning of Gale et al., arXiv:1902.09574, is another recipe; these are
+    # the shares of training in which RigL moves weights.
+    begin=config.steps // 8,
+    end=config.steps * 25 // 32,
+    prune_every=1 if smoke else 100,
+  )
   if algorithm != "dense":
-    config.algorithm.sparsity = 0.75
     config.algorithm.prunable = _PRUNABLE
   return config
 
@@ -92,11 +118,11 @@ def sweep(arg: str = ""):
   base, dense = get_config(arg), _run("dense", smoke=smoke)
   options = dense.model.to_dict()
   net = {"shape": (224, 224, 3), "num_classes": 1000}
-  prunable = rigl.share_without(options, _DENSE, **net)
+  prunable = rigl.sparse_share(options, _DENSE, **net)
   runs = {Entry("dense"): dense}
   for sparsity in (0.75,) if smoke else (0.75, 0.9):
     small = dense.copy_and_resolve_references()
-    small.model = rigl.narrowed(options, 1 - sparsity * prunable, **net)
+    small.model = rigl.narrow_model(options, 1 - sparsity * prunable, **net)
     runs[Entry("small-dense", sparsity)] = small
     runs[Entry("pruning", sparsity)] = _run("gmp", smoke=smoke)
     for title, distribution in rigl.DISTRIBUTIONS.items():
@@ -107,7 +133,7 @@ def sweep(arg: str = ""):
       "rigl", distribution, smoke=smoke, width=_WIDE
     )
   for entry, config in runs.items():
-    yield from rigl.seeded(entry, base, config, range(1 if smoke else 3))
+    yield from rigl.with_seeds(entry, base, config, range(1 if smoke else 3))
 
 
 EXPECTED = (
@@ -116,7 +142,7 @@ EXPECTED = (
   ("RigL (uniform)", "RigL (ERK)"),
   ("wide RigL (uniform)", "wide RigL (ERK)"),
 )
-PUBLISHED = rigl.published(
+PUBLISHED = rigl.published_accuracies(
   {
     "dense": {None: 72.1},
     "small-dense": {0.75: 66.0, 0.9: 57.7},

@@ -61,13 +61,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   part = vision.algorithm(
     algorithm,
     sparsity=0.75,
+    distribution="uniform",
+    fraction=0.1,
     delta_t=4 if smoke else 100,
     t_end=config.steps,
     begin=4 if smoke else 50_000,
     end=16 if smoke else 150_000,
     prune_every=4 if smoke else 1000,
-    fraction=0.1,
-    distribution="uniform",
   )
   if algorithm != "dense":
     part["prunable"] = "kernel"

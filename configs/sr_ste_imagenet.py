@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   n, m = PATTERNS[pattern]
   config = vision.imagenet(120 * 5005, batch_size=256, smoke=smoke)
   config.name = f"sr_ste_imagenet_{n}of{m}"
-  at = vision.epochs(config, 120)
+  at = vision.epoch_to_step(config, 120)
   config.model = {**config.model, "kernel_init": "he_normal_fan_out"}
   config.optimizer = {
     "name": "sgd",

@@ -41,11 +41,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   smoke = args.parse(arg).smoke
-  config = vision.cifar10(250 * 391, batch_size=128, smoke=smoke)
+  config = vision.cifar10(
+    250 * 391, batch_size=128, padding="reflect", smoke=smoke
+  )
   config.name = "srigl_cifar10"
-  at = vision.epochs(config, 250)
+  at = vision.epoch_to_step(config, 250)
   config.data = {**config.data, "normalize": "image"}
-  config.model = vision.wide_resnet(22, "he_normal_fan_out", smoke=smoke)
+  config.model = {
+    "name": "wrn",
+    "depth": 10 if smoke else 22,
+    "width": 1 if smoke else 2,
+    "dropout": 0.3,
+    "kernel_init": "he_normal_fan_out",
+  }
   config.optimizer = {
     "name": "sgd",
     "momentum": 0.9,

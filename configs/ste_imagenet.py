@@ -41,8 +41,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   smoke = args.parse(arg).smoke
-  config = vision.jaxpruner(smoke)
+  config = vision.imagenet(31_200, batch_size=4096, smoke=smoke)
   config.name = "ste_imagenet"
+  at = vision.epoch_to_step(config, 100)
+  config.model = {
+    **config.model,
+    "zero_init": True,
+    "kernel_init": "lecun_normal",
+  }
+  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+  config.schedule = {"name": "cosine", "learning_rate": 1.6, "warmup": at(5)}
   config.algorithm = {
     "name": "ste",
     "sparsity": 0.8,

@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   smoke = args.parse(arg).smoke
   config = vision.imagenet(100 * 5005, batch_size=256, smoke=smoke)
   config.name = "str_imagenet"
-  at = vision.epochs(config, 100)
+  at = vision.epoch_to_step(config, 100)
   config.label_smoothing = 0.1
   config.optimizer = {
     "name": "sgd",

@@ -39,9 +39,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   smoke = args.parse(arg).smoke
-  config = vision.rigl_imagenet("dense", smoke=smoke)
+  config = vision.imagenet(32_000, batch_size=4096, smoke=smoke)
   config.name = "top_kast_imagenet"
+  at = vision.epoch_to_step(config, 32_000 * 4096 / 1_281_167)
+  config.label_smoothing = 0.1
   config.optimizer = {"name": "sgd", "momentum": 0.0}
+  config.schedule = {
+    "name": "piecewise",
+    "learning_rate": 1.6,
+    "warmup": at(5),
+    "boundaries": (at(30), at(70), at(90)),
+    "factor": 0.1,
+  }
   config.algorithm = {
     "name": "top_kast",
     "sparsity": 0.9,

@@ -18,7 +18,7 @@ import functools
 
 import ml_collections
 
-from experiments.config import args
+from experiments.config import args, defaults
 from experiments.recipes import rigl, vision
 
 
@@ -35,19 +35,63 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return _run("dense", smoke=smoke)
 
 
-def _run(*args, smoke: bool) -> ml_collections.ConfigDict:
-  config = vision.rigl_cifar10(*args, smoke=smoke)
+def _run(
+  algorithm: str,
+  distribution: str = "erdos_renyi_kernel",
+  times: int = 1,
+  *,
+  smoke: bool,
+) -> ml_collections.ConfigDict:
+  config = defaults.training_run()
   config.name = "wrn_fashion_mnist"
+  config.steps = times * (6 if smoke else 97_656)
+  config.batch_size = 8 if smoke else 128
+  config.augment = True
   config.data = {
     "name": "fashion_mnist",
     "data_dir": ml_collections.config_dict.placeholder(str),  # Debian's
     "normalize": "image",
   }
+  config.model = {
+    "name": "wrn",
+    "depth": 10 if smoke else 22,
+    "width": 1 if smoke else 2,
+    "dropout": 0.3,
+    "kernel_init": "glorot_uniform",
+  }
+  config.optimizer = {
+    "name": "sgd",
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+  }
+  config.schedule = {
+    "name": "piecewise",
+    "learning_rate": 0.1,
+    "boundaries": (times * 30_000, times * 60_000, times * 90_000),
+    "factor": 0.2,
+  }
+  config.log_every = 2 if smoke else 500
+  config.eval_every = 3 if smoke else 2000
+  config.eval_batch_size = 8 if smoke else 1000
+  config.checkpoint_every = 3 if smoke else 5000
+  config.algorithm = vision.algorithm(
+    algorithm,
+    sparsity=0.9,
+    distribution=distribution,
+    delta_t=2 if smoke else 100,
+    t_end=times * (5 if smoke else 75_000),
+    fraction=0.3,
+    # Pruning as in the released code: steps 20,000 to 75,000, every 1,000.
+    begin=1 if smoke else 20_000,
+    end=5 if smoke else 75_000,
+    prune_every=2 if smoke else 1000,
+  )
   return config
 
 
 def sweep(arg: str = ""):
-  """The rows; see `paper_rows.rows`.
+  """The rows; see `rigl.table_runs`.
 
   Args:
     arg: As for `get_config`.
@@ -56,7 +100,7 @@ def sweep(arg: str = ""):
     For each run its row, and what to change in the config.
   """
   smoke = args.parse(arg).smoke
-  return rigl.rows(
+  return rigl.table_runs(
     get_config(arg),
     functools.partial(_run, smoke=smoke),
     sparsities=(0.8, 0.98) if smoke else (0.8, 0.9, 0.95, 0.98),
@@ -66,6 +110,6 @@ def sweep(arg: str = ""):
   )
 
 
-EXPECTED = rigl.expected()
-PUBLISHED = rigl.published(rigl.IMAGENET, rigl.SOURCE)
+EXPECTED = rigl.expected_orders()
+PUBLISHED = rigl.published_accuracies(rigl.IMAGENET, rigl.SOURCE)
 SAME = False  # another net, other data

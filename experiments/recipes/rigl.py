@@ -1,14 +1,15 @@
-"""The rows of RigL's tables as a grid, on any net and data.
+"""The runs of RigL's tables, for any net and data set.
 
-Evci et al., Rigging the Lottery, arXiv:1911.11134, figure 2 and table 4: a
-dense net, a small dense one of as many weights, SNIP, and, with uniform and
-with ERK sparsities, static masks, SET, SNFS, RigL, RigL for several times as
-many steps, and gradual pruning.
+Evci et al., Rigging the Lottery, arXiv:1911.11134, figure 2 and table 4: the
+dense net; small-dense, a narrow dense net with as many weights; SNIP; and, with
+uniform and with ERK sparsities, static masks, SET, SNFS, RigL, RigL for several
+times as many steps, and gradual pruning. How the net is trained stands in the
+config files.
 
-The paper's uniform sparsities leave the first layer dense (section 3), which in
-a large net is next to nothing. In a small one it is not: such rows, if asked
-for, stand beside those whose layers are all as sparse, and have a small dense
-net of their own size, where that is another one.
+The paper's uniform sparsities leave the first layer dense (section 3), which
+costs next to nothing in a large net, but not in a small one. Config files may
+ask for such runs, called "first dense", beside those in which all layers are
+equally sparse; they are compared with a small-dense net of their own size.
 """
 
 import bisect
@@ -26,14 +27,12 @@ from experiments import models
 from experiments.config import grid
 from experiments.config.entry import Entry
 from experiments.errors import UserError
-from experiments.recipes import vision
 from sparsejax import distributions, masks
 
-Make = Callable[[str, str, int], ml_collections.ConfigDict]
 DISTRIBUTIONS = {"uniform": "uniform", "ERK": "erdos_renyi_kernel"}
-# The words of config files for them, the default first.
+# Words for them in arguments of config files, the default first.
 WORDS = {"uniform": "uniform", "erk": "erdos_renyi_kernel"}
-FIRST = "first dense"  # of rows with uniform sparsities but for the first layer
+FIRST_DENSE = "first dense"
 METHODS = {
   "static": "static",
   "SET": "set",
@@ -41,9 +40,9 @@ METHODS = {
   "RigL": "rigl",
   "pruning": "gmp",
 }
-LONGER = ("RigL",)  # what is also run for longer
-# Which of two rows papers report to do worse.
-EXPECTED = (
+LONGER = ("RigL",)  # also trained for several times the steps
+# Orders that papers report: (worse, better).
+ORDERS = (
   ("static", "SET"),
   ("SET", "RigL"),
   ("RigL", "pruning"),
@@ -51,8 +50,8 @@ EXPECTED = (
   ("static (uniform)", "static (ERK)"),
   ("RigL (uniform)", "RigL (ERK)"),
 )
-# Figure 2 and table 4: top-1 accuracy in percent, ResNet-50 on ImageNet. Of
-# table 4's row "Static (ERK)" nothing, which repeats that of 80 and 90 %.
+# Figure 2 and table 4: top-1 accuracy in percent. Table 4's row "Static (ERK)"
+# is left out, since it repeats the numbers of 80 % and 90 %.
 SOURCE = "Evci et al. 2020, ResNet-50, ImageNet"
 IMAGENET = {
   "dense": {None: 76.8},
@@ -68,13 +67,13 @@ IMAGENET = {
   "SNFS (ERK)": {0.8: 75.2, 0.9: 72.9, 0.95: 70.0},
   "pruning (uniform)": {0.8: 75.6, 0.9: 73.9, 0.95: 70.6},
 }
-# The fields of models that are their widths.
+# Fields of models that are their widths.
 _WIDTHS = {"hidden", "features", "channels", "width"}
 
 
-def rows(
+def table_runs(
   base: ml_collections.ConfigDict,
-  make: Make,
+  make: Callable[[str, str, int], ml_collections.ConfigDict],
   sparsities: Sequence[float],
   seeds: Sequence[int],
   *,
@@ -84,81 +83,83 @@ def rows(
   longer: Sequence[str] = LONGER,
   first: str = "",
 ) -> Iterator[tuple[Entry, dict[str, Any]]]:
-  """All rows, as `sweep` of a config file gives them.
+  """Plans all runs of the table, in the form of a config file's `sweep`.
 
   Args:
-    base: The config that the file gives; all rows are changes of it.
-    make: `(algorithm, distribution, times) -> config`, of so many times the
-      steps; the sparsity is set here.
-    sparsities: The shares of zeros.
-    seeds: Of each row.
-    shape: Of an example of the data.
-    num_classes: Of the data.
-    times: How many times the steps of the longer runs.
-    longer: The methods that are also run for longer.
-    first: A regular expression for the path of the first layer's kernel; with
-      it there are rows of uniform sparsities that leave it dense.
+    base: The config file's own config, to which runs are given as changes.
+    make: `(algorithm, distribution, times) -> config` of a run that lasts
+      `times` as long; its sparsity is replaced.
+    sparsities: Shares of zeros.
+    seeds: Seeds of each row of the table.
+    shape: Shape of one input.
+    num_classes: Number of classes.
+    times: Factor by which longer runs last longer.
+    longer: Methods that are also run for longer.
+    first: A regular expression for the path of the first layer's kernel, to
+      have "first dense" rows; none if empty.
 
   Yields:
-    The row, and what to change in the config.
+    The row of the table, and by dotted key what to change in `base`.
   """
-  uniform, _ = DISTRIBUTIONS.values()
+  uniform = DISTRIBUTIONS["uniform"]
   dense = make("dense", uniform, 1)
-  yield from seeded(Entry("dense"), base, dense, seeds)
+  yield from with_seeds(Entry("dense"), base, dense, seeds)
   options = dense.model.to_dict()
   net = {"shape": shape, "num_classes": num_classes}
-  rest = share_without(options, first, **net) if first else 1.0
+  sparse = sparse_share(options, first, **net) if first else 1.0
   for sparsity in sparsities:
-    nets = {"small-dense": narrowed(options, 1 - sparsity, **net)}
+    nets = {"small-dense": narrow_model(options, 1 - sparsity, **net)}
     if first:
-      as_large = narrowed(options, 1 - sparsity * rest, **net)
-      if as_large not in nets.values():
-        nets = {f"small-dense ({FIRST})": as_large, **nets}
+      # Widths are integers, so both sizes may lead to one net: a second row
+      # would repeat its runs, which a grid refuses.
+      other = narrow_model(options, 1 - sparsity * sparse, **net)
+      if other not in nets.values():
+        nets = {f"small-dense ({FIRST_DENSE})": other, **nets}
     for name, model in nets.items():
       small = dense.copy_and_resolve_references()
       small.model = model
-      yield from seeded(Entry(name, sparsity), base, small, seeds)
+      yield from with_seeds(Entry(name, sparsity), base, small, seeds)
     snip = make("static", uniform, 1)
     snip.initial = {"name": "snip"}
-    del snip.algorithm.distribution
-    yield from seeded(Entry("SNIP", sparsity), base, snip, seeds)
+    del snip.algorithm.distribution  # SNIP finds its own
+    yield from with_seeds(Entry("SNIP", sparsity), base, snip, seeds)
     for method, algorithm in METHODS.items():
       for n in (1, times) if method in longer else (1,):
-        for title in titles(first):
-          one = make(algorithm, DISTRIBUTIONS.get(title, uniform), n)
-          if title == FIRST:
-            one.algorithm.by_path = ((first, 0.0),)
+        for title in distribution_titles(first):
+          config = make(algorithm, DISTRIBUTIONS.get(title, uniform), n)
+          if title == FIRST_DENSE:
+            config.algorithm.by_path = ((first, 0.0),)
           name = method if n == 1 else f"{method} {n}x"
           entry = Entry(f"{name} ({title})", sparsity)
-          yield from seeded(entry, base, one, seeds)
+          yield from with_seeds(entry, base, config, seeds)
 
 
-def titles(first: str | bool = False) -> list[str]:
-  """How rows name their distributions.
+def distribution_titles(first: str | bool = False) -> list[str]:
+  """Lists how rows name their distributions.
 
   Args:
-    first: Whether there are some that leave the first layer dense.
+    first: Whether there are "first dense" rows.
   """
-  uniform, *rest = DISTRIBUTIONS
-  return [uniform, *([FIRST] if first else []), *rest]
+  uniform, *others = DISTRIBUTIONS
+  return [uniform, *([FIRST_DENSE] if first else []), *others]
 
 
-def seeded(
+def with_seeds(
   entry: Entry,
   base: ml_collections.ConfigDict,
   config: ml_collections.ConfigDict,
   seeds: Sequence[int],
 ) -> Iterator[tuple[Entry, dict[str, Any]]]:
-  """The runs of one row.
+  """Plans the runs of one row of a table, one for each seed.
 
   Args:
-    entry: The row; all but dense runs are made as sparse as it says.
-    base: The config that the file gives.
-    config: That of the row's runs.
-    seeds: Of the runs.
+    entry: The row. Its sparsity is set in the config, unless that is dense.
+    base: The config file's own config.
+    config: The config of the row's runs.
+    seeds: Their seeds.
 
   Yields:
-    As `rows`.
+    The row, and by dotted key what to change in `base`.
   """
   config = config.copy_and_resolve_references()
   if entry.sparsity is not None and config.algorithm.name != "dense":
@@ -168,111 +169,64 @@ def seeded(
     yield entry, {**change, "seed": seed}
 
 
-def by_steps(
-  config: ml_collections.ConfigDict,
-  *,
-  shape: tuple[int, ...],
-  smoke: bool,
-  first: str = "",
-) -> Iterator[tuple[Entry, dict[str, Any]]]:
-  """The rows at 80 to 98 %, five seeds each, by shares of the steps.
-
-  Updates end after 75 % of the training, and so does pruning, which begins
-  after 25 %; uniform sparsities are those of all layers, so that the two
-  distributions keep as many weights.
+def expected_orders(
+  times: int = 5, *, first: bool = False
+) -> list[tuple[str, str]]:
+  """Lists the orders that papers report, as pairs of rows (worse, better).
 
   Args:
-    config: The config of a run on data of ten classes, which all rows share.
-    shape: Of an example of the data.
-    smoke: Whether to take two sparsities, one seed, and updates every 10 steps
-      instead of 100.
-    first: As for `rows`.
-
-  Returns:
-    As `rows`.
-  """
-  every = 10 if smoke else 100
-
-  def make(algorithm, distribution, times):
-    one = config.copy_and_resolve_references()
-    for key in ("steps", "log_every", "eval_every", "checkpoint_every"):
-      one[key] *= times
-    begin, end = (one.steps * n // 4 // every * every for n in (1, 3))
-    one.algorithm = vision.algorithm(
-      algorithm,
-      sparsity=0.9,
-      delta_t=every,
-      t_end=one.steps * 3 // 4,
-      begin=begin,
-      end=end,
-      prune_every=every,
-      distribution=distribution,
-    )
-    return one
-
-  return rows(
-    config,
-    make,
-    sparsities=(0.8, 0.98) if smoke else (0.8, 0.9, 0.95, 0.98),
-    seeds=range(1 if smoke else 5),
-    shape=shape,
-    num_classes=10,
-    first=first,
-  )
-
-
-def expected(times: int = 5, *, first: bool = False) -> list[tuple[str, str]]:
-  """Pairs of rows of which papers report the first to do worse.
-
-  Args:
-    times: How many times the steps of the longer runs.
-    first: Whether there are rows that leave the first layer dense.
+    times: Factor by which longer runs last longer.
+    first: Whether there are "first dense" rows.
   """
   pairs = []
-  for low, high in (*EXPECTED, *((m, f"{m} {times}x") for m in LONGER)):
-    if low in METHODS:
-      pairs += [(f"{low} ({d})", f"{high} ({d})") for d in titles(first)]
+  for worse, better in (*ORDERS, *((m, f"{m} {times}x") for m in LONGER)):
+    if worse in METHODS:  # holds for each distribution
+      for title in distribution_titles(first):
+        pairs.append((f"{worse} ({title})", f"{better} ({title})"))
     else:
-      pairs.append((low, high))
+      pairs.append((worse, better))
   if first:
-    pairs.append((f"small-dense ({FIRST})", f"RigL ({FIRST})"))
+    pairs.append((f"small-dense ({FIRST_DENSE})", f"RigL ({FIRST_DENSE})"))
   return pairs
 
 
-def published(
-  values: Mapping[str, Mapping[float | None, float]], source: str
+def published_accuracies(
+  percent: Mapping[str, Mapping[float | None, float]], source: str
 ) -> dict[Entry, tuple[float, str]]:
-  """Published numbers as a table wants them.
+  """Makes a config file's `PUBLISHED` from a table.
 
   Args:
-    values: Accuracies in percent, by method and by sparsity.
-    source: Where they are from.
+    percent: Accuracies in percent, by method and sparsity.
+    source: Where they were published.
+
+  Returns:
+    By row of the table the accuracy and its source.
   """
   return {
     Entry(method, sparsity): (value, source)
-    for method, of_sparsity in values.items()
+    for method, of_sparsity in percent.items()
     for sparsity, value in of_sparsity.items()
   }
 
 
-def narrowed(
+def narrow_model(
   options: Mapping[str, Any],
   share: float,
   *,
   shape: tuple[int, ...],
   num_classes: int,
 ) -> dict[str, Any]:
-  """The options of a net of fewer units: small-dense.
+  """Narrows a net to a share of its weights: small-dense.
 
   Args:
-    options: Those of the model, `models.create`'s.
-    share: How many of its kernels' weights it may have at most, in (0, 1].
-    shape: Of one input.
-    num_classes: How many logits.
+    options: Its name and options, as for `models.create`.
+    share: The share of its kernels' weights to keep at most, in (0, 1].
+    shape: Shape of one input.
+    num_classes: Number of classes.
 
   Returns:
-    Options of the model, all of whose widths are scaled by one factor: the
-    widest that fits.
+    The options of the widest net that fits; all widths are multiplied by one
+    factor.
 
   Raises:
     UserError: If not even the narrowest fits.
@@ -284,57 +238,57 @@ def narrowed(
     if f.name in _WIDTHS
   }
 
-  def scaled(factor):
+  def scaled(factor: float) -> dict[str, Any]:
     own = {k: _scaled(v, factor, kind) for k, (kind, v) in fields.items()}
     return {**options, **own}
 
-  def weights(some):
-    of = kernels(some, shape=shape, num_classes=num_classes)
-    return sum(of.values())
+  def weights(options: Mapping[str, Any]) -> int:
+    sizes = kernel_sizes(options, shape=shape, num_classes=num_classes)
+    return sum(sizes.values())
 
   limit = share * weights(options)
   widths = jax.tree.leaves([v for _, v in fields.values()])
-  sizes = max(64, round(max(widths)))
+  factors = max(64, round(max(widths)))
   fits = bisect.bisect_right(
-    range(1, sizes + 1), limit, key=lambda n: weights(scaled(n / sizes))
+    range(1, factors + 1), limit, key=lambda n: weights(scaled(n / factors))
   )
   if fits:
-    return scaled(fits / sizes)
+    return scaled(fits / factors)
   raise UserError(
     f"model {options['name']} has {weights(options)} weights, and no "
     f"narrower one has only {share:g} of them"
   )
 
 
-def share_without(
+def sparse_share(
   options: Mapping[str, Any],
   dense: str,
   *,
   shape: tuple[int, ...],
   num_classes: int,
 ) -> float:
-  """The share of a net's weights that lie outside the layers that stay dense.
+  """Measures the share of a net's weights outside the layers kept dense.
 
   Args:
-    options: Those of the model, `models.create`'s.
+    options: Its name and options, as for `models.create`.
     dense: A regular expression for the paths of the dense layers' kernels.
-    shape: Of one input.
-    num_classes: How many logits.
+    shape: Shape of one input.
+    num_classes: Number of classes.
   """
-  sizes = kernels(options, shape=shape, num_classes=num_classes)
+  sizes = kernel_sizes(options, shape=shape, num_classes=num_classes)
   kept = sum(n for path, n in sizes.items() if re.search(dense, path))
   return 1 - kept / sum(sizes.values())
 
 
-def kernels(
+def kernel_sizes(
   options: Mapping[str, Any], *, shape: tuple[int, ...], num_classes: int
 ) -> dict[str, int]:
-  """How many weights each kernel of a net has, by key path.
+  """Counts the weights of each kernel of a net, by key path.
 
   Args:
-    options: Those of the model, `models.create`'s.
-    shape: Of one input.
-    num_classes: How many logits.
+    options: Its name and options, as for `models.create`.
+    shape: Shape of one input.
+    num_classes: Number of classes.
   """
   model = models.create(num_classes=num_classes, **options)
   x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -348,7 +302,8 @@ def kernels(
   }
 
 
-def _scaled(width, factor: float, kind: type):
+def _scaled(width: Any, factor: float, kind: type) -> Any:
+  """Scales a width or widths, integers by rounding to at least 1."""
   if isinstance(width, (tuple, list)):
     return tuple(_scaled(one, factor, kind) for one in width)
   return width * factor if kind is float else max(1, round(width * factor))

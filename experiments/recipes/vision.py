@@ -1,6 +1,9 @@
-"""What config files share: keywords of algorithms, recipes."""
+"""Data, nets and smoke tests that config files of images share.
 
-from collections.abc import Callable, Sequence
+Batch sizes, learning rates and schedules of papers stand in the config files.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -8,7 +11,7 @@ import ml_collections
 from experiments.config import algorithms, calling, defaults
 from experiments.config.algorithms import ALGORITHMS, Timing
 
-# What `algorithm` has keywords for; the first is the default of config files.
+# Algorithms that `algorithm` makes; the first is the default of config files.
 _COMMON = [name for name, row in ALGORITHMS.items() if row.timing]
 COMMON = tuple(sorted(_COMMON, key=lambda name: name != "rigl"))
 
@@ -22,21 +25,21 @@ def algorithm(
   begin: Any,
   end: Any,
   prune_every: int,
-  fraction: float = 0.3,
-  distribution: str = "erdos_renyi_kernel",
+  fraction: float,
+  distribution: str,
 ) -> dict[str, Any]:
-  """The part `algorithm` of a config, from the keywords of all of them.
+  """Makes a config's `algorithm`, with those of the keywords that it takes.
 
   Args:
-    name: The algorithm.
-    sparsity: The share of zeros; of no use to `dense`.
+    name: One of COMMON.
+    sparsity: The share of zeros; `dense` ignores it.
     delta_t: Steps between mask updates of dynamic sparse training.
-    t_end: Its step from which masks stay, or a reference to one.
-    begin: First step that prunes, of `gmp`, or a reference.
-    end: Last step that prunes, or a reference.
-    prune_every: Steps between two of them.
-    fraction: The share of active weights that moves at first.
-    distribution: How weights are shared out among layers.
+    t_end: The step from which its masks stay, or a reference to one.
+    begin: The first step that prunes, in `gmp`, or a reference.
+    end: The last step that prunes, or a reference.
+    prune_every: Steps between two that prune.
+    fraction: The drop fraction of dynamic sparse training at its start.
+    distribution: How non-zeros are divided among layers.
 
   Returns:
     The mapping.
@@ -50,11 +53,14 @@ def algorithm(
   )
 
 
-def family(name: str, *, steps: int, every: int, output: str) -> dict[str, Any]:
-  """The part `algorithm` of a config, by each paper's shares of training.
+def algorithm_by_shares(
+  name: str, *, steps: int, every: int, output: str
+) -> dict[str, Any]:
+  """Makes a config's `algorithm` from its paper's shares of training.
 
-  Papers differ in how long they train; what carries over is which share of
-  it comes before, between and after.
+  Papers differ in how long they train; what carries over is the share of
+  training that comes before, during and after mask updates. The registry holds
+  each paper's.
 
   Args:
     name: The algorithm; `rigl_itop` and `mest_s` (EM&S) among them.
@@ -71,7 +77,7 @@ def family(name: str, *, steps: int, every: int, output: str) -> dict[str, Any]:
     return {"name": "rigl", **config, "step_on_update": True}
   if name == "mest_s":
     return {
-      **family("mest", steps=steps, every=every, output=output),
+      **algorithm_by_shares("mest", steps=steps, every=every, output=output),
       "fraction": 0.0,
       "surplus": 0.5,
     }
@@ -88,21 +94,21 @@ def family(name: str, *, steps: int, every: int, output: str) -> dict[str, Any]:
 
 
 def fashion_mnist(
-  net: str, steps: int, smoke: bool
+  net: str, steps: int, *, times: int = 1, smoke: bool
 ) -> ml_collections.ConfigDict:
-  """A run on Fashion-MNIST of as many steps as methods are compared with.
+  """Makes the config of a run on Fashion-MNIST.
 
   Args:
     net: "lenet" for LeNet-300-100, "conv" for a small convolutional net.
-    steps: Training steps, of 128 images.
+    steps: Training steps; 40 in a smoke test.
+    times: Factor by which training is longer than that.
     smoke: Whether this is a test of seconds.
 
   Returns:
-    The config of a run, without an algorithm.
+    The config, without batch size, optimizer, schedule and algorithm.
   """
   config = defaults.training_run()
-  config.steps = steps
-  config.batch_size = 128
+  config.steps = 40 if smoke else steps
   config.data = {
     "name": "fashion_mnist",
     "data_dir": ml_collections.config_dict.placeholder(str),  # Debian's
@@ -110,27 +116,28 @@ def fashion_mnist(
   }
   conv = {"name": "small_conv", "features": (8, 16), "hidden": (64,)}
   config.model = conv if net == "conv" else {"name": "lenet_300_100"}
-  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
-  config.schedule = {"name": "cosine", "learning_rate": 0.05}
   config.log_every = 20 if smoke else steps // 8
   config.eval_every = 20 if smoke else steps // 8
   config.checkpoint_every = 20 if smoke else steps
   config.tensorboard = False
+  for key in ("steps", "log_every", "eval_every", "checkpoint_every"):
+    config[key] *= times
   return config
 
 
 def imagenet(
-  steps: int, *, batch_size: int, smoke: bool
+  steps: int, *, batch_size: int, times: int = 1, smoke: bool
 ) -> ml_collections.ConfigDict:
-  """ResNet-50 on ImageNet, cropped and mirrored at random.
+  """Makes the config of a ResNet-50 on ImageNet, cropped and mirrored randomly.
 
   Args:
-    steps: Training steps.
-    batch_size: Images of each.
-    smoke: Whether to take a few steps only, of a small net on small images.
+    steps: Training steps; 20 in a smoke test.
+    batch_size: Images in each; 8 in a smoke test.
+    times: Factor by which training is longer than that.
+    smoke: Whether this is a test of seconds, of a small net on small images.
 
   Returns:
-    The config of a run, without optimizer, schedule and algorithm.
+    The config, without optimizer, schedule and algorithm.
   """
   config = defaults.training_run()
   config.steps = 20 if smoke else steps
@@ -143,98 +150,26 @@ def imagenet(
   config.model = {"name": "resnet50"}
   if smoke:
     config.model = {"name": "resnet50", "blocks": (1, 1), "width": 8}
-  _look(config, 100, smoke=smoke)
-  return config
-
-
-def rigl_imagenet(
-  name: str,
-  distribution: str = "uniform",
-  times: int = 1,
-  *,
-  rise: float = 5,
-  drops: Sequence[float] = (30, 70, 90),
-  smoke: bool,
-) -> ml_collections.ConfigDict:
-  """RigL's recipe for ImageNet (Evci et al., arXiv:1911.11134, section 4.1).
-
-  Args:
-    name: Of the algorithm, one of `COMMON`.
-    distribution: How weights are shared out among layers.
-    times: How many times the steps of the paper.
-    rise: Epochs in which the learning rate rises, however many there are.
-    drops: Epochs, of those of one time, at which it is divided by ten.
-    smoke: Whether to take a few steps only, of a small net on small images.
-
-  Returns:
-    The config of a run of ResNet-50, all its layers prunable.
-  """
-  config = imagenet(32_000, batch_size=4096, smoke=smoke)
+  _evaluate(config, 100, smoke=smoke)
   for key in ("steps", "eval_every", "checkpoint_every"):
     config[key] *= times
-  at = epochs(config, 32_000 * 4096 / 1_281_167)
-  config.label_smoothing = 0.1
-  config.optimizer = {
-    "name": "sgd",
-    "momentum": 0.9,
-    "nesterov": True,
-    "weight_decay": 1e-4,
-  }
-  config.schedule = {
-    "name": "piecewise",
-    "learning_rate": 1.6,
-    "warmup": at(rise / times),
-    "boundaries": tuple(map(at, drops)),
-    "factor": 0.1,
-  }
-  config.algorithm = algorithm(
-    name,
-    sparsity=0.8,
-    delta_t=4 if smoke else 100,
-    t_end=config.steps * 25 // 32,
-    # Pruning of Gale et al., arXiv:1902.09574, is another recipe; these are
-    # the shares of training in which RigL moves weights.
-    begin=config.steps // 8,
-    end=config.steps * 25 // 32,
-    prune_every=1 if smoke else 100,
-    distribution=distribution,
-  )
-  return config
-
-
-def jaxpruner(smoke: bool) -> ml_collections.ConfigDict:
-  """JaxPruner's recipe for ImageNet: 100 epochs of Scenic's ResNet-50.
-
-  Args:
-    smoke: Whether to take a few steps only, of a small net on small images.
-
-  Returns:
-    The config of a run, without an algorithm.
-  """
-  config = imagenet(31_200, batch_size=4096, smoke=smoke)
-  at = epochs(config, 100)
-  config.model = {
-    **config.model,
-    "zero_init": True,
-    "kernel_init": "lecun_normal",
-  }
-  config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
-  config.schedule = {"name": "cosine", "learning_rate": 1.6, "warmup": at(5)}
   return config
 
 
 def cifar10(
-  steps: int, *, batch_size: int, smoke: bool
+  steps: int, *, batch_size: int, padding: str, smoke: bool
 ) -> ml_collections.ConfigDict:
-  """CIFAR-10, padded, cropped and mirrored at random.
+  """Makes the config of a run on CIFAR-10, cropped and mirrored randomly.
 
   Args:
-    steps: Training steps.
-    batch_size: Images of each.
-    smoke: Whether to take a few steps only.
+    steps: Training steps; 20 in a smoke test.
+    batch_size: Images in each; 8 in a smoke test.
+    padding: How images are padded before they are cropped, "reflect" or
+      "constant" (zeros).
+    smoke: Whether this is a test of seconds.
 
   Returns:
-    The config of a run, without model, optimizer, schedule and algorithm.
+    The config, without model, optimizer, schedule and algorithm.
   """
   config = defaults.training_run()
   config.steps = 20 if smoke else steps
@@ -243,110 +178,35 @@ def cifar10(
   config.data = {
     "name": "cifar10",
     "data_dir": ml_collections.config_dict.placeholder(str),  # TFDS's own
-    "mode": "reflect",
+    "mode": padding,
   }
-  _look(config, 50, smoke=smoke)
+  _evaluate(config, 50, smoke=smoke)
   return config
 
 
-def rigl_cifar10(
-  name: str,
-  distribution: str = "erdos_renyi_kernel",
-  times: int = 1,
-  *,
-  smoke: bool,
-) -> ml_collections.ConfigDict:
-  """RigL's recipe for CIFAR-10 (Evci et al., arXiv:1911.11134, section 4.3).
-
-  Args:
-    name: Of the algorithm, one of `COMMON`.
-    distribution: How weights are shared out among layers.
-    times: How many times the steps of the paper.
-    smoke: Whether to take a few steps of a small net only.
-
-  Returns:
-    The config of a run.
-  """
-  config = defaults.training_run()
-  config.name = f"{name}_cifar10"
-  config.steps = times * (6 if smoke else 97_656)
-  config.batch_size = 8 if smoke else 128
-  config.augment = True
-  config.data = {
-    "name": "cifar10",
-    "data_dir": ml_collections.config_dict.placeholder(str),  # TFDS's own
-    "normalize": "image",
-  }
-  config.model = wide_resnet(22, "glorot_uniform", smoke=smoke)
-  config.optimizer = {
-    "name": "sgd",
-    "momentum": 0.9,
-    "nesterov": True,
-    "weight_decay": 5e-4,
-  }
-  config.schedule = {
-    "name": "piecewise",
-    "learning_rate": 0.1,
-    "boundaries": tuple(times * n for n in (30_000, 60_000, 90_000)),
-    "factor": 0.2,
-  }
-  config.log_every = 2 if smoke else 500
-  config.eval_every = 3 if smoke else 2000
-  config.eval_batch_size = 8 if smoke else 1000
-  config.checkpoint_every = 3 if smoke else 5000
-  config.algorithm = algorithm(
-    name,
-    sparsity=0.9,
-    delta_t=2 if smoke else 100,
-    t_end=times * (5 if smoke else 75_000),
-    # Pruning as in the released code: steps 20,000 to 75,000, every 1,000.
-    begin=1 if smoke else 20_000,
-    end=5 if smoke else 75_000,
-    prune_every=2 if smoke else 1000,
-    distribution=distribution,
-  )
-  return config
-
-
-def wide_resnet(depth: int, kernel_init: str, *, smoke: bool) -> dict[str, Any]:
-  """The part `model` of a config: a Wide ResNet of width 2 with dropout.
-
-  Args:
-    depth: How many layers it has.
-    kernel_init: The name of the kernels' initializer.
-    smoke: Whether to take the smallest one instead.
-
-  Returns:
-    The mapping.
-  """
-  return {
-    "name": "wrn",
-    "depth": 10 if smoke else depth,
-    "width": 1 if smoke else 2,
-    "dropout": 0.3,
-    "kernel_init": kernel_init,
-  }
-
-
-def _look(config, times, *, smoke):
-  """How often to look at the net, and to save it."""
+def _evaluate(
+  config: ml_collections.ConfigDict, times: int, *, smoke: bool
+) -> None:
+  """Sets how often a run logs, is evaluated and saved."""
   config.log_every = 10 if smoke else 500
   config.eval_every = 10 if smoke else config.steps // times
   config.eval_batch_size = 8 if smoke else 1000
   config.checkpoint_every = 20 if smoke else config.steps // times
 
 
-def epochs(
-  config: ml_collections.ConfigDict, number: float
+def epoch_to_step(
+  config: ml_collections.ConfigDict, epochs: float
 ) -> Callable[[float], int]:
-  """The step at which an epoch begins, of a run of so many.
+  """Makes the function from an epoch to the training step at which it begins.
+
+  A smoke test's few steps are divided among as many epochs, so that its
+  schedules have the shape of the whole run's.
 
   Args:
-    config: The run's, its steps settled: those of a smoke test, too, are
-      divided among all epochs.
-    number: How many epochs it lasts.
+    config: The config, whose `steps` are set.
+    epochs: Number of epochs in those steps.
 
   Returns:
-    A function of the epoch, counted from 0.
+    `(epoch) -> step`, both counted from 0.
   """
-  return lambda epoch: int(epoch * config.steps // number)
+  return lambda epoch: int(epoch * config.steps // epochs)

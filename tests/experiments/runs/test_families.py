@@ -34,7 +34,9 @@ def make(methods=METHODS, seeds=(0,)):
   config.base = base
   config.methods = methods
   config.algorithms = {
-    name: vision.family(name, steps=STEPS, every=1, output="^logits")
+    name: vision.algorithm_by_shares(
+      name, steps=STEPS, every=1, output="^logits"
+    )
     for name in methods
   }
   if "sr_ste" in methods:

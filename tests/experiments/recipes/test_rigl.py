@@ -188,4 +188,4 @@ def test_rows_of_jaxpruner_are_its_own_methods():
 def test_what_cannot_be_narrower_is_refused():
   options = {"name": "lenet_300_100", "hidden": (8,)}
   with pytest.raises(UserError, match="no narrower one"):
-    rigl.narrowed(options, 0.01, shape=(8, 8), num_classes=10)
+    rigl.narrow_model(options, 0.01, shape=(8, 8), num_classes=10)
