@@ -4,11 +4,10 @@ The same command again goes on where the run was stopped, and ends in the same
 bits. What is compiled is in finetune_programs.py.
 """
 
-import contextlib
 import functools
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from experiments.llm.io import huggingface, load
 from experiments.llm.io.model import Model
 from experiments.llm.prune import kernels, pruners
 from experiments.llm.text.examples import Examples
-from experiments.runs import checkpoints, metrics, recorder, signals
+from experiments.runs import checkpoints, loop, metrics, recorder
 from experiments.runs import finetune_programs as programs
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
@@ -217,44 +216,88 @@ def _trained(
   progress: progress_lib.Track,
 ) -> State:
   """The state after the last step, from the first or from a checkpoint."""
-  opened = checkpoints.open_manager(
-    path / "checkpoints", keep=config.checkpoints_to_keep
-  )
-  with contextlib.closing(opened) as manager, signals.caught() as came:
-    step, saved = checkpoints.restore(manager, state) or (-1, None)
-    if saved is not None:
+  with (
+    checkpoints.open_manager(
+      path / "checkpoints", keep=config.checkpoints_to_keep
+    ) as manager,
+    recorder.diverging(path, manager),
+  ):
+    first, saved = checkpoints.restore(manager, state) or (-1, None)
+    fresh = saved is None
+    if not fresh:
       state = jax.tree.map(jnp.array, saved)
       del saved
-
-    def test():
-      write(step, "test", evaluate(program.merged(state.values, state.tuned)))
-
+    step = int(state.step)
+    advance = progress(config.name, config.steps, step)
     with metrics.writer(
-      path, after=step, tensorboard=config.tensorboard
+      path, after=first, tensorboard=config.tensorboard
     ) as write:
-      step = max(step, 0)
-      if step == 0 and config.eval_every:
-        test()
-      advance = progress(config.name, config.steps, step)
-      for batch in _batches(config, rows, step):
-        state = program.step(state, batch, teacher, program.moves(step))
-        step += 1
-        note, last = "", step == config.steps
-        if last or _due(config.log_every, step):
-          means = _means(state, path, checkpoints.latest(manager))
-          write(step, "train", means)
-          note = f"loss {means['loss']:.3f}"
-          state = state._replace(sums=programs.no_sums(config))
-        if _due(config.eval_every, step) and not last:
-          test()
-        stopped = came()
-        if (stopped or _due(config.checkpoint_every, step)) and not last:
-          _save(manager, path, step, state)
-          if stopped:
-            checkpoints.settle(manager)
-            raise signals.stopped(path, step, config.steps, stopped)
-        advance(step, note)
+      batches = _batches(config, rows, step)
+      work = _work(
+        config,
+        path,
+        manager,
+        program,
+        batches,
+        teacher,
+        evaluate,
+        write,
+        advance,
+      )
+      state, _ = loop.run(config, work, state, step, path=path, fresh=fresh)
   return state
+
+
+def _work(
+  config: ml_collections.ConfigDict,
+  path: Path,
+  manager: Any,
+  program: programs.Program,
+  batches: Iterator[Examples],
+  teacher: Any,
+  evaluate: Callable[[Any], dict[str, Any]],
+  write: metrics.Write,
+  advance: progress_lib.Advance,
+) -> loop.Work:
+  """What the loop does for fine-tuning, a step at a time."""
+  note = ""
+
+  def stretch(state: State, step: int, stop: int) -> State:
+    del stop  # the next step: `block` is 1
+    return program.step(state, next(batches), teacher, program.moves(step))
+
+  def log(state: State, step: int) -> State:
+    nonlocal note
+    means = _means(state)
+    write(step, "train", means)
+    note = f"loss {means['loss']:.3f}"
+    return state._replace(sums=programs.no_sums(config))
+
+  def test(state: State, step: int) -> State:
+    # The last model is tested when it is finished, maybe pruned again.
+    if config.eval_every and step < config.steps:
+      write(step, "test", evaluate(program.merged(state.values, state.tuned)))
+    return state
+
+  def publish(step: int) -> None:
+    advance(step, note)
+
+  def save(state: State, step: int) -> None:
+    if step < config.steps:  # the model is what is left of a finished run
+      _means(state)
+      metrics.sync(path)
+      checkpoints.save(manager, step, checkpoints.snapshot(state))
+
+  return loop.Work(
+    block=1,
+    moves=lambda step: False,
+    stretch=stretch,
+    log=log,
+    evaluate=test,
+    publish=publish,
+    save=save,
+    settle=functools.partial(checkpoints.settle, manager),
+  )
 
 
 def _tested(
@@ -316,25 +359,12 @@ def _batches(config, rows: Examples, first: int):
     yield Examples(*(part[chosen] for part in rows))
 
 
-def _means(state: State, path: Path, last: int | None) -> dict[str, float]:
+def _means(state: State) -> dict[str, float]:
   """The mean losses since the last log point, if all were finite."""
   sums = jax.device_get(state.sums)
-  if sums.bad != programs.NEVER:
-    error = recorder.Diverged("the loss is not finite", int(sums.bad))
-    raise recorder.diverged(path, error, last)
+  recorder.check_loss(sums)
   steps = np.float32(max(sums.steps, 1))
   return {name: total / steps for name, total in sums.losses.items()}
-
-
-def _save(manager, path: Path, step: int, state: State) -> None:
-  """Saves a state that is sound."""
-  _means(state, path, checkpoints.latest(manager))
-  metrics.sync(path)
-  checkpoints.save(manager, step, checkpoints.snapshot(state))
-
-
-def _due(every: int, step: int) -> bool:
-  return every > 0 and step % every == 0
 
 
 def _check_budget(most, counts) -> None:

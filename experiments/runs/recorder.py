@@ -5,17 +5,22 @@ device never waits for the host.
 """
 
 import collections
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.runs import metrics, programs
+from experiments.runs import checkpoints, metrics, programs
 from sparsejax.masks import path_name
+
+if TYPE_CHECKING:
+  import orbax.checkpoint as ocp
 
 
 class Diverged(Exception):
@@ -25,24 +30,28 @@ class Diverged(Exception):
     super().__init__(f"{what} at step {step}")
 
 
-def diverged(path: Path, error: Diverged, last: int | None) -> UserError:
-  """What to tell people of it.
+@contextlib.contextmanager
+def diverging(path: Path, manager: "ocp.CheckpointManager") -> Iterator[None]:
+  """Turns `Diverged` into a message that names the last good checkpoint.
 
   Args:
     path: The run's directory.
-    error: What was not finite, and when.
-    last: The step of the last checkpoint, None if there is none.
+    manager: Of its checkpoints.
 
-  Returns:
-    The error, to be raised.
+  Raises:
+    UserError: In place of `Diverged`.
   """
-  good = "there is no checkpoint yet"
-  if last is not None:
-    good = f"the last good checkpoint is that of step {last}"
-  return UserError(
-    f"{error}; {good}, in {path / 'checkpoints'}. Try a lower learning rate, "
-    "a warm-up or clipping, in another --workdir."
-  )
+  try:
+    yield
+  except Diverged as error:
+    last = checkpoints.latest(manager)
+    good = "there is no checkpoint yet"
+    if last is not None:
+      good = f"the last good checkpoint is that of step {last}"
+    raise UserError(
+      f"{error}; {good}, in {path / 'checkpoints'}. Try a lower learning rate, "
+      "a warm-up or clipping, in another --workdir."
+    ) from None
 
 
 class Recorder:

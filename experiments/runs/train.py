@@ -4,7 +4,6 @@ The same command again goes on where the run was stopped, and ends in the same
 bits. What is compiled is in programs.py, what a config means in build.py.
 """
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -20,16 +19,11 @@ import sparsejax
 from experiments.config import calling, check, parts
 from experiments.errors import UserError
 from experiments.runs import batches as source
-from experiments.runs import checkpoints, metrics, programs, signals
+from experiments.runs import checkpoints, loop, metrics, programs
 from experiments.runs import devices as sharing
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
-from experiments.runs.recorder import (
-  Diverged,
-  Recorder,
-  check_state,
-  diverged,
-)
+from experiments.runs.recorder import Recorder, check_state, diverging
 
 if TYPE_CHECKING:
   import orbax.checkpoint as ocp
@@ -81,8 +75,8 @@ def train(
   program = programs.get(config)
   with workdir_lib.locked(workdir) as path:
     workdir_lib.admit(path, calling.plain(config), free=("mode", "devices"))
-    with _opened(config, path) as manager:
-      state = _finished_state(
+    with _checkpoints(config, path) as manager:
+      state = _final_state(
         config,
         program,
         path,
@@ -116,18 +110,18 @@ def state_at(
   Raises:
     UserError: If there is no such checkpoint, or it is damaged.
   """
-  with _opened(config, Path(workdir).absolute()) as manager:
+  with _checkpoints(config, Path(workdir).absolute()) as manager:
     shapes = like(config, programs.get(config))
     return checkpoints.restore_step(manager, step, shapes)
 
 
-def _opened(config, path):
-  return contextlib.closing(
-    checkpoints.open_manager(
-      path / "checkpoints",
-      keep=config.checkpoints_to_keep,
-      keep_steps=config.keep_steps,
-    )
+def _checkpoints(
+  config: ml_collections.ConfigDict, path: Path
+) -> "ocp.CheckpointManager":
+  return checkpoints.open_manager(
+    path / "checkpoints",
+    keep=config.checkpoints_to_keep,
+    keep_steps=config.keep_steps,
   )
 
 
@@ -161,7 +155,7 @@ def first_state(
   return program.begin(keys, variables, masks)
 
 
-def _finished_state(
+def _final_state(
   config: ml_collections.ConfigDict,
   program: programs.Programs,
   path: Path,
@@ -169,18 +163,63 @@ def _finished_state(
   progress: progress_lib.Track,
   start: Callable[[programs.Programs], programs.State],
 ) -> programs.State:
-  """The run's last state, on the host: as it was saved, or else by training."""
+  """Returns the run's last state, on the host: restored, or else trained."""
   shapes = like(config, program)
-  step, saved = checkpoints.restore(manager, shapes) or (-1, None)
-  if step == config.steps:
+  first, saved = checkpoints.restore(manager, shapes) or (-1, None)
+  if first == config.steps:
     return saved
+  fresh = saved is None
   # Copied: a state that is to be donated must not share what is used elsewhere.
-  state = jax.tree.map(jnp.array, start(program) if saved is None else saved)
-  shared = sharing.of(config)
-  state = shared.replicated(program.pack(state))
-  examples = source.of(config, np.asarray(state.keys["data"]), shared)
+  state = jax.tree.map(jnp.array, start(program) if fresh else saved)
+  step = int(state.step)
+  del saved
+  with (
+    metrics.writer(path, after=first, tensorboard=config.tensorboard) as write,
+    diverging(path, manager),
+  ):
+    labels = config.batch_size * parts.dataset(config.data.to_dict()).labels
+    recorder = Recorder(write, params=shapes.params, labels=labels)
+    advance = progress(config.name, config.steps, step)
+    work = _work(config, program, path, manager, recorder, advance, state)
+    state = sharing.of(config).replicated(program.pack(state))
+    _, saved = loop.run(config, work, state, step, path=path, fresh=fresh)
+  return saved
 
-  def evaluate(state):
+
+def _work(
+  config: ml_collections.ConfigDict,
+  program: programs.Programs,
+  path: Path,
+  manager: "ocp.CheckpointManager",
+  recorder: Recorder,
+  advance: progress_lib.Advance,
+  state: programs.State,
+) -> loop.Work:
+  """What the loop does for one run; `state` is as checkpoints hold it."""
+  shared = sharing.of(config)
+  examples = source.of(config, np.asarray(state.keys["data"]), shared)
+  moves = parts.transformation(config, jax.random.key(0)).moves
+  # XLA runs a convolution five times slower in a loop than outside on CPUs,
+  # where a dispatch costs next to nothing.
+  convolves = any(p.ndim > 2 for p in jax.tree.leaves(state.params))
+  one_by_one = convolves and jax.default_backend() == "cpu"
+
+  def stretch(state: programs.State, step: int, stop: int) -> programs.State:
+    batches = examples.batches(step)
+    moving = bool(moves(step))
+    take = program.moving if moving else program.ordinary
+    if one_by_one or (moving and stop == step + 1):
+      for _ in range(step, stop):
+        state = take.one(state, batches)
+    else:
+      state = take.many(state, batches, np.int32(stop))
+    return program.trim(state) if moving else state
+
+  def log(state: programs.State, step: int) -> programs.State:
+    recorder.train(step, state.sums)
+    return state._replace(sums=shared.replicated(programs.no_sums()))
+
+  def evaluate(state: programs.State, step: int) -> programs.State:
     scores = programs.no_scores()
     variables = programs.variables(state)
     for x, y in examples.tests():
@@ -189,7 +228,11 @@ def _finished_state(
     recorder.test(step, scores, zeros)
     return state._replace(seen_masks=seen)
 
-  def save(state):
+  def publish(step: int) -> None:
+    recorder.flush(keep=1)
+    advance(step, recorder.note)
+
+  def save(state: programs.State, step: int) -> programs.State:
     recorder.flush()
     metrics.sync(path)
     host = checkpoints.snapshot(program.unpack(state))
@@ -197,96 +240,13 @@ def _finished_state(
     checkpoints.save(manager, step, host)
     return host
 
-  def to_save():
-    every = config.checkpoint_every
-    return due(config, step, every) or step in config.keep_steps
-
-  with (
-    signals.caught() as came,
-    metrics.writer(path, after=step, tensorboard=config.tensorboard) as write,
-  ):
-    labels = config.batch_size * parts.dataset(config.data.to_dict()).labels
-    recorder = Recorder(write, params=shapes.params, labels=labels)
-    if saved is None:
-      step = int(state.step)
-      state = evaluate(state)
-      if step in config.keep_steps:
-        save(state)
-    advance = progress(config.name, config.steps, step)
-    moves = parts.transformation(config, jax.random.key(0)).moves
-    convolves = any(p.ndim > 2 for p in jax.tree.leaves(shapes.params))
-    try:
-      while step < config.steps:
-        stop = next_stop(config, step, examples.block, moves)
-        batches = examples.batches(step)
-        moving = bool(moves(step))
-        state = _stretch(
-          program, moving, state, batches, step, stop, convolves=convolves
-        )
-        if moving:
-          state = program.trim(state)
-        step = stop
-        if due(config, step, config.log_every):
-          recorder.train(step, state.sums)
-          sums = shared.replicated(programs.no_sums())
-          state = state._replace(sums=sums)
-        if due(config, step, config.eval_every):
-          state = evaluate(state)
-        recorder.flush(keep=1)
-        advance(step, recorder.note)
-        stopped_by = came()
-        if stopped_by or to_save():
-          saved = save(state)
-        if stopped_by and step < config.steps:
-          checkpoints.settle(manager)
-          raise signals.stopped(path, step, config.steps, stopped_by)
-    except Diverged as error:
-      last = checkpoints.latest(manager)
-      raise diverged(path, error, last) from None
-  checkpoints.settle(manager)
-  return saved
-
-
-def _stretch(
-  program: programs.Programs,
-  moving: bool,
-  state: programs.State,
-  batches: programs.Batches,
-  step: int,
-  stop: int,
-  *,
-  convolves: bool,
-) -> programs.State:
-  """Takes steps of one kind, from one to another.
-
-  In one loop on the device, but for mask updates that stand alone. But XLA runs
-  a convolution five times slower in a loop than outside on CPUs, where a
-  dispatch costs next to nothing.
-  """
-  take = program.moving if moving else program.ordinary
-  one_by_one = convolves and jax.default_backend() == "cpu"
-  if not one_by_one and not (moving and stop == step + 1):
-    return take.many(state, batches, np.int32(stop))
-  for _ in range(step, stop):
-    state = take.one(state, batches)
-  return state
-
-
-def next_stop(
-  config: ml_collections.ConfigDict,
-  step: int,
-  block: int,
-  moves: Callable[[int], bool],
-) -> int:
-  """Where the stretch that begins at a step has to end."""
-  periods = (config.log_every, config.eval_every, config.checkpoint_every)
-  ends = [(step // p + 1) * p for p in (*periods, block) if p]
-  ends += [kept for kept in config.keep_steps if kept > step]
-  end = min(*ends, config.steps)
-  kind = bool(moves(step))
-  return next((s for s in range(step + 1, end) if moves(s) != kind), end)
-
-
-def due(config: ml_collections.ConfigDict, step: int, every: int) -> bool:
-  """Whether what comes every so many steps, and after the last, comes now."""
-  return step == config.steps or (every > 0 and step % every == 0)
+  return loop.Work(
+    block=examples.block,
+    moves=moves,
+    stretch=stretch,
+    log=log,
+    evaluate=evaluate,
+    publish=publish,
+    save=save,
+    settle=functools.partial(checkpoints.settle, manager),
+  )

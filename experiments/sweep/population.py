@@ -31,7 +31,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from experiments.config import algorithms, calling, grid, parts
 from experiments.errors import UserError
 from experiments.runs import batches as source
-from experiments.runs import checkpoints, metrics, programs, signals, train
+from experiments.runs import checkpoints, loop, metrics, programs, train
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.recorder import Diverged, Recorder, check_state
 
@@ -130,11 +130,10 @@ def _trained(members, folder, root) -> dict[str, str]:
       workdir_lib.admit(path, calling.plain(config), free=("mode", "devices"))
       paths.append(path)
     manager = stack.enter_context(
-      contextlib.closing(checkpoints.open_manager(folder / "checkpoints"))
+      checkpoints.open_manager(folder / "checkpoints")
     )
     population = _Population(list(members.values()), paths, folder, manager)
     host, failed = population.trained()
-    checkpoints.settle(manager)
     failed |= population.leave(host, failed)
   return {names[i]: why for i, why in failed.items()}
 
@@ -250,18 +249,50 @@ class _Population:
     step, host = checkpoints.restore(self.manager, like) or (-1, None)
     if step == config.steps:
       return host, {}
-    state = self._placed(self._first() if host is None else host)
-    numbers = self._numbers()
-    keys = np.asarray(state.keys["data"])[:size]
+    fresh = host is None
+    state = self._placed(self._first() if fresh else host)
+    del host
+    with self._recorders(after=step) as recorders:
+      work = self._work(recorders, np.asarray(state.keys["data"])[:size])
+      step = int(state.step)
+      _, host = loop.run(
+        config, work, state, step, path=self.folder, fresh=fresh
+      )
+    return host, {i: r.failed for i, r in enumerate(recorders) if r.failed}
+
+  def _work(self, recorders: list[_Member], keys: np.ndarray) -> loop.Work:
+    """What the loop does for all members.
+
+    Args:
+      recorders: One a member.
+      keys: Raw data uint32[members, 2] of the keys of their data's order.
+    """
+    config = self.config
     sources = [source.of(*one) for one in zip(self.configs, keys, strict=True)]
     block = sources[0].block
     x, y = map(jnp.stack, zip(*sources[0].tests(), strict=True))
     tests = self._put((x, y), _ALL)
     examples = sources[0].batches(0)
     examples = self._put((examples.x, examples.y), _ALL)
+    numbers = self._numbers()
     moves = parts.transformation(config, jax.random.key(0)).moves
 
-    def evaluate(state):
+    @functools.lru_cache(maxsize=1)
+    def batches(first: int) -> programs.Batches:
+      return self._batches(sources, examples, first)
+
+    def stretch(state: programs.State, step: int, stop: int) -> programs.State:
+      take = self.program.moving if moves(step) else self.program.ordinary
+      first = step - step % block
+      return take(state, batches(first), np.int32(stop), numbers)
+
+    def log(state: programs.State, step: int) -> programs.State:
+      sums = jax.device_get(state.sums)
+      for i, recorder in enumerate(recorders):
+        recorder.train(step, _member(i, sums))
+      return state._replace(sums=self._no_sums())
+
+    def evaluate(state: programs.State, step: int) -> programs.State:
       scores = self.program.evaluate(state, *tests)
       zeros, seen = self.program.inspect(state)
       found = jax.device_get((scores, zeros))
@@ -269,41 +300,28 @@ class _Population:
         recorder.test(step, *_member(i, found))
       return state._replace(seen_masks=seen)
 
-    def save(state):
+    def publish(step: int) -> None:
+      del step
+      for recorder in recorders:
+        recorder.flush()
+
+    def save(state: programs.State, step: int) -> programs.State:
       for path in self.paths:
         metrics.sync(path)
       host = self._on_host(state)
       checkpoints.save(self.manager, step, host)
       return host
 
-    with signals.caught() as came, self._recorders(after=step) as recorders:
-      if host is None:
-        step = int(state.step)
-        state = evaluate(state)
-      batches, drawn = None, None
-      while step < config.steps:
-        stop = train.next_stop(config, step, block, moves)
-        if drawn != step // block:
-          batches, drawn = self._batches(sources, examples, step), step // block
-        take = self.program.moving if moves(step) else self.program.ordinary
-        state = take(state, batches, np.int32(stop), numbers)
-        step = stop
-        if train.due(config, step, config.log_every):
-          sums = jax.device_get(state.sums)
-          for i, recorder in enumerate(recorders):
-            recorder.train(step, _member(i, sums))
-          state = state._replace(sums=self._no_sums())
-        if train.due(config, step, config.eval_every):
-          state = evaluate(state)
-        for recorder in recorders:
-          recorder.flush()
-        stopped_by = came()
-        if stopped_by or train.due(config, step, config.checkpoint_every):
-          host = save(state)
-        if stopped_by and step < config.steps:
-          checkpoints.settle(self.manager)
-          raise signals.stopped(self.folder, step, config.steps, stopped_by)
-    return host, {i: r.failed for i, r in enumerate(recorders) if r.failed}
+    return loop.Work(
+      block=block,
+      moves=moves,
+      stretch=stretch,
+      log=log,
+      evaluate=evaluate,
+      publish=publish,
+      save=save,
+      settle=functools.partial(checkpoints.settle, self.manager),
+    )
 
   def leave(
     self, host: programs.State, failed: Mapping[int, str]
@@ -320,9 +338,7 @@ class _Population:
       except Diverged as error:
         more[i] = str(error)
         continue
-      with contextlib.closing(
-        checkpoints.open_manager(path / "checkpoints")
-      ) as manager:
+      with checkpoints.open_manager(path / "checkpoints") as manager:
         checkpoints.save(manager, config.steps, state)
         checkpoints.settle(manager)
       final = metrics.last_test(metrics.read(path))

@@ -11,7 +11,7 @@ from matplotlib import image
 
 from experiments.drivers import compare
 from experiments.errors import UserError
-from experiments.runs import train
+from experiments.runs import loop
 from tests.experiments import small
 
 
@@ -97,7 +97,7 @@ def test_the_report_shows_table_order_layers_and_pictures(finished):
 
 def test_the_same_command_again_trains_nothing(copied, monkeypatch, capsys):
   before = (copied / "report.md").read_bytes()
-  monkeypatch.setattr(train, "_stretch", None)  # a step would be an error
+  monkeypatch.setattr(loop, "run", None)  # a step would be an error
   compare.run(make(), str(copied))
   assert (copied / "report.md").read_bytes() == before
   assert "small: 2 seeds" in capsys.readouterr().out

@@ -1,0 +1,129 @@
+"""The loop of every run: train a stretch, log, evaluate, save, stop.
+
+Single runs, populations and fine-tuning differ in what each of these does;
+when it is done, and in which order, is decided here.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from experiments.runs import signals
+
+State = Any  # a pytree on the device
+
+
+class Work(NamedTuple):
+  """What a run does at each point of its loop.
+
+  Attributes:
+    block: How many steps, at multiples of it, one stretch may span.
+    moves: `(step) -> bool`: whether masks move at the step. A stretch is of
+      one kind.
+    stretch: `(state, step, stop) -> state`: trains from one step to another.
+    log: `(state, step) -> state`: records the sums since the last log point,
+      and gives the state with sums of nothing.
+    evaluate: `(state, step) -> state`: tests and records.
+    publish: `(step)`: writes records and shows progress.
+    save: `(state, step)`: begins to save; what it returns is kept.
+    settle: `()`: waits until what was saved is on the disk.
+  """
+
+  block: int
+  moves: Callable[[int], bool]
+  stretch: Callable[[State, int, int], State]
+  log: Callable[[State, int], State]
+  evaluate: Callable[[State, int], State]
+  publish: Callable[[int], None]
+  save: Callable[[State, int], Any]
+  settle: Callable[[], None]
+
+
+def run(
+  config: ml_collections.ConfigDict,
+  work: Work,
+  state: State,
+  step: int,
+  *,
+  path: Path,
+  fresh: bool,
+) -> tuple[State, Any]:
+  """Trains from a step to the last one.
+
+  Args:
+    config: The run's: `steps`, the periods `log_every`, `eval_every` and
+      `checkpoint_every` in steps, and `keep_steps`, if it has any.
+    work: What to do.
+    state: The state at the step; it may be donated.
+    step: How many steps lie behind it.
+    path: The run's directory, for messages.
+    fresh: Whether the run begins here: a restored state was evaluated, and
+      its record written, before it was saved.
+
+  Returns:
+    The last state, and what the last save returned: None if there was none.
+
+  Raises:
+    Stopped: If a signal came, once the state is saved.
+  """
+  keep_steps = config.get("keep_steps", ())
+  saved = None
+  with signals.caught() as signal_number:
+    if fresh:
+      state = work.evaluate(state, step)
+      if step in keep_steps:
+        saved = work.save(state, step)
+    # The order of these lines decides the bits of metrics.jsonl and of
+    # checkpoints, and that a resumed run ends in those of one never stopped:
+    # - A stretch ends wherever something below is due, or steps of the other
+    #   kind begin, wherever it began.
+    # - Logging zeroes the sums, so it precedes the save, which holds them. The
+    #   record has a step's line of training before that of its test.
+    # - Evaluation precedes the save: it sets `seen_masks`, and resuming keeps
+    #   the records up to the checkpoint's step and does not evaluate it again.
+    # - `publish` may hold back the newest record, so that the host never waits
+    #   for a device; `save` writes what was held back, since a checkpoint
+    #   vouches for all records up to its step.
+    # - Whether a signal came is read at one place, before the save: read again
+    #   after it, a run could stop with nothing saved.
+    # - A signal during the last stretch changes nothing: the run is finished.
+    while step < config.steps:
+      stop = stretch_end(config, step, work.block, work.moves)
+      state = work.stretch(state, step, stop)
+      step = stop
+      if due(config, step, config.log_every):
+        state = work.log(state, step)
+      if due(config, step, config.eval_every):
+        state = work.evaluate(state, step)
+      work.publish(step)
+      number = signal_number()
+      to_save = due(config, step, config.checkpoint_every)
+      if number or to_save or step in keep_steps:
+        saved = work.save(state, step)
+      if number and step < config.steps:
+        work.settle()
+        raise signals.stopped(path, step, config.steps, number)
+  work.settle()
+  return state, saved
+
+
+def stretch_end(
+  config: ml_collections.ConfigDict,
+  step: int,
+  block: int,
+  moves: Callable[[int], bool],
+) -> int:
+  """The step at which a stretch that begins at `step` has to end."""
+  periods = (config.log_every, config.eval_every, config.checkpoint_every)
+  ends = [(step // p + 1) * p for p in (*periods, block) if p]
+  ends += [kept for kept in config.get("keep_steps", ()) if kept > step]
+  end = min(*ends, config.steps)
+  kind = bool(moves(step))
+  return next((s for s in range(step + 1, end) if moves(s) != kind), end)
+
+
+def due(config: ml_collections.ConfigDict, step: int, every: int) -> bool:
+  """Whether what comes every so many steps, and after the last, comes now."""
+  return step == config.steps or (every > 0 and step % every == 0)
