@@ -17,9 +17,9 @@ from sparsejax import scores
 from sparsejax.gradients import Gradient
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.modes import slots
+from sparsejax.modes.state import PackedState
 from sparsejax.nodes import Probe, node, once
 from sparsejax.transform import Recipe, step
-from sparsejax.transform.state import PackedState
 from sparsejax.updates import now_key
 
 _WORD = 16  # Bits of a mask in one float32, exactly.

@@ -19,14 +19,12 @@ from sparsejax import packed as packed_lib
 from sparsejax import patterns
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.modes import moving, slots
+from sparsejax.modes.state import PackedState
 from sparsejax.packed import Format, is_structure
 from sparsejax.packed.arrays import Formats, chosen, placed
+from sparsejax.packed.layouts import formats_of
 from sparsejax.transform import SparseTransformation, first_masks, step
-from sparsejax.transform.state import (
-  PackedState,
-  SparseState,
-  get_masks,
-)
+from sparsejax.transform.state import SparseState, get_masks
 
 
 class PackedTransformation(SparseTransformation):
@@ -264,7 +262,9 @@ def _structures(recipe, mask_state, formats, kernel):
     if formats is not None:
       form = chosen(formats, name or "the array", host)
     else:
-      form = packed_lib.fitting(host, wanted=(*fast, *pattern[name].formats))
+      form = packed_lib.fitting(
+        host, wanted=(*fast, *formats_of(pattern[name].layout))
+      )
     return placed(form, host, _room(int(host.sum()), host, budget))
 
   return jax.tree_util.tree_map_with_path(

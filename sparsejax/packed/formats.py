@@ -54,6 +54,10 @@ class Structure:
     """Where the slots are, a bool array [..., *sizes]."""
     return self.expand(self.used())
 
+  def __sparsejax_mask__(self) -> jax.Array:
+    """The mask that it stands for, as `sparsejax.get_masks` asks."""
+    return self.mask()
+
   def product(self, x: jax.Array, packed) -> jax.Array:
     """`x [..., in]` times the `Packed` matrix of this structure."""
     return matmul.dense_product(x, packed)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax import select
-from sparsejax.packed.formats import Format
+from sparsejax.patterns.layouts import Layout
 
 
 class Pattern(NamedTuple):
@@ -30,7 +30,8 @@ class Pattern(NamedTuple):
       of the n (or a few less) worst by `drop`. Those may return at once if
       `regrow`, and do otherwise only where nothing else is left to grow.
     holds: `(mask) -> bool scalar`: whether a mask is one of those allowed.
-    formats: Ways to store its places that need less room than others.
+    layout: What all its masks have in common, by which places can be stored in
+      less room; None for nothing.
   """
 
   density: Fraction | None
@@ -38,7 +39,7 @@ class Pattern(NamedTuple):
   top_k: Callable[..., jax.Array]
   swap: Callable[..., jax.Array]
   holds: Callable[[jax.Array], jax.Array]
-  formats: tuple[Format, ...] = ()
+  layout: Layout | None = None
 
 
 Patterns = Pattern | Callable[[Collection[str]], Mapping[str, Pattern]]
@@ -51,7 +52,7 @@ def pattern_of(
   swap: Callable,
   holds: Callable,
   density: Fraction | None = None,
-  formats: tuple[Format, ...] = (),
+  layout: Layout | None = None,
 ) -> Pattern:
   """Makes a pattern whose functions take leaves of any sharding."""
 
@@ -62,7 +63,7 @@ def pattern_of(
   def best(scores, k, where=None):
     return select.sharded_as_first(top_k)(scores, k, where)
 
-  return Pattern(density, budget, best, swapped, holds, formats)
+  return Pattern(density, budget, best, swapped, holds, layout)
 
 
 # `fill(scores, k, keep, where)` gives the mask of k that holds `keep`, and the

@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 
 from sparsejax import select
-from sparsejax.packed import formats
 from sparsejax.patterns import base
 from sparsejax.patterns.base import Pattern
+from sparsejax.patterns.layouts import NOfM
 
 _MOST_IN_A_TILE = 4
 
@@ -94,7 +94,7 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
     top_k=base.top_k(fill),
     swap=base.swap_of(fill),
     holds=holds,
-    formats=(formats.n_of_m(n, m, axis),),
+    layout=NOfM(n, m, axis),
   )
 
 
@@ -204,7 +204,7 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
     top_k=top_k,
     swap=swap,
     holds=holds,
-    formats=(formats.n_of_m(n, m),),
+    layout=NOfM(n, m, -2),
   )
 
 

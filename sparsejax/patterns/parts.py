@@ -6,9 +6,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax import packed, select
+from sparsejax import select
 from sparsejax.patterns import base
 from sparsejax.patterns.base import Pattern
+from sparsejax.patterns.layouts import SquareBlocks
 
 
 def blocks(shape: tuple[int, ...], *, pool: Callable = jnp.mean) -> Pattern:
@@ -56,10 +57,9 @@ def blocks(shape: tuple[int, ...], *, pool: Callable = jnp.mean) -> Pattern:
     tiles = [(a // b, b) for a, b in zip(leaf[lead:], shape, strict=True)]
     return [(a, 1) for a in leaf[:lead]] + tiles
 
-  stored = ()
-  if len(shape) == 2 and shape[0] == shape[1]:
-    stored = (packed.blocks(shape[0]),)
-  return _of_parts(parted, pool)._replace(formats=stored)
+  square = len(shape) == 2 and shape[0] == shape[1]
+  layout = SquareBlocks(shape[0]) if square else None
+  return _of_parts(parted, pool)._replace(layout=layout)
 
 
 def channels(axis: int = -1, *, pool: Callable = jnp.mean) -> Pattern:

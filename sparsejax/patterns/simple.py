@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 
 from sparsejax import select
-from sparsejax.packed import formats
 from sparsejax.patterns import base
 from sparsejax.patterns.base import Pattern
+from sparsejax.patterns.layouts import FanIn
 
 
 def unstructured() -> Pattern:
@@ -68,5 +68,5 @@ def fan_in(axis: int = -1) -> Pattern:
     top_k=base.top_k(fill),
     swap=base.swap_of(fill),
     holds=lambda mask: jnp.ptp(select.count_of_each(mask, axis)) == 0,
-    formats=(formats.fan_in(),) if axis == -1 else (),
+    layout=FanIn() if axis == -1 else None,
   )

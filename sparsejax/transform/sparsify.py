@@ -7,7 +7,7 @@ exactly 0. So the loss needs no masks, and its gradient is the dense one.
 import contextlib
 import contextvars
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -281,6 +281,15 @@ def straight_through(
   return SparseTransformation(init_fn, update_fn, lambda step: when(step + 1))
 
 
+@runtime_checkable
+class OwnStart(Protocol):
+  """A transformation of what is not the params themselves."""
+
+  def start(self, params: PyTree) -> tuple[PyTree, optax.OptState]:
+    """What is trained in place of the params, and the optimizer state."""
+    ...
+
+
 def init(
   tx: optax.GradientTransformation, params: PyTree
 ) -> tuple[PyTree, optax.OptState]:
@@ -307,7 +316,7 @@ def init(
     (10, 10)
   """
   _check_finite(params)
-  if hasattr(tx, "start"):  # What is trained is not the params.
+  if isinstance(tx, OwnStart):
     return tx.start(params)
   opt_state = tx.init(params)
   get_masks(opt_state)

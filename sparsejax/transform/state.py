@@ -1,6 +1,6 @@
 """The state of a sparse transformation, and what is read from it."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,7 @@ import optax
 from jax import lax
 
 from sparsejax import masks as masks_lib
-from sparsejax import packed
 from sparsejax.masks import PyTree, is_hole
-from sparsejax.packed import is_structure
 from sparsejax.updates import MaskState, Thresholds
 from sparsejax.updates.thresholds import shrunk
 
@@ -29,14 +27,6 @@ class SparseState(NamedTuple):
 
 class ForwardMaskedState(SparseState):
   """The state of `straight_through`: the forward pass masks."""
-
-
-class PackedState(SparseState):
-  """The state of `modes.packed`: masks are structures of packed arrays."""
-
-  def forward(self, values: PyTree, probes: PyTree = None) -> PyTree:
-    """The params that the model is to be run with: `packed.join`."""
-    return packed.join(values, self.mask_state.masks, probes)
 
 
 def get_masks(opt_state: optax.OptState) -> PyTree:
@@ -62,10 +52,41 @@ def get_masks(opt_state: optax.OptState) -> PyTree:
   return _merged(found, jnp.array(True))
 
 
-def _as_masks(tree):
-  """Masks, where structures say what is active."""
+@runtime_checkable
+class StandsForMask(Protocol):
+  """A pytree node in place of a mask, such as a packed array's structure."""
+
+  def __sparsejax_mask__(self) -> jax.Array:
+    """The mask, bool of the leaf's shape."""
+    ...
+
+
+@runtime_checkable
+class Forward(Protocol):
+  """An optimizer state whose params are not what the model is run with."""
+
+  def forward(self, params: PyTree, probes: PyTree | None = None) -> PyTree:
+    """The params of the model, from those that are trained.
+
+    Args:
+      params: What is trained.
+      probes: A `nodes.Probe` or None for each leaf: what is to be read off its
+        dense gradient. None for no probes at all.
+
+    Returns:
+      A tree of arrays, and of nodes with `matmul`.
+    """
+    ...
+
+
+def _as_masks(tree: PyTree) -> PyTree:
+  """Masks, in place of nodes that stand for them."""
+
+  def stands(node):
+    return isinstance(node, StandsForMask)
+
   return jax.tree.map(
-    lambda s: s.mask() if is_structure(s) else s, tree, is_leaf=is_structure
+    lambda m: m.__sparsejax_mask__() if stands(m) else m, tree, is_leaf=stands
   )
 
 
@@ -106,7 +127,7 @@ def forward_params(
     Bengio et al., Estimating or Propagating Gradients Through Stochastic
     Neurons for Conditional Computation, arXiv:1308.3432, 2013, section 4.
   """
-  if hasattr(opt_state, "forward"):
+  if isinstance(opt_state, Forward):
     return opt_state.forward(params, probes)
   if not find(opt_state, ForwardMaskedState):
     return params

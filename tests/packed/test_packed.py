@@ -9,6 +9,7 @@ import pytest
 
 import sparsejax
 from sparsejax import packed, patterns
+from sparsejax.packed.layouts import formats_of
 from tests.marks import slow
 
 pytestmark = pytest.mark.core
@@ -186,7 +187,7 @@ def test_a_format_is_chosen_that_fits():
   assert packed.fitting(random_mask((2, 2, 8, 8))).name == "flat"
   wide = np.broadcast_to(True, (2**16, 2))
   assert packed.fitting(wide).name == "flat"
-  two_of_four = patterns.n_of_m(2, 4).formats
+  two_of_four = formats_of(patterns.n_of_m(2, 4).layout)
   form, mask = N_OF_M[0]
   assert packed.fitting(mask, wanted=two_of_four).name == form.name
   other = random_mask((32, 10))

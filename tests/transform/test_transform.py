@@ -1,7 +1,9 @@
 """Bad input to `sparsify` and its algorithms, and the options of a step."""
 
 import collections
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.extend
@@ -296,3 +298,35 @@ def test_reduce_on_plateau_gets_its_value():
     updates, state = tx.update(params, state, params, value=1.0)
     params = optax.apply_updates(params, updates)
   assert optax.tree.get(state, "scale") < 1
+
+
+def test_masks_are_asked_of_nodes_that_stand_for_them():
+  """And a module that happens to have a `mask` is a part of the tree."""
+
+  @functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["mask", "weight"],
+    meta_fields=[],
+  )
+  @dataclasses.dataclass
+  class Module:
+    mask: Any
+    weight: Any
+
+  @functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["places"], meta_fields=[]
+  )
+  @dataclasses.dataclass
+  class Places:
+    places: Any
+
+    def __sparsejax_mask__(self):
+      return jnp.zeros(4, bool).at[self.places].set(True)
+
+  params = Module(jnp.ones(4), jnp.ones(4))
+  _, state = sparsejax.init(sparsejax.dense(optax.sgd(0.1)), params)
+  masks = Module(jnp.array(True), Places(jnp.array([1, 3])))
+  state = state._replace(mask_state=state.mask_state._replace(masks=masks))
+  found = sparsejax.get_masks(state)
+  assert found.mask.ndim == 0
+  np.testing.assert_array_equal(found.weight, [False, True, False, True])
