@@ -1,6 +1,5 @@
 """Methods that prune one kernel by statistics of its inputs."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,35 +20,6 @@ class Method(NamedTuple):
 
   prune: Callable[[jax.Array, oneshot.Statistics, float], jax.Array]
   gram: bool = False
-
-
-def _by_score(
-  score: Callable[[jax.Array, oneshot.Statistics], jax.Array],
-  pattern: patterns.Pattern | None,
-  w: jax.Array,
-  statistics: oneshot.Statistics,
-  sparsity: float,
-  *,
-  length: int,
-  dsnot: bool,
-) -> jax.Array:
-  """Prunes w[in, out] by a score, and moves the mask by DSnoT if asked to."""
-  mask = oneshot.prune(score(w, statistics), sparsity, pattern=pattern)
-  if dsnot:
-    mask = oneshot.dsnot(
-      w, mask, statistics, pattern=pattern, threshold=0.1 / length
-    )
-  return jnp.where(mask, w, 0)
-
-
-def _by_sparsegpt(
-  pattern: patterns.Pattern | None,
-  w: jax.Array,
-  statistics: oneshot.Statistics,
-  sparsity: float,
-) -> jax.Array:
-  """Prunes w[in, out] and updates the weights that are left, by SparseGPT."""
-  return oneshot.sparsegpt(w, statistics, sparsity, pattern=pattern)[1]
 
 
 SCORES = {
@@ -98,17 +68,29 @@ def make(
         "dsnot is set for sparsegpt, which gives the weights that it keeps new "
         "values for its own mask; wanted it with magnitude, wanda or ria"
       )
-    return Method(
-      jax.jit(functools.partial(_by_sparsegpt, pattern), static_argnums=2),
-      gram=True,
-    )
+
+    def reconstruct(
+      w: jax.Array, statistics: oneshot.Statistics, sparsity: float
+    ) -> jax.Array:
+      return oneshot.sparsegpt(w, statistics, sparsity, pattern=pattern)[1]
+
+    return Method(jax.jit(reconstruct, static_argnums=2), gram=True)
   if name not in SCORES:
     raise unknown("one-shot method", name, [*SCORES, "sparsegpt"])
   if per_output is None:
     per_output = name == "wanda" and not n_of_m
   if per_output:
     pattern = patterns.fan_in()
-  prune = functools.partial(
-    _by_score, SCORES[name], pattern, length=length, dsnot=dsnot
-  )
+
+  def prune(
+    w: jax.Array, statistics: oneshot.Statistics, sparsity: float
+  ) -> jax.Array:
+    scores = SCORES[name](w, statistics)
+    mask = oneshot.prune(scores, sparsity, pattern=pattern)
+    if dsnot:
+      mask = oneshot.dsnot(
+        w, mask, statistics, pattern=pattern, threshold=0.1 / length
+      )
+    return jnp.where(mask, w, 0)
+
   return Method(jax.jit(prune, static_argnums=2))

@@ -5,9 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.llm.families.llama.config import Config
-from experiments.llm.families.protocol import check_length
-
 
 class Cache(NamedTuple):
   """Keys and values of the tokens so far, indexed by their positions.
@@ -39,25 +36,3 @@ class Cache(NamedTuple):
       self.key.at[sequence, positions].set(key.astype(self.key.dtype)),
       self.value.at[sequence, positions].set(value.astype(self.value.dtype)),
     )
-
-
-def init_cache(
-  config: Config, batch: int, length: int, dtype: jax.typing.DTypeLike
-) -> Cache:
-  """Makes an empty cache.
-
-  Args:
-    config: the model's.
-    batch: the number of sequences.
-    length: the most tokens that each can have.
-    dtype: of the keys and values.
-
-  Returns:
-    The cache.
-
-  Raises:
-    UserError: length is beyond the model's context.
-  """
-  check_length(config, length)
-  shape = (config.layers, batch, length, config.kv_heads, config.head_dim)
-  return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from experiments.llm.families import layers
 from experiments.llm.families.llama.block import Block, rms_norm
-from experiments.llm.families.llama.cache import Cache, init_cache
+from experiments.llm.families.llama.cache import Cache
 from experiments.llm.families.llama.config import Config
 from experiments.llm.families.protocol import check_length
 
@@ -166,7 +166,10 @@ class Network(nn.Module):
     Raises:
       UserError: length is beyond the model's context.
     """
-    return init_cache(self.config, batch, length, dtype or self.dtype)
+    check_length(self.config, length)
+    c, dtype = self.config, dtype or self.dtype
+    shape = (c.layers, batch, length, c.kv_heads, c.head_dim)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
   def _unembed(self, x: jax.Array) -> jax.Array:
     y = self.embedding.attend(x) if self.config.tied else self.head(x)
