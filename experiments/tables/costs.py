@@ -1,4 +1,4 @@
-"""What runs cost: FLOPs relative to dense, by the cost models of the papers."""
+"""FLOPs of finished runs, relative to dense, by the cost models of papers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,12 +24,15 @@ class Cost(NamedTuple):
     inference: Of a forward pass with the final masks.
     dense_training: Of a training step of the same net without zeros.
     dense_inference: Of its forward pass.
+    estimated: Whether the algorithm has no cost model, and `training` is the
+      mean of 3 f_S(t), as of one that computes no dense gradient.
   """
 
   training: float
   inference: float
   dense_training: float
   dense_inference: float
+  estimated: bool = False
 
   @property
   def relative(self) -> tuple[float, float]:
@@ -41,27 +44,32 @@ class Cost(NamedTuple):
 
 
 def of(config: ml_collections.ConfigDict, history: History) -> Cost:
-  """Sums up what a run costs.
+  """Computes the FLOPs of a run.
 
   Args:
-    config: The run's.
+    config: Its config.
     history: Its records, see metrics.jsonl.
 
   Returns:
-    The FLOPs.
+    The FLOPs of one example.
   """
   net = _Net(config, history)
   cost = algorithms.find(config.algorithm.name).cost
+  training = (cost or _estimated)(net)
   dense_training = flops.dense_training_flops(net.dense)
-  return Cost(cost(net), net.sparse, dense_training, net.dense)
+  return Cost(training, net.sparse, dense_training, net.dense, cost is None)
 
 
-def by_leaf(config: ml_collections.ConfigDict):
-  """Forward FLOPs of one example, by parameter, without zeros."""
+def _estimated(net: algorithms.Net) -> float:
+  return flops.pruning_training_flops(net.over_time())
+
+
+def by_leaf(config: ml_collections.ConfigDict) -> Any:
+  """Computes the forward FLOPs of one example, by parameter, without zeros."""
   dataset, model = programs.parts(config)
   variables = _variables(config)
 
-  def forward(params, x):
+  def forward(params: Any, x: jax.Array) -> jax.Array:
     stats = {k: v for k, v in variables.items() if k != "params"}
     stats = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), stats)
     return model.apply({**stats, "params": params}, dataset.prepare(x), False)
@@ -70,14 +78,16 @@ def by_leaf(config: ml_collections.ConfigDict):
   return flops.param_flops(forward, variables["params"], x)
 
 
-def _variables(config):
+def _variables(config: ml_collections.ConfigDict) -> Any:
   return jax.eval_shape(programs.get(config).draw, parts.streams(config.seed))
 
 
 class _Net:
   """A finished run's net, as `algorithms.Net` has it for cost models."""
 
-  def __init__(self, config, history):
+  def __init__(
+    self, config: ml_collections.ConfigDict, history: History
+  ) -> None:
     self.config = config
     self.leaves = by_leaf(config)
     self.tests = [r for r in history if r["split"] == "test"]
@@ -93,12 +103,12 @@ class _Net:
   def with_budgets(self, sparsity: float) -> float:
     """Forward FLOPs with the budgets of another sparsity."""
     params = _variables(self.config)["params"]
-    given = parts.algorithm_functions(self.config)
+    functions = parts.algorithm_functions(self.config)
     counts = distributions.budgets(
       params,
       sparsity,
-      given.get("distribution", distributions.erdos_renyi_kernel),
-      given.get("prunable", distributions.matrices),
+      functions.get("distribution", distributions.erdos_renyi_kernel),
+      functions.get("prunable", distributions.matrices),
     )
     sizes = {
       path_name(path): np.size(p)
@@ -112,7 +122,7 @@ def _shares(record: Mapping[str, Any]) -> dict[str, float]:
   return {p: c["nnz"] / c["size"] for p, c in record["layers"].items()}
 
 
-def _scaled(leaves, shares) -> float:
-  """Forward FLOPs with these shares of leaves' weights; others are whole."""
+def _scaled(leaves: Any, shares: Mapping[str, float]) -> float:
+  """Forward FLOPs if these leaves keep these shares of their weights."""
   costs = jax.tree_util.tree_leaves_with_path(leaves)
   return sum(f * shares.get(path_name(path), 1.0) for path, f in costs)

@@ -17,7 +17,7 @@ from experiments.plots import style
 from experiments.runs.train import Result
 from experiments.runs.workdir import storage
 from experiments.tables import costs, orders, text
-from experiments.tables.rows import Row, at_middle, draw_settings
+from experiments.tables.rows import Row, at_middle, draw_settings, estimate_note
 from sparsejax import report as library_report
 
 
@@ -35,7 +35,7 @@ _COLUMNS = {
   "95 % interval": lambda r: statistics.shown(*r.interval),
   "runs": lambda r: str(len(r.values)),
   "active weights": lambda r: f"{r.nnz:,} of {r.size:,}",
-  "training FLOPs": lambda r: f"{r.training:.3f}x",
+  "training FLOPs": lambda r: r.training_flops,
   "inference FLOPs": lambda r: f"{r.inference:.3f}x",
 }
 
@@ -55,13 +55,15 @@ def summarize(runs: Runs) -> list[Row]:
 def _row(entry: Entry, group: Sequence[Run]) -> Row:
   first = group[0]
   final = {run.config.seed: run.result.metrics for run in group}
-  training, inference = costs.of(first.config, first.result.history).relative
+  cost = costs.of(first.config, first.result.history)
+  training, inference = cost.relative
   return Row(
     *entry,
     values={seed: 100 * m["accuracy"] for seed, m in final.items()},
     nnz=round(means.fmean(m["nnz"] for m in final.values())),
     size=first.result.metrics["size"],
     training=training,
+    estimated=cost.estimated,
     inference=inference,
   )
 
@@ -107,6 +109,7 @@ def write_report(
   report = _TEXT.format(
     name=config.name,
     table=text.markdown(lines),
+    note=estimate_note(rows),
     order=_order_text(orders.compare(rows, expected)),
     sparsities="" if middle is None else _sparsities_text(rows, middle),
     method=last.config.algorithm.name,
@@ -181,7 +184,7 @@ _TEXT = """\
 Accuracy is that of the last step, mean ± standard deviation over seeds, and
 the mean's 95 % interval (t). FLOPs
 are relative to dense, by the cost model of RigL's paper (appendix H), with
-2 per multiply-add; masks cost what a machine would that skips zeros.
+2 per multiply-add; masks cost what a machine would that skips zeros.{note}
 {order}{sparsities}
 ## Accuracy over steps
 

@@ -30,6 +30,7 @@ class Row(NamedTuple):
     size: All weights.
     density: Share of the prunable weights that are active.
     training: FLOPs of training, relative to dense.
+    estimated: Whether `training` is not by a cost model of the method's own.
     inference: FLOPs of a forward pass, relative to dense.
     bytes: Of weights and masks, the mean over seeds.
     trained: How many weights fine-tuning trains.
@@ -46,6 +47,7 @@ class Row(NamedTuple):
   size: int | None = None
   density: float | None = None
   training: float | None = None
+  estimated: bool = False
   inference: float | None = None
   bytes: float | None = None
   trained: int | None = None
@@ -85,12 +87,27 @@ class Row(NamedTuple):
     return f"{self.mean:.2f} ± {np.std(values, ddof=1):.2f}"
 
   @property
+  def training_flops(self) -> str:
+    """FLOPs of training relative to dense, for people; `~` if estimated."""
+    return f"{'~' if self.estimated else ''}{self.training:.3f}x"
+
+  @property
   def within(self) -> bool | None:
     """Whether the published measure is in the interval; None if unknown."""
     low, high = self.interval
     if self.published is None or not self.comparable or np.isinf(low):
       return None
     return low <= self.published <= high
+
+
+def estimate_note(rows: Iterable[Row]) -> str:
+  """Explains the mark `~`, where a row has it."""
+  if not any(row.estimated for row in rows):
+    return ""
+  return (
+    " FLOPs marked ~ are of algorithms without a cost model: the mean over "
+    "steps of three forward passes with the masks of that step."
+  )
 
 
 def at_middle(

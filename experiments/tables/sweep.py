@@ -25,7 +25,7 @@ from experiments.errors import UserError
 from experiments.plots import sparsities, style
 from experiments.runs import metrics, workdir
 from experiments.tables import costs, orders, text
-from experiments.tables.rows import Row, draw_settings, series
+from experiments.tables.rows import Row, draw_settings, estimate_note, series
 
 _DENSE = "dense"  # the method whose FLOPs the others' are relative to
 
@@ -47,6 +47,7 @@ class Record(NamedTuple):
     training: FLOPs of the whole training for one example a step.
     inference: FLOPs of a forward pass of one example.
     run: Its directory.
+    estimated: Whether its algorithm has no cost model, see `costs.Cost`.
   """
 
   method: str
@@ -61,6 +62,7 @@ class Record(NamedTuple):
   training: float
   inference: float
   run: str
+  estimated: bool = False
 
   @property
   def entry(self) -> Entry:
@@ -123,6 +125,7 @@ def _record(
     training=float(f"{cost.training * config.steps:.6g}"),
     inference=float(f"{cost.inference:.6g}"),
     run=run,
+    estimated=cost.estimated,
   )
 
 
@@ -140,16 +143,15 @@ def load_records(file: pathlib.Path) -> list[Record]:
   Raises:
     UserError: If the file is missing or damaged.
   """
-  kinds = Record.__annotations__
+  kinds = {
+    **Record.__annotations__,
+    "sparsity": float,
+    "estimated": lambda cell: cell == "True",
+  }
   try:
     _, *lines = file.read_text().splitlines()
     return [
-      Record(
-        **{
-          k: None if not v else (float if k == "sparsity" else kinds[k])(v)
-          for k, v in line.items()
-        }
-      )
+      Record(**{k: kinds[k](v) if v else None for k, v in line.items()})
       for line in csv.DictReader(lines)
     ]
   except (OSError, ValueError, KeyError, TypeError) as error:
@@ -187,6 +189,7 @@ def summarize(records: Iterable[Record], config: types.ModuleType) -> list[Row]:
       nnz=mean["nnz"],
       size=group[0].size,
       training=mean["training"] / base.training,
+      estimated=group[0].estimated,
       inference=mean["inference"] / base.inference,
       bytes=mean["bytes"],
       published=value,
@@ -203,7 +206,7 @@ _COLUMNS = {
   "test accuracy [%]": lambda r: r.spread,
   "95 % interval": lambda r: statistics.shown(*r.interval),
   "runs": lambda r: str(len(r.values)),
-  "training FLOPs": lambda r: f"{r.training:.3f}x",
+  "training FLOPs": lambda r: r.training_flops,
   "inference FLOPs": lambda r: f"{r.inference:.3f}x",
   "size [kB]": lambda r: f"{r.bytes / 1000:.1f}",
   "active weights": lambda r: f"{r.nnz:,.0f}",
@@ -234,7 +237,7 @@ class Part(NamedTuple):
 
 def parts(rows: Sequence[Row], config: types.ModuleType) -> list[Part]:
   """Makes the tables of a sweep: its rows, and the orders of papers if any."""
-  made = [Part("Table", table(rows), _NOTE)]
+  made = [Part("Table", table(rows), _NOTE + estimate_note(rows))]
   found = orders.compare(rows, getattr(config, "EXPECTED", ()))
   if found:
     counts = ", ".join(f"{n} {v}" for v, n in orders.counts(found).items())

@@ -101,6 +101,7 @@ def test_a_published_number_is_inside_or_not():
 
 def test_runs_are_read_as_they_were_written(tmp_path):
   records = [record("a, (b)", 0, 1.5), record("dense", 1, 2.0, sparsity=None)]
+  records.append(record("mine", 0, 3.0, estimated=True))
   file = tmp_path / "x_runs.csv"
   sweep_tables.save_records(file, records, command="a command")
   assert sweep_tables.load_records(file) == records
