@@ -1,25 +1,25 @@
-"""AC/DC on ImageNet: ResNet-50, dense and sparse in turn, 90 % at the end.
+"""AC/DC on ImageNet: a ResNet-50, dense and sparse in turn, 90 % at the end.
 
     python -m experiments.main --config=configs/ac_dc_imagenet.py --workdir=DIR
 
-Recipe, to the letter (Peste et al., AC/DC: Alternating Compressed/DeCompressed
-Training of Deep Neural Networks, arXiv:2106.12379), by its released code
+The recipe of Peste et al., AC/DC: Alternating Compressed/DeCompressed Training
+of Deep Neural Networks (arXiv:2106.12379), from the released code
 (github.com/IST-DASLab/ACDC, configs/neurips/
 iht_imagenet_resnet50_insta_cosinelr_s90_ep100.yaml and the script of that
-name): batches of 256 for 100 epochs; SGD with momentum 0.875, L2 2**-15 on all
-parameters, a learning rate of 0.256 that rises over 5 epochs and falls by a
-cosine, the same within an epoch; no label smoothing. Dense until epoch 10,
-sparse and dense for 5 epochs each until 75, dense until 85, then sparse. All
-layers are pruned by one threshold, the first and the last among them; a dense
-phase begins with all momentum at 0.
+name): 100 epochs with batches of 256; SGD with momentum 0.875 and L2 2**-15 on
+all parameters; a learning rate that rises to 0.256 over 5 epochs and falls by a
+cosine, constant within an epoch; no label smoothing. Training is dense until
+epoch 10, sparse and dense for 5 epochs each until epoch 75, dense until 85, and
+sparse to the end. All layers, the first and the last included, are pruned by
+one threshold. Momentum is reset to 0 when a dense phase begins.
 
-Expected: we could not read the paper's table; its abstract says that it is
-above sparse training at a similar cost. Their code keeps one weight less than
-its budget, and computes in float16. Not run in full: it takes a GPU and the
-data.
+Expected: we could not read the paper's table; its abstract claims higher
+accuracy than sparse training at a similar cost.
 
-The argument is `smoke`, for a few steps of a small net through all phases, or
-nothing.
+Differences: the released code keeps one weight less than its budget and
+computes in float16. Not run in full: that takes a GPU and the data.
+
+Argument: `smoke` for a few steps of a small net, through all phases.
 """
 
 import ml_collections

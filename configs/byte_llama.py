@@ -1,13 +1,14 @@
-"""A byte-level LLaMA of 4.9 M weights, trained on the State of the Union.
+"""A byte-level LLaMA of 4.9 M weights, trained on State of the Union addresses.
 
     python -m experiments.main --config=configs/byte_llama.py \
       --workdir=runs/byte_llama
 
-The small model of the tables of language models: minutes on two cores, so that
-every cell can be run with several seeds. Nobody publishes its numbers; it is
-what `prune_llm.py:bytes` and others begin with. Trained on the addresses before
-2000, tested on those from 2000 on, in windows of 256 bytes. `:smoke` trains a
-smaller one, for seconds, on Python's own help texts.
+A model that trains in minutes on two cores, so that every cell of the tables of
+language models can be run with several seeds. `prune_llm.py:bytes` and the like
+start from it. It is trained on the addresses before 2000 and tested on those
+from 2000 on, in windows of 256 bytes. No numbers are published for it.
+
+Argument: `smoke` trains a smaller model on Python's own help texts, in seconds.
 """
 
 import ml_collections

@@ -1,19 +1,23 @@
-"""The rows of RigL's tables on Fashion-MNIST: LeNet-300-100 for 20 epochs.
+"""RigL's tables on Fashion-MNIST: LeNet-300-100 for 20 epochs.
 
     python -m experiments.sweep --config=configs/dst_fashion_mnist.py --root=DIR
     python -m experiments.tables --table=dst_fashion_mnist --root=DIR
 
-Dense, small-dense, SNIP, and, uniform and ERK, static, SET, SNFS, RigL, RigL
-for 100 epochs, and gradual pruning, at 80, 90, 95 and 98 %, five seeds each:
-285 runs. `:smoke` takes two sparsities, one seed and a few steps.
+Dense, small-dense, SNIP and, with uniform and with ERK sparsities, static, SET,
+SNFS, RigL, RigL for 100 epochs, and gradual pruning, at 80, 90, 95 and 98 %
+with five seeds each: 285 runs.
 
-A drop fraction of 0.3 that a cosine anneals, an update every 100 steps until
-75 % of the training (Evci et al., arXiv:1911.11134, section 4); batches of 128
-and a cosine of the learning rate, as in the other configs of this data here.
-Nobody has published these rows on Fashion-MNIST. What papers report is an
-order: static below SET below RigL, which is at most as good as pruning; ERK
-above uniform; RigL 5x above RigL; small-dense below RigL. results/README.md
-says what came of it.
+Mask updates as in Evci et al., Rigging the Lottery (arXiv:1911.11134, section
+4): every 100 steps until 75 % of training, with a drop fraction of 0.3 that is
+annealed by a cosine. Uniform sparsities apply to all layers here, so that they
+keep as many weights as ERK. Batch size and learning rate are those of the other
+configs of this data set.
+
+Expected: nobody has published this table for Fashion-MNIST. Papers report an
+order: static < SET < RigL <= pruning; uniform < ERK; RigL < RigL 5x;
+small-dense < RigL. See results/README.md for ours.
+
+Argument: `smoke` for two sparsities, one seed and a few steps.
 """
 
 import functools
@@ -66,14 +70,14 @@ def _run(
   return config
 
 
-def sweep(arg: str = ""):
-  """The rows; see `rigl.table_runs`.
+def sweep(arg: str = "") -> rigl.Runs:
+  """Plans the runs of the table; see `rigl.table_runs`.
 
   Args:
     arg: As for `get_config`.
 
   Returns:
-    For each run its row, and what to change in the config.
+    For each run its row, and by dotted key what to change in the config.
   """
   smoke = args.parse(arg).smoke
   return rigl.table_runs(

@@ -1,24 +1,25 @@
-"""The rows of RigL's tables on MNIST-1D: the convolutional net of its paper.
+"""RigL's tables on MNIST-1D: the convolutional net of that data set's paper.
 
     python -m experiments.sweep --config=configs/dst_mnist1d.py --root=DIR
     python -m experiments.tables --table=dst_mnist1d --root=DIR
 
-Dense, small-dense, SNIP, and, uniform and ERK, static, SET, SNFS, RigL, RigL
-five times as long, and gradual pruning, at 80, 90, 95 and 98 %, five seeds
-each: 420 runs. `:smoke` takes two sparsities, one seed and a few steps.
+Dense, small-dense, SNIP and, with uniform and with ERK sparsities, static, SET,
+SNFS, RigL, RigL five times as long, and gradual pruning, at 80, 90, 95 and 98 %
+with five seeds each: 420 runs.
 
-Net, data and recipe are those of configs/rigl_mnist1d.py: 4,000 steps of 100
-signals, SGD with a cosine of the learning rate; a drop fraction of 0.3 that a
-cosine anneals, an update every 100 steps until 75 % of the training (Evci et
-al., arXiv:1911.11134, section 4). Uniform sparsities are those of all layers,
-so that they keep as many weights as ERK, and once more (`first dense`) those of
-all but the first, as the paper has it: 250 of 17,750 weights, but at 98 % two
-fifths of all that are left.
+Net, data and training are those of configs/rigl_mnist1d.py. Mask updates as in
+Evci et al., Rigging the Lottery (arXiv:1911.11134, section 4): every 100 steps
+until 75 % of training, with a drop fraction of 0.3 that is annealed by a
+cosine. Uniform sparsities apply to all layers, so that they keep as many
+weights as ERK; rows called "first dense" leave the first layer dense, as the
+paper does. It has 250 of 17,750 weights, but at 98 % these are two fifths of
+all that are left.
 
-Nobody has published these rows on MNIST-1D. What papers report is an
-order: static below SET below RigL, which is at most as good as pruning; ERK
-above uniform; RigL 5x above RigL; small-dense below RigL. results/README.md
-says what came of it.
+Expected: nobody has published this table for MNIST-1D. Papers report an order:
+static < SET < RigL <= pruning; uniform < ERK; RigL < RigL 5x;
+small-dense < RigL. See results/README.md for ours.
+
+Argument: `smoke` for two sparsities, one seed and a few steps.
 """
 
 import functools
@@ -76,14 +77,14 @@ def _run(
   return config
 
 
-def sweep(arg: str = ""):
-  """The rows; see `rigl.table_runs`.
+def sweep(arg: str = "") -> rigl.Runs:
+  """Plans the runs of the table; see `rigl.table_runs`.
 
   Args:
     arg: As for `get_config`.
 
   Returns:
-    For each run its row, and what to change in the config.
+    For each run its row, and by dotted key what to change in the config.
   """
   smoke = args.parse(arg).smoke
   return rigl.table_runs(

@@ -3,23 +3,26 @@
     python -m experiments.main --config=configs/families_fashion_mnist.py \
       --workdir=DIR
 
-The argument is a net (`lenet`, LeNet-300-100 for ten epochs, the default; or
-`conv`, two small convolutions and two dense layers for three), `smoke`, or both
-with a comma between. Each method has its paper's schedule, scaled to these
-steps (`recipes.family`), ERK, and the common optimizer; Top-KAST trains twice
-the weights that the forward pass sees, with its own penalty in place of the
-common weight decay. Soft movement pruning and STR find their sparsity
-themselves: the strength that is to lead near each one was chosen by single
-runs, and the table says where they ended.
+Each method follows its paper's shares of training, scaled to these steps
+(`vision.algorithm_by_shares`), with ERK and one optimizer for all. Top-KAST
+trains twice the weights of the forward pass, and its own penalty replaces the
+weight decay. Soft movement pruning and STR cannot be given a sparsity; the
+strengths below come near each one, by single runs, and the table shows the
+sparsity that each reached.
 
-Nobody has published these on Fashion-MNIST. What papers report: static below
-SET below RigL (Evci et al., arXiv:1911.11134); Top-KAST above static
+Expected: nobody has published these on Fashion-MNIST. Papers report:
+static < SET < RigL (Evci et al., arXiv:1911.11134); Top-KAST above static
 (Jayakumar et al., arXiv:2106.03517); straight-through magnitudes near gradual
 pruning (Lee et al., arXiv:2304.14082); SRigL close to RigL (Lasby et al.,
 arXiv:2305.02299); GraNet and RigL-ITOP above RigL (Liu et al.,
 arXiv:2106.10404 and arXiv:2102.02887); AC/DC near dense (Peste et al.,
 arXiv:2106.12379).
+
+Argument: a net, `lenet` (LeNet-300-100 for ten epochs, the default) or `conv`
+(two small convolutions and two dense layers, for three epochs), and `smoke`.
 """
+
+from collections.abc import Sequence
 
 import ml_collections
 
@@ -34,7 +37,9 @@ METHODS = (
 )
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 STEPS = {"lenet": 4800, "conv": 1600}
-SETTINGS = {
+# Penalty of soft movement pruning, and weight decay of STR's thresholds, for
+# each of SPARSITIES.
+STRENGTHS = {
   "lenet": {
     "soft_movement": (26.0, 70.0, 115.0, 160.0),
     "str": (0.0046, 0.014, 0.0225, 0.031),
@@ -85,11 +90,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       (s, {"backward_sparsity": round(max(0.0, 2 * s - 1), 6)})
       for s in config.sparsities
     ),
-    "soft_movement": _settings(config, net, "soft_movement", "penalty"),
+    "soft_movement": tuple(
+      (s, {"penalty": strength})
+      for s, strength in _strengths("soft_movement", net, config.sparsities)
+    ),
     "str": tuple(
       (s, {"optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": w}})
-      for s, w in zip(SPARSITIES, SETTINGS[net]["str"], strict=True)
-      if s in config.sparsities
+      for s, w in _strengths("str", net, config.sparsities)
     ),
   }
   config.expected = (
@@ -110,9 +117,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return config
 
 
-def _settings(config, net, method, key):
-  return tuple(
-    (s, {key: value})
-    for s, value in zip(SPARSITIES, SETTINGS[net][method], strict=True)
-    if s in config.sparsities
-  )
+def _strengths(
+  method: str, net: str, sparsities: Sequence[float]
+) -> list[tuple[float, float]]:
+  """Pairs each of the sparsities with the strength that leads near it."""
+  pairs = zip(SPARSITIES, STRENGTHS[net][method], strict=True)
+  return [(s, strength) for s, strength in pairs if s in sparsities]

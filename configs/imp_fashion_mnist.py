@@ -3,19 +3,22 @@
     python -m experiments.main --config=configs/imp_fashion_mnist.py \
       --workdir=DIR
 
-Iterative magnitude pruning, 20 % of all weights left in each of 14 rounds, in
-four ways: `ticket`, back to the first weights; `rewound`, back to those of step
-500; `reinit`, the ticket's masks on newly drawn weights; `random`, masks pruned
-at random, on the first weights.
+Iterative magnitude pruning: 14 rounds, each of which prunes 20 % of the weights
+left, over all layers. Four branches: `ticket` rewinds to the initial weights;
+`rewound`, to those of step 500; `reinit` puts the ticket's masks on new random
+weights; `random` prunes at random and rewinds to the initial weights.
 
-Net, optimizer and rate are those of open_lth's LeNet on MNIST
-(github.com/facebookresearch/open_lth): SGD with a learning rate of 0.1 and
-batches of 128, no momentum, no decay; the output layer is not pruned. Its 40
-epochs are 26 here. No number has been published for Fashion-MNIST; what Frankle
-and Carbin report on MNIST (The Lottery Ticket Hypothesis, arXiv:1803.03635,
-section 2 and figure 4) is a shape: tickets stay at or above the dense net's
-accuracy far down, reinitialised and random nets fall at once. `:smoke` runs two
-levels of it in seconds.
+Net and training are those of open_lth's LeNet on MNIST
+(github.com/facebookresearch/open_lth): batches of 128, SGD with a learning rate
+of 0.1, no momentum, no weight decay; the output layer is not pruned. It trains
+for 40 epochs, this for 26.
+
+Expected: no numbers are published for Fashion-MNIST. On MNIST, Frankle and
+Carbin (The Lottery Ticket Hypothesis, arXiv:1803.03635, section 2 and figure 4)
+report that tickets stay at or above the dense net's accuracy far down,
+while reinitialised and random nets fall at once.
+
+Argument: `smoke` for two levels, in seconds.
 """
 
 import ml_collections

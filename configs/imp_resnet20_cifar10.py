@@ -4,20 +4,22 @@
       --workdir=DIR
 
 The recipe of Frankle, Dziugaite, Roy and Carbin, Linear Mode Connectivity and
-the Lottery Ticket Hypothesis (arXiv:1912.05671), as their code has it
-(github.com/facebookresearch/open_lth, models/cifar_resnet.py): batches of 128
-for 160 epochs, SGD with momentum 0.9 and L2 1e-4, a learning rate of 0.1
-divided by 10 at epochs 80 and 120, BatchNorm's scales drawn from [0, 1); 20 %
-of all weights, the output layer's among them, pruned a round, 14 rounds.
+the Lottery Ticket Hypothesis (arXiv:1912.05671), from their code
+(github.com/facebookresearch/open_lth, models/cifar_resnet.py): 160 epochs with
+batches of 128; SGD with momentum 0.9 and L2 1e-4; a learning rate of 0.1,
+divided by 10 at epochs 80 and 120; BatchNorm's scales drawn from [0, 1). Each
+of 14 rounds prunes 20 % of all weights left, the output layer included.
 
-To expect: a test error of the dense net near 8.3 %; tickets rewound to step 500
-as good as that and stable (an error barrier below 2 %) down to 13.4 % of the
-weights, those rewound to step 0 neither; the dense net stable from step 2000
-on. These are figures of the paper read at second hand.
+Expected, from the paper as cited elsewhere: a test error of the dense net near
+8.3 %. Tickets rewound to step 500 are as good and stable (an error barrier
+below 2 %) down to 13.4 % of the weights, those rewound to step 0 neither; the
+dense net is stable from step 2000 on.
 
-Where this differs: images are normalised by CIFAR-10's mean and deviation
-before they are padded (theirs by ImageNet's, after). Not run here in full: no
-GPU. `:smoke` takes a few steps of a small net.
+Differences: images are normalised by CIFAR-10's mean and deviation before they
+are padded; in the released code, by ImageNet's and after. Not run in full: no
+GPU.
+
+Argument: `smoke` for a few steps of a small net.
 """
 
 import ml_collections

@@ -3,19 +3,20 @@
     python -m experiments.main --config=configs/imp_rewinding.py --workdir=DIR
 
 Iterative magnitude pruning, 20 % of all weights left a round, of the
-convolutional net of MNIST-1D's authors with 50 channels: weights rewound to
-steps 0, 50, 200 and 1000 of 3000, with the error barrier between two children
-of each; the learning rate rewound; fine-tuning at the last rate; and one-shot
-pruning with weights rewound. The data is a real set that its package generates
-(arXiv:2011.14439).
+convolutional net of MNIST-1D (arXiv:2011.14439) with 50 channels. Branches:
+weights rewound to steps 0, 50, 200 and 1000 of 3000, with the error barrier
+between two children of each; the learning rate rewound; fine-tuning at the last
+learning rate; and one-shot pruning with weights rewound. As in the papers, the
+learning rate is divided by 10 at half and three quarters of training.
 
-Nobody has published these on it. What papers report is an order and a shape:
-learning-rate rewinding at or above weight rewinding, both above fine-tuning
-(Renda et al., arXiv:2003.02389, section 4); sparse nets unstable to the order
-of the data if rewound to step 0, stable and as good as dense if rewound a
-little later (Frankle et al., arXiv:1912.05671, section 4). The schedule is
-theirs in proportion: a rate divided by 10 at one half and three quarters.
-`:smoke` runs two levels in seconds.
+Expected: nobody has published these on MNIST-1D. Papers report that
+learning-rate rewinding is at or above weight rewinding, and both are above
+fine-tuning (Renda et al., arXiv:2003.02389, section 4); and that sparse nets
+depend on the order of the data if rewound to step 0, but are stable and as good
+as dense if rewound a little later (Frankle et al., arXiv:1912.05671, section
+4).
+
+Argument: `smoke` for two levels, in seconds.
 """
 
 import ml_collections

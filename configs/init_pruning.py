@@ -1,17 +1,19 @@
-"""Masks before training at 80, 90, 95 and 98 %, kept or as the start of RigL.
+"""Masks found before training at 80 to 98 %, kept or as the start of RigL.
 
     python -m experiments.main --config=configs/init_pruning.py --workdir=DIR
 
-Random masks (ERK), the largest first weights, SNIP, SNIP by the gradient alone,
+Random masks (ERK), the largest initial weights, SNIP, SNIP by gradient alone,
 GraSP, SynFlow and FORCE, each kept as it is and each as the start of RigL, on
-MNIST-1D with the convolutional net of its authors with 50 channels; three
-seeds.
+MNIST-1D with its convolutional net with 50 channels, at 80, 90, 95 and 98 %
+with three seeds.
 
-Nobody has published these on MNIST-1D. What papers report: SNIP above random
-masks (Lee et al., arXiv:1810.02340), but SNIP by the gradient alone below them
-(Evci et al., arXiv:1911.11134, appendix M); SynFlow above SNIP and GraSP where
-few weights are left (Tanaka et al., arXiv:2006.05467, figure 1); and RigL above
-the masks that it starts from. `:smoke` runs it in seconds.
+Expected: nobody has published these on MNIST-1D. Papers report SNIP above
+random masks (Lee et al., arXiv:1810.02340), but SNIP by gradient alone below
+them (Evci et al., arXiv:1911.11134, appendix M); SynFlow above SNIP and GraSP
+where few weights are left (Tanaka et al., arXiv:2006.05467, figure 1); and RigL
+above the masks from which it starts.
+
+Argument: `smoke` for a run of seconds.
 """
 
 import ml_collections
@@ -59,7 +61,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   base.tensorboard = False
 
   steps = base.get_ref("steps")
-  given = {
+  keywords = {
     "sparsity": 0.9,
     "distribution": "erdos_renyi_kernel",
     "fraction": 0.3,
@@ -76,10 +78,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     *(f"rigl from {name}" for name in starts),
   )
   config.algorithms = {
-    "dense": vision.algorithm("dense", **given),
-    **{name: vision.algorithm("static", **given) for name in starts},
+    "dense": vision.algorithm("dense", **keywords),
+    **{name: vision.algorithm("static", **keywords) for name in starts},
     **{
-      f"rigl from {name}": vision.algorithm("rigl", **given) for name in starts
+      f"rigl from {name}": vision.algorithm("rigl", **keywords)
+      for name in starts
     },
   }
   config.initial = {

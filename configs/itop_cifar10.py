@@ -1,30 +1,31 @@
-"""RigL-ITOP and SET-ITOP on CIFAR-10: few updates of many weights.
+"""RigL-ITOP and SET-ITOP on CIFAR-10: rare updates of many weights.
 
     python -m experiments.main --config=configs/itop_cifar10.py:rigl \
       --workdir=DIR
 
-Recipe, to the letter (Liu et al., Do We Actually Need Dense Over-
-Parameterization? In-Time Over-Parameterization in Sparse Training,
-arXiv:2102.02887), by its released code (README and main.py of
-github.com/Shiweiliuiiiiiii/In-Time-Over-Parameterization): batches of 128 for
-250 epochs; SGD with Nesterov momentum 0.9, L2 5e-4 on all parameters, a
-learning rate of 0.1 divided by 10 at epochs 125 and 187; ERK, 95 % sparse; an
+The recipe of Liu et al., Do We Actually Need Dense Over-Parameterization?
+In-Time Over-Parameterization in Sparse Training (arXiv:2102.02887), from the
+released code (README and main.py of
+github.com/Shiweiliuiiiiiii/In-Time-Over-Parameterization): 250 epochs with
+batches of 128; SGD with Nesterov momentum 0.9 and L2 5e-4 on all parameters; a
+learning rate of 0.1, divided by 10 at epochs 125 and 187; ERK, 95 % sparse; an
 update every 4,000 steps (RigL) or 1,500 (SET) to the end of training, with a
-drop fraction of 0.5 that a cosine anneals, and a gradient step at updates too.
-Of the code's nets this is `wrn-28-2`, with its dropout of 0.3.
+drop fraction of 0.5 that is annealed by a cosine, and a gradient step at
+updates too. Of the code's nets this is `wrn-28-2`, with its dropout of 0.3.
 
-Expected: we could not read the paper's tables of CIFAR. The README has a
-ResNet-50 on ImageNet, in percent: 75.8 at 80 % zeros, having explored 93 % of
-the weights (`explored` in our records), and 73.8 at 90 %, having explored 83 %;
-RigL has 75.1 and 73.0 there.
+Expected: we could not read the paper's CIFAR tables. The README has a ResNet-50
+on ImageNet: 75.8 % at 80 % sparsity, having explored 93 % of the weights
+(`explored` in our records), and 73.8 % at 90 %, having explored 83 %; RigL has
+75.1 and 73.0 % there.
 
-Where this differs: their code trains on 45,000 of the images, and tests the
-epoch that is best on the others; here all train, and the last epoch counts.
-Theirs anneals the share to a hundredth, ours to 0; their SET grows a number
-that is right on average only. Not run in full: it takes a GPU and the data.
+Differences: the released code trains on 45,000 images and tests the epoch that
+is best on the others; here all images are trained on, and the last epoch
+counts. It anneals the fraction to a hundredth, here to 0; its SET grows the
+right number of weights only on average. Not run in full: that takes a GPU and
+the data.
 
-The argument is `rigl` (the default) or `set`, `smoke` for a few steps of a
-small net, or both with a comma between.
+Argument: `rigl` (the default) or `set`, and `smoke` for a few steps of a small
+net.
 """
 
 import ml_collections
@@ -73,7 +74,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   }
   config.algorithm = {
     "name": algorithm,
-    "sparsity": 0.95,
+    "sparsity": 0.95,  # ERK, the default distribution
     "delta_t": 4 if smoke else DELTA_T[algorithm],
     "t_end": config.steps,
     "fraction": 0.5,

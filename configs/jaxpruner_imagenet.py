@@ -1,31 +1,34 @@
-"""JaxPruner's table: nine rows of ResNet-50 on ImageNet, at 80 %.
+"""JaxPruner's table: nine methods on a ResNet-50 and ImageNet, at 80 %.
 
     python -m experiments.sweep \
       --config=configs/jaxpruner_imagenet.py --root=DIR
     python -m experiments.tables --table=jaxpruner_imagenet --root=DIR
 
-Recipe, to the letter: that of `ste_imagenet.py` (Lee et al., arXiv:2304.14082,
-by the released config): batches of 4,096 for 100 epochs; the same sparsity in
-all layers but the first convolution, which stays dense. Pruning follows a cubic
-from step 10,000 to 25,000, every 1,000 steps, by magnitude, by saliency |w g|,
-at random, or by magnitude under one threshold for all layers. SET and RigL move
-a tenth of the weights every 1,000 steps from 10,000 to 25,000, in that config,
-so its RigL is not the paper's recipe.
+The recipe of Lee et al., JaxPruner (arXiv:2304.14082), from its released config
+(github.com/google-research/jaxpruner, baselines/scenic/configs/
+imagenet_resnet_config.py): 100 epochs of 312 steps with batches of 4,096; SGD
+with momentum 0.9 and L2 1e-4; a learning rate that rises to 1.6 over 5 epochs
+and falls by a cosine; uniform sparsity, the first convolution dense. Pruning
+follows a cubic from step 10,000 to 25,000, every 1,000 steps, by magnitude, by
+saliency |w g|, at random, or by magnitude with one threshold for all layers.
+SET and RigL move a tenth of the weights every 1,000 steps from 10,000 to
+25,000; this RigL is not its paper's recipe.
 
-Expected test accuracy in percent, by the README of
-github.com/google-research/jaxpruner, whose table does not say at which
-sparsity; the config's is 80 %:
+Expected test accuracy in percent, from the README of that repository, whose
+table does not say at which sparsity; the config has 80 %:
 
     dense  random  magnitude  saliency  global  STE    static  SET    RigL
     76.67  70.19   75.53      74.93     75.49   73.54  71.34   74.57  74.75
 
-Where this differs: mask updates of SET and RigL begin with training, not with
-step 10,000, and their fraction is annealed by a cosine; JaxPruner's cubic runs
-one step ahead. Not run here: it takes a GPU and the data.
+Differences: mask updates of SET and RigL begin with training, not at step
+10,000, and their fraction is annealed by a cosine; JaxPruner's cubic runs one
+step ahead. Not run: that takes a GPU and the data.
 
-The argument is `smoke`, for a few steps of a small net, or nothing; a single
-run is that of magnitude pruning.
+Argument: `smoke` for a few steps of a small net. A single run prunes by
+magnitude.
 """
+
+from typing import Any
 
 import ml_collections
 
@@ -62,29 +65,29 @@ def _run(row: str, arg: str) -> ml_collections.ConfigDict:
   return config
 
 
-def _algorithm(row, smoke):
+def _algorithm(row: str, smoke: bool) -> dict[str, Any]:
   if row == "dense":
     return {"name": "dense"}
   begin, end = (5, 15) if smoke else (10_000, 25_000)
   every = 5 if smoke else 1000
-  part = {
+  shared = {
     "sparsity": 0.8,
     "distribution": "uniform",
     "prunable": "^(stage|logits).*kernel",
   }
   pruning = {"name": "gmp", "begin": begin, "end": end, "delta_t": every}
-  moving = {"delta_t": every, "t_end": end, "fraction": 0.1}
-  own = {
+  dynamic = {"delta_t": every, "t_end": end, "fraction": 0.1}
+  by_row = {
     "random": {**pruning, "score": "random"},
     "magnitude": pruning,
     "saliency": {**pruning, "score": "sensitivity"},
     "global magnitude": {**pruning, "scope": "global"},
     "magnitude STE": {"name": "ste", "begin": begin, "end": end},
     "static": {"name": "static"},
-    "SET": {"name": "set", **moving},
-    "RigL": {"name": "rigl", **moving},
+    "SET": {"name": "set", **dynamic},
+    "RigL": {"name": "rigl", **dynamic},
   }
-  return {**part, **own[row]}
+  return {**shared, **by_row[row]}
 
 
 _TABLE = {
@@ -100,14 +103,14 @@ _TABLE = {
 }
 
 
-def sweep(arg: str = ""):
-  """The rows, with three seeds each.
+def sweep(arg: str = "") -> rigl.Runs:
+  """Plans the runs of the table, with three seeds for each row.
 
   Args:
     arg: As for `get_config`; `smoke` takes one seed.
 
   Returns:
-    For each run its row, and what to change in the config.
+    For each run its row, and by dotted key what to change in the config.
   """
   smoke = args.parse(arg).smoke
   base = get_config(arg)

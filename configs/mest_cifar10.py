@@ -3,29 +3,28 @@
     python -m experiments.main --config=configs/mest_cifar10.py:ems \
       --workdir=DIR
 
-Recipe, to the letter (Yuan et al., MEST: Accurate and Fast Memory-Economic
-Sparse Training Framework on the Edge, arXiv:2110.14032), by its released code
-(github.com/boone891214/MEST, scripts/resnet32/EM and EM_S): batches of 64 for
-160 epochs; SGD with momentum 0.9, L2 1e-4 on all parameters, a learning rate of
-0.1 that falls to 4e-8 by a cosine, the same within an epoch. The convolutions
-of blocks are 90 % sparse each; the first one, shortcuts and the output layer
-stay dense. Masks begin with the largest weights, and move every 5 epochs until
-epoch 120, dropping by |w| and growing at random. Elastic mutation, EM, moves a
-fifth of the weights until epoch 90, and then a tenth. EM&S has half as many
-weights again until epoch 90, then a quarter, and drops to its budget at each
-update.
+The recipe of Yuan et al., MEST: Accurate and Fast Memory-Economic Sparse
+Training Framework on the Edge (arXiv:2110.14032), from the released code
+(github.com/boone891214/MEST, scripts/resnet32/EM and EM_S): 160 epochs with
+batches of 64; SGD with momentum 0.9 and L2 1e-4 on all parameters; a learning
+rate that falls from 0.1 to 4e-8 by a cosine, constant within an epoch. The
+convolutions of blocks are 90 % sparse each; the first one, shortcuts and the
+output layer are dense. Masks begin with the largest weights and are updated
+every 5 epochs until epoch 120, dropping by |w| and growing at random. EM
+(elastic mutation) moves a fifth of the weights until epoch 90, then a tenth.
+EM&S has half as many weights again until epoch 90, then a quarter, and drops to
+its budget at each update.
 
-Expected: we could not read the paper's tables of CIFAR. The code can add the
-gradient to its scores, with a coefficient that is 0 in all scripts, and so
-here.
+Expected: we could not read the paper's CIFAR tables.
 
-Where this differs: their first update is at epoch 0, ours at epoch 5; they do
-not reset the momentum of weights that move, and report the best epoch on the
-test set, where here the last one counts. Not run in full: it takes a GPU and
-the data.
+Differences: the first update in the released code is at epoch 0, here at epoch
+5; it does not reset the momentum of weights that move, and it reports the epoch
+that is best on the test set, where here the last one counts. It can add the
+gradient to its scores, with a coefficient that is 0 in all scripts and here.
+Not run in full: that takes a GPU and the data.
 
-The argument is `em` (the default) or `ems`, `smoke` for a few steps of a small
-net, or both with a comma between.
+Argument: `em` (the default) or `ems`, and `smoke` for a few steps of a small
+net.
 """
 
 import ml_collections

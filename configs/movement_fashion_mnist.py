@@ -4,24 +4,23 @@
       --workdir=DIR
 
 The schedule of Sanh et al., Movement Pruning: Adaptive Sparsity by Fine-Tuning
-(arXiv:2005.07683), as their code trains BERT on SQuAD
+(arXiv:2005.07683), as the released code trains BERT on SQuAD
 (github.com/huggingface/transformers, research_projects/movement-pruning): ten
-epochs; a learning rate that rises over a tenth of them, about as long as their
-5,400 steps, and falls to 0 along a line; pruning along a cubic that begins then
-and ends a fifth before the end; Adam without weight decay, gradients clipped to
-a norm of 1; scores that begin at 0, with a rate of 1e-2 by the same schedule.
-Hard movement pruning keeps 15 % of each layer, the output layer's too; soft has
-a threshold that rises to 0.1, and a penalty that follows it to 400.
+epochs; a learning rate that rises over a tenth of them, about the share of its
+5,400 steps, and falls linearly to 0; pruning along a cubic that begins then and
+ends at 80 % of training; Adam without weight decay, gradients clipped to a norm
+of 1; scores that begin at 0, with a learning rate of 1e-2 on the same schedule.
+Hard movement pruning keeps 15 % of each layer, the output layer included. Soft
+movement pruning has a threshold that rises to 0.1, and a penalty that rises
+with it to 400.
 
-What is not carried over: they fine-tune a trained net, and this starts from
-random weights, whose movement says less; so the weights' rate is 1e-3, where
-theirs is 3e-5; their norm counts the scores' gradients too; and they also
-distill. No number of theirs belongs here. In the soft variant the penalty alone
-settles the sparsity: 400, which is theirs for BERT, left 0.7 % of this net's
-weights in one run.
+Expected: no published number applies. The paper fine-tunes a trained model;
+this trains from random weights, whose movement says less, so the learning rate
+of weights is 1e-3 instead of 3e-5. Its gradient norm includes the scores'
+gradients, and it also distills. In the soft variant the penalty alone decides
+the sparsity: the paper's 400 left 0.7 % of this net's weights in one run.
 
-The argument is `hard` (the default) or `soft`, `smoke`, or both with a comma
-between.
+Argument: `hard` (the default) or `soft`, and `smoke`.
 """
 
 import ml_collections

@@ -1,19 +1,20 @@
-"""What the shape of zeros costs: N:M, blocks and constant fan-in.
+"""What patterns cost: N:M, blocks and constant fan-in on Fashion-MNIST.
 
     python -m experiments.main --config=configs/patterns_fashion_mnist.py \
       --workdir=DIR
 
-RigL, gradual magnitude pruning and SR-STE on Fashion-MNIST, with unstructured
-zeros, the same fan-in for every output, and blocks of 4 x 4, at 50, 75, 80, 90
-and 95 %; 2:4 at 50 % and 1:4 at 75 %, along the inputs. The first convolution
-and the output layer stay dense, as hardware has it, and all other layers have
-the same sparsity, since N:M knows no other. The argument is a net (`lenet`, the
-default, or `conv`), `smoke`, or both with a comma between.
+RigL, gradual magnitude pruning and SR-STE with unstructured zeros, constant
+fan-in, and 4 x 4 blocks, at 50, 75, 80, 90 and 95 %; with 2:4 at 50 % and 1:4
+at 75 %, along the inputs. The first convolution and the output layer are dense,
+as hardware for N:M requires, and all other layers have the same sparsity, since
+N:M allows no other.
 
-Nobody has published these on Fashion-MNIST. What papers report: unstructured
-zeros at least as good as constant fan-in (Lasby et al., arXiv:2305.02299),
-these above N:M, and N:M above blocks; for SR-STE, unstructured above N:M
-(Zhou et al., arXiv:2102.04010).
+Expected: nobody has published these on Fashion-MNIST. Papers report
+unstructured zeros at least as good as constant fan-in (Lasby et al.,
+arXiv:2305.02299), this above N:M, and N:M above blocks; and for SR-STE,
+unstructured above N:M (Zhou et al., arXiv:2102.04010).
+
+Argument: a net, `lenet` (the default) or `conv`, and `smoke`.
 """
 
 import ml_collections
@@ -25,7 +26,7 @@ from experiments.recipes import vision
 PATTERNS = {
   "unstructured": {"name": "unstructured"},
   "fan-in": {"name": "fan_in"},
-  "N:M": None,
+  "N:M": None,  # depends on the sparsity: N_OF_M
   "blocks": {"name": "blocks", "shape": [4, 4]},
 }
 N_OF_M = (

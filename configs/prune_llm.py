@@ -2,23 +2,25 @@
 
     python -m experiments.main --config=configs/prune_llm.py --workdir=DIR
 
-Magnitude, Wanda, SparseGPT, RIA, Wanda with OWL's densities, and RIA with as
-many zeros for each output (its code knows both) at 30 to 70 %, 2:4 and 4:8,
-judged by the perplexity of the State of the Union addresses from 2000 on, in
-windows of 256 tokens. Calibration: 32 windows of 256 tokens of the addresses
-before. The papers take 128 of 2048 from C4 and test on WikiText-2 with windows
-of 4096 (2048 for LLaMA 1): give these files by
-`--config.task.train.name=jsonl` and the like, see the README. Their numbers
-stand beside ours as those of other models: magnitude far above the others,
-SparseGPT ahead at 70 %, 2:4 above 4:8 above 50 %.
+Magnitude, Wanda, SparseGPT, RIA, Wanda with OWL's layer densities, and RIA with
+the same sparsity for each output (its code has both), at 30 to 70 %, 2:4 and
+4:8. The measure is perplexity on the State of the Union addresses from 2000 on,
+in windows of 256 tokens; the calibration data, 32 windows of the addresses
+before. Papers calibrate on 128 windows of 2048 tokens from C4 and test on
+WikiText-2 in windows of 4096 (2048 for LLaMA 1): these files are set by
+`--config.task.train.name=jsonl` and the like, see the README.
 
-The argument `bytes` takes a byte-level model that configs/byte_llama.py has
-trained, and three seeds of the windows; `:smoke` runs in seconds, on a random
-model and Python's own help texts.
+Expected: the papers' numbers stand beside ours, as numbers of other models:
+magnitude far above the others, SparseGPT best at 70 %, 2:4 above 4:8 above
+50 %.
 
-Frantar and Alistarh, arXiv:2301.00774 (SparseGPT); Sun et al., arXiv:2306.11695
-(Wanda), README of the released code; Zhang et al., ICLR 2024 (RIA); Yin et al.,
-arXiv:2310.05175 (OWL), README of the released code.
+References: Frantar and Alistarh, arXiv:2301.00774 (SparseGPT); Sun et al.,
+arXiv:2306.11695 (Wanda), README of the released code; Zhang et al., ICLR 2024
+(RIA); Yin et al., arXiv:2310.05175 (OWL), README of the released code.
+
+Argument: `bytes` for the byte-level model that configs/byte_llama.py trains,
+with three seeds of the windows; `smoke` for a random model and Python's own
+help texts, in seconds.
 """
 
 import ml_collections

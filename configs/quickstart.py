@@ -1,17 +1,18 @@
-"""Six ways to train a small convolutional net on MNIST-1D, 90 % of it zeros.
+"""Six ways to train a small convolutional net on MNIST-1D at 90 % sparsity.
 
     python -m experiments.main --config=configs/quickstart.py --workdir=DIR
 
 Dense, static, SET, RigL, sensitivity-based drop-and-grow (SEFT's rule) and
-gradual magnitude pruning, three seeds each: a few minutes on two cores.
-`:smoke` runs it in seconds, to nobody's benefit but the tests'.
+gradual magnitude pruning, with three seeds each: a few minutes on two cores.
+Data set and net are those of Greydanus and Kobak, Scaling down Deep Learning
+with MNIST-1D (arXiv:2011.14439); the package generates the data.
 
-The data set is a real one that its package generates (Greydanus and Kobak,
-Scaling down Deep Learning with MNIST-1D, arXiv:2011.14439), the net its
-convolutional one; nobody has published these methods' numbers on it. What
-papers do report is an order (Evci et al., arXiv:1911.11134, figure 2 and
-section 4.3): static below SET and RigL, RigL below or near pruning, pruning
-near dense. The report says whether it appears.
+Expected: nobody has published these on MNIST-1D. Papers report an order (Evci
+et al., arXiv:1911.11134, figure 2 and section 4.3): static below SET and RigL,
+RigL below or near pruning, pruning near dense. The report says whether it
+appears.
+
+Argument: `smoke` for a run of seconds.
 """
 
 import ml_collections

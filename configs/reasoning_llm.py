@@ -1,14 +1,16 @@
-"""Questions that a program makes and checks: SmolLM2 learns them, sparse.
+"""Generated questions with exact answers: SmolLM2 learns them, sparse.
 
     python -m experiments.main --config=configs/reasoning_llm.py:chain_sum \
       --workdir=DIR
 
-SmolLM2-135M-Instruct is tuned on a task of reasoning-gym, pruned to 50 % by
-SparseGPT with the questions' own text, and repaired by SEFT and by training all
-non-zeros with SquareHead; judged by exact answers, generated greedily. The
-argument is the task, `chain_sum` (the default), `word_sequence_reversal`,
-`number_filtering` or `gsm_symbolic`; or `smoke`. Questions are generated, the
-same for everybody; nobody publishes numbers of these methods on them.
+SmolLM2-135M-Instruct is fine-tuned on a task of reasoning-gym, pruned to 50 %
+by SparseGPT with the questions as calibration data, and recovered by SEFT and
+by training all non-zeros with SquareHead. The measure is the share of exact
+answers, generated greedily. Questions are generated, the same for everybody.
+No numbers of these methods are published for them.
+
+Argument: the task, `chain_sum` (the default), `word_sequence_reversal`,
+`number_filtering` or `gsm_symbolic`; or `smoke`.
 """
 
 import ml_collections

@@ -2,16 +2,17 @@
 
     python -m experiments.main --config=configs/rigl_cifar10.py --workdir=DIR
 
-Recipe, to the letter (Evci et al., Rigging the Lottery, arXiv:1911.11134,
-section 4.3): batches of 128 for 250 epochs, which is 97,656 steps; SGD with
-momentum 0.9, L2 5e-4, a learning rate of 0.1 divided by 5 every 30,000 steps;
-ERK; an update every 100 steps until step 75,000, with a drop fraction of 0.3
-that a cosine anneals. Where the paper is silent, its released code speaks
+The recipe of Evci et al., Rigging the Lottery (arXiv:1911.11134, section 4.3):
+250 epochs, 97,656 steps, with batches of 128; SGD with momentum 0.9 and L2
+5e-4; a learning rate of 0.1, divided by 5 every 30,000 steps; ERK; an update
+every 100 steps until step 75,000, with a drop fraction of 0.3 that is annealed
+by a cosine. What the paper does not say is taken from its released code
 (github.com/google-research/rigl, rigl/cifar_resnet): Nesterov momentum, dropout
-0.3 in the blocks, Glorot initialization, images normalized one by one.
+of 0.3 in blocks, Glorot initialization, images standardized one by one, pruning
+every 1,000 steps from 20,000 to 75,000.
 
-Expected test accuracy in percent, mean of 3 seeds, by the paper's first author
-in issue 8 of github.com/google-research/rigl; dense 94.1 (section 4.3):
+Expected test accuracy in percent, mean of 3 seeds, from the paper's first
+author in issue 8 of github.com/google-research/rigl; dense 94.1 (section 4.3):
 
     sparsity   static   RigL   pruning
     0.5        94.1     94.2   94.0
@@ -21,16 +22,16 @@ in issue 8 of github.com/google-research/rigl; dense 94.1 (section 4.3):
 
 An independent reproduction with 45,000 training images at 0.8 (Sundar and
 Dwaraknath, arXiv:2103.15767): dense 93.4, RigL 93.1, SET 92.9, pruning 93.2.
-Not run here in full: no GPU.
+Not run in full: no GPU.
 
-All rows of that table, the runs of twice the steps among them, with small dense
-nets, SNIP, SET and SNFS:
+The whole table, with the runs of twice the steps, small-dense nets, SNIP, SET
+and SNFS:
 
     python -m experiments.sweep --config=configs/rigl_cifar10.py --root=DIR
     python -m experiments.tables --table=rigl_cifar10 --root=DIR
 
-The argument is an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
-`dense`), `smoke` for a few steps of a small net, or both: `set,smoke`.
+Argument: an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
+`dense`), and `smoke` for a few steps of a small net: `set,smoke`.
 """
 
 import functools
@@ -112,14 +113,14 @@ def _run(
   return config
 
 
-def sweep(arg: str = ""):
-  """All rows, with three seeds each; see `rigl.table_runs`.
+def sweep(arg: str = "") -> rigl.Runs:
+  """Plans the runs of the table; see `rigl.table_runs`.
 
   Args:
     arg: `smoke` for one sparsity and one seed, or nothing.
 
   Returns:
-    For each run its row, and what to change in the config.
+    For each run its row, and by dotted key what to change in the config.
   """
   smoke = args.parse(arg).smoke
   return rigl.table_runs(

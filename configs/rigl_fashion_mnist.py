@@ -3,15 +3,16 @@
     python -m experiments.main --config=configs/rigl_fashion_mnist.py \
       --workdir=DIR
 
-The argument is a model (`lenet`, the default, or `conv`), an algorithm
-(`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`, `dense`), `smoke`, or several
-of them with commas between: `conv,set,smoke`.
+Mask updates as in Evci et al., Rigging the Lottery (arXiv:1911.11134, section
+4): every 100 steps until 75 % of training, with a drop fraction of 0.3 that is
+annealed by a cosine; ERK.
 
-RigL's numbers for its updates (Evci et al., arXiv:1911.11134, section 4): every
-100 steps until 75 % of the training, a drop fraction of 0.3 that a cosine
-anneals; ERK. Its MNIST net is this LeNet (appendix B), but its table is of
-MNIST, so no published number belongs to this config. What papers report is
-an order: static below SET below RigL, and RigL near dense.
+Expected: no published number applies. The paper trains this LeNet on MNIST
+(appendix B). Papers report an order: static < SET < RigL, and RigL near dense.
+
+Argument: a model (`lenet`, the default, or `conv`), an algorithm (`rigl`,
+`set`, `snfs`, `seft`, `static`, `gmp`, `dense`) and `smoke`, with commas
+between: `conv,set,smoke`.
 """
 
 import ml_collections

@@ -3,20 +3,20 @@
     python -m experiments.main --config=configs/rigl_imagenet.py --workdir=DIR
     python -m experiments.main --config=configs/rigl_imagenet.py:erk,5x ...
 
-Recipe, to the letter (Evci et al., Rigging the Lottery, arXiv:1911.11134,
-section 4.1): batches of 4,096 for 32,000 steps; SGD with momentum 0.9, L2 1e-4,
-label smoothing 0.1, a learning rate of 1.6 that rises over 5 epochs and is
-divided by 10 at epochs 30, 70 and 90; an update every 100 steps until step
-25,000, with a drop fraction of 0.3 that a cosine anneals. `5x` lasts five times
-as long, and so do all its parts but the interval of updates and the rise. Where
-the paper is silent, its released code speaks (github.com/google-research/rigl,
-rigl/imagenet_resnet): Nesterov momentum.
+The recipe of Evci et al., Rigging the Lottery (arXiv:1911.11134, section 4.1):
+32,000 steps with batches of 4,096; SGD with momentum 0.9 and L2 1e-4; label
+smoothing 0.1; a learning rate that rises to 1.6 over 5 epochs and is divided by
+10 at epochs 30, 70 and 90; an update every 100 steps until step 25,000, with a
+drop fraction of 0.3 that is annealed by a cosine. In `5x` all of this lasts
+five times as long, but for the interval between updates and the rise of the
+learning rate. Nesterov momentum is from the released code
+(github.com/google-research/rigl, rigl/imagenet_resnet).
 
 Uniform sparsity leaves the first convolution dense; `erk` makes all layers
-sparse. Sparsity is 0.8, another by --config.algorithm.sparsity.
+sparse. The sparsity is 0.8, or --config.algorithm.sparsity.
 
-Expected test accuracy in percent, by the paper's figure 2 and table 4, means of
-3 seeds; dense 76.8. FLOPs relative to dense are in results/flops.csv.
+Expected test accuracy in percent, from the paper's figure 2 and table 4, means
+of 3 seeds; dense 76.8. FLOPs relative to dense are in results/flops.csv.
 
     sparsity       static  SNIP  SET   RigL  RigL 5x  pruning
     0.8  uniform   70.6    72.0  72.9  74.6  76.6     75.6
@@ -26,12 +26,12 @@ Expected test accuracy in percent, by the paper's figure 2 and table 4, means of
     0.9  ERK       67.7    -     -     73.0  76.4     -
     0.95 ERK       -       -     -     69.7  74.5     -
 
-Not run here in full: no GPU, no ImageNet. All rows:
+Not run in full: no GPU, no ImageNet. The whole table:
 
     python -m experiments.sweep --config=configs/rigl_imagenet.py --root=DIR
     python -m experiments.tables --table=rigl_imagenet --root=DIR
 
-The argument is words with commas between: an algorithm (`rigl`, `set`, `snfs`,
+Argument: words with commas between: an algorithm (`rigl`, `set`, `snfs`,
 `seft`, `static`, `gmp`, `dense`), `erk`, `5x`, and `smoke` for a few steps of a
 small net.
 """
@@ -64,7 +64,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
 
 
-def _run(algorithm: str, distribution: str, times: int, *, smoke: bool):
+def _run(
+  algorithm: str, distribution: str, times: int, *, smoke: bool
+) -> ml_collections.ConfigDict:
   config = vision.imagenet(32_000, batch_size=4096, times=times, smoke=smoke)
   config.name = f"{algorithm}_imagenet"
   at = vision.epoch_to_step(config, 32_000 * 4096 / 1_281_167)
@@ -78,7 +80,8 @@ def _run(algorithm: str, distribution: str, times: int, *, smoke: bool):
   config.schedule = {
     "name": "piecewise",
     "learning_rate": 1.6,
-    # The rise takes as many epochs, however long the training.
+    # As many passes over the data however long the training; `at` counts
+    # epochs of the plain length.
     "warmup": at(5 / times),
     "boundaries": (at(30), at(70), at(90)),
     "factor": 0.1,
@@ -90,8 +93,8 @@ def _run(algorithm: str, distribution: str, times: int, *, smoke: bool):
     delta_t=4 if smoke else 100,
     t_end=config.steps * 25 // 32,
     fraction=0.3,
-    # Pruning of Gale et al., arXiv:1902.09574, is another recipe; these are
-    # the shares of training in which RigL moves weights.
+    # Gale et al., arXiv:1902.09574, prune by another recipe. Here pruning
+    # begins after an eighth of training and ends with RigL's updates.
     begin=config.steps // 8,
     end=config.steps * 25 // 32,
     prune_every=1 if smoke else 100,
@@ -101,17 +104,17 @@ def _run(algorithm: str, distribution: str, times: int, *, smoke: bool):
   return config
 
 
-def sweep(arg: str = ""):
-  """All rows, with three seeds each; see `rigl.table_runs`.
+def sweep(arg: str = "") -> rigl.Runs:
+  """Plans the runs of the table; see `rigl.table_runs`.
 
   Args:
     arg: `smoke` for one sparsity and one seed, or nothing.
 
   Returns:
-    For each run its row, and what to change in the config.
+    For each run its row, and by dotted key what to change in the config.
 
   Raises:
-    UserError: If the argument is another.
+    UserError: If a word of the argument is unknown.
   """
   smoke = args.parse(arg).smoke
   return rigl.table_runs(

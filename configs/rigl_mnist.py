@@ -3,34 +3,33 @@
     python -m experiments.main --config=configs/rigl_mnist.py \
       --config.data.data_dir=FOLDER --workdir=DIR
 
-Recipe, to the letter (Evci et al., Rigging the Lottery, arXiv:1911.11134,
-appendix B, and its released code, github.com/google-research/rigl,
-rigl/mnist/mnist_train_eval.py): the first layer begins with 99 % zeros, the
-second with 89.1 %, the last is dense; batches of 100 for 200 epochs; SGD with
-Nesterov momentum 0.9, L2 1e-4, a learning rate of 0.2 divided by 3 after 75 and
-95 epochs; an update every 100 steps until step 50,000, with a drop fraction of
-0.3 that a cosine anneals. Pruning goes from step 2,000 to 30,000, every 500.
-Images are not normalized, but in [0, 1], and so they are there.
+The recipe of Evci et al., Rigging the Lottery (arXiv:1911.11134, appendix B,
+and the released code, github.com/google-research/rigl,
+rigl/mnist/mnist_train_eval.py): sparsity 99 % in the first layer, 89.1 % in the
+second, a dense output layer; 200 epochs with batches of 100; SGD with Nesterov
+momentum 0.9 and L2 1e-4; a learning rate of 0.2, divided by 3 after 75 and 95
+epochs; an update every 100 steps until step 50,000, with a drop fraction of 0.3
+that is annealed by a cosine. Pruning goes from step 2,000 to 30,000, every 500.
+Images are not normalized, but scaled to [0, 1].
 
-Expected, table 2 of the paper: units that are left, an input pixel or a neuron
-with no weight counted as gone, 408-100-69, which is 87.0 % of zeros among the
-weights between them; an error of 1.44 % at best and 1.48 % at the end. What a
-run has found:
+Expected, from table 2 of the paper: 408-100-69 units left (input pixels and
+neurons with any weight), which is 87.0 % of zeros among the weights between
+them; an error of 1.44 % at best and 1.48 % at the end. What a run has found:
 
-    from experiments import train
-    from experiments.grid import module
+    from experiments.config import grid
+    from experiments.runs import train
     from sparsejax import instruments
 
-    config = module("configs/rigl_mnist.py").get_config()
+    config = grid.module("configs/rigl_mnist.py").get_config()
     masks = train.train(config, "DIR").masks
     layers = [masks[name]["kernel"] for name in ("dense1", "dense2")]
     print(instruments.units_left(layers))
 
 FOLDER holds MNIST's four IDX files; `--config.data.source=tfds` takes the set
-that TFDS has prepared. Not run here in full: no MNIST.
+that TFDS has prepared. Not run in full: no MNIST.
 
-The argument is an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
-`dense`), `smoke` for a few steps, or both.
+Argument: an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
+`dense`), and `smoke` for a few steps.
 """
 
 import ml_collections

@@ -1,21 +1,27 @@
-"""RigL on MNIST-1D: a small convolutional net, nine in ten weights zero.
+"""RigL on MNIST-1D: a small convolutional net at 90 % sparsity.
 
     python -m experiments.main --config=configs/rigl_mnist1d.py --workdir=DIR
 
-`:smoke` takes seconds. `:set`, `:static`, `:snfs`, `:seft`, `:gmp` and `:dense`
-train by the same recipe with another algorithm; `:set,smoke` is both.
+Mask updates as in Evci et al., Rigging the Lottery (arXiv:1911.11134, section
+4): every 100 steps until 75 % of training, with a drop fraction of 0.3 that is
+annealed by a cosine.
 
-RigL's own numbers: a drop fraction of 0.3 that a cosine anneals, an update
-every 100 steps until 75 % of the training (Evci et al., arXiv:1911.11134,
-section 4). Net and data: Greydanus and Kobak, arXiv:2011.14439, who do not
-prune, and whose dense net reaches 94 % by another recipe.
+Expected: no published number applies. Net and data are those of Greydanus and
+Kobak (arXiv:2011.14439), whose dense net reaches 94 % by another recipe.
+
+Four sparsities with five seeds each:
+
+    python -m experiments.sweep --config=configs/rigl_mnist1d.py --root=DIR
+
+Argument: an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
+`dense`), and `smoke` for a run of seconds: `set,smoke`.
 """
 
 import ml_collections
 
 from experiments.config import args, defaults
 from experiments.config.entry import Entry
-from experiments.recipes import vision
+from experiments.recipes import rigl, vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -57,14 +63,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return config
 
 
-def sweep(arg: str = "") -> list[tuple[Entry, dict[str, object]]]:
-  """The algorithm at four sparsities, with five seeds each.
+def sweep(arg: str = "") -> rigl.Runs:
+  """Plans runs at four sparsities, with five seeds for each.
 
   Args:
     arg: As for `get_config`.
 
   Returns:
-    For each run its row, and what to change in the config.
+    For each run its row, and by dotted key what to change in the config.
   """
   algorithm = args.parse(arg, algorithm=vision.COMMON).algorithm
   return [

@@ -3,29 +3,29 @@
     python -m experiments.main --config=configs/rigl_mobilenet.py --workdir=DIR
     python -m experiments.main --config=configs/rigl_mobilenet.py:erk,1x ...
 
-Recipe: that of configs/rigl_imagenet.py with all its steps times five, as the
-paper trains every net of this table (Evci et al., Rigging the Lottery,
-arXiv:1911.11134, section 4.1); `1x` is the plain one. The learning rate has the
-schedule of the released code for this net (github.com/google-research/rigl,
-rigl/imagenet_resnet): a rise over 8 epochs, and divisions by 10 at 40, 75 and
-95. The first convolution and the depthwise ones stay dense, and sparsities are
-those of the other layers: 0.75, another by --config.algorithm.sparsity.
+The recipe of configs/rigl_imagenet.py for five times as long, as the paper
+trains every net of this table (Evci et al., Rigging the Lottery,
+arXiv:1911.11134, section 4.1); `1x` is the plain length. The learning rate has
+the schedule of the released code for this net (github.com/google-research/rigl,
+rigl/imagenet_resnet): it rises over 8 epochs and is divided by 10 at 40, 75 and
+95. The first convolution and the depthwise ones are dense, and sparsities are
+those of the other layers: 0.75, or --config.algorithm.sparsity.
 
-Expected test accuracy in percent, by the paper, means of 3 seeds; dense 72.1.
-Pruning is quoted there from Zhu and Gupta, arXiv:1710.01878.
+Expected test accuracy in percent, from the paper, means of 3 seeds; dense 72.1.
+It quotes pruning from Zhu and Gupta, arXiv:1710.01878.
 
     sparsity   small-dense   pruning   RigL   RigL (ERK)
     0.75       66.0          67.7      71.5   71.9
     0.9        57.7          61.8      67.0   68.1
 
-A net 1.98 times as wide, 75 % sparse, which has as many weights as the dense
-one: 76.4, and 77.0 with ERK. Not run here in full: no GPU, no ImageNet. All
-rows:
+A net 1.98 times as wide at 75 % sparsity, which has as many weights as the
+dense one: 76.4, and 77.0 with ERK. Not run in full: no GPU, no ImageNet. The
+whole table:
 
     python -m experiments.sweep --config=configs/rigl_mobilenet.py --root=DIR
     python -m experiments.tables --table=rigl_mobilenet --root=DIR
 
-The argument is words with commas between: an algorithm (`rigl`, `set`, `snfs`,
+Argument: words with commas between: an algorithm (`rigl`, `set`, `snfs`,
 `seft`, `static`, `gmp`, `dense`), `erk`, `1x`, and `smoke` for a few steps of a
 small net.
 """
@@ -36,9 +36,9 @@ from experiments.config import args
 from experiments.config.entry import Entry
 from experiments.recipes import rigl, vision
 
-_WIDE = 1.98
+_WIDE = 1.98  # 75 % sparse, as many weights as the dense net of width 1
 _PRUNABLE = "(pointwise|logits).*kernel"
-_DENSE = "^conv1|depthwise"
+_DENSE = "^conv1|depthwise"  # all other kernels
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -61,7 +61,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
 
 
-def _run(algorithm, distribution="uniform", times=5, *, smoke, width=1.0):
+def _run(
+  algorithm: str,
+  distribution: str = "uniform",
+  times: int = 5,
+  *,
+  smoke: bool,
+  width: float = 1.0,
+) -> ml_collections.ConfigDict:
   config = vision.imagenet(32_000, batch_size=4096, times=times, smoke=smoke)
   config.name = f"{algorithm}_mobilenet"
   at = vision.epoch_to_step(config, 32_000 * 4096 / 1_281_167)
@@ -79,7 +86,8 @@ def _run(algorithm, distribution="uniform", times=5, *, smoke, width=1.0):
   config.schedule = {
     "name": "piecewise",
     "learning_rate": 1.6,
-    # The rise takes as many epochs, however long the training.
+    # As many passes over the data however long the training; `at` counts
+    # epochs of the plain length.
     "warmup": at(8 / times),
     "boundaries": (at(40), at(75), at(95)),
     "factor": 0.1,
@@ -91,8 +99,8 @@ def _run(algorithm, distribution="uniform", times=5, *, smoke, width=1.0):
     delta_t=4 if smoke else 100,
     t_end=config.steps * 25 // 32,
     fraction=0.3,
-    # Pruning of Gale et al., arXiv:1902.09574, is another recipe; these are
-    # the shares of training in which RigL moves weights.
+    # Gale et al., arXiv:1902.09574, prune by another recipe. Here pruning
+    # begins after an eighth of training and ends with RigL's updates.
     begin=config.steps // 8,
     end=config.steps * 25 // 32,
     prune_every=1 if smoke else 100,
@@ -102,17 +110,17 @@ def _run(algorithm, distribution="uniform", times=5, *, smoke, width=1.0):
   return config
 
 
-def sweep(arg: str = ""):
-  """All rows, with three seeds each.
+def sweep(arg: str = "") -> rigl.Runs:
+  """Plans the runs of the table, with three seeds for each row.
 
   Args:
     arg: `smoke` for one sparsity and one seed, or nothing.
 
   Yields:
-    For each run its row, and what to change in the config.
+    For each run its row, and by dotted key what to change in the config.
 
   Raises:
-    UserError: If the argument is another.
+    UserError: If a word of the argument is unknown.
   """
   smoke = args.parse(arg).smoke
   base, dense = get_config(arg), _run("dense", smoke=smoke)

@@ -3,24 +3,24 @@
     python -m experiments.main --config=configs/rigl_wikitext103.py \
       --config.data.data_dir=FOLDER --workdir=DIR
 
-Recipe, to the letter (Evci et al., Rigging the Lottery, arXiv:1911.11134,
-section 4.2 and appendix I): 256 characters, an embedding of 128 that input and
-output share, a GRU of 512 units, a readout of 256 and 128; sequences of 512,
-batches of 32, 200,000 steps; Adam at 7e-4, L2 5e-4, gradients clipped to a
-norm of 10; 75 % of the weights zero in all layers alike; an update every 100
-steps to the end of training, with a drop fraction of 0.1 that a cosine anneals.
-Pruning goes from step 50,000 to 150,000, every 1,000 steps. The embedding, of
-which the paper does not speak here, stays dense.
+The recipe of Evci et al., Rigging the Lottery (arXiv:1911.11134, section 4.2
+and appendix I): 256 characters, an embedding of 128 that input and output
+share, a GRU of 512 units, a readout of 256 and 128; 200,000 steps with batches
+of 32 sequences of 512; Adam with a learning rate of 7e-4, L2 5e-4, gradients
+clipped to a norm of 10; 75 % sparsity in all layers; an update every 100 steps
+to the end of training, with a drop fraction of 0.1 that is annealed by a
+cosine. Pruning goes from step 50,000 to 150,000, every 1,000 steps. The
+embedding, which the paper does not mention here, is dense.
 
 FOLDER holds wiki.train.raw and wiki.valid.raw of wikitext-103-raw-v1. Bits per
 character are the recorded loss divided by ln 2.
 
-Expected: the paper shows figure 4 (left) only, without numbers: RigL ahead of
-SNFS, SET and static, and pruning ahead of RigL. Not run here in full: no GPU,
-no WikiText.
+Expected: the paper shows only figure 4 (left), without numbers: RigL ahead of
+SNFS, SET and static, and pruning ahead of RigL. Not run in full: no GPU, no
+WikiText.
 
-The argument is an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
-`dense`), `smoke` for a few steps of a small net, or both.
+Argument: an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
+`dense`), and `smoke` for a few steps of a small net.
 """
 
 import ml_collections

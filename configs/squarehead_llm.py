@@ -2,24 +2,29 @@
 
     python -m experiments.main --config=configs/squarehead_llm.py --workdir=DIR
 
-SparseGPT prunes, then all non-zeros are trained, as long by each loss; the
-teacher is the dense model tuned on the same text. By default this is
-SmolLM2-135M-Instruct at 70 % on the State of the Union addresses; `bytes` runs
-50 to 75 % on the byte-level model of configs/byte_llama.py, which is its own
-teacher; `smoke` runs in seconds.
+SparseGPT prunes a model; then all non-zeros are trained, for the same steps
+with each loss. The teacher is the dense model, tuned on the same text. By
+default that is SmolLM2-135M-Instruct at 70 % on the State of the Union
+addresses.
 
     python -m experiments.main --config=configs/squarehead_llm.py:gsm8k \
       --config.base.model.path=FOLDER --config.base.task.data_dir=FOLDER \
       --workdir=DIR
 
-is the recipe of Kurtic et al., arXiv:2310.06927, with their losses only
-(cross-entropy + SquareHead) and their rates, for a LLaMA-type model from a
-Hugging Face folder. They report MPT-7B on GSM8K, in percent: dense 28.2, 60 %
-28.8; with INT8 27.8, 28.35, 70 % 27.07, 75 % 26.61 (model cards of
-neuralmagic/mpt-7b-gsm8k-*); and that cross-entropy alone, or with KL, diverges
-or overfits at high sparsity, which is why the order expected is cross-entropy
-below KL below SquareHead.
+is the recipe of Kurtic et al., arXiv:2310.06927, for a LLaMA-type model from a
+Hugging Face folder: their rates, epochs and loss (cross-entropy + SquareHead).
+
+Expected: they report MPT-7B on GSM8K, in percent: dense 28.2, 60 % 28.8; with
+INT8 27.8, 28.35, 70 % 27.07, 75 % 26.61 (model cards of neuralmagic/
+mpt-7b-gsm8k-*); and that cross-entropy alone, or with KL, diverges or overfits
+at high sparsity. Hence the expected order: cross-entropy < KL < SquareHead.
+
+Argument: `bytes` for 50 to 75 % on the byte-level model of
+configs/byte_llama.py, which is its own teacher; `gsm8k`, see above; `smoke` for
+a run of seconds.
 """
+
+from collections.abc import Iterable
 
 import ml_collections
 
@@ -33,8 +38,8 @@ LOSSES = {
   "ce + kl": {"cross_entropy": 1.0, "kl": 1.0},
   "ce + squarehead": {"cross_entropy": 1.0, "square_head": 1.0},
 }
-# The best tried: for bytes of four rates for each loss; for SmolLM2 of three,
-# for CE and SquareHead. See BUILD_NOTES.md.
+# The best of those tried: for bytes, four for each loss; for SmolLM2, three for
+# cross-entropy and SquareHead. See BUILD_NOTES.md.
 LEARNING_RATES = {SMOLLM2: 3e-4, BYTES: 1e-4, SMOKE: 3e-4}
 # Full sparse fine-tuning of MPT-7B on GSM8K, by SquareHead: model cards.
 PUBLISHED = {
@@ -64,7 +69,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.base = llm.run(
     variant, steps=100, batch_size=4 if variant == BYTES else 1
   )
-  # What was trained on this text is tuned on it.
+  # The byte-level model was trained on this text, and needs no tuning.
   if variant != BYTES:
     tuned = llm.setting({"name": "full"}, learning_rate=3e-5, warmup=5)
     config.dense = {**tuned, "save": True}
@@ -101,7 +106,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return config
 
 
-def _published(sparsities):
+def _published(sparsities: Iterable[float]) -> tuple[tuple[str, ...], ...]:
   return tuple(
     (f"sparsegpt {100 * s:g} %", "ce + squarehead", PUBLISHED[s])
     for s in sparsities
@@ -109,7 +114,7 @@ def _published(sparsities):
   )
 
 
-def _gsm8k():
+def _gsm8k() -> ml_collections.ConfigDict:
   config = recovery.defaults()
   config.name = "squarehead_llm gsm8k"
   config.seeds = (17,)

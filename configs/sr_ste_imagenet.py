@@ -3,33 +3,33 @@
     python -m experiments.main --config=configs/sr_ste_imagenet.py:2of4 \
       --workdir=DIR
 
-Recipe, to the letter (Zhou et al., Learning N:M Fine-grained Structured Sparse
-Neural Networks From Scratch, arXiv:2102.04010), by its released code
-(github.com/NM-sparsity/NM-sparsity, classification/): batches of 256 for 120
-epochs; SGD with momentum 0.9, L2 5e-5 on all parameters, a learning rate of 0.1
-that rises from 0 over 5 epochs and falls to 0 by a cosine; no label smoothing.
-All convolutions are N:M from the first step on, the output layer is dense;
-2e-4 w is added to the gradients of pruned weights.
+The recipe of Zhou et al., Learning N:M Fine-grained Structured Sparse Neural
+Networks From Scratch (arXiv:2102.04010), from the released code
+(github.com/NM-sparsity/NM-sparsity, classification/): 120 epochs with batches
+of 256; SGD with momentum 0.9 and L2 5e-5 on all parameters; a learning rate
+that rises from 0 to 0.1 over 5 epochs and falls to 0 by a cosine; no label
+smoothing. All convolutions are N:M from the first step on, the output layer is
+dense; 2e-4 w is added to the gradients of pruned weights.
 
-Expected test accuracy in percent, by that folder's README; of ResNet-18
+Expected test accuracy in percent, from that folder's README; for ResNet-18
 (--config.model.name=resnet18), dense 71.3 and 2:4 71.2:
 
     2:4    4:8    1:4    2:8
     77.0   77.4   75.9   76.4
 
-By issue 7 of that repository, dense ResNet-50s reach 77.3 to 77.7; by issue 4,
+In issue 7 of that repository, dense ResNet-50s reach 77.3 to 77.7; in issue 4,
 a user got 75.8 with 2:4. The code divides the loss by the number of GPUs before
-it adds up gradients, but not the decay of pruned weights. If that sum is what
-it is in the code it comes from, 2e-4 is so many times larger; how many GPUs
-there were is not known to us. Set --config.algorithm.decay.
+gradients are summed, but not the decay of pruned weights. If they are summed,
+as in the code that it is based on, the decay is 2e-4 times the number of GPUs,
+which we do not know. Set --config.algorithm.decay.
 
-Where this differs: no color augmentation; groups lie along the input channels,
-as in the released code, but never reach from one place of the kernel to the
-next, so that of 3 channels the first convolution keeps N, at most 3. Not run
-in full: it takes a GPU and the data.
+Differences: no color augmentation. Groups lie along the input channels, as in
+the released code, but never span two positions of the kernel, so that the first
+convolution, with its 3 channels, keeps N of them, at most 3. Not run in full:
+that takes a GPU and the data.
 
-The argument is `2of4` (the default), `4of8`, `1of4` or `2of8`, `smoke` for a
-few steps of a small net, or both with a comma between.
+Argument: `2of4` (the default), `4of8`, `1of4` or `2of8`, and `smoke` for a few
+steps of a small net.
 """
 
 import ml_collections

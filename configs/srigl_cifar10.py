@@ -2,27 +2,26 @@
 
     python -m experiments.main --config=configs/srigl_cifar10.py --workdir=DIR
 
-Recipe, to the letter (Lasby et al., Dynamic Sparse Training with Structured
-Sparsity, arXiv:2305.02299), by its released code
-(github.com/calgaryml/condensed-sparsity, README and configs/): batches of 128
-for 250 epochs; SGD with Nesterov momentum 0.9, L2 5e-4 on all parameters, a
-learning rate of 0.1 multiplied by 0.2 every 77 epochs; images normalized one by
-one; ERK; an update every 100 steps in the first 75 % of training, with a drop
-fraction of 0.3 that a cosine anneals, and a gradient step at updates too. The
-net is that of the code, with dropout 0.3 in the blocks. A neuron with less than
-30 % of its fan-in salient is ablated, as the code's notes recommend; the
-README's command for ResNet-18, at 99 %, has 5 %. Neurons of the output layer
-are never ablated.
+The recipe of Lasby et al., Dynamic Sparse Training with Structured Sparsity
+(arXiv:2305.02299), from the released code (github.com/calgaryml/
+condensed-sparsity, README and configs/): 250 epochs with batches of 128; SGD
+with Nesterov momentum 0.9 and L2 5e-4 on all parameters; a learning rate of
+0.1, multiplied by 0.2 every 77 epochs; images standardized one by one; ERK; an
+update every 100 steps in the first 75 % of training, with a drop fraction of
+0.3 that is annealed by a cosine, and a gradient step at updates too. The net is
+that of the code, with dropout of 0.3 in blocks. A neuron with less than 30 % of
+its fan-in salient is ablated, as the code's notes recommend (its README's
+command for ResNet-18, at 99 %, has 5 %); output neurons never are.
 
-Expected: we could not read the paper's tables; it reports SRigL near RigL,
-which has 92.9 on this net at 90 % by its own recipe (see rigl_cifar10.py). The
-code's notebooks give the dense net 95.0.
+Expected: we could not read the paper's tables. It reports SRigL near RigL,
+which has 92.9 % on this net at 90 % by its own recipe (see rigl_cifar10.py).
+The code's notebooks have 95.0 % for the dense net.
 
-Where this differs: the code scales first weights by the fan-in that masks
-leave; here they are those of the dense net. Not run in full: it takes a GPU and
-the data.
+Differences: the released code scales initial weights by the fan-in that masks
+leave; here they are those of the dense net. Not run in full: that takes a GPU
+and the data.
 
-The argument is `smoke`, for a few steps of a small net, or nothing.
+Argument: `smoke` for a few steps of a small net.
 """
 
 import ml_collections
@@ -69,7 +68,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   }
   config.algorithm = {
     "name": "srigl",
-    "sparsity": 0.9,
+    "sparsity": 0.9,  # ERK, the default distribution
     "delta_t": 4 if smoke else 100,
     "t_end": config.steps * 3 // 4,
     "fraction": 0.3,

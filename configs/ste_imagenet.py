@@ -2,27 +2,27 @@
 
     python -m experiments.main --config=configs/ste_imagenet.py --workdir=DIR
 
-Recipe, to the letter: JaxPruner's (Lee et al., arXiv:2304.14082), by its
-released config (github.com/google-research/jaxpruner, baselines/scenic/configs/
-imagenet_resnet_config.py): batches of 4,096 for 100 epochs of 312 steps; SGD
-with momentum 0.9, L2 1e-4, a learning rate of 1.6 that rises over 5 epochs and
-falls by a cosine; no label smoothing; the same sparsity in all layers but the
-first convolution, which stays dense. Magnitudes choose the weights anew at
-every step, along a cubic from step 10,000 to 25,000. The net is Scenic's
-(github.com/google-research/scenic, projects/baselines/resnet.py): the last norm
-of a block begins with a scale of 0, LeCun initialization.
+The recipe of Lee et al., JaxPruner (arXiv:2304.14082), from its released config
+(github.com/google-research/jaxpruner, baselines/scenic/configs/
+imagenet_resnet_config.py): 100 epochs of 312 steps with batches of 4,096; SGD
+with momentum 0.9 and L2 1e-4; a learning rate that rises to 1.6 over 5 epochs
+and falls by a cosine; no label smoothing; uniform sparsity, the first
+convolution dense. The largest weights are chosen anew at every step, with a
+sparsity that follows a cubic from step 10,000 to 25,000. The net is Scenic's
+(github.com/google-research/scenic, projects/baselines/resnet.py): LeCun
+initialization, and the last norm of a block begins with a scale of 0.
 
-Expected test accuracy in percent, by that repository's README, whose table
-does not say at which sparsity; the config's is 80 %:
+Expected test accuracy in percent, from that repository's README, whose table
+does not say at which sparsity; the config has 80 %:
 
     dense   straight-through   gradual magnitude pruning
     76.67   73.54              75.53
 
-Where this differs: there the L2 term is taken of the masked weights, so that
-pruned ones do not decay; here all do. Their cubic runs one step ahead. Not run
-in full: it takes a GPU and the data.
+Differences: there the L2 term is of the masked weights, so that pruned ones do
+not decay; here all do. Its cubic runs one step ahead. Not run in full: that
+takes a GPU and the data.
 
-The argument is `smoke`, for a few steps of a small net, or nothing.
+Argument: `smoke` for a few steps of a small net.
 """
 
 import ml_collections

@@ -1,25 +1,27 @@
-"""STR on ImageNet: ResNet-50 with learned thresholds, 90.23 % sparse.
+"""STR on ImageNet: a ResNet-50 with learned thresholds, 90.23 % sparse.
 
     python -m experiments.main --config=configs/str_imagenet.py --workdir=DIR
 
-Recipe, to the letter (Kusupati et al., Soft Threshold Weight Reparameterization
-for Learnable Sparsity, arXiv:2002.03231), by its released config
-(github.com/RAIVNLab/STR, configs/largescale/resnet50-str.yaml): batches of 256
-for 100 epochs; SGD with momentum 0.875, L2 2.251757813e-5 on all parameters, a
-learning rate of 0.256 that rises over 5 epochs and falls by a cosine, the same
-within an epoch; label smoothing 0.1. Every layer has a threshold, trained by
-the same optimizer from s = -3200: there sigmoid(s) and its slope are 0 in
-float32, and only L2 moves it until, between epochs 20 and 30, it bites.
+The recipe of Kusupati et al., Soft Threshold Weight Reparameterization for
+Learnable Sparsity (arXiv:2002.03231), from the released config
+(github.com/RAIVNLab/STR, configs/largescale/resnet50-str.yaml): 100 epochs with
+batches of 256; SGD with momentum 0.875 and L2 2.251757813e-5 on all parameters;
+a learning rate that rises to 0.256 over 5 epochs and falls by a cosine,
+constant within an epoch; label smoothing 0.1. Every layer has a threshold
+sigmoid(s), trained by the same optimizer from s = -3200: there sigmoid(s) and
+its slope are 0 in float32, and only L2 moves s until, between epochs 20 and 30,
+the threshold begins to prune.
 
-So the sparsity comes out of L2, s, learning rate and momentum together. That
-of other rows of the paper takes another L2, and which one we could not read.
+The sparsity therefore results from L2, s, learning rate and momentum together.
+Other rows of the paper have another L2, which we could not read.
 
-Expected test accuracy in percent, by that repository's README: 74.31 at 90.23 %
-sparsity; dense 77.00. Its output layer has no biases, ours has. Not run in
-full: it takes a GPU and the data.
+Expected test accuracy in percent, from that repository's README: 74.31 at
+90.23 % sparsity; dense 77.00.
 
-The argument is `smoke`, for a few steps of a small net, which prune nothing, or
-nothing.
+Differences: its output layer has no biases. Not run in full: that takes a GPU
+and the data.
+
+Argument: `smoke` for a few steps of a small net, which prune nothing.
 """
 
 import ml_collections

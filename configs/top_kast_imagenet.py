@@ -3,24 +3,24 @@
     python -m experiments.main --config=configs/top_kast_imagenet.py \
       --workdir=DIR
 
-Jayakumar et al., Top-KAST: Top-K Always Sparse Training, arXiv:2106.03517. Its
-code is not public, and we could not read its recipe. Known from those who
-implemented it (github.com/neuralmagic/sparseml, pull request 1674 and
-modifier_pruning_topkast.py): SGD without momentum; both sets chosen layer by
-layer and anew at every step (every 100 were as good); weights of the forward
-set decay, those of the rest of the backward one by that over its density, with
-a coefficient of 1e-4 by default there.
-What remains is the recipe of RigL (Evci et al., arXiv:1911.11134, section 4),
-and need not be this paper's: 32,000 steps of 4,096 images; a learning rate of
-1.6 that rises over 5 epochs and is divided by 10 at epochs 30, 70 and 90; label
-smoothing 0.1; the same sparsity in all layers but the first convolution, which
-stays dense.
+Jayakumar et al., Top-KAST: Top-K Always Sparse Training (arXiv:2106.03517). Its
+code is not public, and we could not read its recipe. A reimplementation
+(github.com/neuralmagic/sparseml, pull request 1674 and
+modifier_pruning_topkast.py) says: SGD without momentum; both sets chosen layer
+by layer and anew at every step (every 100 steps were as good); weights of the
+forward set decay, the others of the backward set by that divided by the
+density, with a coefficient that is 1e-4 by default there.
 
-Expected test accuracy in percent: 73.0 in the paper, as that pull request
-quotes it, whose own run of 100 epochs with batches of 400 reached 72.5. Not run
-in full: it takes a GPU and the data.
+The rest is the recipe of RigL (Evci et al., arXiv:1911.11134, section 4.1),
+which need not be this paper's: 32,000 steps with batches of 4,096; a learning
+rate that rises to 1.6 over 5 epochs and is divided by 10 at epochs 30, 70 and
+90; label smoothing 0.1; uniform sparsity, the first convolution dense.
 
-The argument is `smoke`, for a few steps of a small net, or nothing.
+Expected test accuracy in percent: 73.0 in the paper, as quoted in that pull
+request, whose own run of 100 epochs with batches of 400 reached 72.5. Not run
+in full: that takes a GPU and the data.
+
+Argument: `smoke` for a few steps of a small net.
 """
 
 import ml_collections

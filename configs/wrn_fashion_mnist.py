@@ -1,17 +1,17 @@
-"""The rows of RigL's tables on Fashion-MNIST: the Wide ResNet 22-2 of CIFAR-10.
+"""RigL's tables on Fashion-MNIST: the Wide ResNet 22-2 of CIFAR-10.
 
     python -m experiments.sweep --config=configs/wrn_fashion_mnist.py --root=DIR
     python -m experiments.tables --table=wrn_fashion_mnist --root=DIR
 
-The grid of configs/dst_fashion_mnist.py, three seeds each: 171 runs. Net and
-recipe are those of configs/rigl_cifar10.py: 97,656 steps of 128 images, padded,
-cropped and mirrored, SGD with Nesterov momentum, a learning rate of 0.1 divided
-by 5 every 30,000 steps, updates until step 75,000. `:smoke` takes two
-sparsities, one seed and a few steps of a small net.
+The grid of configs/dst_fashion_mnist.py with three seeds each: 171 runs. Net
+and recipe are those of configs/rigl_cifar10.py (Evci et al., Rigging the
+Lottery, arXiv:1911.11134, section 4.3).
 
-Nobody has published these rows. What papers report is an order: static below
-SET below RigL, which is at most as good as pruning; ERK above uniform; RigL 5x
-above RigL; small-dense below RigL. Not run here: no GPU.
+Expected: nobody has published this table. Papers report an order:
+static < SET < RigL <= pruning; uniform < ERK; RigL < RigL 5x;
+small-dense < RigL. Not run: no GPU.
+
+Argument: `smoke` for two sparsities, one seed and a few steps of a small net.
 """
 
 import functools
@@ -90,14 +90,14 @@ def _run(
   return config
 
 
-def sweep(arg: str = ""):
-  """The rows; see `rigl.table_runs`.
+def sweep(arg: str = "") -> rigl.Runs:
+  """Plans the runs of the table; see `rigl.table_runs`.
 
   Args:
     arg: As for `get_config`.
 
   Returns:
-    For each run its row, and what to change in the config.
+    For each run its row, and by dotted key what to change in the config.
   """
   smoke = args.parse(arg).smoke
   return rigl.table_runs(

@@ -16,7 +16,7 @@ import bisect
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,8 @@ from experiments.config.entry import Entry
 from experiments.errors import UserError
 from sparsejax import distributions, masks
 
+# Rows of a table with, by dotted key, what a run changes in the config.
+Runs = Iterable[tuple[Entry, dict[str, Any]]]
 DISTRIBUTIONS = {"uniform": "uniform", "ERK": "erdos_renyi_kernel"}
 # Words for them in arguments of config files, the default first.
 WORDS = {"uniform": "uniform", "erk": "erdos_renyi_kernel"}
