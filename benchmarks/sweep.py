@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 from benchmarks import measure
 from experiments.config import grid
-from experiments.runs import programs, train
+from experiments.runs import model, programs, train
 from experiments.sweep import launchers, population, workers
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "rigl_mnist1d.py"
@@ -68,8 +68,8 @@ def population_rows(rounds):
   times = np.empty((rounds, 2))
   for r in range(rounds):
     for i, work in enumerate((together, apart)):
-      programs._make.cache_clear()
-      programs._draw.cache_clear()
+      programs._get.cache_clear()
+      model._drawing.cache_clear()
       population._compiled.cache_clear()
       jax.clear_caches()
       compiled.clear()

@@ -20,7 +20,7 @@ from flax import linen as nn
 from experiments import cli
 from experiments.errors import UserError
 from experiments.llm.io import files, packed_files
-from experiments.runs import programs
+from experiments.runs.model import load
 from sparsejax.linen import packed_layers
 
 _BATCH = 1000
@@ -38,7 +38,7 @@ class Predictor:
     """Reads it from a file; a UserError says if that is no such one."""
     variables, about = packed_files.read_tree(path)
     config = ml_collections.ConfigDict(about["config"])
-    self.dataset, model = programs.parts(config)
+    self.dataset, model = load(config)
 
     @jax.jit
     def logits(x):

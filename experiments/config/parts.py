@@ -47,12 +47,16 @@ def streams(seed: int) -> dict[str, jax.Array]:
   return {name: stream(name) for name in STREAMS}
 
 
+def wrap(key: jax.Array) -> jax.Array:
+  """Makes a key of raw data uint32[2] of `streams`."""
+  return jax.random.wrap_key_data(key, impl="threefry2x32")
+
+
 def folded(
   keys: Mapping[str, jax.Array], name: str, number: int
 ) -> dict[str, jax.Array]:
   """Streams of which one is another, by a number, and the rest the same."""
-  key = jax.random.wrap_key_data(keys[name], impl="threefry2x32")
-  other = jax.random.key_data(jax.random.fold_in(key, number))
+  other = jax.random.key_data(jax.random.fold_in(wrap(keys[name]), number))
   return {**keys, name: other}
 
 

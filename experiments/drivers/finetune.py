@@ -346,7 +346,7 @@ def _teacher(config, model: Model):
 def _batches(config, rows: Examples, first: int):
   """The batch of every step from `first` on."""
   keys = parts.streams(config.seed)
-  key = jax.random.wrap_key_data(keys["data"], impl="threefry2x32")
+  key = parts.wrap(keys["data"])
   for step in range(first, config.steps):
     (chosen,) = order.batch_indices(
       key,

@@ -32,10 +32,12 @@ import numpy as np
 from experiments.config import calling, check, parts
 from experiments.config import defaults as defaults_lib
 from experiments.errors import UserError, unknown
-from experiments.runs import batches as source
 from experiments.runs import programs, train
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
+from experiments.runs.batches import open_source
+from experiments.runs.model import no_scores
+from experiments.runs.step import State
 from experiments.tables import lottery as report
 from sparsejax import distributions, lottery, scores
 
@@ -233,7 +235,7 @@ def _keys(seed: int, level: int, child: int) -> dict[str, jax.Array]:
   return keys
 
 
-def _dense_state(keys, full, program: programs.Programs) -> programs.State:
+def _dense_state(keys, full, program: programs.Programs) -> State:
   variables = program.draw(keys)
   return program.begin(keys, variables, full(variables["params"]))
 
@@ -246,7 +248,7 @@ def _start(
   masks: Any,
   keys: dict[str, jax.Array],
   program: programs.Programs,
-) -> programs.State:
+) -> State:
   """The state in which a level starts."""
   saved = train.state_at(seed.dense, seed.path / "dense", branch["step"])
   params, batch_stats = saved.params, saved.batch_stats
@@ -294,7 +296,7 @@ def _compiled_rounds(rate: float, scope: str, prunable: str | None) -> _Rounds:
 def _masks(seed, branch, level, dense, last, masks):
   """The masks of a level, from those of the level before, or of another."""
   rounds = _rounds(seed.config)
-  key = programs.wrap(parts.streams(seed.dense.seed)["masks"])
+  key = parts.wrap(parts.streams(seed.dense.seed)["masks"])
   match branch["masks"]:
     case "pruned":
       new = rounds.prune(last.params, last.masks)
@@ -324,13 +326,13 @@ def _line(
 ) -> np.ndarray:
   """Test errors on the line between two children, running averages too."""
   program = programs.get(config)
-  tests = list(source.of(config, parts.streams(config.seed)["data"]).tests())
+  tests = list(open_source(config, parts.streams(config.seed)["data"]).tests())
   ends = [(r.params, r.batch_stats) for r in (first, second)]
   errors = []
   for weight in np.linspace(0, 1, points, dtype=np.float32):
     params, batch_stats = _interpolate(*ends, weight)
     variables = {"params": params, "batch_stats": batch_stats}
-    total = programs.no_scores()
+    total = no_scores()
     for x, y in tests:
       total = program.evaluate(total, variables, x, y)
     errors.append(1 - int(total.correct) / int(total.examples))

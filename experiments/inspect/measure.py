@@ -16,8 +16,9 @@ from flax import linen as nn
 
 from experiments.config import parts
 from experiments.plots.style import evenly_spaced
-from experiments.runs import batches as source
+from experiments.runs import model as model_lib
 from experiments.runs import programs, train
+from experiments.runs.batches import Source, open_source
 from experiments.runs.finished import Run, architecture, config_of
 from sparsejax import instruments
 from sparsejax import masks as masks_lib
@@ -104,7 +105,7 @@ class _Programs(NamedTuple):
 @functools.lru_cache(maxsize=4)
 def _programs(text: str) -> _Programs:
   options = dict(zip(("data", "model"), json.loads(text), strict=True))
-  dataset, model = programs.parts(ml_collections.ConfigDict(options))
+  dataset, model = model_lib.load(ml_collections.ConfigDict(options))
 
   def losses(variables, x, y):
     logits = model.apply(variables, dataset.prepare(x), False)
@@ -159,8 +160,8 @@ def load(run: Run) -> train.Result:
   return result._replace(params=_apply_masks(result.params, result.masks))
 
 
-def _examples(run: Run) -> source.Source:
-  return source.of(run.config, np.asarray(parts.streams(run.seed)["data"]))
+def _examples(run: Run) -> Source:
+  return open_source(run.config, np.asarray(parts.streams(run.seed)["data"]))
 
 
 def sensitivity(run: Run, examples: int) -> Sensitivity:

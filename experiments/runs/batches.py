@@ -15,9 +15,9 @@ import ml_collections
 import numpy as np
 
 from experiments import data
-from experiments.config import parts as build
-from experiments.runs import programs
+from experiments.config import parts
 from experiments.runs.devices import Sharing
+from experiments.runs.model import Batches
 
 
 class Source(NamedTuple):
@@ -30,7 +30,7 @@ class Source(NamedTuple):
   """
 
   block: int
-  batches: Callable[[int], programs.Batches]
+  batches: Callable[[int], Batches]
   tests: Callable[[], Iterable[tuple[jax.Array, jax.Array]]]
 
 
@@ -42,7 +42,7 @@ class _Resident(NamedTuple):
   tests: list[tuple[jax.Array, jax.Array]]
 
 
-def of(
+def open_source(
   config: ml_collections.ConfigDict,
   key: jax.Array,
   sharing: Sharing | None = None,
@@ -58,7 +58,7 @@ def of(
     The source.
   """
   sharing = sharing or Sharing()
-  if build.dataset(config.data.to_dict()).train is None:
+  if parts.dataset(config.data.to_dict()).train is None:
     return _streamed(config, key, sharing)
   examples = _on_device(
     json.dumps(config.data.to_dict()), config.eval_batch_size, sharing.count
@@ -69,14 +69,14 @@ def of(
   @functools.lru_cache(maxsize=1)
   def drawn(first):
     order = data.batch_indices(
-      programs.wrap(key),
+      parts.wrap(key),
       n=n,
       batch_size=config.batch_size,
       start=first,
       steps=block,
     )
     order = sharing.order(order)
-    return programs.Batches(examples.x, examples.y, order, np.int32(first))
+    return Batches(examples.x, examples.y, order, np.int32(first))
 
   return Source(
     block=block,
@@ -94,16 +94,16 @@ def _block(config: ml_collections.ConfigDict, n: int) -> int:
 def _on_device(text: str, eval_batch_size: int, count: int) -> _Resident:
   """Loads a data set, given as JSON, once for all runs of a process."""
   sharing = Sharing(count)
-  dataset = build.dataset(json.loads(text))
+  dataset = parts.dataset(json.loads(text))
   x, y = dataset.test
   rows = -(-len(y) // eval_batch_size) * eval_batch_size
   fill = rows - len(y)
   x = np.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
   y = np.pad(y, [(0, fill)] + [(0, 0)] * (y.ndim - 1), constant_values=-1)
-  parts = rows // eval_batch_size
+  batches = rows // eval_batch_size
   tests = [
     sharing.batch((jnp.asarray(a), jnp.asarray(b)))
-    for a, b in zip(np.split(x, parts), np.split(y, parts), strict=True)
+    for a, b in zip(np.split(x, batches), np.split(y, batches), strict=True)
   ]
   train = sharing.replicated(tuple(map(jnp.asarray, dataset.train)))
   return _Resident(*train, tests)
@@ -116,7 +116,7 @@ def _streamed(
   from experiments.data import stream  # loads Grain
 
   options = config.data.to_dict()
-  size = build.dataset(options).like.shape[0]
+  size = parts.dataset(options).like.shape[0]
   opened = functools.partial(
     stream.stream,
     options["name"],
@@ -138,7 +138,7 @@ def _streamed(
         "train", batch_size=config.batch_size, train=True, start_step=step
       )
     batch, position = next(train), step + 1
-    return programs.Batches(*placed(batch), None, np.int32(step))
+    return Batches(*placed(batch), None, np.int32(step))
 
   def tests():
     size = config.eval_batch_size

@@ -17,7 +17,7 @@ from experiments.errors import UserError
 _AXIS = "data"
 
 
-def of(config: ml_collections.ConfigDict) -> "Sharing":
+def sharing(config: ml_collections.ConfigDict) -> "Sharing":
   """Checks what a config asks for.
 
   Raises:

@@ -16,8 +16,7 @@ import numpy as np
 import optax
 
 import sparsejax
-from experiments.config import calling, optimizers
-from experiments.config import parts as build
+from experiments.config import calling, optimizers, parts
 from experiments.errors import UserError, unknown
 from experiments.llm.families import registry
 from experiments.llm.families.protocol import Config, Network
@@ -278,8 +277,8 @@ def begin(config: ml_collections.ConfigDict, params: Any) -> State:
   Raises:
     UserError: If these parameters cannot be fine-tuned so.
   """
-  keys = build.streams(config.seed)
-  key = jax.random.wrap_key_data(keys["masks"], impl="threefry2x32")
+  keys = parts.streams(config.seed)
+  key = parts.wrap(keys["masks"])
   try:
     params = jax.tree.map(jnp.array, params)
     values, tuned = transformation(config, key).start(params)

@@ -16,7 +16,9 @@ import jax
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.runs import checkpoints, metrics, programs
+from experiments.runs import checkpoints, metrics
+from experiments.runs.model import Scores
+from experiments.runs.step import COUNTS, NEVER, State, Sums
 from sparsejax.masks import path_name
 
 if TYPE_CHECKING:
@@ -73,11 +75,11 @@ class Recorder:
     self._pending = collections.deque()
     self._clock = time.monotonic()
 
-  def train(self, step: int, sums: programs.Sums) -> None:
+  def train(self, step: int, sums: Sums) -> None:
     """Adds the sums since the record before."""
     self._pending.append((step, "train", sums))
 
-  def test(self, step: int, scores: programs.Scores, zeros: dict) -> None:
+  def test(self, step: int, scores: Scores, zeros: dict) -> None:
     """Adds an evaluation: what `evaluate` and `inspect` gave."""
     self._pending.append((step, "test", (scores, zeros)))
 
@@ -94,7 +96,7 @@ class Recorder:
       else:
         self._write(step, split, self._tested(*jax.device_get(values)))
 
-  def _write_train(self, step: int, sums: programs.Sums) -> None:
+  def _write_train(self, step: int, sums: Sums) -> None:
     check_loss(sums)
     now = time.monotonic()
     rate = sums.steps / max(now - self._clock, 1e-9)
@@ -105,7 +107,7 @@ class Recorder:
     }
     self._write(step, "train", values, {"steps_per_second": rate})
 
-  def _tested(self, scores: programs.Scores, zeros: dict) -> dict[str, Any]:
+  def _tested(self, scores: Scores, zeros: dict) -> dict[str, Any]:
     if zeros["stray"]:
       raise AssertionError(
         f"{zeros['stray']} inactive weights are not 0: the zeros got lost"
@@ -120,7 +122,7 @@ class Recorder:
       for path, c in zeros["layers"].items()
     }
     counts = list(zeros["layers"].values())
-    total = {k: sum(int(c[k]) for c in counts) for k in programs.COUNTS}
+    total = {k: sum(int(c[k]) for c in counts) for k in COUNTS}
     maskable = sum(layer["size"] for layer in layers.values())
     size = sum(self._sizes.values())
     examples = int(scores.examples)
@@ -138,13 +140,13 @@ class Recorder:
     }
 
 
-def check_loss(sums: programs.Sums) -> None:
+def check_loss(sums: Sums) -> None:
   """Refuses sums that hold a loss that was not finite."""
-  if sums.bad != programs.NEVER:
+  if sums.bad != NEVER:
     raise Diverged("the loss is not finite", int(sums.bad))
 
 
-def check_state(state: programs.State) -> None:
+def check_state(state: State) -> None:
   """Refuses a state, on the host, that no run should go on from."""
   check_loss(state.sums)
   if not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):

@@ -18,12 +18,20 @@ import numpy as np
 import sparsejax
 from experiments.config import calling, check, parts
 from experiments.errors import UserError
-from experiments.runs import batches as source
-from experiments.runs import checkpoints, loop, metrics, programs
-from experiments.runs import devices as sharing
+from experiments.runs import (
+  checkpoints,
+  devices,
+  loop,
+  metrics,
+  programs,
+)
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
+from experiments.runs.batches import open_source
+from experiments.runs.model import no_scores
+from experiments.runs.programs import Programs
 from experiments.runs.recorder import Recorder, check_state, diverging
+from experiments.runs.step import State, model_variables, no_sums
 
 if TYPE_CHECKING:
   import orbax.checkpoint as ocp
@@ -52,7 +60,7 @@ def train(
   workdir: str | os.PathLike,
   *,
   progress: progress_lib.Track | None = None,
-  start: Callable[[programs.Programs], programs.State] | None = None,
+  start: Callable[[Programs], State] | None = None,
 ) -> Result:
   """Trains, goes on training, or reads what a finished run has left.
 
@@ -96,7 +104,7 @@ def train(
 
 def state_at(
   config: ml_collections.ConfigDict, workdir: str | os.PathLike, step: int
-) -> programs.State:
+) -> State:
   """Reads the state that a run had at one of its `keep_steps`.
 
   Args:
@@ -125,9 +133,7 @@ def _checkpoints(
   )
 
 
-def like(
-  config: ml_collections.ConfigDict, program: programs.Programs
-) -> programs.State:
+def like(config: ml_collections.ConfigDict, program: Programs) -> State:
   """The shapes and dtypes of a run's state."""
   try:
     return jax.eval_shape(
@@ -140,15 +146,13 @@ def like(
     ) from error
 
 
-def first_state(
-  config: ml_collections.ConfigDict, program: programs.Programs
-) -> programs.State:
+def first_state(config: ml_collections.ConfigDict, program: Programs) -> State:
   """Draws params and masks from the seed, as the config says."""
   keys = parts.streams(config.seed)
   variables = program.draw(keys)
   if config.initial.name == parts.DRAWN:
     return program.begin(keys, variables)
-  batches = source.of(config, keys["data"]).batches(0)
+  batches = open_source(config, keys["data"]).batches(0)
   masks = program.initial(keys, variables, batches)
   if config.initial.get("reinit"):
     variables = program.draw(parts.folded(keys, "init", 1))
@@ -157,12 +161,12 @@ def first_state(
 
 def _final_state(
   config: ml_collections.ConfigDict,
-  program: programs.Programs,
+  program: Programs,
   path: Path,
   manager: "ocp.CheckpointManager",
   progress: progress_lib.Track,
-  start: Callable[[programs.Programs], programs.State],
-) -> programs.State:
+  start: Callable[[Programs], State],
+) -> State:
   """Returns the run's last state, on the host: restored, or else trained."""
   shapes = like(config, program)
   first, saved = checkpoints.restore(manager, shapes) or (-1, None)
@@ -181,30 +185,30 @@ def _final_state(
     recorder = Recorder(write, params=shapes.params, labels=labels)
     advance = progress(config.name, config.steps, step)
     work = _work(config, program, path, manager, recorder, advance, state)
-    state = sharing.of(config).replicated(program.pack(state))
+    state = devices.sharing(config).replicated(program.pack(state))
     _, saved = loop.run(config, work, state, step, path=path, fresh=fresh)
   return saved
 
 
 def _work(
   config: ml_collections.ConfigDict,
-  program: programs.Programs,
+  program: Programs,
   path: Path,
   manager: "ocp.CheckpointManager",
   recorder: Recorder,
   advance: progress_lib.Advance,
-  state: programs.State,
+  state: State,
 ) -> loop.Work:
   """What the loop does for one run; `state` is as checkpoints hold it."""
-  shared = sharing.of(config)
-  examples = source.of(config, np.asarray(state.keys["data"]), shared)
+  shared = devices.sharing(config)
+  examples = open_source(config, np.asarray(state.keys["data"]), shared)
   moves = parts.transformation(config, jax.random.key(0)).moves
   # XLA runs a convolution five times slower in a loop than outside on CPUs,
   # where a dispatch costs next to nothing.
   convolves = any(p.ndim > 2 for p in jax.tree.leaves(state.params))
   one_by_one = convolves and jax.default_backend() == "cpu"
 
-  def stretch(state: programs.State, step: int, stop: int) -> programs.State:
+  def stretch(state: State, step: int, stop: int) -> State:
     batches = examples.batches(step)
     moving = bool(moves(step))
     take = program.moving if moving else program.ordinary
@@ -215,13 +219,13 @@ def _work(
       state = take.many(state, batches, np.int32(stop))
     return program.trim(state) if moving else state
 
-  def log(state: programs.State, step: int) -> programs.State:
+  def log(state: State, step: int) -> State:
     recorder.train(step, state.sums)
-    return state._replace(sums=shared.replicated(programs.no_sums()))
+    return state._replace(sums=shared.replicated(no_sums()))
 
-  def evaluate(state: programs.State, step: int) -> programs.State:
-    scores = programs.no_scores()
-    variables = programs.variables(state)
+  def evaluate(state: State, step: int) -> State:
+    scores = no_scores()
+    variables = model_variables(state)
     for x, y in examples.tests():
       scores = program.evaluate(scores, variables, x, y)
     zeros, seen = program.inspect(state)
@@ -232,7 +236,7 @@ def _work(
     recorder.flush(keep=1)
     advance(step, recorder.note)
 
-  def save(state: programs.State, step: int) -> programs.State:
+  def save(state: State, step: int) -> State:
     recorder.flush()
     metrics.sync(path)
     host = checkpoints.snapshot(program.unpack(state))

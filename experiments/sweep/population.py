@@ -30,10 +30,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import algorithms, calling, grid, parts
 from experiments.errors import UserError
-from experiments.runs import batches as source
-from experiments.runs import checkpoints, loop, metrics, programs, train
+from experiments.runs import (
+  checkpoints,
+  loop,
+  metrics,
+  programs,
+  train,
+)
 from experiments.runs import workdir as workdir_lib
+from experiments.runs.batches import open_source
+from experiments.runs.model import Batches, no_scores
 from experiments.runs.recorder import Diverged, Recorder, check_state
+from experiments.runs.step import State, model_variables, no_sums
 
 _AXIS = "members"
 _MEMBERS, _ALL = PartitionSpec(_AXIS), PartitionSpec()
@@ -155,10 +163,8 @@ class _Programs(NamedTuple):
 
 
 # Of a stacked state all but the step has an axis of members, the first one.
-_STATE = programs.State(*[_MEMBERS] * len(programs.State._fields))._replace(
-  step=_ALL
-)
-_BATCHES = programs.Batches(x=_ALL, y=_ALL, order=_MEMBERS, first=_ALL)
+_STATE = State(*[_MEMBERS] * len(State._fields))._replace(step=_ALL)
+_BATCHES = Batches(x=_ALL, y=_ALL, order=_MEMBERS, first=_ALL)
 
 
 @functools.lru_cache(maxsize=4)
@@ -192,12 +198,12 @@ def _compiled(single: programs.Programs, mesh: Mesh) -> _Programs:
 
   def evaluate(state, x, y):
     def member(rest):
-      variables = programs.variables(rest)
+      variables = model_variables(rest)
 
       def add(scores, batch):
         return single.evaluate(scores, variables, *batch), None
 
-      return lax.scan(add, programs.no_scores(), (x, y))[0]
+      return lax.scan(add, no_scores(), (x, y))[0]
 
     return each(member, state._replace(step=None))
 
@@ -240,7 +246,7 @@ class _Population:
     self.program = _compiled(single, self.mesh)
     self.shapes = train.like(self.config, single)
 
-  def trained(self) -> tuple[programs.State, dict[int, str]]:
+  def trained(self) -> tuple[State, dict[int, str]]:
     """The last state, on the host, and why members have failed."""
     config, size = self.config, len(self.configs)
     like = jax.tree.map(
@@ -268,7 +274,9 @@ class _Population:
       keys: Raw data uint32[members, 2] of the keys of their data's order.
     """
     config = self.config
-    sources = [source.of(*one) for one in zip(self.configs, keys, strict=True)]
+    sources = [
+      open_source(*one) for one in zip(self.configs, keys, strict=True)
+    ]
     block = sources[0].block
     x, y = map(jnp.stack, zip(*sources[0].tests(), strict=True))
     tests = self._put((x, y), _ALL)
@@ -278,21 +286,21 @@ class _Population:
     moves = parts.transformation(config, jax.random.key(0)).moves
 
     @functools.lru_cache(maxsize=1)
-    def batches(first: int) -> programs.Batches:
+    def batches(first: int) -> Batches:
       return self._batches(sources, examples, first)
 
-    def stretch(state: programs.State, step: int, stop: int) -> programs.State:
+    def stretch(state: State, step: int, stop: int) -> State:
       take = self.program.moving if moves(step) else self.program.ordinary
       first = step - step % block
       return take(state, batches(first), np.int32(stop), numbers)
 
-    def log(state: programs.State, step: int) -> programs.State:
+    def log(state: State, step: int) -> State:
       sums = jax.device_get(state.sums)
       for i, recorder in enumerate(recorders):
         recorder.train(step, _member(i, sums))
       return state._replace(sums=self._no_sums())
 
-    def evaluate(state: programs.State, step: int) -> programs.State:
+    def evaluate(state: State, step: int) -> State:
       scores = self.program.evaluate(state, *tests)
       zeros, seen = self.program.inspect(state)
       found = jax.device_get((scores, zeros))
@@ -305,7 +313,7 @@ class _Population:
       for recorder in recorders:
         recorder.flush()
 
-    def save(state: programs.State, step: int) -> programs.State:
+    def save(state: State, step: int) -> State:
       for path in self.paths:
         metrics.sync(path)
       host = self._on_host(state)
@@ -323,9 +331,7 @@ class _Population:
       settle=functools.partial(checkpoints.settle, self.manager),
     )
 
-  def leave(
-    self, host: programs.State, failed: Mapping[int, str]
-  ) -> dict[int, str]:
+  def leave(self, host: State, failed: Mapping[int, str]) -> dict[int, str]:
     """Leaves each member what `train.train` leaves; why more have failed."""
     more = {}
     pairs = zip(self.configs, self.paths, strict=True)
@@ -345,7 +351,7 @@ class _Population:
       workdir_lib.finish(path, config.steps, final)
     return more
 
-  def _first(self) -> programs.State:
+  def _first(self) -> State:
     """The state that each begins with by itself."""
     usual = grid.flat(self.config)
     states = []
@@ -388,7 +394,7 @@ class _Population:
     size = len(self.configs) + self.padding
     sums = jax.tree.map(
       lambda x: np.broadcast_to(x, (size, *x.shape)),
-      jax.device_get(programs.no_sums()),
+      jax.device_get(no_sums()),
     )
     return self._put(sums, _MEMBERS)
 
@@ -397,7 +403,7 @@ class _Population:
     own = [one.batches(step) for one in sources]
     order = self._padded(np.stack(jax.device_get([b.order for b in own])))
     x, y = examples
-    return programs.Batches(
+    return Batches(
       x, y, self._put(order, _MEMBERS), self._put(own[0].first, _ALL)
     )
 
@@ -410,11 +416,11 @@ class _Population:
   def _put(self, tree, spec):
     return jax.device_put(tree, NamedSharding(self.mesh, spec))
 
-  def _placed(self, host: programs.State) -> programs.State:
+  def _placed(self, host: State) -> State:
     rest = self._put(self._padded(host._replace(step=None)), _MEMBERS)
     return rest._replace(step=self._put(host.step, _ALL))
 
-  def _on_host(self, state: programs.State) -> programs.State:
+  def _on_host(self, state: State) -> State:
     size = len(self.configs)
     host = checkpoints.snapshot(state)
     rest = jax.tree.map(lambda x: x[:size], host._replace(step=None))

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.config import algorithms, parts
 from experiments.runs import programs
+from experiments.runs.model import load
 from sparsejax import distributions, flops
 from sparsejax.masks import path_name
 
@@ -66,7 +67,7 @@ def _estimated(net: algorithms.Net) -> float:
 
 def by_leaf(config: ml_collections.ConfigDict) -> Any:
   """Computes the forward FLOPs of one example, by parameter, without zeros."""
-  dataset, model = programs.parts(config)
+  dataset, model = load(config)
   variables = _variables(config)
 
   def forward(params: Any, x: jax.Array) -> jax.Array:

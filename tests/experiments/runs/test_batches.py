@@ -10,8 +10,8 @@ from PIL import Image
 
 from experiments import data
 from experiments.config import parts
-from experiments.runs import batches as source
 from experiments.runs import train
+from experiments.runs.batches import open_source
 from tests.experiments import small
 from tests.experiments.interrupted import Crash, assert_same_run, crash_at
 
@@ -43,7 +43,7 @@ def photo_config():
 
 def test_memory_gives_the_order_of_the_seed():
   config = small.get_config("rigl")
-  examples = source.of(config, KEY)
+  examples = open_source(config, KEY)
   x, y = parts.dataset(config.data.to_dict()).train
   order = data.batch_indices(
     jax.random.wrap_key_data(KEY),
@@ -63,7 +63,7 @@ def test_memory_gives_the_order_of_the_seed():
 
 def test_a_stream_gives_a_step_its_batch_whenever_it_begins(photos):
   config = photo_config()
-  one, other = source.of(config, KEY), source.of(config, KEY)
+  one, other = open_source(config, KEY), open_source(config, KEY)
   in_order = [one.batches(step) for step in range(5)]
   for step in (3, 4, 1):
     batches = other.batches(step)

@@ -7,9 +7,8 @@ import tensorflow_datasets as tfds
 
 from experiments.config import parts
 from experiments.errors import UserError
-from experiments.runs import batches as source
-from experiments.runs import devices as sharing
-from experiments.runs import programs, train
+from experiments.runs import devices, programs, train
+from experiments.runs.batches import open_source
 from tests.configs.shipped import load, photo
 from tests.experiments import small
 
@@ -42,11 +41,11 @@ def test_devices_that_share_a_batch_train_the_same_net(algorithm, tmp_path):
 def test_batches_are_shared_and_the_state_is_everywhere():
   config = small.get_config("rigl")
   config.devices, config.eval_batch_size = 8, 200
-  shared = sharing.of(config)
+  shared = devices.sharing(config)
   keys = parts.streams(0)
   program = programs.get(config)
   state = shared.replicated(program.begin(keys, program.draw(keys)))
-  batches = source.of(config, keys["data"], shared).batches(0)
+  batches = open_source(config, keys["data"], shared).batches(0)
   shards = batches.order.addressable_shards
   assert {s.data.shape for s in shards} == {(config.steps, 4)}
   text = (
@@ -56,7 +55,7 @@ def test_batches_are_shared_and_the_state_is_everywhere():
   state = program.moving.one(state, batches)
   for leaf in jax.tree.leaves(state.params):
     assert leaf.sharding.is_fully_replicated
-  x, _ = source.of(config, keys["data"], shared).tests()[0]
+  x, _ = open_source(config, keys["data"], shared).tests()[0]
   assert {s.data.shape[0] for s in x.addressable_shards} == {25}
 
 

@@ -12,6 +12,7 @@ from experiments.drivers import compare
 from experiments.errors import UserError
 from experiments.recipes import vision
 from experiments.runs import programs, train
+from experiments.runs.model import no_scores
 from tests.experiments import small
 
 METHODS = (
@@ -127,7 +128,7 @@ def test_what_the_model_sees_is_what_a_result_holds(finished):
     program = programs.get(config)
     dataset = parts.dataset(config.data.to_dict())
     scores = program.evaluate(
-      programs.no_scores(),
+      no_scores(),
       {"params": left.params, "batch_stats": {}},
       *dataset.test,
     )

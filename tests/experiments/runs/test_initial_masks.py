@@ -13,6 +13,7 @@ from experiments.config import comparison, parts
 from experiments.config.entry import Entry
 from experiments.errors import UserError
 from experiments.runs import checkpoints, programs, train
+from experiments.runs.batches import open_source
 from sparsejax import initial
 from tests.experiments import small
 
@@ -45,9 +46,7 @@ def dense_loss(params, steps):
   x, y = parts.dataset(config.data.to_dict()).train
   prepare = parts.dataset(config.data.to_dict()).prepare
   model = models.create("lenet_300_100", 10, hidden=(8,))
-  batches = train.source.of(config, parts.streams(config.seed)["data"]).batches(
-    0
-  )
+  batches = open_source(config, parts.streams(config.seed)["data"]).batches(0)
   total = 0.0
   for rows in np.asarray(batches.order)[:steps]:
     logits = model.apply(
@@ -107,9 +106,8 @@ def test_rigl_moves_the_masks_that_it_is_given(tmp_path):
   assert first["explored"] == pytest.approx(118 / 592)
   assert 118 / 592 < result.metrics["explored"] <= 1
 
-  with train.contextlib.closing(
-    checkpoints.open_manager(tmp_path / "checkpoints", keep=9)
-  ) as manager:
+  folder = tmp_path / "checkpoints"
+  with checkpoints.open_manager(folder, keep=9) as manager:
     assert sorted(manager.all_steps()) == [0, 7, 24]
   kept = train.state_at(config, tmp_path, 0)
   for a, b in zip(

@@ -11,8 +11,7 @@ import sparsejax
 from experiments import models
 from experiments.config import parts as build
 from experiments.errors import UserError
-from experiments.runs import batches as source
-from experiments.runs import checkpoints, metrics, programs, train
+from experiments.runs import batches, checkpoints, metrics, programs, train
 from tests.experiments import small
 from tests.experiments.interrupted import Crash, assert_same_run, crash_at
 
@@ -64,7 +63,7 @@ def test_a_crash_right_after_a_save(tmp_path, monkeypatch):
 
 def test_the_order_does_not_depend_on_how_much_is_drawn(tmp_path, monkeypatch):
   train.train(make(), tmp_path / "whole")
-  monkeypatch.setattr(source, "_block", lambda config, n: 7)
+  monkeypatch.setattr(batches, "_block", lambda config, n: 7)
   train.train(make(), tmp_path / "part")
   assert_same_run(tmp_path / "whole", tmp_path / "part")
 
