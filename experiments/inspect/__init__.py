@@ -1,1 +1,1 @@
-"""A look inside finished runs."""
+"""Measurements of trained networks: sensitivity, overlap, gradients, units."""

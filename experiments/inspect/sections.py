@@ -16,7 +16,7 @@ from experiments.inspect.measure import (
   Sensitivity,
   iou_over_steps,
 )
-from experiments.plots import instruments as plots
+from experiments.plots import instruments
 from experiments.runs.finished import Run, natural
 from experiments.tables.text import markdown, print_table
 from sparsejax.instruments import Flow
@@ -50,7 +50,7 @@ def sensitivity_section(path: Path, run: Run, found: Sensitivity) -> str:
     [[found.own[leaf] >= s for s in SPARSITIES] for leaf in leaves]
   )
   title = f"{run.title}: test loss {found.loss:.3f} as it is"
-  plots.sensitivity(
+  instruments.sensitivity(
     title, leaves, SPARSITIES, rise, kept, path / "sensitivity.png"
   )
   header = ("layer", "zeros", *(f"{100 * s:g} %" for s in SPARSITIES))
@@ -84,7 +84,7 @@ def overlap_section(path: Path, overlaps: Sequence[Overlap]) -> str:
     (f"{group.title}\nby chance {group.chance:.2f}", group.names, group.iou)
     for group in overlaps
   ]
-  plots.overlap(panels, path / "mask_overlap.png")
+  instruments.overlap(panels, path / "mask_overlap.png")
   rows = []
   for group in overlaps:
     pairs = group.iou[np.triu_indices(len(group.iou), 1)]
@@ -113,7 +113,7 @@ def motion_section(
   curves = {leader.label: _motion(runs, leader) for leader in leaders}
   if not any(curves.values()):
     return ""
-  plots.motion(curves, path / "mask_motion.png")
+  instruments.motion(curves, path / "mask_motion.png")
   rows = [
     (label, str(len(c.last)), *_ends(c.last, c.since, c.ever))
     for label, c in curves.items()
@@ -146,7 +146,7 @@ def _ends(
   return f"{last.mean():.3f}", f"{since[..., -1].mean():.3f}", share
 
 
-def _motion(runs: Sequence[Run], leader: Run) -> plots.Motion | None:
+def _motion(runs: Sequence[Run], leader: Run) -> instruments.Motion | None:
   """How the masks of a method's runs moved; None if they did not."""
   steps = [record["step"] for record in leader.tests]
   group = [
@@ -160,7 +160,7 @@ def _motion(runs: Sequence[Run], leader: Run) -> plots.Motion | None:
   )
   if np.all(since == 1):
     return None
-  return plots.Motion(
+  return instruments.Motion(
     steps=np.array(steps),
     last=np.array([iou_over_steps(tests, "churn") for tests in group]),
     since=since,
@@ -183,7 +183,7 @@ def _motion_by_layer(path: Path, run: Run) -> str:
   if np.all(since == 1):
     return ""
   steps = [record["step"] for record in run.tests[1:]]
-  plots.motion_by_layer(
+  instruments.motion_by_layer(
     run.title, leaves, steps, last, since, path / "mask_layers.png"
   )
   rows = []
@@ -235,7 +235,7 @@ def flow_section(path: Path, profiles: Mapping[str, Profile], run: Run) -> str:
     title: {name: _rms(*values) for name, values in lines.items()}
     for title, lines in (("runs", every), (f"layers of {run.title}", layers))
   }
-  plots.flow(panels, path / "gradient_flow.png")
+  instruments.flow(panels, path / "gradient_flow.png")
   text = f"""\
 ### Gradient flow
 
@@ -258,7 +258,7 @@ def dead_section(path: Path, profiles: Mapping[str, Profile], run: Run) -> str:
   """Reports units without weights, and those that never fire."""
   layers = _units(profiles[run.title])
   every = {title: _all_units(profile) for title, profile in profiles.items()}
-  plots.dead(
+  instruments.dead(
     {"runs": every, f"layers of {run.title}": layers}, path / "dead_units.png"
   )
   header = ("no weight in", "no weight out", "never fires")

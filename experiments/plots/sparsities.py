@@ -147,7 +147,7 @@ def _cut_off(
 
 
 def _plain_numbers(axis: Any) -> None:
-  """Writes 20 and 200 at a logarithmic axis, and numbers between if few."""
+  """Labels a logarithmic axis 20 and 200, a short one in between, too."""
   from matplotlib import ticker
 
   axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))

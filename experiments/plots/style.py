@@ -1,4 +1,4 @@
-"""What all pictures share: their look, colours and line styles, and the file.
+"""What all pictures share: colours, line styles, legends, and the PNG file.
 
 Matplotlib is imported when the first picture is drawn, so that a driver may
 import its report without it.
@@ -76,7 +76,7 @@ def save(figure: "Figure", file: Path) -> None:
 
 
 def coloured(items: Iterable[Item]) -> Iterator[tuple[str, Item]]:
-  """Yields each item with a colour, which begin again after the last."""
+  """Pairs each item with a colour; the colours repeat after the last."""
   return zip(itertools.cycle(COLOURS), items, strict=False)
 
 

@@ -11,9 +11,8 @@ import ml_collections
 import numpy as np
 
 from experiments import statistics
-from experiments.plots import lottery as plots
+from experiments.plots import lottery, style
 from experiments.plots import runs as run_plots
-from experiments.plots import style
 from experiments.runs.workdir import storage
 from experiments.tables import orders, text
 from experiments.tables.rows import Row, series
@@ -157,12 +156,12 @@ def _draw(
   pruned = [row._replace(density=100 * row.density) for row in pruned]
   names = dict.fromkeys(row.method for row in pruned)
   styles = style.line_styles({name: (name, "") for name in names})
-  plots.tickets(
+  lottery.tickets(
     dense.mean, series(pruned, styles, x="density"), workdir / "tickets.png"
   )
   final = [100 * one.metrics["accuracy"] for one in levels]
   margin = max(final) - min(final)
-  plots.panels(
+  lottery.panels(
     _curves(levels, _learning_curve),
     workdir / "curves.png",
     xlabel="step",
@@ -174,7 +173,7 @@ def _draw(
     "Learning curves": "curves.png",
   }
   barriers = [
-    plots.Barriers(
+    lottery.Barriers(
       row.method,
       config.branches[row.method].get("step", 0),
       row.setting,
@@ -185,9 +184,9 @@ def _draw(
     if row.barriers
   ]
   if barriers:
-    plots.barriers(barriers, workdir / "barriers.png")
+    lottery.barriers(barriers, workdir / "barriers.png")
     connected = [one for one in levels if one.line is not None]
-    plots.panels(
+    lottery.panels(
       _curves(connected, _line),
       workdir / "lines.png",
       xlabel="from the first child to the second",
@@ -200,11 +199,11 @@ def _draw(
 
 def _curves(
   levels: Sequence[Level], points: Callable[[Sequence[Level]], Points]
-) -> dict[str, list[plots.Curve]]:
+) -> dict[str, list[lottery.Curve]]:
   """By branch the curves of its levels, each of the points of all seeds."""
   curves = {}
   for (branch, level), group in _groups(levels).items():
-    curve = plots.Curve(level, 100 * _density(group), *points(group))
+    curve = lottery.Curve(level, 100 * _density(group), *points(group))
     curves.setdefault(branch, []).append(curve)
   return curves
 

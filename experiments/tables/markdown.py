@@ -57,8 +57,10 @@ def _row(entry: Entry, group: Sequence[Run]) -> Row:
   final = {run.config.seed: run.result.metrics for run in group}
   cost = costs.of(first.config, first.result.history)
   training, inference = cost.relative
+  sparsity = entry.sparsity if entry.sparsity is None else float(entry.sparsity)
   return Row(
-    *entry,
+    entry.method,
+    sparsity,
     values={seed: 100 * m["accuracy"] for seed, m in final.items()},
     nnz=round(means.fmean(m["nnz"] for m in final.values())),
     size=first.result.metrics["size"],

@@ -167,7 +167,7 @@ def layers(network: Network) -> tuple[dict[str, Any], dict[str, Layer]]:
 def kept(
   network: Network, shapes: dict[str, Any], sparsity: float, weights: str
 ) -> dict[str, int]:
-  """How many weights each sparse layer keeps; layers not there are dense."""
+  """Counts the weights that each sparse layer keeps; other layers are dense."""
   if weights == "dense":
     return {}
   dense = network.dense.get(weights)
@@ -193,7 +193,7 @@ class Costs(NamedTuple):
 
 
 def costs(found: dict[str, Layer], counts: dict[str, int]) -> Costs:
-  """What a network costs, given how many weights its sparse layers keep."""
+  """Computes the costs of a network whose sparse layers keep these weights."""
   total = as_rigl = size = Fraction(0)
   for name, layer in found.items():
     share = Fraction(counts.get(name, layer.size), layer.size)

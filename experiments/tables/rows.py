@@ -122,8 +122,8 @@ def at_middle(
     What there is at the middle sparsity, or at none, by method; and that
     sparsity, None if there is none.
   """
-  sparsities = sorted({e.sparsity for e in groups if e.sparsity is not None})
-  middle = sparsities[len(sparsities) // 2] if sparsities else None
+  found = sorted({e.sparsity for e in groups if e.sparsity is not None})
+  middle = found[len(found) // 2] if found else None
   chosen = {
     e.method: g for e, g in groups.items() if e.sparsity in (None, middle)
   }

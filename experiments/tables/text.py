@@ -112,7 +112,7 @@ def write_csv(
   Args:
     file: The CSV.
     lines: The table.
-    module: The module that is running, with the arguments that it was given.
+    module: The module of the command that is running.
     command: The command, if it is another.
   """
   command = command or shlex.join(["python", "-m", module, *sys.argv[1:]])
