@@ -8,10 +8,10 @@ python -m experiments.export --model=PATH --to=PATH \
 The first is for finished runs of image models, the second for language models:
 Hugging Face folders, such as DIR/model of a fine-tuning run, or packed files.
 
-`packed` is one file of the non-zeros; packed_files.py tells its layout, and
+`packed` is one file of the non-zeros, laid out as in llm/io/packed_files.py;
 `experiments.predict` and `experiments.generate` run it. `dense` is a plain
 safetensors file with zeros in place; of language models, a Hugging Face folder.
-`2:4` is a folder in the layout of compressed-tensors; see llm/two_of_four.py.
+`2:4` is a folder in the layout of compressed-tensors: llm/io/two_of_four.py.
 Files of runs hold the run's config in their metadata, under `about`.
 """
 
