@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from absl import app, logging
 
 from benchmarks import measure
-from experiments.drivers import lottery as driver
+from experiments.runs import lottery as runs
 from sparsejax import lottery
 
 # About as many weights and leaves as ResNet-50 has, of several shapes.
@@ -93,9 +93,7 @@ def pause_row():
     return advance
 
   with tempfile.TemporaryDirectory() as folder:
-    dense = driver._dense_config(config, 0)
-    seed = driver._Seed(config, dense, pathlib.Path(folder), track)
-    list(driver._levels(seed))
+    list(runs.train_levels(config, 0, pathlib.Path(folder), track))
   first, second = (
     f"seed 0, {config.methods[0]}, level {level}" for level in (1, 2)
   )

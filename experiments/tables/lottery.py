@@ -5,7 +5,6 @@ Intervals are Student's t over seeds, at 95 %; differences are paired by seed.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -13,34 +12,13 @@ import numpy as np
 from experiments import statistics
 from experiments.plots import lottery, style
 from experiments.plots import runs as run_plots
+from experiments.runs.lottery import Level
 from experiments.runs.workdir import storage
 from experiments.tables import orders, text
 from experiments.tables.rows import Row, series
 from sparsejax.lottery import barrier
 
 Points = tuple[np.ndarray, np.ndarray]  # x and y of a curve
-
-
-class Level(NamedTuple):
-  """A trained level of a branch.
-
-  Attributes:
-    seed: Its seed.
-    branch: Its branch.
-    level: How often its masks were pruned; 0 for the dense run, which all
-      branches share.
-    metrics: The numbers of its last evaluation.
-    history: Its run's records, in order.
-    line: [points] test errors, as shares, on the line to a second child; None
-      if it has none.
-  """
-
-  seed: int
-  branch: str
-  level: int
-  metrics: Mapping[str, Any]
-  history: list[Mapping[str, Any]]
-  line: np.ndarray | None
 
 
 _COLUMNS = {

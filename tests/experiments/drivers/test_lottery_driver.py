@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from experiments.config import branches
 from experiments.drivers import lottery
 from experiments.errors import UserError
-from experiments.runs import checkpoints, loop, programs, progress, train
+from experiments.runs import checkpoints, loop, programs, train
+from experiments.runs import lottery as runs
 from sparsejax import nnz
 from tests.experiments import small
 from tests.experiments.interrupted import Crash, assert_same_run
@@ -162,7 +164,7 @@ def test_controls_take_the_masks_of_another_branch(finished):
 
 @pytest.mark.parametrize(("name", "step"), [("ticket", 0), ("rewound", STEP)])
 def test_weights_are_rewound_to_those_of_the_dense_run(finished, name, step):
-  config = lottery._dense_config(finished.config, 0)
+  config = branches.dense_run(finished.config, 0)
   saved = train.state_at(config, finished.path / "seed-0" / "dense", step)
   assert saved.step == step
   for level in (1, 2):
@@ -251,7 +253,7 @@ def test_every_level_and_child_has_an_order_of_its_own(finished):
 
 
 def test_the_ends_of_a_line_are_the_children_themselves(finished):
-  levels = list(lottery._levels(_seed(finished)))
+  levels = list(_levels(finished))
   (found,) = [e for e in levels if (e.branch, e.level) == ("rewound", 2)]
   child = finished.result("rewound/level-02-child")
   assert len(found.line) == 5
@@ -262,13 +264,8 @@ def test_the_ends_of_a_line_are_the_children_themselves(finished):
   assert [e.line is None for e in levels if e.branch == "random"] == [True] * 3
 
 
-def _seed(finished):
-  return lottery._Seed(
-    finished.config,
-    lottery._dense_config(finished.config, 0),
-    finished.path / "seed-0",
-    progress.untracked,
-  )
+def _levels(finished):
+  return runs.train_levels(finished.config, 0, finished.path / "seed-0")
 
 
 def test_the_table_holds_the_runs_numbers(finished):
@@ -357,7 +354,7 @@ def test_nothing_is_compiled_from_the_second_level_on(tmp_path, monkeypatch):
 
   def watched(config, workdir, **options):
     result = train_one(config, workdir, **options)
-    rounds = lottery._rounds(make())
+    rounds = runs._rounds(make())
     sizes[workdir.name] = small.compiled((programs.get(config), rounds))
     return result
 
