@@ -13,8 +13,7 @@ import ml_collections
 import numpy as np
 
 import sparsejax
-from experiments.config import calling
-from experiments.errors import unknown
+from experiments import names
 from sparsejax import flops
 
 
@@ -67,7 +66,7 @@ class Algorithm(NamedTuple):
     function: `(inner, sparsity, *, key, ...) -> SparseTransformation`, without
       a sparsity or a key where it needs none. A config sets its keywords.
     cost: `(Net) -> FLOPs` of a training step of one example, on average; None
-      for the mean of 3 f_S(t), which tables mark with "~".
+      for `by_density`, which tables mark with "~".
     chooses_first_masks: Whether the first masks, like all others, are chosen by
       the weights, so that it takes none to begin with.
     budgets_in_state: Whether its sparsity is in its state only, and not in its
@@ -86,10 +85,10 @@ class Algorithm(NamedTuple):
   timing: Callable[[Timing], dict[str, Any]] | None = None
   shares: Callable[[int, int], dict[str, Any]] | None = None
 
-  @property
-  def has_sparsity(self) -> bool:
-    """Whether it is asked for a sparsity, rather than finding one."""
-    return "sparsity" in calling.keywords(self.function)
+  def takes(self, keyword: str) -> bool:
+    """Returns whether its function has a keyword, or takes any."""
+    known, others = names.keywords(self.function, after=1)
+    return keyword in known or others
 
 
 # Cost models: Evci et al., arXiv:1911.11134, appendix H, and their like.
@@ -118,7 +117,15 @@ def _rigl_cost(net: Net) -> float:
   return flops.rigl_training_flops(net.dense, net.sparse, delta_t=delta_t)
 
 
-def _pruning_cost(net: Net) -> float:
+def by_density(net: Net) -> float:
+  """The mean of 3 f_S(t): whatever is active costs what it does in SET.
+
+  Args:
+    net: The run's net.
+
+  Returns:
+    FLOPs of a training step of one example, on average.
+  """
   return flops.pruning_training_flops(net.over_time())
 
 
@@ -231,7 +238,7 @@ ALGORITHMS = {
   ),
   "mest": Algorithm(
     sparsejax.mest,
-    cost=_pruning_cost,  # with a surplus it has more weights at first
+    cost=by_density,  # with a surplus it has more weights at first
     budgets_in_state=True,
     shares=_mest_shares,
   ),
@@ -242,7 +249,7 @@ ALGORITHMS = {
     shares=_srigl_shares,
   ),
   "gmp": Algorithm(
-    sparsejax.gmp, cost=_pruning_cost, budgets_in_state=True, timing=_pruning
+    sparsejax.gmp, cost=by_density, budgets_in_state=True, timing=_pruning
   ),
   "granet": Algorithm(
     sparsejax.granet, cost=_granet_cost, shares=_granet_shares
@@ -287,11 +294,12 @@ def find(name: str) -> Algorithm:
   """Finds an algorithm's row.
 
   Args:
-    name: Its name in a config.
+    name: Its name in a config: a key of `ALGORITHMS`, or
+      `package.module:attribute` of an algorithm's function, which has no more
+      to its row, or of an `Algorithm`.
 
   Raises:
     UserError: If there is none of that name.
   """
-  if name not in ALGORITHMS:
-    raise unknown("algorithm", name, ALGORITHMS)
-  return ALGORITHMS[name]
+  found = names.find("algorithm", name, ALGORITHMS, instances_of=Algorithm)
+  return found if isinstance(found, Algorithm) else Algorithm(found)

@@ -4,13 +4,13 @@ A part of a config is a mapping with a `name` and that function's keywords; what
 does not fit is told as an error that the user can mend.
 """
 
-import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import ml_collections
 
+from experiments import names
 from experiments.errors import UserError, unknown
 
 MAPPINGS = (Mapping, ml_collections.ConfigDict)
@@ -54,18 +54,12 @@ def call(
   name, options = parted(config)
   if name not in table:
     raise unknown(kind, name, table)
-  known = keywords(table[name]) - given.keys() - set(excluded)
+  known, others = names.keywords(table[name], after=len(args))
+  known -= {*given, *excluded}
   for option in options:
-    if option not in known:
+    if option in excluded or (option not in known and not others):
       raise unknown(f"option of {kind} {name}", option, known)
   try:
     return table[name](*args, **given, **options)
   except (TypeError, ValueError, ZeroDivisionError) as error:
     raise UserError(f"{kind} {name}: {error}") from error
-
-
-def keywords(function: Callable[..., Any]) -> set[str]:
-  """The arguments of a function that a config may give."""
-  parameters = inspect.signature(function).parameters.values()
-  named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-  return named | ({"sparsity"} & {p.name for p in parameters})

@@ -1,11 +1,14 @@
 """Checks of configs before any work: keys, types, ranges, names."""
 
+import functools
 from collections.abc import Collection
 from typing import Any
 
 import jax
 import ml_collections
+from absl import logging
 
+from experiments import names
 from experiments.config import algorithms, calling, defaults, parts
 from experiments.errors import UserError, unknown
 
@@ -37,7 +40,19 @@ def training_run(config: ml_collections.ConfigDict) -> None:
   if config.mode not in parts.MODES:
     raise unknown("mode", config.mode, parts.MODES)
   parts.transformation(config, jax.random.key(0))
+  _warn_without_cost_model(config.algorithm.name)
   _check_initial(config)
+
+
+@functools.cache  # or every run of a grid would say so
+def _warn_without_cost_model(algorithm: str) -> None:
+  if algorithms.find(algorithm).cost is None:
+    logging.warning(
+      "algorithm %s has no cost model: tables and reports will estimate its "
+      'training FLOPs by density, marked "~". An Algorithm of '
+      "experiments.config.algorithms can bring one.",
+      algorithm,
+    )
 
 
 def _check_initial(config: ml_collections.ConfigDict) -> None:
@@ -48,7 +63,8 @@ def _check_initial(config: ml_collections.ConfigDict) -> None:
   known = set()
   if name != parts.DRAWN:
     known = {"batches", "temperature", "shuffle", "reinit", "by_path"}
-    known |= calling.keywords(parts.INITIAL[name]) - {"key", "prunable"}
+    known |= names.keywords(parts.INITIAL[name], after=4)[0]
+    known -= {"key", "prunable"}
     if algorithms.find(config.algorithm.name).chooses_first_masks:
       raise UserError(
         f"config.initial is {name}, but algorithm {config.algorithm.name} "

@@ -50,7 +50,7 @@ def _config(
   one.algorithm = config.algorithms[entry.method].copy_and_resolve_references()
   if entry.sparsity is not None:
     one.algorithm.unlock()
-    if algorithms.find(one.algorithm.name).has_sparsity:
+    if algorithms.find(one.algorithm.name).takes("sparsity"):
       one.algorithm.sparsity = entry.sparsity
   settings = dict(config.settings.get(entry.method, ()))
   one.algorithm.update(settings.get(entry.sparsity, {}))

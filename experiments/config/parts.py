@@ -90,11 +90,11 @@ def transformation(
   inner = calling.call("optimizer", OPTIMIZERS, config.optimizer, rate)
   name, _ = calling.parted(config.algorithm)
   given = {"name": name, **algorithm_functions(config)}
-  function = algorithms.find(name).function
-  drawn = {"key": key} if "key" in calling.keywords(function) else {}
+  row = algorithms.find(name)
+  drawn = {"key": key} if row.takes("key") else {}
   if masks is not None:
     drawn["masks"] = masks
-  table = {name: function}
+  table = {name: row.function}
   tx = calling.call(
     "algorithm", table, given, inner, excluded=_IN_CODE, **drawn
   )

@@ -5,9 +5,8 @@ examples; `stream.stream` gives batches of sets that do not fit.
 """
 
 import functools
-import inspect
 
-from experiments import errors
+from experiments import errors, names
 from experiments.data import characters, sets
 from experiments.data.failures import DataError, MissingDataError
 from experiments.data.order import batch_indices
@@ -38,7 +37,8 @@ def load(name: str, *, data_dir: str | None = None, **options) -> Dataset:
   """Loads a data set into host memory.
 
   Args:
-    name: a key of `DATASETS`.
+    name: a key of `DATASETS`, or `package.module:attribute` of a function of
+      keywords that returns a `Dataset`.
     data_dir: where its files lie; None is the set's own default. Sets that
       are generated or installed do not use it.
     **options: the set's own, see its function in sets.py.
@@ -51,12 +51,11 @@ def load(name: str, *, data_dir: str | None = None, **options) -> Dataset:
     DataError: a file, a label or an option's value is wrong.
     MissingDataError: the data is not there; says how to get it.
   """
-  if name not in DATASETS:
-    raise errors.unknown("data set", name, DATASETS)
-  make = DATASETS[name]
-  parameters = inspect.signature(make).parameters.values()
-  accepted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+  make = names.find("data set", name, DATASETS)
+  accepted, others = names.keywords(make)
+  if data_dir is not None or "data_dir" in accepted:
+    options["data_dir"] = data_dir
   for option in options:
-    if option not in accepted:
+    if option not in accepted and not others:
       raise errors.unknown(f"option of data set {name}", option, accepted)
-  return make(data_dir=data_dir, **options)
+  return make(**options)

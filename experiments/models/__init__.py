@@ -4,12 +4,11 @@ The names of layers are stable: the first convolution is `conv1`, the output
 layer `logits`, so that configs may pick layers by regular expression.
 """
 
-import dataclasses
 import functools
 
 from flax import linen as nn
 
-from experiments import errors
+from experiments import errors, names
 from experiments.models import (
   feedforward,
   imagenet_resnet,
@@ -50,7 +49,8 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
   with dropout `rngs={"dropout": key}`.
 
   Args:
-    name: a key of `MODELS`.
+    name: a key of `MODELS`, or `package.module:attribute` of a module's class
+      or of a function of `num_classes` and options.
     num_classes: how many logits.
     **options: the fields of the model's class. All have `dtype`, in which it
       computes (parameters and logits stay float32), and `kernel_init`, the
@@ -62,13 +62,11 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
   Raises:
     UserError: the model, or the option, is unknown; the near ones are listed.
   """
-  if name not in MODELS:
-    raise errors.unknown("model", name, MODELS)
-  make = MODELS[name]
+  make = names.find("model", name, MODELS)
+  accepted, others = names.keywords(make)
   fixed = getattr(make, "keywords", {})
-  accepted = {f.name for f in dataclasses.fields(getattr(make, "func", make))}
   accepted -= {"num_classes", "parent", "name", *fixed}
   for option in options:
-    if option not in accepted:
+    if option not in accepted and not others:
       raise errors.unknown(f"option of model {name}", option, accepted)
   return make(num_classes=num_classes, **options)

@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments.config import algorithms, calling, defaults
+from experiments.config import algorithms, defaults
 from experiments.config.algorithms import ALGORITHMS, Timing
 
 # Algorithms that `algorithm` makes; the first is the default of config files.
@@ -45,7 +45,7 @@ def algorithm(
     The mapping.
   """
   row = algorithms.find(name)
-  if not row.has_sparsity:
+  if not row.takes("sparsity"):
     return {"name": name}
   config = {"name": name, "sparsity": sparsity, "distribution": distribution}
   return config | row.timing(
@@ -88,7 +88,7 @@ def algorithm_by_shares(
   elif row.timing:
     begin, end = steps // 4, steps * 3 // 4
     config |= row.timing(Timing(every, end, 0.3, begin, end, every))
-  if "never_ablate" in calling.keywords(row.function):
+  if row.takes("never_ablate"):
     config["never_ablate"] = output
   return config
 

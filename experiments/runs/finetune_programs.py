@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 import sparsejax
+from experiments import names
 from experiments.config import calling, optimizers, parts
 from experiments.errors import UserError, unknown
 from experiments.llm.families import registry
@@ -112,7 +113,7 @@ def transformation(
   if name not in METHODS:
     raise unknown("method", name, METHODS)
   inner = _optimizer(config, rate)
-  known = calling.keywords(METHODS[name])
+  known, _ = names.keywords(METHODS[name], after=1)
   if "rank" in options and "rank" not in known and "k" in known:
     options["k"] = finetune.as_many_as_lora(options.pop("rank"))
   if "sensitivity" in options:

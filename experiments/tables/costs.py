@@ -56,13 +56,9 @@ def of(config: ml_collections.ConfigDict, history: History) -> Cost:
   """
   net = _Net(config, history)
   cost = algorithms.find(config.algorithm.name).cost
-  training = (cost or _estimated)(net)
+  training = (cost or algorithms.by_density)(net)
   dense_training = flops.dense_training_flops(net.dense)
   return Cost(training, net.sparse, dense_training, net.dense, cost is None)
-
-
-def _estimated(net: algorithms.Net) -> float:
-  return flops.pruning_training_flops(net.over_time())
 
 
 def by_leaf(config: ml_collections.ConfigDict) -> Any:

@@ -192,8 +192,8 @@ def test_settings_say_which_sparsities_a_method_is_run_at():
   assert plan["top_kast, 80 %"].algorithm.backward_sparsity == 0.6
   assert plan["top_kast, 80 %"].optimizer.weight_decay == 0.0
   assert "weight_decay" not in plan["ste, 50 %"].optimizer
-  assert algorithms.find("ste").has_sparsity
-  assert not algorithms.find("str").has_sparsity
+  assert algorithms.find("ste").takes("sparsity")
+  assert not algorithms.find("str").takes("sparsity")
   assert sparsejax.str_ is algorithms.find("str").function
 
 
