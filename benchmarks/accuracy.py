@@ -1,14 +1,15 @@
-"""Time to an accuracy on Fashion-MNIST: dense, with masks, the non-zeros alone.
+"""Time to an accuracy on Fashion-MNIST: dense, masked, and by sparse kernels.
 
-Run `python -m benchmarks.accuracy`, on a machine that does nothing else. A
-perceptron 784-1024-1024-10 is trained by Adam: dense, and by RigL at 95 % and
-98 %, with masks and by the kernels. All runs of a seed take turns in one
-process, and time is told in epochs of the dense run beside it, which suffers
-when the machine is slow as they do. Compiling and testing is not counted;
-fetching batches and moving masks is.
+Run `python -m benchmarks.accuracy` on an idle machine. A perceptron
+784-1024-1024-10 is trained by Adam: dense, and by RigL at 95 % and 98 %, masked
+and by kernels. All runs of a seed take turns in one process. Time is counted in
+epochs of the dense run beside them, so that a slow spell of the machine cancels
+out. Compilation and evaluation are not counted; fetching batches and updating
+masks is.
 """
 
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,11 +25,11 @@ from experiments.plots import style
 from experiments.statistics import interval, shown
 from sparsejax import modes
 
-_SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds.")
-_EPOCHS = flags.DEFINE_integer("epochs", 10, "How long to train.")
-_PICTURE = flags.DEFINE_string("png", None, "Where the picture goes.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.")
+_EPOCHS = flags.DEFINE_integer("epochs", 10, "Epochs of training.")
+_PICTURE = flags.DEFINE_string("png", None, "File for the picture.")
 GOALS = (0.87, 0.88)
-TURNS = 4  # of each run in an epoch
+TURNS = 4  # turns of each run in an epoch
 COLUMNS = (
   "network",
   "test accuracy [%]",
@@ -40,20 +41,31 @@ COLUMNS = (
 
 
 class Run:
-  """One training: programs by whether masks move, its state, its rule."""
+  """A training run.
 
-  def __init__(self, steps, state, tx=None):
+  Attributes:
+    steps: Its step without and with a mask update, by `update_masks`.
+    state: (params, opt_state).
+    tx: Its sparse transformation; None for dense training.
+  """
+
+  def __init__(
+    self,
+    steps: dict[bool, Callable],
+    state: tuple[Any, Any],
+    tx: sparsejax.SparseTransformation | None = None,
+  ):
     self.steps, self.state, self.tx = steps, state, tx
 
-  def compile(self, x, y):
-    """Compiles everything ahead."""
+  def compile(self, x: np.ndarray, y: np.ndarray) -> None:
+    """Compiles the steps for batches of the shape of x and y."""
     self.steps = {
       now: step.lower(*self.state, x, y).compile()
       for now, step in self.steps.items()
     }
 
-  def advance(self, first, batches):
-    """Trains on batches; the seconds that it takes."""
+  def advance(self, first: int, batches: Iterable) -> float:
+    """Trains on batches from step `first` on, and returns the seconds."""
     begin = time.perf_counter()
     for step, (x, y) in enumerate(batches, first):
       now = self.tx is not None and bool(self.tx.moves(step))
@@ -61,55 +73,55 @@ class Run:
     jax.block_until_ready(self.state)
     return time.perf_counter() - begin
 
-  def accuracy(self, x, y):
-    """That of all of the test set."""
+  def accuracy(self, x: np.ndarray, y: np.ndarray) -> float:
+    """Measures the accuracy on a test set."""
     params, state = self.state
     if self.tx is not None:
       params = sparsejax.forward_params(params, state)
-    return float(jnp.mean(_answers(params, x) == y))
+    return float(jnp.mean(_predictions(params, x) == y))
 
 
 class Curve(NamedTuple):
-  """Time in dense epochs and test accuracy, [turns]."""
+  """Time in dense epochs and test accuracy, each float64[turns]."""
 
-  time: Any
-  accuracy: Any
+  time: np.ndarray
+  accuracy: np.ndarray
 
 
 @jax.jit
-def _answers(params, x):
+def _predictions(params: Any, x: jax.Array) -> jax.Array:
   return jnp.argmax(packed.logits(params, x), axis=-1)
 
 
-def runs(seed, steps):
-  """All ways to train, from the same weights."""
+def make_runs(seed: int, steps: int) -> dict[str, Run]:
+  """Makes all runs of a seed, from the same weights, by name."""
   params = packed.perceptron(seed=seed)
   state = params, optax.adam(1e-3).init(params)
   step = jax.jit(packed.dense_step, donate_argnums=(0, 1))
-  made = {"dense": Run({False: step}, state)}
+  runs = {"dense": Run({False: step}, state)}
   for zeros in (0.95, 0.98):
     for name, mode in (("masks", lambda tx: tx), ("kernels", modes.kernels)):
       tx = mode(packed.rigl(zeros, seed=1000 + seed, t_end=3 * steps // 4))
       programs, state = packed.trainer(tx, packed.perceptron(seed=seed))
-      made[f"{100 * zeros:g} % zeros, {name}"] = Run(programs, state, tx)
-  return made
+      runs[f"{100 * zeros:g} % zeros, {name}"] = Run(programs, state, tx)
+  return runs
 
 
-def race(seed, data, epochs):
-  """Trains all of them, turn by turn; a Curve of each by its name."""
+def race(seed: int, data: Sequence, epochs: int) -> dict[str, Curve]:
+  """Trains all runs of a seed in turns, and returns a curve of each by name."""
   (x, y), test = data
   turn = len(x) // packed.BATCH // TURNS
   order = np.random.default_rng(seed)
-  racing = runs(seed, epochs * TURNS * turn)
-  for run in racing.values():
+  runs = make_runs(seed, epochs * TURNS * turn)
+  for run in runs.values():
     run.compile(x[: packed.BATCH], y[: packed.BATCH])
-  seconds, accuracy = ({name: [] for name in racing} for _ in range(2))
+  seconds, accuracy = ({name: [] for name in runs} for _ in range(2))
   for i in range(epochs * TURNS):
     if i % TURNS == 0:
       left = order.permutation(len(x))
     rows, left = np.split(left, [turn * packed.BATCH])
     rows = rows.reshape(turn, packed.BATCH)
-    for name, run in racing.items():
+    for name, run in runs.items():
       batches = ((x[row], y[row]) for row in rows)
       seconds[name].append(run.advance(i * turn, batches))
       accuracy[name].append(run.accuracy(*test))
@@ -119,14 +131,16 @@ def race(seed, data, epochs):
       np.cumsum(np.array(seconds[name]) / of_dense) / TURNS,
       np.array(accuracy[name]),
     )
-    for name in racing
+    for name in runs
   }
 
 
-def rows(curves):
-  """The table's, of the Curves of all seeds by name.
+def table_rows(
+  curves: dict[str, list[Curve]],
+) -> Iterator[tuple[str, ...]]:
+  """Formats a row for each kind of run, from the curves of all seeds.
 
-  Accuracy is the mean of the last epoch's tests.
+  Accuracy is the mean over the last epoch's tests.
   """
   for name, group in curves.items():
     last = [100 * np.mean(curve.accuracy[-TURNS:]) for curve in group]
@@ -143,16 +157,16 @@ def rows(curves):
     )
 
 
-def _reached(group, goal):
-  """The mean time to an accuracy, if all reach it."""
+def _reached(group: list[Curve], goal: float) -> str:
+  """Formats the mean time to an accuracy, "-" if a run does not reach it."""
   times = [curve.time[curve.accuracy >= goal] for curve in group]
   if not all(map(len, times)):
     return "-"
   return f"{np.mean([t[0] for t in times]):.2f}"
 
 
-def draw(curves, file):
-  """Accuracy over time: the mean of all seeds."""
+def draw(curves: dict[str, list[Curve]], file: str) -> None:
+  """Draws accuracy over time, means over seeds."""
   with style.picture(file, columns=2, width=10, sharey=True) as (_, panels):
     for axes, zeros in zip(panels, ("95 %", "98 %"), strict=True):
       for color, (name, group) in style.coloured(curves.items()):
@@ -170,12 +184,14 @@ def draw(curves, file):
     panels[0].set(ylabel="test accuracy [%]", ylim=(low - 1, None))
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Prints the table, and draws the picture."""
   del argv
-  made = sets.fashion_mnist()
-  data = [(np.asarray(made.prepare(x)), y) for x, y in (made.train, made.test)]
-  data = [(x.reshape(len(x), -1), y) for x, y in data]
+  images = sets.fashion_mnist()
+  data = [
+    (np.asarray(images.prepare(x)).reshape(len(x), -1), y)
+    for x, y in (images.train, images.test)
+  ]
   curves = {}
   for seed in range(_SEEDS.value):
     for name, curve in race(seed, data, _EPOCHS.value).items():
@@ -183,7 +199,7 @@ def main(argv):
   measure.show(
     "time to an accuracy",
     "benchmarks.accuracy",
-    list(rows(curves)),
+    list(table_rows(curves)),
     columns=COLUMNS,
   )
   if _PICTURE.value:

@@ -1,19 +1,21 @@
-"""What sparse training costs over dense training: ratios in one process.
+"""The cost of a sparse training step, against a dense one.
 
-Run `python -m benchmarks.core`. Memory is what the compiled program asks for
-beyond its arguments and results.
+Run `python -m benchmarks.core`. Memory is what a compiled program takes beyond
+its arguments and results.
 """
 
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from absl import app, flags
+from flax import linen as nn
 
 import sparsejax
 from benchmarks import measure
@@ -26,10 +28,10 @@ class Step(NamedTuple):
   """A training step to compare with the dense one.
 
   Attributes:
-    what: For the table.
+    what: Its name in the table.
     tx: The transformation.
-    update_masks: As for its `update`; None asks its schedule on the device.
-    limit: The ratio that was wanted, or None.
+    update_masks: As for `tx.update`; None follows the schedule on the device.
+    limit: The highest ratio wanted, or None.
   """
 
   what: str
@@ -38,8 +40,20 @@ class Step(NamedTuple):
   limit: float | None
 
 
-def steps(optimizer, ordinary, update, every):
-  """Sparse steps, with the ratios wanted of three kinds of them."""
+def sparse_steps(
+  optimizer: optax.GradientTransformation,
+  ordinary: float,
+  update: float,
+  every: float,
+) -> list[Step]:
+  """Lists the sparse steps to time.
+
+  Args:
+    optimizer: The inner optimizer.
+    ordinary: The limit of steps without a mask update.
+    update: The limit of steps with one.
+    every: The limit of methods that choose masks at every step.
+  """
   key = jax.random.key(3)
   rigl = sparsejax.rigl(optimizer, 0.9, key=key, t_end=75_000)
   top_kast = sparsejax.top_kast(optimizer, 0.9, key=key, backward_sparsity=0.8)
@@ -53,8 +67,23 @@ def steps(optimizer, ordinary, update, every):
   ]
 
 
-def training_steps(model, shape, optimizer, sparse):
-  """Compiled steps: the dense one, then the others; and their programs."""
+def training_steps(
+  model: nn.Module,
+  shape: tuple[int, ...],
+  optimizer: optax.GradientTransformation,
+  sparse: list[Step],
+) -> tuple[list[Callable], list[jax.stages.Compiled]]:
+  """Compiles the dense step and the sparse ones.
+
+  Args:
+    model: The model.
+    shape: Shape of a batch of inputs.
+    optimizer: The dense step's optimizer.
+    sparse: The sparse steps.
+
+  Returns:
+    The functions to time, and their programs, the dense one first.
+  """
   x = jax.random.normal(jax.random.key(0), shape)
   y = jax.random.randint(jax.random.key(1), shape[:1], 0, 10)
   variables = model.init(jax.random.key(2), x, train=False)
@@ -101,19 +130,34 @@ def training_steps(model, shape, optimizer, sparse):
   return functions, programs
 
 
-def train_rows(name, model, shape, limits, rounds):
-  """Rows of one model: sparse steps against the dense one."""
+def train_rows(
+  name: str,
+  model: nn.Module,
+  shape: tuple[int, ...],
+  limits: tuple[float, float, float],
+  rounds: int,
+) -> list[measure.Row]:
+  """Compares sparse steps of a model with its dense step.
+
+  Args:
+    name: The model's name in the table.
+    model: The model.
+    shape: Shape of a batch of inputs.
+    limits: As for `sparse_steps`.
+    rounds: Number of rounds.
+  """
   optimizer = optax.chain(
     optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9)
   )
-  sparse = steps(optimizer, *limits)
+  sparse = sparse_steps(optimizer, *limits)
   functions, programs = training_steps(model, shape, optimizer, sparse)
   times = measure.interleave(functions, rounds)
   rows = []
   for i, step in enumerate(sparse, start=1):
     measured = measure.ratio(times, i, 0)
     ours, dense = (
-      measure.temporary(p) / measure.MIB for p in (programs[i], programs[0])
+      measure.temporary_bytes(p) / measure.MIB
+      for p in (programs[i], programs[0])
     )
     memory = f"{ours:.0f} MiB (dense {dense:.0f})"
     goal = ("-", None)
@@ -124,8 +168,8 @@ def train_rows(name, model, shape, limits, rounds):
   return rows
 
 
-def groups_row(n, rounds):
-  """2:4 of an n x n matrix, against sorting its groups."""
+def groups_row(n: int, rounds: int) -> measure.Row:
+  """Compares a 2:4 selection of an n x n matrix with sorting its groups."""
   scores = jnp.abs(jax.random.normal(jax.random.key(0), (n, n)))
   pattern = sparsejax.patterns.n_of_m(2, 4)
 
@@ -146,7 +190,7 @@ def groups_row(n, rounds):
   )
   measured = measure.ratio(times, 1, 0)
   ours, theirs = (
-    measure.temporary(p) / scores.nbytes for p in (counting, sorting)
+    measure.temporary_bytes(p) / scores.nbytes for p in (counting, sorting)
   )
   return measure.row(
     f"{n} x {n}, 2:4: sorting groups / ours",
@@ -157,8 +201,8 @@ def groups_row(n, rounds):
   )
 
 
-def selection_row(n, rounds):
-  """One RigL mask update of an n x n matrix, against two argsort rankings."""
+def selection_row(n: int, rounds: int) -> measure.Row:
+  """Compares RigL's update of an n x n mask with two argsort rankings."""
   w = jax.random.normal(jax.random.key(0), (n, n))
   g = jax.random.normal(jax.random.key(1), (n, n))
   mask = sparsejax.select.top_k_mask(jnp.abs(w), n * n // 10)
@@ -190,7 +234,9 @@ def selection_row(n, rounds):
     [lambda: counting(*args), lambda: sorting(*args)], max(3, rounds // 3)
   )
   measured = measure.ratio(times, 1, 0)
-  ours, theirs = (measure.temporary(p) / w.nbytes for p in (counting, sorting))
+  ours, theirs = (
+    measure.temporary_bytes(p) / w.nbytes for p in (counting, sorting)
+  )
   return measure.row(
     f"{n} x {n} mask update: two argsort rankings / ours",
     measured,
@@ -200,8 +246,8 @@ def selection_row(n, rounds):
   )
 
 
-def quickstart_row():
-  """Minutes of the quickstart, from the shell to its table."""
+def quickstart_row() -> measure.Row:
+  """Measures the minutes of the quickstart, from the shell to its table."""
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, "-m", "experiments.main"]
     begin = time.perf_counter()
@@ -218,7 +264,7 @@ def quickstart_row():
   return measure.row("quickstart, minutes", minutes, "<= 3", minutes <= 3)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   del argv
   rounds = measure.ROUNDS.value

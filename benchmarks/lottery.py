@@ -1,13 +1,14 @@
-"""What a round of iterative magnitude pruning costs, and what lies between two.
+"""The cost of a round of iterative magnitude pruning, and pauses between them.
 
-Run `python -m benchmarks.lottery`. Memory is what the compiled program asks
-for beyond its arguments and results.
+Run `python -m benchmarks.lottery`. Memory is what a compiled program takes
+beyond its arguments and results.
 """
 
 import pathlib
 import runpy
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from benchmarks import measure
 from experiments.runs import lottery as runs
 from sparsejax import lottery
 
-# About as many weights and leaves as ResNet-50 has, of several shapes.
+# About as many weights and leaves as a ResNet-50, of several shapes.
 SHAPES = (
   *((3, 3, 256, 256),) * 20,
   *((512, 1024),) * 15,
@@ -29,11 +30,13 @@ SHAPES = (
   (300, 100),
 )
 RATE = 0.2
-TIES = 8  # Weights of one magnitude, of which a threshold keeps all.
+TIES = 8  # equal magnitudes at the threshold, which sorting keeps all
 
 
-def by_sorting(params, masks):
-  """The same round by a threshold in the sorted weights, laid end to end."""
+def prune_by_sorting(
+  params: list[jax.Array], masks: list[jax.Array]
+) -> list[jax.Array]:
+  """Prunes a round by a threshold from the concatenated, sorted weights."""
   active = jnp.concatenate([m.ravel() for m in masks])
   flat = jnp.concatenate([jnp.abs(w).ravel() for w in params])
   kept = (4 * jnp.sum(active, dtype=jnp.int32) + 2) // 5
@@ -44,14 +47,14 @@ def by_sorting(params, masks):
   ]
 
 
-def round_row(rounds):
-  """A global round over 25 M weights, against concatenating and sorting."""
+def round_row(rounds: int) -> measure.Row:
+  """Compares a global round over 25 M weights with sorting all of them."""
   keys = jax.random.split(jax.random.key(0), len(SHAPES))
   params = [jax.random.normal(k, s) for k, s in zip(keys, SHAPES, strict=True)]
   args = params, [jnp.abs(w) > 0.5 for w in params]
   ours, theirs = (
     jax.jit(f).lower(*args).compile()
-    for f in (lambda p, m: lottery.prune_round(p, m, RATE), by_sorting)
+    for f in (lambda p, m: lottery.prune_round(p, m, RATE), prune_by_sorting)
   )
   pairs = zip(ours(*args), theirs(*args), strict=True)
   assert sum(int(jnp.sum(a != b)) for a, b in pairs) < TIES
@@ -61,7 +64,7 @@ def round_row(rounds):
   measured = measure.ratio(times, 1, 0)
   size = sum(w.size for w in params)
   copy = sum(w.nbytes for w in params)
-  ours, theirs = (measure.temporary(p) / copy for p in (ours, theirs))
+  ours, theirs = (measure.temporary_bytes(p) / copy for p in (ours, theirs))
   return measure.row(
     f"global round, {size / 1e6:.1f} M weights in {len(SHAPES)} leaves: "
     "concatenate and sort / ours",
@@ -72,10 +75,10 @@ def round_row(rounds):
   )
 
 
-def pause_row():
-  """Seconds from the last step of level 1 to the first of level 2.
+def pause_row() -> measure.Row:
+  """Measures the seconds between the last step of level 1 and level 2's first.
 
-  Saving, reading back, pruning, rewinding and an evaluation lie between; the
+  In between lie saving, reading back, pruning, rewinding and an evaluation. The
   net is that of configs/imp_rewinding.py.
   """
   config = runpy.run_path("configs/imp_rewinding.py")["get_config"]("smoke")
@@ -83,10 +86,10 @@ def pause_row():
   config.stability.branches = ()
   begun, ended = {}, {}
 
-  def track(name, total, start):
+  def track(name: str, total: int, start: int) -> Callable[..., None]:
     begun[name] = time.perf_counter()
 
-    def advance(step, note=""):
+    def advance(step: int, note: str = "") -> None:
       if step == total:
         ended[name] = time.perf_counter()
 
@@ -106,10 +109,10 @@ def pause_row():
   )
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   del argv
-  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot
+  logging.set_verbosity(logging.WARNING)  # Orbax logs a lot
   rows = [round_row(measure.ROUNDS.value), pause_row()]
   measure.show("Iterative magnitude pruning", "benchmarks.lottery", rows)
 

@@ -1,7 +1,7 @@
-"""What every benchmark does: time in turns, tell memory, print a table.
+"""What benchmarks share: interleaved timing, memory, tables.
 
-Everything that is compared is interleaved, round by round, and a ratio is the
-median of the rounds' ratios; so a table means something on a busy machine too.
+Functions that are compared run in turns, round by round, and a ratio is the
+median of the rounds' ratios, so that tables mean something on a busy machine.
 """
 
 import csv
@@ -9,8 +9,8 @@ import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,14 +22,13 @@ _CSV = flags.DEFINE_string("csv", None, "Also write the table to this file.")
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each comparison.")
 
 MIB = 2**20
-_AT_LEAST = 0.05  # seconds in a row
-
+_SHORTEST = 0.05  # seconds of calls that are timed together
 
 COLUMNS = ("what", "measured", "wanted", "met", "temporary memory")
 
 
 class Row(NamedTuple):
-  """One line of the table; see COLUMNS."""
+  """A row of a table; see COLUMNS."""
 
   what: str
   measured: str
@@ -38,18 +37,31 @@ class Row(NamedTuple):
   memory: str
 
 
-def row(what, measured, wanted="-", met=None, memory="-") -> Row:
-  """A line; `met` is None where nothing in particular was wanted."""
+def row(
+  what: str,
+  measured: float,
+  wanted: str = "-",
+  met: bool | None = None,
+  memory: str = "-",
+) -> Row:
+  """Formats a row of a table.
+
+  Args:
+    what: What was measured.
+    measured: The number.
+    wanted: The goal.
+    met: Whether it was reached; None if there is none.
+    memory: A remark on memory.
+  """
   verdict = {None: "-", True: "yes", False: "NO"}[met]
   return Row(what, f"{measured:.3g}", wanted, verdict, memory)
 
 
-def passes(product):
-  """Forward and backward pass of a layer, compiled.
+def forward_and_backward(product: Callable[..., jax.Array]) -> Callable:
+  """Compiles the forward and backward pass of a layer.
 
   Args:
-    product: `(weights, structure, x) -> y`; gradients are those of the first
-      and the last.
+    product: `(weights, structure, x) -> y`, differentiated by weights and x.
 
   Returns:
     `(weights, structure, x, g) -> (y, of_weights, of_x)`.
@@ -63,20 +75,29 @@ def passes(product):
   return both
 
 
-def interleave(functions, rounds, *, pause=0.0):
-  """Seconds of each function, as an array [rounds, functions].
+def interleave(
+  functions: Sequence[Callable[[], Any]], rounds: int, *, pause: float = 0.0
+) -> np.ndarray:
+  """Times functions in turns.
 
-  Fast ones are called several times in a row, as a training loop calls its
-  step: a call returns before its work is done, and to begin it takes a while.
-  A pause before each, in seconds, lets threads of the last one go to sleep.
+  Args:
+    functions: What to time. Fast ones are called several times in a row, as a
+      training loop calls its step, since dispatch is asynchronous and the first
+      call of a series has a latency of its own.
+    rounds: Number of rounds.
+    pause: Seconds before each series, in which the threads of the last one go
+      to sleep.
+
+  Returns:
+    Seconds of a call, float64[rounds, functions].
   """
   repeats = []
   for f in functions:
     jax.block_until_ready(f())
     begin = time.perf_counter()
     jax.block_until_ready(f())
-    once = time.perf_counter() - begin
-    repeats.append(max(1, round(_AT_LEAST / once)))
+    seconds = time.perf_counter() - begin
+    repeats.append(max(1, round(_SHORTEST / seconds)))
   times = np.empty((rounds, len(functions)))
   for r in range(rounds):
     for i, (f, n) in enumerate(zip(functions, repeats, strict=True)):
@@ -89,18 +110,18 @@ def interleave(functions, rounds, *, pause=0.0):
   return times
 
 
-def ratio(times, i, j):
-  """The median over rounds of one function's time to another's."""
+def ratio(times: np.ndarray, i: int, j: int) -> float:
+  """Computes the median over rounds of times[:, i] / times[:, j]."""
   return float(np.median(times[:, i] / times[:, j]))
 
 
-def temporary(compiled) -> int:
-  """Bytes that a compiled program takes beyond arguments and results."""
+def temporary_bytes(compiled: jax.stages.Compiled) -> int:
+  """Counts a program's bytes beyond its arguments and results."""
   return compiled.memory_analysis().temp_size_in_bytes
 
 
-def peak(compiled) -> int:
-  """Bytes that a compiled program takes in all; donated arguments once."""
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+  """Counts all bytes of a program; donated arguments count once."""
   memory = compiled.memory_analysis()
   return (
     memory.argument_size_in_bytes
@@ -117,7 +138,7 @@ def show(
   *,
   columns: Sequence[str] = COLUMNS,
 ) -> None:
-  """Prints the table, and writes it where --csv says, with its command."""
+  """Prints a table, and writes it to the file of --csv."""
   print_table(title, columns, rows)
   if _CSV.value:
     write_csv(_CSV.value, module, columns, rows)
@@ -126,7 +147,7 @@ def show(
 def print_table(
   title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
-  """Prints any table."""
+  """Prints a table, its first column left-aligned."""
   table = Table(title=title)
   for i, name in enumerate(columns):
     table.add_column(name, justify="right" if i else "left")
@@ -138,7 +159,7 @@ def print_table(
 def write_csv(
   path: str, module: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
-  """Writes any table, with the command that made it."""
+  """Writes a table below a comment with the command that made it."""
   with pathlib.Path(path).open("w", newline="") as file:
     command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     file.write(f"# {command}\n")

@@ -1,14 +1,16 @@
-"""What training only the non-zeros saves on a CPU: ratios in one process.
+"""What training only the non-zeros saves on a CPU.
 
-Run `python -m benchmarks.packed`, on a machine that does nothing else. Memory
-is what a compiled step takes in all: params, gradients, optimizer state,
-structure. With sparselab installed (and torch, which it needs) our layer is
-timed against its sparse linear layer, at the end: torch's threads stay.
+Run `python -m benchmarks.packed` on an idle machine. Memory is all that a
+compiled step takes: params, gradients, optimizer state, structure. If sparselab
+(and torch, which it needs) is installed, our layer is timed against its sparse
+linear layer. This comes last, since torch's threads stay.
 """
 
 import functools
 import importlib.util
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,26 +29,36 @@ _PARTS = flags.DEFINE_list(
 )
 BATCH = 128
 SHAPES = ((1024, 1024), (768, 3072), (4096, 4096))
-# The worst and the best of the three shapes, by sparsity.
+# Goals by sparsity: for the worst and the best of SHAPES, and for one example.
 LAYERS = {0.9: (2.4, 3.5), 0.95: (5.0, 6.8), 0.98: (14.0, 18.0)}
 ONE = {0.8: 4.0, 0.9: 7.0, 0.95: 11.0}
-FORM = packed.rows(kernel=True, back=True)
+FORMAT = packed.rows(kernel=True, back=True)
 
 
-def matrix(shape, sparsity):
-  """A random packed matrix, and the same dense with zeros."""
+def random_matrix(
+  shape: tuple[int, int], sparsity: float
+) -> tuple[Any, jax.Array]:
+  """Draws a sparse matrix; returns it packed, and dense with zeros."""
   noise = jax.random.uniform(jax.random.key(0), shape)
   count = round((1 - sparsity) * noise.size)
   mask = np.asarray(select.top_k_mask(noise, count))
   w = jnp.where(mask, jax.random.normal(jax.random.key(1), shape), 0)
-  return packed.pack(w, mask, formats=FORM), w
+  return packed.pack(w, mask, formats=FORMAT), w
 
 
-def products(shape, sparsity, *, by_feature):
-  """Forward and backward passes of one layer: packed, dense."""
-  tree, w = matrix(shape, sparsity)
+def layers(
+  shape: tuple[int, int], sparsity: float, *, by_feature: bool
+) -> list[Callable]:
+  """Makes the functions to time: a layer's passes, packed and dense.
+
+  Args:
+    shape: Input and output features.
+    sparsity: The share of zeros.
+    by_feature: Whether activations of the packed layer are stored by feature,
+      as another packed layer leaves them, instead of by example.
+  """
+  tree, w = random_matrix(shape, sparsity)
   values, structure = packed.split(tree)
-  # By example, or by feature, as another packed layer leaves its activations.
   x = jax.random.normal(jax.random.key(2), (BATCH, shape[0]))
   g = jax.random.normal(jax.random.key(3), (BATCH, shape[1]))
   turned = (lambda a: a.T) if by_feature else (lambda a: a)
@@ -54,26 +66,26 @@ def products(shape, sparsity, *, by_feature):
   def product(values, structure, x):
     return turned(sparsejax.matmul(turned(x), packed.join(values, structure)))
 
-  sparse = measure.passes(product)
-  dense = measure.passes(lambda w, _, x: x @ w)
-  there = jax.block_until_ready((turned(x), turned(g)))
-  found = sparse(values, structure, *there)
+  sparse = measure.forward_and_backward(product)
+  dense = measure.forward_and_backward(lambda w, _, x: x @ w)
+  inputs = jax.block_until_ready((turned(x), turned(g)))
+  found = sparse(values, structure, *inputs)
   wanted = dense(w, None, x, g)
   np.testing.assert_allclose(turned(found[0]), wanted[0], rtol=1e-3, atol=1e-2)
   return [
-    lambda: sparse(values, structure, *there),
+    lambda: sparse(values, structure, *inputs),
     lambda: dense(w, None, x, g),
   ]
 
 
-def layer_rows(rounds):
-  """Forward and backward of a layer, batch 128."""
+def layer_rows(rounds: int) -> list[measure.Row]:
+  """Compares the forward and backward pass of a layer, batch 128."""
   rows = []
   for sparsity, (worst, best) in LAYERS.items():
     for by_feature in (True, False):
       ratios = []
       for shape in SHAPES:
-        functions = products(shape, sparsity, by_feature=by_feature)
+        functions = layers(shape, sparsity, by_feature=by_feature)
         times = measure.interleave(functions, rounds)
         ratios.append(measure.ratio(times, 1, 0))
       names = [f"{a}x{b}" for a, b in SHAPES]
@@ -95,11 +107,11 @@ def layer_rows(rounds):
   return rows
 
 
-def one_rows(rounds):
-  """The forward pass of one example."""
+def one_example_rows(rounds: int) -> list[measure.Row]:
+  """Compares the forward pass of a single example."""
   rows = []
   for sparsity, wanted in ONE.items():
-    tree, w = matrix((4096, 4096), sparsity)
+    tree, w = random_matrix((4096, 4096), sparsity)
     x = jax.random.normal(jax.random.key(2), (1, 4096))
     sparse = jax.jit(lambda tree, x: sparsejax.matmul(x, tree))
     dense = jax.jit(lambda w, x: x @ w)
@@ -116,8 +128,8 @@ def one_rows(rounds):
   return rows
 
 
-def perceptron(hidden=2, seed=0):
-  """Params of 784-1024-...-1024-10."""
+def perceptron(hidden: int = 2, seed: int = 0) -> dict[str, Any]:
+  """Draws the params of a perceptron 784-1024-...-1024-10."""
   sizes = (784, *(1024,) * hidden, 10)
   keys = jax.random.split(jax.random.key(seed), hidden + 1)
   return {
@@ -131,8 +143,8 @@ def perceptron(hidden=2, seed=0):
   }
 
 
-def logits(params, x):
-  """What a perceptron says of a batch."""
+def logits(params: dict[str, Any], x: jax.Array) -> jax.Array:
+  """Computes a perceptron's logits of a batch."""
   for i in range(len(params)):
     layer = params[f"dense{i}"]
     x = sparsejax.matmul(x, layer["kernel"]) + layer["bias"]
@@ -140,21 +152,25 @@ def logits(params, x):
   return x
 
 
-def loss(params, x, y):
-  """Cross-entropy of a batch."""
+def loss(params: dict[str, Any], x: jax.Array, y: jax.Array) -> jax.Array:
+  """Computes the mean cross-entropy of a batch."""
   losses = optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y)
   return losses.mean()
 
 
-def dense_step(params, state, x, y):
-  """A step of Adam, without sparsejax."""
+def dense_step(
+  params: dict[str, Any], state: Any, x: jax.Array, y: jax.Array
+) -> tuple[dict[str, Any], Any]:
+  """Takes a step of Adam, without sparsejax."""
   grads = jax.grad(loss)(params, x, y)
   updates, state = optax.adam(1e-3).update(grads, state)
   return optax.apply_updates(params, updates), state
 
 
-def trainer(tx, params):
-  """A step of either kind, and the state to begin with."""
+def trainer(
+  tx: sparsejax.SparseTransformation, params: dict[str, Any]
+) -> tuple[dict[bool, Callable], tuple[Any, Any]]:
+  """Makes the steps without and with a mask update, and the first state."""
   params, state = sparsejax.init(tx, params)
   value_and_grad = sparsejax.value_and_grad(loss, tx)
 
@@ -170,8 +186,10 @@ def trainer(tx, params):
   return steps, (params, state)
 
 
-def rigl(sparsity, *, seed=1, t_end=10**6):
-  """RigL with Adam, its masks moving every 100 steps; the last layer dense."""
+def rigl(
+  sparsity: float, *, seed: int = 1, t_end: int = 10**6
+) -> sparsejax.SparseTransformation:
+  """Makes RigL with Adam, an update every 100 steps, a dense last layer."""
   return sparsejax.rigl(
     optax.adam(1e-3),
     sparsity,
@@ -182,8 +200,8 @@ def rigl(sparsity, *, seed=1, t_end=10**6):
   )
 
 
-def step_rows(rounds):
-  """Whole training steps of a perceptron, and what they take."""
+def step_rows(rounds: int) -> list[measure.Row]:
+  """Compares training steps of a perceptron in time and memory."""
   x = jax.random.normal(jax.random.key(2), (BATCH, 784))
   y = jax.random.randint(jax.random.key(3), (BATCH,), 0, 10)
   dense = jax.jit(dense_step, donate_argnums=(0, 1))
@@ -216,14 +234,14 @@ def step_rows(rounds):
   return [*rows, *_memory_rows(2), *_memory_rows(8)]
 
 
-def _memory_rows(hidden):
-  """What a step takes at 90 %, of perceptrons of some depth."""
+def _memory_rows(hidden: int) -> list[measure.Row]:
+  """Compares the memory of steps at 90 %, by the number of hidden layers."""
   params = perceptron(hidden)
   x, y = jnp.zeros((BATCH, 784)), jnp.zeros(BATCH, jnp.int32)
   dense = params, optax.adam(1e-3).init(params)
   step = jax.jit(dense_step, donate_argnums=(0, 1))
   program = step.lower(*dense, x, y).compile()
-  whole, held = measure.peak(program), _nbytes(dense) + _nbytes(params)
+  whole, held = measure.peak_bytes(program), _nbytes(dense) + _nbytes(params)
   rows = []
   for mode in (modes.packed, modes.kernels):
     steps, state = trainer(mode(rigl(0.9)), params)
@@ -233,21 +251,21 @@ def _memory_rows(hidden):
     rows.append(measure.row(what, share, "<= 0.3", share <= 0.3))
     for now, kind, most in ((False, "ordinary", 0.3), (True, "moving", 1)):
       program = steps[now].lower(*state, x, y).compile()
-      peak = measure.peak(program) / whole
+      peak = measure.peak_bytes(program) / whole
       goal = (f"<= {most}", peak <= most)
       if mode is modes.packed and not now:
-        goal = ("-", None)  # A matrix is dense within its product.
+        goal = ("-", None)  # a matrix is dense within its product
       what = f"{name}: peak of a step, {kind} / dense"
       rows.append(measure.row(what, peak, *goal))
   return rows
 
 
-def _nbytes(tree):
+def _nbytes(tree: Any) -> int:
   return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
-def selection_row(rounds):
-  """K of 16 M on one device, against sorting."""
+def selection_row(rounds: int) -> measure.Row:
+  """Compares the selection of a tenth of 16 M with sorting, on one device."""
   scores = jax.random.normal(jax.random.key(0), (4096, 4096))
   k = scores.size // 10
   assert select._for_kernel(scores)
@@ -270,14 +288,14 @@ def selection_row(rounds):
   )
 
 
-def sparselab_rows(rounds):
-  """Forward and backward of a layer, against another library's for CPUs."""
+def sparselab_rows(rounds: int) -> list[measure.Row]:
+  """Compares the passes of a layer with those of another library for CPUs."""
   if importlib.util.find_spec("sparselab") is None:
     return []
   rows = []
   for sparsity in LAYERS:
     for shape in SHAPES:
-      ours, _ = products(shape, sparsity, by_feature=False)
+      ours, _ = layers(shape, sparsity, by_feature=False)
       functions = [ours, _sparselab(shape, sparsity)]
       times = measure.interleave(functions, rounds, pause=0.03)
       ratio = measure.ratio(times, 1, 0)
@@ -287,8 +305,8 @@ def sparselab_rows(rounds):
   return rows
 
 
-def _sparselab(shape, sparsity):
-  """Forward and backward pass of sparselab's layer."""
+def _sparselab(shape: tuple[int, int], sparsity: float) -> Callable[[], None]:
+  """Makes the function to time: both passes of sparselab's layer."""
   import sparselab
   import torch
 
@@ -305,13 +323,13 @@ def _sparselab(shape, sparsity):
   return run
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   del argv
   rounds = measure.ROUNDS.value
   parts = {
     "layers": layer_rows,
-    "one": one_rows,
+    "one": one_example_rows,
     "step": step_rows,
     "selection": lambda rounds: [selection_row(rounds)],
     "sparselab": sparselab_rows,

@@ -1,15 +1,18 @@
-"""What a sweep saves: populations, and what a run costs beyond its training.
+"""What populations save in a sweep, and what its runs cost beyond training.
 
-Run `python -m benchmarks.sweep`. The net is that of MNIST-1D's paper, trained
-as in configs/rigl_mnist1d.py but for fewer steps. A population and its runs one
-after another begin with empty caches in each round, in one process.
+Run `python -m benchmarks.sweep`. The net of MNIST-1D's paper is trained as in
+configs/rigl_mnist1d.py, for fewer steps. In each round a population, and then
+its runs one after another, begin with empty caches, in one process.
 """
 
+import functools
+import gc
 import json
 import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -18,7 +21,7 @@ from absl import app, flags, logging
 
 from benchmarks import measure
 from experiments.config import grid
-from experiments.runs import model, programs, train
+from experiments.runs import train
 from experiments.sweep import launchers, population, workers
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "rigl_mnist1d.py"
@@ -26,10 +29,12 @@ SEEDS, SPARSITIES = 16, (0.8, 0.9, 0.95)
 _STEPS = flags.DEFINE_integer("steps", 1000, "Steps of each run.")
 
 
-def configs(steps, seeds=SEEDS):
-  """The runs of a population, by name."""
+def make_configs(
+  steps: int, seeds: int = SEEDS
+) -> dict[str, ml_collections.ConfigDict]:
+  """Makes the configs of a population's runs, by name."""
   base = grid.module(str(CONFIG)).get_config("")
-  made = [
+  configs = [
     grid.changed(
       base,
       {
@@ -41,37 +46,34 @@ def configs(steps, seeds=SEEDS):
     for seed in range(seeds)
     for sparsity in SPARSITIES
   ]
-  return {grid.name_of(one): one for one in made}
+  return {grid.name_of(one): one for one in configs}
 
 
-def population_rows(rounds):
-  """One population against its members one after another, and its compiles."""
-  planned = configs(_STEPS.value)
+def population_rows(rounds: int) -> list[measure.Row]:
+  """Compares a population with its runs one after another."""
+  planned = make_configs(_STEPS.value)
   ((name, group),) = population.groups(planned).items()
   assert len(group) == SEEDS * len(SPARSITIES)
   compiled = []
 
-  def note(key, seconds, **about):
+  def record(key: str, seconds: float, **about) -> None:
     del seconds
     if key.endswith("backend_compile_duration"):
       compiled.append(about.get("fun_name"))
 
-  jax.monitoring.register_event_duration_secs_listener(note)
+  jax.monitoring.register_event_duration_secs_listener(record)
 
-  def together(root):
+  def together(root: pathlib.Path) -> None:
     population.run(name, group, root)
 
-  def apart(root):
+  def apart(root: pathlib.Path) -> None:
     for one, config in group.items():
       train.train(config, root / one)
 
   times = np.empty((rounds, 2))
   for r in range(rounds):
     for i, work in enumerate((together, apart)):
-      programs._get.cache_clear()
-      model._drawing.cache_clear()
-      population._compiled.cache_clear()
-      jax.clear_caches()
+      clear_programs()
       compiled.clear()
       with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
@@ -79,7 +81,7 @@ def population_rows(rounds):
         times[r, i] = time.perf_counter() - begin
       if not i:
         steps = compiled.count("jit(stretch)")
-  jax.monitoring.unregister_event_duration_listener(note)
+  jax.monitoring.unregister_event_duration_listener(record)
   gain = measure.ratio(times, 1, 0)
   what = f"{len(group)} runs of {_STEPS.value} steps"
   return [
@@ -95,11 +97,25 @@ def population_rows(rounds):
   ]
 
 
-def overhead_row(runs=6):
-  """Seconds of a sweep's run that are not its steps, once it is compiled."""
-  taken = {}
+def clear_programs() -> None:
+  """Forgets all programs, so that a round compiles its own."""
+  for cached in gc.get_objects():
+    if isinstance(cached, functools._lru_cache_wrapper) and (
+      cached.__module__.startswith(("experiments.runs", "experiments.sweep"))
+    ):
+      cached.cache_clear()
+  jax.clear_caches()
+
+
+def overhead_row(runs: int = 6) -> measure.Row:
+  """Measures the seconds of a run that are not its steps, after compilation.
+
+  Runs of n and of n / 2 steps take a + n b and a + n b / 2 seconds, so that
+  twice the second less the first is a.
+  """
+  seconds_of = {}
   for steps in (_STEPS.value // 2, _STEPS.value):
-    planned = list(configs(steps, seeds=runs).items())[:: len(SPARSITIES)]
+    planned = list(make_configs(steps, seeds=runs).items())[:: len(SPARSITIES)]
     with tempfile.TemporaryDirectory() as folder:
       root = pathlib.Path(folder)
       (root / "configs.json").write_text(
@@ -112,8 +128,8 @@ def overhead_row(runs=6):
         if event is not None and event.what == "finished"
       ]
     assert len(seconds) == runs
-    taken[steps] = statistics.median(seconds[1:])
-  half, whole = taken.values()
+    seconds_of[steps] = statistics.median(seconds[1:])  # the first compiles
+  half, whole = seconds_of.values()
   beyond = 2 * half - whole
   return measure.row(
     "seconds of a sweep's run beyond its steps", beyond, "<= 3", beyond <= 3
@@ -121,18 +137,18 @@ def overhead_row(runs=6):
 
 
 class _Work:
-  """Does a run in a worker, as the local launcher does."""
+  """Trains a run in a worker process, as the local launcher does."""
 
-  def __init__(self, root):
+  def __init__(self, root: str):
     self.root = root
 
-  def __call__(self, name):
+  def __call__(self, name: str) -> None:
     root = pathlib.Path(self.root)
-    told = json.loads((root / "configs.json").read_text())[name]
-    train.train(ml_collections.ConfigDict(told), root / name)
+    config = json.loads((root / "configs.json").read_text())[name]
+    train.train(ml_collections.ConfigDict(config), root / name)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   del argv
   logging.set_verbosity(logging.WARNING)

@@ -37,19 +37,19 @@ def load(name: str, *, data_dir: str | None = None, **options) -> Dataset:
   """Loads a data set into host memory.
 
   Args:
-    name: a key of `DATASETS`, or `package.module:attribute` of a function of
+    name: A key of `DATASETS`, or `package.module:attribute` of a function of
       keywords that returns a `Dataset`.
-    data_dir: where its files lie; None is the set's own default. Sets that
+    data_dir: Where its files lie; None is the set's own default. Sets that
       are generated or installed do not use it.
-    **options: the set's own, see its function in sets.py.
+    **options: The set's own, see its function in sets.py.
 
   Returns:
     The data set.
 
   Raises:
-    UserError: the set, or the option, is unknown; the near ones are listed.
-    DataError: a file, a label or an option's value is wrong.
-    MissingDataError: the data is not there; says how to get it.
+    UserError: The set, or the option, is unknown; the near ones are listed.
+    DataError: A file, a label or an option's value is wrong.
+    MissingDataError: The data is not there; says how to get it.
   """
   make = names.find("data set", name, DATASETS)
   accepted, others = names.keywords(make)

@@ -1,4 +1,4 @@
-"""Text, byte by byte: each position is to tell the one after it."""
+"""Text as bytes, each of which predicts the next."""
 
 import pathlib
 
@@ -13,24 +13,25 @@ _FILES = {"train": "wiki.train.raw", "test": "wiki.valid.raw"}
 
 
 def wikitext103(*, data_dir: str | None = None, length: int = 512) -> Dataset:
-  """WikiText-103 as bytes: 540 M to train with, its validation set to test.
+  """Loads WikiText-103 as bytes: 540 M for training, validation set for tests.
 
   Args:
-    data_dir: the folder with `wiki.train.raw` and `wiki.valid.raw`, of
+    data_dir: The folder with `wiki.train.raw` and `wiki.valid.raw`, of
       wikitext-103-raw-v1; other text under these names will do.
-    length: of an example.
+    length: Bytes of an example.
 
   Returns:
-    The data set: x uint8[n, length], and labels [n, length], the bytes one
-    place further on. What fills no example at the end is left out.
+    The data set: x uint8[n, length] and labels [n, length], the next bytes. The
+    end of the text, where it does not fill an example, is left out.
 
   Raises:
-    DataError: a file is too short for one example.
-    MissingDataError: one is not there.
+    DataError: A file is too short for one example.
+    MissingDataError: A file is missing.
   """
   folder = pathlib.Path(data_dir or "data/wikitext-103-raw")
   splits = {
-    split: _read(folder / name, length) for split, name in _FILES.items()
+    split: _read_examples(folder / name, length)
+    for split, name in _FILES.items()
   }
   x, y = splits["test"]
   return Dataset(
@@ -38,17 +39,17 @@ def wikitext103(*, data_dir: str | None = None, length: int = 512) -> Dataset:
     splits["train"],
     (x, y.astype(np.int32)),
     256,
-    _as_they_are,
+    _unchanged,
     transforms.keep,
     jax.ShapeDtypeStruct((length,), np.uint8),
   )
 
 
-def _as_they_are(x: jax.Array) -> jax.Array:
+def _unchanged(x: jax.Array) -> jax.Array:
   return x
 
 
-def _read(file: pathlib.Path, length: int) -> Split:
+def _read_examples(file: pathlib.Path, length: int) -> Split:
   if not file.is_file():
     raise MissingDataError(
       f"there is no {file}. Unpack wikitext-103-raw-v1.zip, and name the "

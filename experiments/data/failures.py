@@ -1,4 +1,4 @@
-"""What can be wrong with data, as errors that tell the user the remedy."""
+"""Errors of data sets, which say how to mend them."""
 
 from experiments.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Reads the IDX files of MNIST and of the sets that took over its format.
+"""Reads IDX files: the format of MNIST and of sets like it.
 
 The format: http://yann.lecun.com/exdb/mnist: two zero bytes, a type, the
 number of dimensions, the dimensions as big-endian int32, the values.
@@ -19,21 +19,22 @@ def read_idx(path: str | pathlib.Path, *, ndim: int) -> np.ndarray:
   """Reads one IDX file of unsigned bytes.
 
   Args:
-    path: the file, plain or, if its name ends in .gz, compressed by gzip.
-    ndim: how many dimensions it must have: 3 for images, 1 for labels.
+    path: The file, plain or, if its name ends in .gz, compressed by gzip.
+    ndim: Number of dimensions that it must have: 3 for images, 1 for labels.
 
   Returns:
     uint8 of the shape that the file's header states.
 
   Raises:
-    DataError: the file is damaged, of another kind, or of another length
+    DataError: The file is damaged, of another kind, or of another length
       than its header states.
   """
   path = pathlib.Path(path)
   content = path.read_bytes()
   if path.suffix == ".gz":
     try:
-      # Unlike gzip.decompress, this gives what a file cut short still holds.
+      # Unlike gzip.decompress, this returns what a truncated file still holds,
+      # so that the error below can say how much is missing.
       content = zlib.decompressobj(wbits=31).decompress(content)
     except zlib.error as error:
       raise DataError(
@@ -69,14 +70,14 @@ def read_folder(
   Args:
     folder: where `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and
       the same with `t10k` lie, each plain or with .gz.
-    missing: what to do when a file is not there; ends the error.
+    missing: What to do when a file is not there; ends the error.
 
   Returns:
     {"train", "test"}: images uint8[n, h, w, 1], labels uint8[n].
 
   Raises:
-    MissingDataError: a file is missing.
-    DataError: a file is damaged, or images and labels differ in number.
+    MissingDataError: A file is missing.
+    DataError: A file is damaged, or images and labels differ in number.
   """
   splits = {}
   for split, prefix in (("train", "train"), ("test", "t10k")):

@@ -27,17 +27,17 @@ def batch_indices(
   cost does not depend on `start`.
 
   Args:
-    key: a PRNG key.
-    n: how many examples there are; static.
-    batch_size: examples a step; may exceed `n`; static.
-    start: the first step, from 0; an int, or a traced int32.
-    steps: how many steps; static.
+    key: A PRNG key.
+    n: Number of examples; static.
+    batch_size: Examples of a step; may exceed `n`; static.
+    start: The first step, from 0; an int, or a traced int32.
+    steps: Number of steps; static.
 
   Returns:
     int32[steps, batch_size], each in [0, n).
 
   Raises:
-    ValueError: a size is not positive, or too large for int32 arithmetic.
+    ValueError: A size is not positive, or too large for int32 arithmetic.
 
   >>> key = jax.random.key(0)
   >>> batch_indices(key, n=4, batch_size=2, start=0, steps=3).shape
@@ -56,8 +56,8 @@ def batch_indices(
       "fit int32 positions; ask for fewer steps at a time, or use "
       "experiments.data.stream."
     )
-  # start * batch_size overflows int32 in long runs; (start % n) * batch_size
-  # does not.
+  # The position start * batch_size overflows int32 in long runs. Every n steps
+  # are batch_size whole epochs, so only (start % n) * batch_size is needed.
   rounds, rest = divmod(start, n)
   epochs, offset = divmod(rest * batch_size, n)
   epoch = rounds * batch_size + epochs
@@ -76,7 +76,7 @@ def _gather(
 ) -> jax.Array:
   """Returns the batches that begin at `offset` within `epoch`."""
   size = steps * batch_size
-  last = (offset + size - 1) // n  # Of the epochs touched, counted from 0.
+  last = (offset + size - 1) // n  # the last epoch touched, from 0
 
   def permutation(e: jax.Array) -> jax.Array:
     # One sort of 32 random bits (equal ones keep their order) takes half the
@@ -88,7 +88,7 @@ def _gather(
     identity = jnp.arange(n, dtype=jnp.int32)
     return jax.lax.cond(e <= last, permutation, lambda _: identity, e)
 
-  most = (n - 1 + size - 1) // n + 1  # Whatever the offset.
+  most = (n - 1 + size - 1) // n + 1  # epochs touched at any offset
   orders = jax.lax.map(touched, jnp.arange(most, dtype=jnp.int32))
   positions = offset + jnp.arange(size, dtype=jnp.int32)
   return orders.reshape(-1)[positions].reshape(steps, batch_size)

@@ -5,7 +5,7 @@ Files are read by idx.py and tfds_source.py, sets that do not fit by stream.py.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -31,47 +31,48 @@ _CIFAR = {
 _DIGITS = 0.3054, 0.3755
 
 Split = tuple[np.ndarray, np.ndarray]
+Prepare = Callable[[jax.Array], jax.Array]
 
 
 class Dataset(NamedTuple):
-  """A data set in host memory, and what the device does to its batches.
+  """A data set in host memory, and how the device prepares its batches.
 
   A training batch is `augment(key, prepare(x))`, a test batch `prepare(x)`.
 
   Attributes:
-    name: as given to `load`.
+    name: As given to `load`.
     train: x, y. x: uint8[n, h, w, c] images or float32[n, ...] features;
       y: int32[n] labels in [0, num_classes), or uint8[n, length] of a text.
       None for a set that does not fit in memory: see stream.py.
-    test: as train.
-    num_classes: how many classes there are.
+    test: As train.
+    num_classes: Number of classes.
     prepare: x[b, ...] -> float32[b, ...]; under jit.
     augment: key, x[b, ...] -> x; the same shape and dtype; under jit.
-    like: shape and dtype of one input, without the axis of the batch.
+    like: Shape and dtype of one input, without the batch axis.
   """
 
   name: str
   train: Split | None
   test: Split | None
   num_classes: int
-  prepare: Callable[[jax.Array], jax.Array]
+  prepare: Prepare
   augment: Callable[[jax.Array, jax.Array], jax.Array]
   like: jax.ShapeDtypeStruct
 
   @property
   def labels(self) -> int:
-    """How many labels an example has: one, or one for each place of a text."""
+    """Number of labels of an example: 1, or the length of a text."""
     return 1 if self.train is None else self.train[1][0].size
 
 
 def mnist1d(*, data_dir: str | None = None) -> Dataset:
-  """MNIST-1D, generated: 4,000 + 1,000 signals float32[40, 1], 10 classes.
+  """Generates MNIST-1D: 4,000 + 1,000 signals float32[40, 1], 10 classes.
 
   The published arguments and seed (Greydanus and Kobak, "Scaling Down Deep
   Learning with MNIST-1D", arXiv 2011.14439). Nothing is downloaded.
 
   Args:
-    data_dir: not used.
+    data_dir: Not used.
 
   Returns:
     The data set; `prepare` and `augment` leave the signals as they are.
@@ -100,13 +101,13 @@ def mnist1d(*, data_dir: str | None = None) -> Dataset:
 
 
 def digits(*, data_dir: str | None = None) -> Dataset:
-  """scikit-learn's digits: 1,437 + 360 images uint8[8, 8, 1] in 0..16.
+  """Loads scikit-learn's digits: 1,437 + 360 images uint8[8, 8, 1] in 0..16.
 
   In the package's order, without a shuffle: the first four fifths train, the
   last fifth tests.
 
   Args:
-    data_dir: not used.
+    data_dir: Not used.
 
   Returns:
     The data set, normalised by the training images' mean and deviation.
@@ -131,10 +132,10 @@ def mnist(
   source: str = "idx",
   normalize: str = "dataset",
 ) -> Dataset:
-  """MNIST: 60,000 + 10,000 images uint8[28, 28, 1], 10 classes.
+  """Loads MNIST: 60,000 + 10,000 images uint8[28, 28, 1], 10 classes.
 
   Args:
-    data_dir: the folder of the four IDX files, plain or .gz; for
+    data_dir: The folder of the four IDX files, plain or .gz; for
       source="tfds" that of TFDS.
     source: "idx" or "tfds".
     normalize: "dataset": by the training set's mean and deviation; "unit": to
@@ -144,14 +145,14 @@ def mnist(
     The data set.
 
   Raises:
-    MissingDataError: the data is not there.
-    DataError: a file is damaged, a label out of range, or an option unknown.
+    MissingDataError: The data is not there.
+    DataError: A file is damaged, a label out of range, or an option unknown.
   """
   prepares = {
     "dataset": transforms.normalize(*_MNIST),
     "unit": transforms.normalize(0.0, 1.0),
   }
-  prepare = _chosen("mnist", normalize, prepares)
+  prepare = _find_normalization("mnist", normalize, prepares)
   missing = (
     "Name a folder of MNIST's four IDX files with --config.data.data_dir, or "
     "read TFDS with --config.data.source=tfds."
@@ -160,7 +161,7 @@ def mnist(
     raise MissingDataError(f"mnist: no folder given. {missing}")
   return _dataset(
     "mnist",
-    _read("mnist", source, data_dir, missing),
+    _read_images("mnist", source, data_dir, missing),
     num_classes=10,
     prepare=prepare,
   )
@@ -175,27 +176,27 @@ def fashion_mnist(
   mode: str = "symmetric",
   flip: bool = True,
 ) -> Dataset:
-  """Fashion-MNIST: 60,000 + 10,000 images uint8[28, 28, 1], 10 classes.
+  """Loads Fashion-MNIST: 60,000 + 10,000 images uint8[28, 28, 1], 10 classes.
 
   Xiao, Rasul and Vollgraf, arXiv 1708.07747.
 
   Args:
-    data_dir: the folder of the four IDX files, plain or .gz; that of Debian's
+    data_dir: The folder of the four IDX files, plain or .gz; that of Debian's
       package by default. For source="tfds" that of TFDS.
     source: "idx" or "tfds".
-    normalize: as for `cifar`.
+    normalize: As for `cifar`.
     pad: of `transforms.pad_crop_flip`, as are `mode` and `flip`.
-    mode: how to pad.
-    flip: whether to mirror.
+    mode: How to pad.
+    flip: Whether to mirror.
 
   Returns:
     The data set.
 
   Raises:
-    MissingDataError: the data is not there.
-    DataError: a file is damaged, a label or an option out of range.
+    MissingDataError: The data is not there.
+    DataError: A file is damaged, a label or an option out of range.
   """
-  prepare = _images("fashion_mnist", normalize, _FASHION_MNIST)
+  prepare = _image_normalization("fashion_mnist", normalize, _FASHION_MNIST)
   missing = (
     "Get it with `apt-get install dataset-fashion-mnist`, or name a folder of "
     "its four IDX files with --config.data.data_dir."
@@ -204,7 +205,7 @@ def fashion_mnist(
     data_dir = data_dir or DEBIAN_FASHION_MNIST
   return _dataset(
     "fashion_mnist",
-    _read("fashion_mnist", source, data_dir, missing),
+    _read_images("fashion_mnist", source, data_dir, missing),
     num_classes=10,
     prepare=prepare,
     augment=transforms.pad_crop_flip(pad, mode=mode, flip=flip),
@@ -220,7 +221,7 @@ def cifar(
   mode: str = "symmetric",
   flip: bool = True,
 ) -> Dataset:
-  """CIFAR from TFDS: 50,000 + 10,000 images uint8[32, 32, 3].
+  """Loads CIFAR from TFDS: 50,000 + 10,000 images uint8[32, 32, 3].
 
   The code released with RigL (google-research/rigl, cifar_resnet/) does
   normalize="image" and the other defaults.
@@ -231,18 +232,18 @@ def cifar(
     normalize: "dataset": by the training set's mean and deviation of each
       channel; "image": by each image's own.
     pad: of `transforms.pad_crop_flip`, as are `mode` and `flip`.
-    mode: how to pad.
-    flip: whether to mirror.
+    mode: How to pad.
+    flip: Whether to mirror.
 
   Returns:
     The data set.
 
   Raises:
-    MissingDataError: the set was not prepared.
-    DataError: an option or a label is out of range.
+    MissingDataError: The set was not prepared.
+    DataError: An option or a label is out of range.
   """
   num_classes, statistics = _CIFAR[name]
-  prepare = _images(name, normalize, statistics)
+  prepare = _image_normalization(name, normalize, statistics)
   return _dataset(
     name,
     _read_tfds(name, data_dir),
@@ -255,11 +256,11 @@ def cifar(
 def imagenet2012(
   *, data_dir: str | None = None, image_size: int = 224
 ) -> Dataset:
-  """ImageNet, which does not fit in memory: what is known of it without it.
+  """Describes ImageNet, which does not fit in memory and is read by stream.py.
 
   Args:
-    data_dir: TFDS's folder, which stream.py reads; not looked at here.
-    image_size: height and width of the images, in pixels.
+    data_dir: Not used.
+    image_size: Height and width of the images, in pixels.
 
   Returns:
     The data set, without arrays. Crops and mirrors are drawn on the host, so
@@ -278,17 +279,17 @@ def imagenet2012(
 def check_labels(
   name: str, split: str, y: np.ndarray, num_classes: int, *, first: int = 0
 ) -> None:
-  """Checks that labels name classes.
+  """Checks that labels are class indices.
 
   Args:
-    name: the set, for the error.
-    split: the split, for the error.
+    name: The set, for the error.
+    split: The split, for the error.
     y: integers [n].
-    num_classes: how many classes there are.
-    first: the index of y[0] in the split.
+    num_classes: Number of classes.
+    first: The index of y[0] in the split.
 
   Raises:
-    DataError: one is not in [0, num_classes).
+    DataError: One is not in [0, num_classes).
   """
   wrong = np.flatnonzero((y < 0) | (y >= num_classes))
   if wrong.size:
@@ -300,7 +301,7 @@ def check_labels(
     )
 
 
-def _read(
+def _read_images(
   name: str, source: str, data_dir: str | None, missing: str
 ) -> dict[str, Split]:
   if source == "idx":
@@ -320,15 +321,19 @@ def _read_tfds(name: str, data_dir: str | None) -> dict[str, Split]:
   return splits
 
 
-def _images(name, normalize, statistics):
+def _image_normalization(
+  name: str, normalize: str, statistics: Sequence
+) -> Prepare:
   prepares = {
     "dataset": transforms.normalize(*statistics),
     "image": transforms.standardize_each,
   }
-  return _chosen(name, normalize, prepares)
+  return _find_normalization(name, normalize, prepares)
 
 
-def _chosen(name, normalize, prepares):
+def _find_normalization(
+  name: str, normalize: str, prepares: Mapping[str, Prepare]
+) -> Prepare:
   if normalize not in prepares:
     raise DataError(
       f"{name}: normalize must be one of {', '.join(prepares)}; got "
@@ -342,7 +347,7 @@ def _dataset(
   splits: dict[str, Split],
   *,
   num_classes: int,
-  prepare: Callable[[jax.Array], jax.Array],
+  prepare: Prepare,
   augment: Callable[[jax.Array, jax.Array], jax.Array] = transforms.keep,
 ) -> Dataset:
   for split, (_, y) in splits.items():

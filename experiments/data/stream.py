@@ -49,18 +49,18 @@ def stream(
   with black images of label -1, so that every batch has the same shape.
 
   Args:
-    name: a TFDS set with features "image" and "label": a key of NUM_CLASSES.
-    split: its split, e.g. "train" or "validation".
-    batch_size: examples of the global batch.
-    image_size: height and width of the images that come out, in pixels.
-    seed: of order, crops and mirrors, in [0, 2**32); not used to evaluate.
-    start_step: the first batch, from 0.
-    train: whether to train or to evaluate.
-    process_index: whose slice, e.g. `jax.process_index()`.
-    process_count: how many slices, e.g. `jax.process_count()`.
+    name: A TFDS set with features "image" and "label": a key of NUM_CLASSES.
+    split: Its split, e.g. "train" or "validation".
+    batch_size: Examples of the global batch.
+    image_size: Height and width of the images that come out, in pixels.
+    seed: Seed of order, crops and mirrors, in [0, 2**32); unused in evaluation.
+    start_step: The first batch, from 0.
+    train: Whether to train or to evaluate.
+    process_index: The slice to yield, e.g. `jax.process_index()`.
+    process_count: Number of slices, e.g. `jax.process_count()`.
     data_dir: TFDS's folder; None is its own default.
-    num_threads: threads that read; each prepares one batch ahead.
-    worker_count: processes that read; 0 reads in this one. Others want absl's
+    num_threads: Threads that read; each prepares one batch ahead.
+    worker_count: Processes that read; 0 reads in this one. Others want absl's
       flags parsed, as they are under `absl.app.run`.
 
   Returns:
@@ -69,10 +69,10 @@ def stream(
     `prepare` makes the images float32 on the device.
 
   Raises:
-    UserError: the name is unknown; the near ones are listed.
-    DataError: at once: batch_size does not divide by process_count, or an
+    UserError: The name is unknown; the near ones are listed.
+    DataError: At once: batch_size does not divide by process_count, or an
       argument is out of range; when the batch comes: a label is out of range.
-    MissingDataError: the set was not prepared; says how to.
+    MissingDataError: The set was not prepared; says how to.
   """
   if name not in NUM_CLASSES:
     raise errors.unknown("streamed data set", name, NUM_CLASSES)
@@ -149,8 +149,8 @@ def random_crop(
   Deeper with Convolutions", arXiv 1409.4842, section 6).
 
   Args:
-    size: the image's width and height, in pixels.
-    rng: the source of randomness.
+    size: The image's width and height, in pixels.
+    rng: The source of randomness.
 
   Returns:
     left, top, right, bottom in pixels; None if ten draws did not fit.
@@ -173,8 +173,8 @@ def center_crop(
   """Returns the largest centred square, less a margin of 32 / 256 at 224.
 
   Args:
-    size: the image's width and height, in pixels.
-    image_size: what the crop will be resized to, in pixels.
+    size: The image's width and height, in pixels.
+    image_size: What the crop will be resized to, in pixels.
 
   Returns:
     left, top, right, bottom in pixels.

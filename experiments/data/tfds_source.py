@@ -20,9 +20,9 @@ def open_split(
   """Opens one split of a set as a sequence with random access.
 
   Args:
-    name: the set's name in TFDS.
-    split: the split's name, or a part of it such as "train[:45000]".
-    data_dir: where the set was prepared; None is TFDS's own default.
+    name: The set's name in TFDS.
+    split: The split's name, or a part of it such as "train[:45000]".
+    data_dir: Where the set was prepared; None is TFDS's own default.
     decoders: as `tfds.data_source` takes them.
 
   Returns:
@@ -30,7 +30,7 @@ def open_split(
 
   Raises:
     UserError: importlib_resources is not installed.
-    MissingDataError: the set was not prepared there, or not as ArrayRecord.
+    MissingDataError: The set was not prepared there, or not as ArrayRecord.
   """
   try:
     import importlib_resources  # noqa: F401

@@ -1,6 +1,6 @@
-"""What the device does to a batch: normalisation and augmentation.
+"""Normalisation and augmentation of batches on the device.
 
-Pure functions under jit. What a host does to a photo is in stream.py.
+Pure functions, for use under jit. Photos are cropped on the host, in stream.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +20,9 @@ def normalize(
   """Returns x -> (x / scale - mean) / std.
 
   Args:
-    mean: of x / scale; one number, or one a channel.
-    std: as mean.
-    scale: the largest value that x may take.
+    mean: Of x / scale; one number, or one a channel.
+    std: As mean.
+    scale: The largest value that x may take.
 
   Returns:
     A function from a batch [..., channels] of any dtype to float32.
@@ -42,7 +42,7 @@ def standardize_each(x: jax.Array) -> jax.Array:
   of RigL uses: the deviation is at least 1 / sqrt(pixels).
 
   Args:
-    x: a batch [b, h, w, c] of pixels in [0, 255].
+    x: A batch [b, h, w, c] of pixels in [0, 255].
 
   Returns:
     float32[b, h, w, c].
@@ -54,12 +54,12 @@ def standardize_each(x: jax.Array) -> jax.Array:
 
 
 def as_float(x: jax.Array) -> jax.Array:
-  """Returns x in float32, otherwise as it is."""
+  """Casts x to float32."""
   return jnp.asarray(x, jnp.float32)
 
 
 def keep(key: jax.Array, x: jax.Array) -> jax.Array:
-  """Returns x: no augmentation."""
+  """Returns x unchanged: no augmentation."""
   del key
   return x
 
@@ -70,11 +70,11 @@ def pad_crop_flip(
   """Returns the usual augmentation of CIFAR: pad, crop at random, flip.
 
   Args:
-    pad: pixels added on every side; 0 leaves the crop out.
+    pad: Pixels added on every side; 0 leaves the crop out.
     mode: of `jnp.pad`. "symmetric" repeats the border, as the code of RigL
       (google-research/rigl, cifar_resnet/data_helper.py); "reflect" does
       not, as Wide ResNet's; "constant" is zero, as in He et al. 2015.
-    flip: mirror left and right with probability 1/2.
+    flip: Mirror left and right with probability 1/2.
 
   Returns:
     A function (key, x[b, h, w, c]) -> x of the same shape and dtype. Each

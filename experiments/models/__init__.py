@@ -49,10 +49,10 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
   with dropout `rngs={"dropout": key}`.
 
   Args:
-    name: a key of `MODELS`, or `package.module:attribute` of a module's class
+    name: A key of `MODELS`, or `package.module:attribute` of a module's class
       or of a function of `num_classes` and options.
-    num_classes: how many logits.
-    **options: the fields of the model's class. All have `dtype`, in which it
+    num_classes: Number of logits.
+    **options: The fields of the model's class. All have `dtype`, in which it
       computes (parameters and logits stay float32), and `kernel_init`, the
       name of a function of `nn.initializers`.
 
@@ -60,7 +60,7 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
     The module.
 
   Raises:
-    UserError: the model, or the option, is unknown; the near ones are listed.
+    UserError: The model, or the option, is unknown; the near ones are listed.
   """
   make = names.find("model", name, MODELS)
   accepted, others = names.keywords(make)

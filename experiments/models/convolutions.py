@@ -6,6 +6,8 @@ slower still. A product it runs as fast anywhere.
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +16,20 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 
-def as_products(call, args, kwargs, context):
-  """Runs plain convolutions as products: for `nn.intercept_methods`.
+def as_products(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+  """Computes plain convolutions as products, under `nn.intercept_methods`.
 
-  The sums are the same but for the order of their terms. Convolutions with
-  groups, dilation or masks stay as they are.
+  Results differ by rounding, since terms are summed in another order.
+  Convolutions with groups, dilation or masks are left to Flax.
 
   Args:
-    call: The method that is intercepted.
+    call: The intercepted method.
     args: Its arguments.
     kwargs: Its keywords.
     context: Flax's, with the module and the method's name.
 
   Returns:
-    What the method returns.
+    The method's result.
   """
   module = context.module
   if (
@@ -54,64 +56,66 @@ def convolved(
   strides: int | tuple[int, ...] | None = None,
   padding: str | int | tuple[int, ...] = "SAME",
 ) -> jax.Array:
-  """A convolution, channels last, as one product of matrices.
+  """Computes a convolution, channels last, as one product of matrices.
 
   Args:
     x: [batch, *space, channels].
     kernel: [*window, channels, features].
     strides: Of all axes of space, or of each.
-    padding: "SAME", "VALID", or how much on both sides, likewise.
+    padding: "SAME", "VALID", or what is added on both sides, of all axes or of
+      each.
 
   Returns:
-    [batch, *space, features], in the dtype of the kernel.
+    [batch, *positions, features], in the kernel's dtype.
   """
   *window, channels, features = kernel.shape
-  steps = _each(1 if strides is None else strides, len(window))
+  steps = _per_axis(1 if strides is None else strides, len(window))
   if isinstance(padding, str):
     pads = lax.padtype_to_pads(x.shape[1:-1], window, steps, padding)
   else:
-    pads = [(p, p) for p in _each(padding, len(window))]
+    pads = [(p, p) for p in _per_axis(padding, len(window))]
   x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-  places = [
+  positions = [
     (size - width) // step + 1
     for size, width, step in zip(x.shape[1:-1], window, steps, strict=True)
   ]
 
-  def seen(offset):
-    """What one weight of the window sees at all places."""
+  def inputs_of(offset: tuple[int, ...]) -> jax.Array:
+    """Slices the inputs of one weight of the window, at all positions."""
     ends = [
       start + (n - 1) * step + 1
-      for start, n, step in zip(offset, places, steps, strict=True)
+      for start, n, step in zip(offset, positions, steps, strict=True)
     ]
     return lax.slice(
       x, (0, *offset, 0), (len(x), *ends, channels), (1, *steps, 1)
     )
 
-  patches = [seen(offset) for offset in _offsets(window)]
+  patches = [inputs_of(offset) for offset in _offsets(window)]
   rows = jnp.concatenate(patches, -1).reshape(-1, math.prod(window) * channels)
   y = rows @ kernel.reshape(-1, features)
-  return y.reshape(len(x), *places, features)
+  return y.reshape(len(x), *positions, features)
 
 
-def _is_plain(module) -> bool:
-  """Whether a convolution has nothing that `convolved` does not know."""
+def _is_plain(module: nn.Conv) -> bool:
+  """Whether `convolved` can compute a convolution."""
   padding = module.padding
   plain = isinstance(padding, int) or padding in ("SAME", "VALID")
   dilations = module.input_dilation, module.kernel_dilation
   return (
     plain
-    and all(set(_each(d or 1, 1)) == {1} for d in dilations)
+    and all(set(_per_axis(d or 1, 1)) == {1} for d in dilations)
     and module.feature_group_count == 1
     and module.mask is None
     and (module.precision, module.conv_general_dilated) == (None, None)
   )
 
 
-def _each(value, n: int) -> tuple[int, ...]:
+def _per_axis(value: int | Iterable[int], n: int) -> tuple[int, ...]:
   return (value,) * n if isinstance(value, int) else tuple(value)
 
 
-def _offsets(window):
+def _offsets(window: Sequence[int]) -> list[tuple[int, ...]]:
+  """Lists the indices of a window's weights, in row-major order."""
   if not window:
     return [()]
   return [(i, *rest) for i in range(window[0]) for rest in _offsets(window[1:])]

@@ -16,10 +16,10 @@ class MLP(nn.Module):
   document recognition", Proc. IEEE 1998; for 28 x 28 inputs, 10 classes.
 
   Attributes:
-    num_classes: how many logits.
-    hidden: units of each hidden layer: `dense1`, `dense2`, ...
-    kernel_init: the name of the kernels' initializer.
-    dtype: in which to compute.
+    num_classes: Number of logits.
+    hidden: Units of each hidden layer: `dense1`, `dense2`, ...
+    kernel_init: Name of the kernels' initializer.
+    dtype: The compute dtype; parameters and logits are float32.
   """
 
   num_classes: int
@@ -43,12 +43,12 @@ class LeNet5(nn.Module):
   padding="VALID"`.
 
   Attributes:
-    num_classes: how many logits.
-    features: channels of the two 5 x 5 convolutions, `conv1` and `conv2`.
-    hidden: units of `dense1`, `dense2`, ...
-    padding: of the first convolution.
-    kernel_init: the name of the kernels' initializer.
-    dtype: in which to compute.
+    num_classes: Number of logits.
+    features: Channels of the two 5 x 5 convolutions, `conv1` and `conv2`.
+    hidden: Units of `dense1`, `dense2`, ...
+    padding: Of the first convolution.
+    kernel_init: Name of the kernels' initializer.
+    dtype: The compute dtype; parameters and logits are float32.
   """
 
   num_classes: int
@@ -83,10 +83,10 @@ class SignalConv(nn.Module):
   convolutions of stride 2 and kernels 5, 3, 3, then one linear layer.
 
   Attributes:
-    num_classes: how many logits.
-    channels: of each of `conv1`, `conv2`, `conv3`.
-    kernel_init: the name of the kernels' initializer.
-    dtype: in which to compute.
+    num_classes: Number of logits.
+    channels: Of each of `conv1`, `conv2`, `conv3`.
+    kernel_init: Name of the kernels' initializer.
+    dtype: The compute dtype; parameters and logits are float32.
   """
 
   num_classes: int
@@ -120,11 +120,11 @@ class SmallConv(nn.Module):
   with 10 classes).
 
   Attributes:
-    num_classes: how many logits.
-    features: channels of `conv1`, `conv2`, ...
-    hidden: units of `dense1`, `dense2`, ...
-    kernel_init: the name of the kernels' initializer.
-    dtype: in which to compute.
+    num_classes: Number of logits.
+    features: Channels of `conv1`, `conv2`, ...
+    hidden: Units of `dense1`, `dense2`, ...
+    kernel_init: Name of the kernels' initializer.
+    dtype: The compute dtype; parameters and logits are float32.
   """
 
   num_classes: int

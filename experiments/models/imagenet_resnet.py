@@ -27,18 +27,18 @@ class ResNet(nn.Module):
   shape changes; `logits`.
 
   Attributes:
-    num_classes: how many logits.
-    blocks: how many each stage has.
-    bottleneck: whether a block is 1 x 1, 3 x 3, 1 x 1, four times as wide at
+    num_classes: Number of logits.
+    blocks: Number of blocks of each stage.
+    bottleneck: Whether a block is 1 x 1, 3 x 3, 1 x 1, four times as wide at
       its end, or 3 x 3 twice.
-    width: channels of the first convolution; each stage doubles them.
-    small_images: begin with a 3 x 3 convolution of stride 1 and no pooling, as
-      papers do that train these on CIFAR.
-    zero_init: the scale of a block's last norm begins with 0, and the block so
-      with its shortcut alone.
-    kernel_init: the name of the kernels' initializer.
-    norm_scale: what BatchNorm's other scales begin with, "ones" or "uniform".
-    dtype: in which to compute.
+    width: Channels of the first convolution; each stage doubles them.
+    small_images: Whether to begin with a 3 x 3 convolution of stride 1 without
+      pooling, as papers do that train these nets on CIFAR.
+    zero_init: Whether the scale of a block's last norm begins with 0, so that
+      the block begins as its shortcut.
+    kernel_init: Name of the kernels' initializer.
+    norm_scale: What BatchNorm's other scales begin with, "ones" or "uniform".
+    dtype: The compute dtype; parameters and logits are float32.
   """
 
   num_classes: int
@@ -57,7 +57,7 @@ class ResNet(nn.Module):
 
     Args:
       x: images.
-      train: normalise by the batch and move the running statistics.
+      train: Whether to normalise by the batch and update running statistics.
 
     Returns:
       Logits.

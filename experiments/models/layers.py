@@ -1,4 +1,4 @@
-"""What the models share: initializers, norms, the output, checked inputs."""
+"""Layers that models share: initializers, norms, pooling, the output layer."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def initializer(name: str) -> nn.initializers.Initializer:
   """Returns the kernel initializer of that name in `nn.initializers`.
 
   Args:
-    name: such as "he_normal", which is He et al., "Delving Deep into
+    name: Such as "he_normal", which is He et al., "Delving Deep into
       Rectifiers", arXiv 1502.01852: variance 2 / fan_in. One more is called
       "he_normal_fan_out", which many PyTorch models have: 2 / fan_out.
 
@@ -29,7 +29,7 @@ def initializer(name: str) -> nn.initializers.Initializer:
     A function (key, shape, dtype) -> kernel.
 
   Raises:
-    UserError: the name is unknown.
+    UserError: The name is unknown.
   """
   if name not in _INITS:
     raise unknown("kernel initializer", name, _INITS)
@@ -52,16 +52,16 @@ def conv(
   padding: str | None = None,
   groups: int = 1,
 ) -> nn.Conv:
-  """Returns a convolution without bias, padded alike on both sides.
+  """Makes a convolution without bias, padded equally on both sides.
 
   Args:
     model: has `kernel_init` and `dtype`.
-    features: channels that come out.
-    size: height and width of the kernel.
-    strides: of both axes.
-    name: the layer's.
+    features: Output channels.
+    size: Height and width of the kernel.
+    strides: Strides of both axes.
+    name: The layer's name.
     padding: another, such as "SAME".
-    groups: of channels, each with its own kernels.
+    groups: Groups of channels, each with its own kernels.
 
   Returns:
     The layer.
@@ -82,16 +82,16 @@ def conv(
 def batch_norm(
   model: nn.Module, train: bool, *, name: str, zero: bool = False
 ) -> nn.BatchNorm:
-  """Returns BatchNorm with the decay and epsilon of our residual nets' sources.
+  """Makes a BatchNorm with the released codes' decay and epsilon.
 
-  They are those of google-research/rigl and facebookresearch/open_lth alike.
+  google-research/rigl and facebookresearch/open_lth have the same.
 
   Args:
     model: has `dtype` and `norm_scale`, what the scales begin with: "ones", or
       "uniform" for draws from [0, 1), as open_lth has it.
-    train: normalise by the batch and move the running statistics.
-    name: the layer's.
-    zero: let this one's scales begin with 0 all the same.
+    train: Whether to normalise by the batch and update running statistics.
+    name: The layer's name.
+    zero: Whether this layer's scales begin with 0 instead.
 
   Returns:
     The layer.
@@ -112,7 +112,7 @@ def batch_norm(
 
 
 def pool_and_classify(model: nn.Module, x: jax.Array) -> jax.Array:
-  """Averages x[batch, height, width, c] over pixels; the output layer."""
+  """Applies the output layer to the mean of x[batch, height, width, c]."""
   x = nn.Dense(
     model.num_classes,
     kernel_init=initializer(model.kernel_init),
@@ -126,15 +126,15 @@ def as_batch(x: jax.Array, what: str, dtype: jax.typing.DTypeLike) -> jax.Array:
   """Checks an input's rank and casts it to the compute dtype.
 
   Args:
-    x: the batch.
-    what: the axes it must have, such as "batch height width channels".
-    dtype: to cast to.
+    x: The batch.
+    what: The axes it must have, such as "batch height width channels".
+    dtype: To cast to.
 
   Returns:
     x in dtype.
 
   Raises:
-    UserError: the rank is another.
+    UserError: The rank is another.
   """
   if x.ndim != len(what.split()):
     raise UserError(
@@ -145,14 +145,14 @@ def as_batch(x: jax.Array, what: str, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-  """Returns the largest of every 2 x 2 pixels; an odd last one is left out.
+  """Computes the maximum of every 2 x 2 pixels; an odd last one is left out.
 
-  What `flax.linen.max_pool` returns, but its gradient takes XLA's CPU backend
+  The same as `flax.linen.max_pool`, whose gradient takes XLA's CPU backend
   most of the step of a small net; a small convolutional net trains 2.7 times
   as fast with this one. Where equal pixels are largest they share the gradient.
 
   Args:
-    x: of shape [batch, height, width, channels].
+    x: Of shape [batch, height, width, channels].
 
   Returns:
     Of shape [batch, height // 2, width // 2, channels].

@@ -34,13 +34,13 @@ class MobileNet(nn.Module):
   `logits`. Papers on sparse training leave `conv1` and `depthwise` dense.
 
   Attributes:
-    num_classes: how many logits.
-    width: what all numbers of channels are multiplied by, as the small and the
-      big nets that sparse ones are compared with; rounded to multiples of 8.
+    num_classes: Number of logits.
+    width: Factor on all numbers of channels, as in the small and wide nets that
+      sparse ones are compared with; they are rounded to multiples of 8.
     blocks: (channels, stride) of each block.
-    kernel_init: the name of the kernels' initializer.
-    norm_scale: what BatchNorm's scales begin with, "ones" or "uniform".
-    dtype: in which to compute.
+    kernel_init: Name of the kernels' initializer.
+    norm_scale: BatchNorm's initial scales, "ones" or "uniform" in [0, 1).
+    dtype: The compute dtype; parameters and logits are float32.
   """
 
   num_classes: int
@@ -56,7 +56,7 @@ class MobileNet(nn.Module):
 
     Args:
       x: images.
-      train: normalise by the batch and move the running statistics.
+      train: Whether to normalise by the batch and update running statistics.
 
     Returns:
       Logits.
@@ -79,7 +79,7 @@ class MobileNet(nn.Module):
     return layers.pool_and_classify(self, x)
 
   def _channels(self, n: int) -> int:
-    """The next multiple of 8, if it is not a tenth below what is wanted."""
+    """Rounds n * width to a multiple of 8, at most a tenth down."""
     wanted = n * self.width
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * wanted else rounded

@@ -20,12 +20,12 @@ class CharacterGRU(nn.Module):
   Layers: `embed`, `cell/{ir, iz, in, hr, hz, hn}`, `readout1`, ...
 
   Attributes:
-    num_classes: how many characters.
-    embedding: length of a character's vector, and of the last readout.
-    units: of the GRU.
-    readout: units of the layers before the last readout.
-    kernel_init: the name of the kernels' initializer.
-    dtype: in which to compute.
+    num_classes: Number of characters.
+    embedding: Length of a character's vector, and of the last readout.
+    units: Of the GRU.
+    readout: Units of the layers before the last readout.
+    kernel_init: Name of the kernels' initializer.
+    dtype: The compute dtype; parameters and logits are float32.
   """
 
   num_classes: int

@@ -24,13 +24,13 @@ class WideResNet(nn.Module):
   `shortcut` where the number of channels changes, `bn`, `logits`.
 
   Attributes:
-    num_classes: how many logits.
+    num_classes: Number of logits.
     depth: 6 n + 4 for n blocks a stage.
-    width: the factor on the stages' 16, 32, 64 channels; any, not only whole.
-    dropout: rate between a block's convolutions.
-    kernel_init: the name of the kernels' initializer.
-    norm_scale: what BatchNorm's scales begin with, "ones" or "uniform".
-    dtype: in which to compute.
+    width: Factor on the stages' 16, 32, 64 channels; may be fractional.
+    dropout: Rate between a block's convolutions.
+    kernel_init: Name of the kernels' initializer.
+    norm_scale: BatchNorm's initial scales, "ones" or "uniform" in [0, 1).
+    dtype: The compute dtype; parameters and logits are float32.
   """
 
   num_classes: int
@@ -47,7 +47,7 @@ class WideResNet(nn.Module):
 
     Args:
       x: images.
-      train: normalise by the batch and move the running statistics.
+      train: Whether to normalise by the batch and update running statistics.
 
     Returns:
       Logits.
@@ -107,16 +107,16 @@ class ResNet(nn.Module):
   and, with option B, `shortcut`, `shortcut_bn`; `logits`.
 
   Attributes:
-    num_classes: how many logits.
+    num_classes: Number of logits.
     depth: 6 n + 2 for n blocks a stage.
-    width: channels of the first stage; doubled at each of the next two.
-    shortcut: where the shape changes: "A", as in the paper for CIFAR, takes
+    width: Channels of the first stage; doubled at each of the next two.
+    shortcut: Where the shape changes: "A", as in the paper for CIFAR, takes
       every second pixel and fills new channels with zeros; "B", as in
       open_lth (facebookresearch/open_lth), is a 1 x 1 convolution with
       BatchNorm: 2,752 parameters more at width 16.
-    kernel_init: the name of the kernels' initializer.
-    norm_scale: what BatchNorm's scales begin with, "ones" or "uniform".
-    dtype: in which to compute.
+    kernel_init: Name of the kernels' initializer.
+    norm_scale: BatchNorm's initial scales, "ones" or "uniform" in [0, 1).
+    dtype: The compute dtype; parameters and logits are float32.
   """
 
   num_classes: int
@@ -133,7 +133,7 @@ class ResNet(nn.Module):
 
     Args:
       x: images.
-      train: normalise by the batch and move the running statistics.
+      train: Whether to normalise by the batch and update running statistics.
 
     Returns:
       Logits.
@@ -188,7 +188,7 @@ class _Block(nn.Module):
 
 
 def _blocks(depth: int, *, extra: int) -> int:
-  """Returns n of depth = 6 n + extra, or says which depths are near."""
+  """Computes n of depth = 6 n + extra; the error names the nearest depths."""
   n, rest = divmod(depth - extra, 6)
   if rest or n < 1:
     near = max(n, 1)

@@ -25,12 +25,12 @@ class VGG(nn.Module):
   are in the collection `batch_stats`.
 
   Attributes:
-    num_classes: how many logits.
-    stages: channels of the convolutions between two poolings.
-    kernel_init: the name of the kernels' initializer.
-    norm_scale: what BatchNorm's scales begin with: "ones", or "uniform" for
+    num_classes: Number of logits.
+    stages: Channels of the convolutions between two poolings.
+    kernel_init: Name of the kernels' initializer.
+    norm_scale: What BatchNorm's scales begin with: "ones", or "uniform" for
       draws from [0, 1).
-    dtype: in which to compute.
+    dtype: The compute dtype; parameters and logits are float32.
   """
 
   num_classes: int
