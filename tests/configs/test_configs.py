@@ -1,5 +1,6 @@
 """Every config that is shipped, with every argument it documents."""
 
+import ast
 import functools
 import json
 import math
@@ -34,6 +35,41 @@ def test_all_configs_are_in_the_readme():
   for file in CONFIGS.glob("*.py"):
     assert f"`{file.name}`" in readme
     assert f"--config=configs/{file.name}" in file.read_text()
+
+
+def constants(text):
+  """Values of all expressions in a program that are made of numbers alone."""
+  values = set()
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.Constant | ast.BinOp):
+      names = {n for n in ast.walk(node) if isinstance(n, ast.Name | ast.Call)}
+      if not names:
+        values.add(eval(ast.unparse(node)))
+  return values
+
+
+@pytest.mark.parametrize(
+  "file", sorted(CONFIGS.glob("*.py")), ids=lambda file: file.stem
+)
+def test_config_files_show_their_papers_values(file):
+  """They stand on the file's own page, not in recipes that it calls."""
+  if file.stem == "prune_llm":
+    pytest.skip("trains nothing")
+  config = load(file.stem)
+  config = calling.plain(config.get("base", config))
+  shown = {
+    "batch_size": config["batch_size"],
+    "label_smoothing": config.get("label_smoothing") or None,
+    "learning_rate": config["schedule"]["learning_rate"],
+    "weight_decay": config["optimizer"].get("weight_decay"),
+    "momentum": config["optimizer"].get("momentum"),
+    "fraction": config.get("algorithm", {}).get("fraction"),
+  }
+  if file.stem in ("seft_llm", "squarehead_llm", "reasoning_llm"):
+    del shown["learning_rate"], shown["weight_decay"]  # one for each method
+  found = constants(file.read_text())
+  for key, value in shown.items():
+    assert value is None or value in found, (key, value)
 
 
 @pytest.mark.parametrize("smoke", ["", ",smoke"])
