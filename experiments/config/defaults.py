@@ -1,4 +1,4 @@
-"""The keys of a training run's config, and their values if a file sets none."""
+"""The keys of a run's config, and their values if a file sets none."""
 
 import ml_collections
 
@@ -36,4 +36,45 @@ def training_run() -> ml_collections.ConfigDict:
   config.checkpoints_to_keep = 2
   config.keep_steps = ()  # whose checkpoints are kept besides
   config.tensorboard = True
+  return config.lock()
+
+
+def fine_tuning_run() -> ml_collections.ConfigDict:
+  """Makes the config of fine-tuning a language model.
+
+  Returns:
+    The config: `model`, a name of `load.MODELS` and keywords; `prune`, how
+    to prune it first, as for `pruners.prune`, or "none"; `method`, a name of
+    `finetune_step.METHODS` and keywords, where `rank` says that as many weights
+    are trained as by LoRA of that rank; `loss`, the weights of
+    `finetune_step.LOSSES` and a `temperature`; `teacher`, a model as `model`,
+    or "none"; `prune_again`, how to prune the merged model at last, or "none";
+    `n_of_m`, the (n, m) that the zeros of the base must have and keep; `save`,
+    whether to write the finished model to the folder `model`; `eval_every`, 0
+    to test at the end only; and the rest as for a training run.
+  """
+  config = ml_collections.ConfigDict()
+  config.driver = "finetune"
+  config.name = "finetune"
+  config.seed = 0
+  config.steps = 100
+  config.batch_size = 8
+  config.model = {"name": "smollm2"}
+  config.task = {"name": "text"}
+  config.prune = {"name": "none"}
+  config.n_of_m = ()
+  config.method = {"name": "full"}
+  config.optimizer = {"name": "adamw", "weight_decay": 0.0}
+  config.schedule = {"name": "linear", "learning_rate": 1e-4}
+  config.loss = ml_collections.ConfigDict({"cross_entropy": 1.0})
+  config.teacher = {"name": "none"}
+  config.prune_again = {"name": "none"}
+  config.remat = "none"
+  config.dtype = "float32"
+  config.log_every = 10
+  config.eval_every = 50
+  config.checkpoint_every = 50
+  config.checkpoints_to_keep = 1
+  config.tensorboard = True
+  config.save = True
   return config.lock()

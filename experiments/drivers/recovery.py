@@ -13,14 +13,15 @@ from typing import Any
 import ml_collections
 
 from experiments.config import calling
-from experiments.drivers import finetune
+from experiments.config.defaults import fine_tuning_run
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import huggingface, load
 from experiments.llm.prune import pruners
+from experiments.runs import finetune
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
-from experiments.runs.finetune_programs import NONE
+from experiments.runs.finetune_step import NONE
 from experiments.tables import llm
 from experiments.tables.llm import Cell, Measure
 
@@ -51,7 +52,7 @@ def defaults() -> ml_collections.ConfigDict:
   config.driver = "recovery"
   config.name = "recovery"
   config.seeds = (0, 1, 2)
-  config.base = finetune.defaults()
+  config.base = fine_tuning_run()
   config.dense = ml_collections.ConfigDict()
   config.starts = ml_collections.ConfigDict()
   config.bases = ()

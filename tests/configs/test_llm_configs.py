@@ -11,6 +11,7 @@ from experiments.drivers import finetune, prune_llm, recovery
 from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
 from experiments.llm.text import questions
+from experiments.runs import finetune as run
 from tests.configs.shipped import CONFIGS, load
 
 VARIANTS = {
@@ -34,7 +35,7 @@ def test_every_variant_is_sound(name, arg, tmp_path):
       check.keys(config, prune_llm.defaults())
       assert list(prune_llm._plan(config))
     case "finetune":
-      finetune.check(config)
+      run.check(config)
     case "recovery":
       planned = recovery._plan(config, tmp_path)
       cells = [str(cell) for cell in planned]

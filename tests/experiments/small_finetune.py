@@ -2,7 +2,8 @@
 
 import ml_collections
 
-from experiments.drivers import finetune
+from experiments.config.defaults import fine_tuning_run
+from experiments.runs import finetune
 
 SIZES = {"dim": 16, "layers": 2, "heads": 2, "hidden": 32, "context": 64}
 TEXT = {
@@ -19,7 +20,7 @@ DELTAS = {"name": "delta_adamw"}
 
 def make(**changes) -> ml_collections.ConfigDict:
   """Makes a config of six steps."""
-  config = finetune.defaults()
+  config = fine_tuning_run()
   config.steps = 6
   config.batch_size = 2
   config.model = {"name": "random", "seed": 0, **SIZES}

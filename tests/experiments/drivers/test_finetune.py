@@ -7,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.drivers import finetune
 from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
 from experiments.llm.families import llama
 from experiments.llm.io import huggingface, load
 from experiments.llm.prune import kernels
-from experiments.runs import finetune_programs as programs
-from experiments.runs import metrics
+from experiments.runs import finetune, finetune_step, metrics
 from sparsejax import distill
 from tests.experiments.small_finetune import (
   DELTAS,
@@ -156,7 +154,7 @@ def test_lora_is_merged_and_pruned_again(tmp_path):
 
 
 def test_every_method_fits_a_config():
-  for name in programs.METHODS:
+  for name in finetune_step.METHODS:
     own = name == "spiel_sm3"
     options = {"rank": 2} if "spiel" in name or name == "seft" else {}
     optimizer = {"name": "none" if own else "adamw"}
@@ -182,7 +180,7 @@ METHODS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", programs.METHODS)
+@pytest.mark.parametrize("name", finetune_step.METHODS)
 def test_every_method_changes_a_model_and_keeps_its_promise(name, tmp_path):
   own = name == "spiel_sm3"
   config = make(
@@ -197,7 +195,7 @@ def test_every_method_changes_a_model_and_keeps_its_promise(name, tmp_path):
     for folder in ("pruned", "model")
   )
   kept = name not in ("full", "lora", "spiel")
-  assert kept == programs.keeps_zeros(config)
+  assert kept == finetune_step.keeps_zeros(config)
   assert kept == all((after[k][before[k] == 0] == 0).all() for k in before)
   assert all((after[k] != before[k]).any() for k in before)
 
@@ -291,9 +289,9 @@ def test_a_non_zero_too_many_is_a_fault():
 def test_seeds_share_programs():
   one, two = make(), make(seed=1)
   config = load.random(seed=0, **SIZES).config
-  assert programs.get(one, config) is programs.get(two, config)
+  assert finetune_step.get(one, config) is finetune_step.get(two, config)
   other = make(steps=7)
-  assert programs.get(one, config) is not programs.get(other, config)
+  assert finetune_step.get(one, config) is not finetune_step.get(other, config)
 
 
 def test_records_are_sound(whole):

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import optax
 
 import sparsejax
@@ -23,10 +22,10 @@ from experiments.llm.families import registry
 from experiments.llm.families.protocol import Config, Network
 from experiments.llm.prune import kernels
 from experiments.llm.text.examples import Examples
+from experiments.runs.step import NEVER
 from sparsejax import distill, finetune
 
 NONE = "none"  # a part of the config that is not there
-NEVER = np.iinfo(np.int32).max
 LOSSES = ("cross_entropy", "kl", "square_head")
 
 METHODS = {
@@ -130,8 +129,10 @@ def transformation(
   return calling.call("method", METHODS, method, inner, **fixed)
 
 
-def _optimizer(config: ml_collections.ConfigDict, rate: optax.Schedule):
-  """The optimizer; the schedule alone for methods that have their own."""
+def _optimizer(
+  config: ml_collections.ConfigDict, rate: optax.Schedule
+) -> optax.GradientTransformation | optax.Schedule:
+  """Makes the optimizer; methods that have their own take the schedule."""
   own = config.method.name in _OWN_OPTIMIZER
   if own != (config.optimizer.name == NONE):
     raise UserError(
