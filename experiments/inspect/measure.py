@@ -104,24 +104,27 @@ class _Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def _programs(text: str) -> _Programs:
+  """Makes the programs of a data set and model, given as `architecture`."""
   options = dict(zip(("data", "model"), json.loads(text), strict=True))
   dataset, model = model_lib.load(ml_collections.ConfigDict(options))
 
-  def losses(variables, x, y):
+  def losses(variables: Any, x: jax.Array, y: jax.Array) -> jax.Array:
     logits = model.apply(variables, dataset.prepare(x), False)
     found = optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.maximum(y, 0)
     )
     return jnp.where(y >= 0, found, 0)
 
-  def loss(params, batch_stats, x, y):
+  def loss(
+    params: Any, batch_stats: Any, x: jax.Array, y: jax.Array
+  ) -> jax.Array:
     variables = {"params": params, "batch_stats": batch_stats}
     return jnp.mean(losses(variables, x, y))
 
-  def add_grads(sums, *arguments):
+  def add_grads(sums: Any, *arguments: Any) -> Any:
     return jax.tree.map(jnp.add, sums, jax.grad(loss)(*arguments))
 
-  def fires(variables, x, y):
+  def fires(variables: Any, x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
     _, state = model.apply(
       variables,
       dataset.prepare(x),
@@ -139,8 +142,10 @@ def _programs(text: str) -> _Programs:
       found[masks_lib.path_name(path[:-2])] = jnp.any((out > 0) & real, any_of)
     return found
 
-  def clipped(variables, x, layers):
-    def clip(function, args, kwargs, context):
+  def clipped(
+    variables: Any, x: jax.Array, layers: Mapping[str, Any]
+  ) -> jax.Array:
+    def clip(function: Callable, args: Any, kwargs: Any, context: Any) -> Any:
       out = function(*args, **kwargs)
       name = "/".join(context.module.path)
       if context.method_name != "__call__" or name not in layers:
@@ -306,6 +311,7 @@ def comparable_groups(
 
 @functools.lru_cache(maxsize=2 * MOST_MASKS)
 def _masks(folder: Path) -> Any:
+  """The final masks of a run, which several groups compare."""
   return train.train(config_of(folder), folder).masks
 
 

@@ -40,19 +40,9 @@ from sparsejax.masks import path_name
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.965, 0.99)
 DELTA_T = 100
 HEADER = (
-  "network",
-  "weights",
-  "zeros",
-  "inference",
-  "static, SET",
-  "RigL",
-  "SNFS",
-  "size [MB]",
-  "inference, counted as RigL",
-  "RigL 5x, counted as RigL",
-  "RigL's inference",
-  "RigL's 5x training",
-  "RigL's size [MB]",
+  *("network", "weights", "zeros", "inference", "static, SET", "RigL", "SNFS"),
+  *("size [MB]", "inference, counted as RigL", "RigL 5x, counted as RigL"),
+  *("RigL's inference", "RigL's 5x training", "RigL's size [MB]"),
 )
 # Of ResNet-50, by zeros and weights: inference, training at 5x, size. From the
 # README of github.com/google-research/rigl, "Best Sparse Models".
@@ -89,24 +79,13 @@ class Network(NamedTuple):
 
 
 IMAGE = (224, 224, 3)
+STEM = {"uniform": "^conv1/"}
+DEPTHWISE = dict.fromkeys(("uniform", "ERK"), "^conv1/|/depthwise/")
+WRN = {"name": "wrn", "depth": 22, "width": 2}
 NETWORKS = (
-  Network(
-    "ResNet-50", {"name": "resnet50"}, 1000, IMAGE, {"uniform": "^conv1/"}
-  ),
-  Network(
-    "MobileNet-v1",
-    {"name": "mobilenet_v1"},
-    1000,
-    IMAGE,
-    dict.fromkeys(("uniform", "ERK"), "^conv1/|/depthwise/"),
-  ),
-  Network(
-    "WRN-22-2",
-    {"name": "wrn", "depth": 22, "width": 2},
-    10,
-    (32, 32, 3),
-    {"uniform": "^conv1/"},
-  ),
+  Network("ResNet-50", {"name": "resnet50"}, 1000, IMAGE, STEM),
+  Network("MobileNet-v1", {"name": "mobilenet_v1"}, 1000, IMAGE, DEPTHWISE),
+  Network("WRN-22-2", WRN, 10, (32, 32, 3), STEM),
   Network("LeNet-300-100", {"name": "lenet_300_100"}, 10, (28, 28, 1), {}),
 )
 _SHARES = {
