@@ -33,11 +33,16 @@ def make(**changes):
 
 
 SCORES = {"name": "adam", "rate_factor": 0.5}
+TIMING = algorithms.Timing(
+  delta_t=7, t_end=28, fraction=0.3, begin=3, end=24, prune_every=7
+)
 ALGORITHMS = {
-  "dense": {},
-  "static": {"sparsity": 0.5},
+  **{
+    name: row.timing(TIMING) | ({"sparsity": 0.5} if name != "dense" else {})
+    for name, row in algorithms.ALGORITHMS.items()
+    if row.timing
+  },
   "set": {"sparsity": 0.5, "t_end": 30, "delta_t": 7},
-  "rigl": {"sparsity": 0.5, "t_end": 28, "delta_t": 7},
   "snfs": {"sparsity": 0.5, "t_end": 3, "delta_t": 7},
   "seft": {"sparsity": 0.5, "t_end": 30, "delta_t": 8},
   "mest": {"sparsity": 0.5, "t_end": 28, "delta_t": 7},
@@ -47,7 +52,6 @@ ALGORITHMS = {
     "delta_t": 7,
     "never_ablate": "^logits",
   },
-  "gmp": {"sparsity": 0.5, "begin": 3, "end": 24, "delta_t": 7},
   "granet": {"sparsity": 0.5, "begin": 3, "end": 24, "t_end": 30, "delta_t": 7},
   "ac_dc": {"sparsity": 0.5, "phases": (4, 10, 11)},
   "ste": {"sparsity": 0.5, "delta_t": 7},
@@ -60,10 +64,12 @@ ALGORITHMS = {
 # The steps below 40 on which masks move; a straight-through method chooses, in
 # the step before, those of the steps that are multiples of delta_t.
 MOVES = {
-  "dense": [],
-  "static": [],
+  **{
+    name: [7, 14, 21] if "t_end" in row.timing(TIMING) else []
+    for name, row in algorithms.ALGORITHMS.items()
+    if row.timing
+  },
   "set": [7, 14, 21, 28],
-  "rigl": [7, 14, 21],
   "snfs": [],
   "seft": [8, 16, 24],
   "mest": [7, 14, 21, 28],
