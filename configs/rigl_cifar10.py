@@ -54,16 +54,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   words = args.parse(arg, algorithm=vision.COMMON)
-  algorithm, smoke = words.algorithm, words.smoke
-  return _run(algorithm, smoke=smoke)
+  return _run(words.algorithm, "erdos_renyi_kernel", smoke=words.smoke)
 
 
 def _run(
-  algorithm: str,
-  distribution: str = "erdos_renyi_kernel",
-  times: int = 1,
-  *,
-  smoke: bool,
+  algorithm: str, distribution: str, times: int = 1, *, smoke: bool
 ) -> ml_collections.ConfigDict:
   config = defaults.training_run()
   config.name = f"{algorithm}_cifar10"

@@ -32,15 +32,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   smoke = args.parse(arg).smoke
-  return _run("dense", smoke=smoke)
+  return _run("dense", "uniform", smoke=smoke)
 
 
 def _run(
-  algorithm: str,
-  distribution: str = "erdos_renyi_kernel",
-  times: int = 1,
-  *,
-  smoke: bool,
+  algorithm: str, distribution: str, times: int = 1, *, smoke: bool
 ) -> ml_collections.ConfigDict:
   config = defaults.training_run()
   config.name = "wrn_fashion_mnist"
