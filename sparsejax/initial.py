@@ -26,7 +26,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from sparsejax import distributions, select
+from sparsejax import distributions, keys, select
 from sparsejax import masks as masks_lib
 from sparsejax import scores as scores_lib
 from sparsejax.distributions import Distribution, Prunable
@@ -74,7 +74,7 @@ def random(
   del loss_fn, batches
   part, kept = _budget(params, sparsity, prunable, distribution)
   draw, _ = jax.random.split(key)  # as `updates.static` splits it
-  return _masks(params, _keep(kept, scores_lib.uniform_like(draw, part)))
+  return _masks(params, _keep(kept, keys.uniform_like(draw, part)))
 
 
 def magnitude(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import distributions, select, transform
+from sparsejax import distributions, keys, select, transform, xla
 from sparsejax import masks as masks_lib
 from sparsejax import scores as scores_lib
 from sparsejax.distributions import Prunable
@@ -131,7 +131,7 @@ def prune_round(
 def _prune(by, masks, keep, scope):
   """The pruned masks, and whether the scores of each leaf are finite."""
   counts = jax.tree.map(
-    lambda x, m: select.count(m, m & jnp.isfinite(x)), by, masks
+    lambda x, m: xla.count(m, m & jnp.isfinite(x)), by, masks
   )
   nnz = jax.tree.map(lambda m, c: c[0], masks, counts)
   finite = jax.tree.map(lambda m, c: c[0] == c[1], masks, counts)
@@ -330,7 +330,7 @@ def shuffle(masks: PyTree, *, key: jax.Array) -> PyTree:
   def leaf(path, mask):
     if jnp.ndim(mask) == 0:
       return mask
-    noise = scores_lib.uniform_leaf(scores_lib.fold_in_path(key, path), mask)
+    noise = keys.uniform(keys.of_leaf(key, path), mask)
     return select.top_k_mask(noise, jnp.sum(mask, dtype=jnp.int32))
 
   return jax.tree_util.tree_map_with_path(leaf, masks)

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 
 def node(*data: str, static: tuple[str, ...] = ()):
@@ -91,29 +89,3 @@ def each(function: Callable[..., Any], *, ndim: int = 2) -> Callable[..., Any]:
     return jax.lax.map(lambda xs: stacked(*xs), (first, *others))
 
   return stacked
-
-
-def once(function: Callable[..., Any], *operands: Any) -> Any:
-  """A function's results, from a loop of one turn.
-
-  XLA neither takes a loop apart nor begins what depends on it before its end:
-  so what the function needs for a moment is not there beside what others need.
-
-  Args:
-    function: Of arrays.
-    *operands: Its arguments, pytrees.
-
-  Returns:
-    What it returns.
-  """
-  shapes = jax.eval_shape(function, *operands)
-  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  turns = lax.optimization_barrier(jnp.int32(1))
-
-  def turn(carry):
-    # Together with the turn's number, or XLA would take it out of the loop.
-    i, xs = lax.optimization_barrier((carry[0], operands))
-    return i + 1, function(*xs)
-
-  begin = jnp.int32(0), nothing
-  return lax.while_loop(lambda carry: carry[0] < turns, turn, begin)[1]

@@ -13,8 +13,6 @@ others):
   step: int32 scalar, the steps so far.
 """
 
-import math
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sparsejax import keys
 from sparsejax import masks as masks_lib
 from sparsejax.distributions import matrices
-from sparsejax.masks import PyTree
 
 Score = optax.GradientTransformation
 
@@ -273,60 +271,11 @@ def random() -> optax.GradientTransformationExtraArgs:
 
   def update(grads, state, params=None, *, key, **extra):
     del params, extra
-    return uniform_like(key, grads), state
+    return keys.uniform_like(key, grads), state
 
   return optax.GradientTransformationExtraArgs(
     lambda params: optax.EmptyState(), update
   )
-
-
-def uniform_like(key: jax.Array, tree: PyTree) -> PyTree:
-  """Uniform float32 noise in [0, 1) of a tree's shapes, keyed by path.
-
-  Args:
-    key: A PRNG key.
-    tree: A pytree of arrays.
-
-  Returns:
-    A tree of float32 arrays. Its leaves are sharded as the leaves of `tree`
-    where those are concrete.
-  """
-  return jax.tree_util.tree_map_with_path(
-    lambda path, x: uniform_leaf(fold_in_path(key, path), x), tree
-  )
-
-
-def uniform_leaf(key: jax.Array, x: jax.Array) -> jax.Array:
-  """Uniform float32 noise in [0, 1) of one array's shape and sharding."""
-  draw = _flat if jax.device_count() == 1 else jax.random.uniform
-  # Committed only as the array is: a step would be compiled twice otherwise,
-  # for the masks at first and for those that it returns.
-  if not isinstance(x, jax.core.Tracer) and getattr(x, "committed", False):
-    draw = jax.jit(draw, static_argnums=1, out_shardings=x.sharding)
-  return sharded_like(draw(key, jnp.shape(x)), x)
-
-
-def _flat(key, shape):
-  """The same bits as of `jax.random.uniform`.
-
-  XLA takes ten times longer to compile that for the four axes of a convolution
-  than for one. But an array that is to be sharded is better drawn as it is.
-  """
-  return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
-
-
-def sharded_like(noise: jax.Array, x: jax.Array) -> jax.Array:
-  """Noise with the sharding of an array, where that is part of its type."""
-  sharding = jax.typeof(x).sharding
-  if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
-    noise = jax.sharding.reshard(noise, sharding)
-  return noise
-
-
-def fold_in_path(key: jax.Array, path: tuple) -> jax.Array:
-  """A key of one leaf's own, the same in every process and leaf order."""
-  name = masks_lib.path_name(path)
-  return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def _average(decay: float) -> optax.GradientTransformation:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sparsejax import kernels
+from sparsejax import kernels, xla
 from sparsejax import masks as masks_lib
 from sparsejax.masks import PyTree
 
@@ -146,7 +146,7 @@ def top_k_of_each(
   if where is None:
     where = jnp.ones(scores.shape, bool)
   each = jax.vmap(top_k_mask, (axis, 0, axis), axis)
-  return sharded_as_first(each)(scores, k, where)
+  return xla.sharded_as_first(each)(scores, k, where)
 
 
 def count_of_each(mask: jax.Array, axis: int) -> jax.Array:
@@ -165,26 +165,6 @@ def count_of_each(mask: jax.Array, axis: int) -> jax.Array:
   """
   others = tuple(a for a in range(mask.ndim) if a != axis % mask.ndim)
   return jnp.sum(mask, axis=others, dtype=jnp.int32)
-
-
-def sharded_as_first(function: Callable) -> Callable:
-  """A function that moves axes about, for arrays of explicit sharding too.
-
-  Args:
-    function: What maps an array, and further ones, to one of its shape.
-
-  Returns:
-    The same function. Where sharding is part of the arrays' types, XLA chooses
-    it inside, and the result has that of the first one.
-  """
-
-  def wrapped(x, *args):
-    sharding = jax.typeof(x).sharding
-    if jax.sharding.AxisType.Explicit not in sharding.mesh.axis_types:
-      return function(x, *args)
-    return jax.sharding.auto_axes(function, out_sharding=sharding)(x, *args)
-
-  return wrapped
 
 
 def _by_counting(scores, k, where):
@@ -231,7 +211,7 @@ def _top_k(leaves, k, where) -> list[jax.Array]:
   if sum(sizes) == 0:
     return [jnp.zeros(s, bool) for s in shapes]
   keys = [
-    ordered_once(x, lambda i, w=w: i if w is None else jnp.where(w, i, 0))
+    order_keys(x, lambda i, w=w: i if w is None else jnp.where(w, i, 0))
     for x, w in zip(leaves, where, strict=True)
   ]
   candidates = [(x, True) for x in keys]
@@ -250,11 +230,7 @@ def _top_k(leaves, k, where) -> list[jax.Array]:
     ]
 
   def ties(i):
-    tied, one = threshold, jnp.uint32(1)
-    if jax.device_count() == 1:
-      # Made anew in every pass: XLA would keep them, which takes twice the
-      # memory and more time. On several devices that compiles faster.
-      tied, one, _ = lax.optimization_barrier((tied, one, i))
+    tied, one = xla.in_every_pass(i, threshold, jnp.uint32(1))
     return [(n, x == tied) for n, x in zip(numbered(one), keys, strict=True)]
 
   # A surplus of ties at the threshold: the same search over their numbers.
@@ -270,16 +246,13 @@ def _top_k(leaves, k, where) -> list[jax.Array]:
   ]
 
 
-def ordered_once(
+def order_keys(
   scores: jax.Array, finish: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
   """The integers of `ordered`, which no later pass computes anew.
 
-  XLA computes what is cheap in every place that uses it, and may round it
-  otherwise in one than in another, by fusing a product with a sum. Counts and
-  comparisons of scores would not agree then, and k weights not be k. It looks
-  through an optimization barrier, but not into a loop; of one round, here, and
-  in place.
+  Otherwise counts and comparisons of scores might not agree, and k weights not
+  be k; see `xla.materialised`.
 
   Args:
     scores: Floating array.
@@ -289,14 +262,11 @@ def ordered_once(
     An array of their shape and unsigned dtype.
   """
   uint = jnp.dtype(f"uint{jnp.finfo(scores.dtype).bits}")
-  once = lax.optimization_barrier(jnp.int32(1))
 
-  def order(carry):
-    i, bits = carry
-    return i + 1, finish(ordered(lax.bitcast_convert_type(bits, scores.dtype)))
+  def order(bits: jax.Array) -> jax.Array:
+    return finish(ordered(lax.bitcast_convert_type(bits, scores.dtype)))
 
-  first = jnp.int32(0), lax.bitcast_convert_type(scores, uint)
-  return lax.while_loop(lambda carry: carry[0] < once, order, first)[1]
+  return xla.materialised(order, lax.bitcast_convert_type(scores, uint))
 
 
 def _of_one_dtype(leaves):
@@ -347,36 +317,6 @@ def ordered(x: jax.Array) -> jax.Array:
   return jnp.where(jnp.isnan(x), jnp.ones_like(i), i)
 
 
-def count(*flags: jax.Array) -> Sequence[jax.Array]:
-  """Counts, in one pass, what is True in each of several arrays of one shape.
-
-  On one device by one reduction of several operands: XLA vectorizes it on a
-  CPU, which it does not do with a reduction of one. Where arrays may be
-  sharded, by a reduction each: XLA makes scalar all-reduces of these, but would
-  gather the several operands' partial counts.
-
-  Args:
-    *flags: Bool arrays of one shape.
-
-  Returns:
-    An int32 scalar for each.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> x = jnp.arange(5)
-    >>> [int(n) for n in count(x > 1, x > 3)]
-    [3, 1]
-  """
-  if jax.device_count() > 1:
-    return [jnp.sum(f, dtype=jnp.int32) for f in flags]
-  return lax.reduce(
-    tuple(f.astype(jnp.int32) for f in flags),
-    tuple(jnp.int32(0) for _ in flags),
-    lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-    tuple(range(flags[0].ndim)),
-  )
-
-
 def _count(leaves, thresholds) -> Sequence[jax.Array]:
   """Counts, in one pass, the keys of all leaves that reach each threshold.
 
@@ -387,7 +327,7 @@ def _count(leaves, thresholds) -> Sequence[jax.Array]:
     if among is not True and jax.device_count() > 1:
       keys, among = jnp.where(among, keys, 0), True
     steps = [jnp.asarray(t, keys.dtype) for t in thresholds]
-    return count(*((keys >= t) & among for t in steps))
+    return xla.count(*((keys >= t) & among for t in steps))
 
   counts = [leaf(*pair) for pair in leaves]
   return [sum(c) for c in zip(*counts, strict=True)]

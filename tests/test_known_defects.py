@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 import sparsejax
-from sparsejax import distributions, schedules, scores, select, updates
+from sparsejax import distributions, keys, schedules, scores, select, updates
 from tests.conformance import table as conformance
 
 KEY = jax.random.key(0)
@@ -251,7 +251,7 @@ def test_two_layers_of_one_shape_do_not_share_their_noise():
     ).init(params)
   )
   assert np.any(masks["a"] != masks["b"])
-  noise = scores.uniform_like(KEY, params)
+  noise = keys.uniform_like(KEY, params)
   assert np.any(noise["a"] != noise["b"])
 
 

@@ -11,7 +11,7 @@ import pytest
 from optax import contrib
 
 import sparsejax
-from sparsejax import distributions, lottery, scores
+from sparsejax import distributions, keys, lottery, scores
 from tests.conformance import table
 
 pytestmark = pytest.mark.core
@@ -176,7 +176,7 @@ def test_other_scores_are_given_gradients_and_keys():
   prune = functools.partial(lottery.prune_round, w, masks, 0.5)
   assert which(prune(score=scores.gradient(), grads=grads)) == [[2, 3]]
   assert which(prune(score=scores.sensitivity(), grads=grads)) == [[1, 2]]
-  noise = scores.uniform_like(KEY, w)[0]
+  noise = keys.uniform_like(KEY, w)[0]
   wanted = sorted(np.argsort(-noise)[:2].tolist())
   assert which(prune(score=scores.random(), key=KEY)) == [wanted]
   with pytest.raises(ValueError, match="got grads=None, wanted gradients"):

@@ -151,12 +151,3 @@ def test_one_bad_batch_does_not_spoil_the_average(score):
   rated, _ = score.update(good, state, good)
   # 0.5 of one good batch, and half of that again; the other had three.
   np.testing.assert_allclose(rated, [0.75, 1.75])
-
-
-def test_noise_is_the_same_drawn_flat_or_in_shape():
-  """One device draws flat, several in shape: the masks must be the same."""
-  key = jax.random.key(3)
-  for shape in ((), (5,), (3, 4), (2, 3, 4)):
-    flat, whole = lib._flat(key, shape), jax.random.uniform(key, shape)
-    np.testing.assert_array_equal(flat, whole)
-    assert flat.dtype == whole.dtype == jnp.float32

@@ -14,6 +14,7 @@ from sparsejax.finetune.moving import GradientEvolution, Schedule
 from sparsejax.finetune.optimizers import scale_by_aged_adam
 from sparsejax.finetune.sm3 import Sm3Evolution
 from sparsejax.finetune.transform import FineTuning, fine_tune
+from sparsejax.keys import wrapped
 from sparsejax.nodes import each
 
 
@@ -329,7 +330,7 @@ def _drawn(leaf, keys, *, count, on_zeros):
   """Slots at random places."""
 
   def one(base, key):
-    key = jax.random.wrap_key_data(key, impl="threefry2x32")
+    key = wrapped(key)
     where = jnp.ones(base.shape, bool) if on_zeros else base != 0
     return support.draw(key, base, count, where)
 

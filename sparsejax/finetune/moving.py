@@ -16,6 +16,7 @@ from sparsejax.finetune import slots as support
 from sparsejax.finetune.matrices import gather
 from sparsejax.finetune.optimizers import Seeds
 from sparsejax.finetune.slots import Candidates, Slots, Swap
+from sparsejax.keys import wrapped
 from sparsejax.nodes import Probe
 
 
@@ -151,7 +152,7 @@ class GradientEvolution(NamedTuple):
     """Chooses candidates by a dense gradient: rows, columns, gradients."""
     grow, prune = counts
     if self.at_random:
-      key = jax.random.wrap_key_data(key, impl="threefry2x32")
+      key = wrapped(key)
       rank = jax.random.uniform(key, base.shape)
     else:
       rank = jnp.abs(gradient)
@@ -220,7 +221,7 @@ class GradientEvolution(NamedTuple):
     gradients = grow.first / self.schedule.accumulate
     rank = jnp.abs(gradients)
     if self.at_random:
-      key = jax.random.wrap_key_data(key, impl="threefry2x32")
+      key = wrapped(key)
       rank = jax.random.uniform(key, rank.shape)
     finite = jnp.all(jnp.isfinite(grow.first))
     finite &= jnp.all(jnp.isfinite(prune.first))

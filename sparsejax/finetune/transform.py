@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import scores
+from sparsejax import keys
 from sparsejax.distributions import Prunable
 from sparsejax.finetune import deprecated, optimizers
 from sparsejax.finetune.matrices import in_place
@@ -22,7 +22,6 @@ from sparsejax.finetune.protocols import Begin, Evolution
 from sparsejax.gradients import Gradient
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.transform import step as steps
-from sparsejax.updates.base import own_key
 
 HOLE = optax.MaskedNode()
 
@@ -132,7 +131,7 @@ def fine_tune(
   inner = optax.with_extra_args_support(inner)
 
   def start(params: PyTree) -> tuple[PyTree, FineTuneState]:
-    own = own_key(key)
+    own = keys.raw(key)
     treedef, columns = _parted(begin, own, prunable, rest, params)
     base, values, parts = map(treedef.unflatten, columns)
     harvest = treedef.unflatten(
@@ -186,7 +185,7 @@ def fine_tune(
     def leaf(path, base, slots, harvest):
       if is_hole(harvest):
         return None
-      leaf_key = scores.fold_in_path(step_key, path)
+      leaf_key = keys.of_leaf(step_key, path)
       return evolution.probe(base, slots, harvest, phase, leaf_key)
 
     rows, treedef = _aligned(state.base, state.parts, state.harvest)
@@ -246,7 +245,7 @@ def _parted(begin, key, prunable, rest, params):
   for (path, leaf), fine_tuned in zip(rows, chosen, strict=True):
     if fine_tuned:
       _check_matrix(path, leaf)
-      leaf_key = scores.fold_in_path(_wrapped(key), path)
+      leaf_key = keys.of_leaf(keys.wrapped(key), path)
       begun.append(begin(path_name(path), leaf, leaf_key))
     else:
       begun.append((HOLE, leaf, HOLE) if rest else (leaf, HOLE, HOLE))
@@ -297,9 +296,11 @@ def _moved(evolution, inner, state, values):
       swap = evolution.move(base, slots, deltas, harvest, n, key)
       return swap.base, swap.slots, swap.kept, evolution.seeds(harvest, swap)
 
-    key = scores.fold_in_path(step_key, path)
-    keys = jax.random.key_data(jax.random.split(key, base.shape[:-2]))
-    base, slots, kept, seeds = in_place(one)(base, slots, harvest, deltas, keys)
+    key = keys.of_leaf(step_key, path)
+    leaf_keys = jax.random.key_data(jax.random.split(key, base.shape[:-2]))
+    base, slots, kept, seeds = in_place(one)(
+      base, slots, harvest, deltas, leaf_keys
+    )
     return base, slots, evolution.after_move(harvest), kept, seeds
 
   rows, treedef = _aligned(state.base, state.parts, state.harvest, values)
@@ -330,11 +331,7 @@ def _never(step):
 
 
 def _step_key(state):
-  return jax.random.fold_in(_wrapped(state.key), state.count)
-
-
-def _wrapped(key):
-  return jax.random.wrap_key_data(key, impl="threefry2x32")
+  return keys.of_step(state.key, state.count)
 
 
 def _check_matrix(path, leaf):

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import scores
+from sparsejax import keys
 from sparsejax.gradients import Gradient
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.modes import slots
 from sparsejax.modes.state import PackedState
-from sparsejax.nodes import Probe, node, once
+from sparsejax.nodes import Probe, node
 from sparsejax.transform import Recipe, step
-from sparsejax.updates import now_key
+from sparsejax.xla import materialised
 
 _WORD = 16  # Bits of a mask in one float32, exactly.
 
@@ -167,7 +167,7 @@ def moved(
         "update_masks=True), which hold what masks move by"
       )
     # One leaf after the other, for what is dense in between.
-    move, refused = once(
+    move, refused = materialised(
       functools.partial(_move, recipe, mask_state, path=path),
       *(refused, structure, v, g),
     )
@@ -205,8 +205,7 @@ def _move(recipe, mask_state, refused, old, values, grads, *, path):
   source = new.gather(old.expand(numbers)) - 1
   first = jnp.zeros_like(values)
   if recipe.grown_values is not jax.nn.initializers.zeros:
-    key = jax.random.fold_in(now_key(mask_state), 1)
-    key = scores.fold_in_path(key, path)
+    key = keys.of_grown(mask_state.key, mask_state.count, path)
     first = new.gather(recipe.grown_values(key, old.sizes, values.dtype))
   moved = jnp.where(source < 0, first, values[source])
   gradient = jnp.where(good, found.gradient, 0).astype(values.dtype)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsejax import kernels
-from sparsejax.nodes import once
+from sparsejax.xla import materialised
 
 
 @jax.custom_vjp
@@ -52,7 +52,7 @@ def read_off(packed, gradient: jax.Array, passing: Any) -> tuple[Any, Any]:
     probe = packed.probe
     return passing, probe.read(gradient, weights, probe.operands)
 
-  return once(read, gradient, packed, passing)
+  return materialised(read, gradient, packed, passing)
 
 
 def residual(packed):
@@ -84,7 +84,7 @@ def dense_product(x: jax.Array, packed) -> jax.Array:
   """`x [..., in]` times a `Packed` matrix, made dense twice, not kept."""
   # Without the loop XLA makes all matrices first, since they depend on params
   # alone, and keeps them for the gradients.
-  return once(
+  return materialised(
     lambda x, packed: _times(x, packed.structure.expand(packed.values)),
     *(x, packed),
   )
@@ -103,7 +103,7 @@ def _dense_backward(saved, g):
     return read_off(packed, gradient, (of_x, gathered))
 
   x, packed = saved
-  (of_x, gathered), found = once(backward, x, packed, g)
+  (of_x, gathered), found = materialised(backward, x, packed, g)
   return of_x, cotangent(packed, gathered, found)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsejax import select
+from sparsejax import select, xla
 from sparsejax.patterns.layouts import Layout
 
 
@@ -58,10 +58,10 @@ def pattern_of(
 
   def swapped(mask, k, n, drop, grow, regrow=True):
     one = functools.partial(swap, regrow=regrow)
-    return select.sharded_as_first(one)(mask, k, n, drop, grow)
+    return xla.sharded_as_first(one)(mask, k, n, drop, grow)
 
   def best(scores, k, where=None):
-    return select.sharded_as_first(top_k)(scores, k, where)
+    return xla.sharded_as_first(top_k)(scores, k, where)
 
   return Pattern(density, budget, best, swapped, holds, layout)
 

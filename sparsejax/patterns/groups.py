@@ -70,7 +70,7 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
       most = jnp.array(jnp.iinfo(keys.dtype).max, keys.dtype)
       return jnp.where(keep, most, jnp.where(where, keys, 0))
 
-    keys = grouped(select.ordered_once(scores, finish))
+    keys = grouped(select.order_keys(scores, finish))
     mask = (_ranks(keys, along + 1) < j) & (keys > 0)
     shape = (*scores.shape[:along], -1, *scores.shape[along + 1 :])
     return lax.slice_in_dim(

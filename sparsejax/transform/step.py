@@ -6,10 +6,9 @@ import numpy as np
 import optax
 from jax import lax
 
+from sparsejax import keys, xla
 from sparsejax import masks as masks_lib
-from sparsejax import scores
 from sparsejax.masks import is_hole
-from sparsejax.updates import now_key
 
 
 def check(grads, params, masks):
@@ -85,9 +84,8 @@ def grown(initializer, old, new, params):
       return p
     first = jnp.zeros_like(p)
     if initializer is not jax.nn.initializers.zeros:
-      key = jax.random.fold_in(now_key(old), 1)
-      key = scores.fold_in_path(key, path)
-      first = scores.sharded_like(initializer(key, p.shape, p.dtype), p)
+      key = keys.of_grown(old.key, old.count, path)
+      first = xla.sharded_like(initializer(key, p.shape, p.dtype), p)
     return jnp.where(now, jnp.where(was, p, first), jnp.zeros_like(p))
 
   return jax.tree_util.tree_map_with_path(leaf, old.masks, new.masks, params)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import distributions, patterns, select
+from sparsejax import distributions, keys, patterns, select
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, path_name
 from sparsejax.patterns import Patterns
@@ -73,25 +73,9 @@ def first_state(masks: PyTree, budget: PyTree, key: jax.Array | None):
   )
 
 
-def own_key(key: jax.Array) -> jax.Array:
-  """Raw data of a threefry key, which any checkpoint can hold."""
-  return jax.random.bits(checked(key), (2,), jnp.uint32)
-
-
-def checked(key: jax.Array) -> jax.Array:
-  """Refuses what is no PRNG key."""
-  if not hasattr(key, "dtype"):
-    raise TypeError(
-      f"got key={key!r}, wanted a PRNG key: make one, for example with "
-      "jax.random.key(0)"
-    )
-  return key
-
-
 def now_key(state: MaskState) -> jax.Array:
-  """The key of this step's draws, which the state's key and count make."""
-  key = jax.random.wrap_key_data(state.key, impl="threefry2x32")
-  return jax.random.fold_in(key, state.count)
+  """Makes the key of this step's draws from the state's key and count."""
+  return keys.of_step(state.key, state.count)
 
 
 def budgets(

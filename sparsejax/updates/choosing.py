@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsejax import distributions
+from sparsejax import distributions, keys
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, everything
 from sparsejax.patterns import Patterns
@@ -77,7 +77,7 @@ def best(
   def init(key, params):
     final = lib.budgets(params, sparsity, distribution, prunable, pattern)
     state = lib.first_state(
-      everything(params, final), lib.as_tree(final, params), lib.own_key(key)
+      everything(params, final), lib.as_tree(final, params), keys.raw(key)
     )
     scored = score.init(params)
     nothing = jax.tree.map(jnp.zeros_like, params)

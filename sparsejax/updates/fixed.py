@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax import distributions, scores
+from sparsejax import distributions, keys
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, path_name
 from sparsejax.patterns import Patterns
@@ -58,8 +58,8 @@ def static(
   distributions.check_sparsity(sparsity)
 
   def init(key, params):
-    draw, rest = jax.random.split(lib.checked(key))
-    key = lib.own_key(rest)
+    draw, rest = jax.random.split(keys.checked(key))
+    key = keys.raw(rest)
     if masks is not None:
       return lib.first_state(*given(masks, params, pattern), key=key)
     counts = lib.budgets(params, sparsity, distribution, prunable, pattern)
@@ -77,7 +77,7 @@ def drawn(draw, params, counts, pattern, key) -> MaskState:
   """A first state with random masks of so many weights, by key path."""
   full = jax.tree_util.tree_map_with_path(
     lambda path, p: (
-      scores.uniform_leaf(scores.fold_in_path(draw, path), p)
+      keys.uniform(keys.of_leaf(draw, path), p)
       if path_name(path) in counts
       else jnp.array(True)
     ),

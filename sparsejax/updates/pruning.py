@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsejax import distributions
+from sparsejax import distributions, keys
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, everything, path_name
 from sparsejax.patterns import Patterns
@@ -70,7 +70,7 @@ def prune(
         budget,
         left,
       )
-    state = lib.first_state(first, budget, lib.own_key(key))
+    state = lib.first_state(first, budget, keys.raw(key))
     return state._replace(scores=score.init(params))
 
   def update(grads, state, params, now, *, after=None):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import distributions, select
+from sparsejax import distributions, keys, select
 from sparsejax.distributions import Prunable
 from sparsejax.masks import PyTree, everything, is_hole, path_name
 from sparsejax.scores import Score
@@ -162,7 +162,7 @@ def _dense(key, params, prunable):
   # What is kept settles itself: the budgets serve to find the sparse leaves.
   sparse = lib.budgets(params, 0.0, distributions.uniform, prunable)
   budget = jax.tree.map(lambda p: jnp.int32(np.size(p)), params)
-  return lib.first_state(everything(params, sparse), budget, lib.own_key(key))
+  return lib.first_state(everything(params, sparse), budget, keys.raw(key))
 
 
 def _learned(tree, masks) -> dict[str, jax.Array]:

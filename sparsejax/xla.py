@@ -1,0 +1,142 @@
+"""Ways around what XLA does to programs, each with a test of its need.
+
+`tests/test_xla.py` fails where XLA no longer needs one of them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def materialised(function: Callable[..., Any], *operands: Any) -> Any:
+  """Computes a function's results in one place, from a loop of one turn.
+
+  XLA computes what is cheap anew in every place that uses it, and may round it
+  otherwise in one than in another, by fusing a product with a sum; it also
+  begins what is large before it is needed. It looks through an optimization
+  barrier, but it neither takes a loop apart, nor begins what depends on it
+  before its end. So results have one value, and what the function needs for a
+  moment is not there beside what others need.
+
+  Args:
+    function: Of arrays.
+    *operands: Its arguments, pytrees. A single one of the result's shapes and
+      dtypes is overwritten in place.
+
+  Returns:
+    What the function returns.
+  """
+  shapes = jax.eval_shape(function, *operands)
+  turns = lax.optimization_barrier(jnp.int32(1))
+
+  if len(operands) == 1 and _avals(operands[0]) == _avals(shapes):
+
+    def turn(carry):
+      return carry[0] + 1, function(carry[1])
+
+    first = operands[0]
+  else:
+
+    def turn(carry):
+      # Together with the turn's number, or XLA would take it out of the loop.
+      i, xs = lax.optimization_barrier((carry[0], operands))
+      return i + 1, function(*xs)
+
+    first = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  begin = jnp.int32(0), first
+  return lax.while_loop(lambda carry: carry[0] < turns, turn, begin)[1]
+
+
+def _avals(tree: Any) -> tuple:
+  leaves, treedef = jax.tree.flatten(tree)
+  return treedef, [(x.shape, x.dtype) for x in leaves]
+
+
+def in_every_pass(i: jax.Array, *operands: jax.Array) -> Sequence[jax.Array]:
+  """Has what is made of operands computed anew in each pass of a loop.
+
+  XLA would take it out of the loop, and keep it: for what is as large as the
+  scores that takes twice the memory, and more time. On several devices, where
+  that compiles faster, operands are as they were.
+
+  Args:
+    i: The number of the pass.
+    *operands: Arrays that do not change from pass to pass.
+
+  Returns:
+    The operands.
+  """
+  if jax.device_count() > 1:
+    return operands
+  return lax.optimization_barrier((*operands, i))[:-1]
+
+
+def count(*flags: jax.Array) -> Sequence[jax.Array]:
+  """Counts, in one pass, what is True in each of several arrays of one shape.
+
+  On one device by one reduction of several operands: XLA vectorizes it on a
+  CPU, which it does not do with a reduction of one. Where arrays may be
+  sharded, by a reduction each: XLA makes scalar all-reduces of these, but would
+  gather the several operands' partial counts.
+
+  Args:
+    *flags: Bool arrays of one shape.
+
+  Returns:
+    An int32 scalar for each.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> x = jnp.arange(5)
+    >>> [int(n) for n in count(x > 1, x > 3)]
+    [3, 1]
+  """
+  if jax.device_count() > 1:
+    return [jnp.sum(f, dtype=jnp.int32) for f in flags]
+  return lax.reduce(
+    tuple(f.astype(jnp.int32) for f in flags),
+    tuple(jnp.int32(0) for _ in flags),
+    lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+    tuple(range(flags[0].ndim)),
+  )
+
+
+def uniform_flat(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Draws the bits of `jax.random.uniform(key, shape)`, as one axis.
+
+  XLA takes ten times longer to compile that for the four axes of a convolution
+  than for one. But an array that is to be sharded is better drawn as it is.
+  """
+  return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
+
+
+def sharded_like(x: jax.Array, other: jax.Array) -> jax.Array:
+  """Reshards an array as another, where that is part of the other's type."""
+  sharding = jax.typeof(other).sharding
+  if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
+    x = jax.sharding.reshard(x, sharding)
+  return x
+
+
+def sharded_as_first(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Makes a function that moves axes about take arrays of explicit sharding.
+
+  Args:
+    function: What maps an array, and further ones, to one of its shape.
+
+  Returns:
+    The same function. Where sharding is part of the arrays' types, XLA chooses
+    it inside, and the result has that of the first one.
+  """
+
+  def wrapped(x: jax.Array, *args: Any) -> jax.Array:
+    sharding = jax.typeof(x).sharding
+    if jax.sharding.AxisType.Explicit not in sharding.mesh.axis_types:
+      return function(x, *args)
+    return jax.sharding.auto_axes(function, out_sharding=sharding)(x, *args)
+
+  return wrapped

@@ -1,0 +1,174 @@
+"""What XLA does to programs without the ways around it, and with them.
+
+A test that fails without a trick (`naive`) says that XLA has learned: then the
+trick, its name here and what uses it may go.
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from sparsejax import keys, select, xla
+
+KEY = jax.random.key(3)
+GONE = "XLA no longer needs this: it may go from sparsejax/xla.py"
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Programs as for one device, whose arrays the tests use anyway."""
+  monkeypatch.setattr(jax, "device_count", lambda: 1)
+  jax.clear_caches()
+  yield
+  jax.clear_caches()
+
+
+def naive(function, *operands):
+  return function(*operands)
+
+
+def temporary(function, *shapes):
+  """Bytes of temporary memory of a compiled function."""
+  arguments = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+  compiled = jax.jit(function).lower(*arguments).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_what_is_materialised_is_not_there_beside_the_next():
+  n, layers = 512, 8
+
+  def products(compute):
+    def of(x, *vectors):
+      """Products with matrices that are there for a moment each."""
+
+      def product(v, x):
+        return (jnp.sin(v)[:, None] * jnp.cos(v)) @ x
+
+      return sum(compute(product, v, x) for v in vectors)
+
+    return temporary(of, *((n,),) * (layers + 1))
+
+  assert products(naive) > layers * 4 * n * n, GONE
+  assert products(xla.materialised) < 2 * 4 * n * n
+
+
+def test_materialised_gives_what_the_function_does():
+  """In place too, where a result is like its one operand, and of pytrees."""
+  x = jnp.arange(6.0)
+  np.testing.assert_array_equal(xla.materialised(jnp.sin, x), jnp.sin(x))
+  got = jax.jit(
+    lambda x: xla.materialised(lambda a, b: {"s": a + b, "d": a > b}, x, 2.0)
+  )(x)
+  np.testing.assert_array_equal(got["s"], x + 2)
+  np.testing.assert_array_equal(got["d"], x > 2)
+
+
+def test_what_is_materialised_is_computed_within_a_loop():
+  """No barrier holds where XLA drops it before it fuses; a loop does.
+
+  Duplicates of a score that differ in their last bit were seen in an earlier
+  XLA, at optimization level 0; of this one no program is known that has them,
+  but nothing forbids them.
+  """
+  x = jax.ShapeDtypeStruct((64, 65), jnp.float32)
+
+  def order(x):
+    return select.order_keys(jnp.abs(x), lambda keys: keys)
+
+  program = jax.jit(lambda x: (order(x) > 3, order(x))).lower(x).compile()
+  assert "while(" in program.as_text()
+
+
+def test_what_is_made_in_every_pass_takes_no_memory(one_device, monkeypatch):
+  shape = (1024, 1024)
+
+  def taken():
+    jax.clear_caches()
+    return temporary(lambda x: select._by_counting(x, 1000, None), shape)
+
+  with_it = taken()
+  monkeypatch.setattr(xla, "in_every_pass", lambda i, *operands: operands)
+  without = taken()
+  assert without > 1.5 * with_it, GONE
+
+
+@pytest.mark.skipif(
+  jax.default_backend() != "cpu", reason="it is about vector units of CPUs"
+)
+def test_counting_by_one_reduction_is_faster(one_device):
+  x = jnp.asarray(np.random.default_rng(0).random(2**20, np.float32))
+  limits = [i / 8 for i in range(1, 8)]
+
+  def fastest(count):
+    run = jax.jit(lambda x: count(*(x > limit for limit in limits)))
+    counts, times = jax.block_until_ready(run(x)), []
+    for _ in range(20):
+      begin = time.perf_counter()
+      jax.block_until_ready(run(x))
+      times.append(time.perf_counter() - begin)
+    return [int(c) for c in counts], min(times)
+
+  def each(*flags):
+    return [jnp.sum(f, dtype=jnp.int32) for f in flags]
+
+  (wanted, slow), (got, fast) = fastest(each), fastest(xla.count)
+  assert got == wanted
+  assert slow > 2 * fast, GONE
+
+
+def test_noise_drawn_flat_compiles_faster():
+  def cost(draw):
+    """CPU seconds of compilation."""
+    lowered = jax.jit(draw, static_argnums=1).lower(KEY, (3, 3, 65, 66))
+    begin = time.process_time()
+    lowered.compile()
+    return time.process_time() - begin
+
+  cache = jax.config.jax_enable_compilation_cache
+  jax.config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()  # which remembers whether it is in use
+  try:
+    cost(xla.uniform_flat)  # the first compilation loads what all need
+    assert cost(jax.random.uniform) > 1.5 * cost(xla.uniform_flat), GONE
+  finally:
+    jax.config.update("jax_enable_compilation_cache", cache)
+    compilation_cache.reset_cache()
+
+
+def test_noise_drawn_flat_has_the_same_bits():
+  """One device draws flat, several in shape: the masks must be the same."""
+  for shape in ((), (5,), (3, 4), (2, 3, 4)):
+    flat, whole = xla.uniform_flat(KEY, shape), jax.random.uniform(KEY, shape)
+    np.testing.assert_array_equal(flat, whole)
+    assert flat.dtype == whole.dtype == jnp.float32
+
+
+def explicit(x):
+  """An array whose sharding is part of its type."""
+  mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Explicit,))
+  return jax.device_put(x, NamedSharding(mesh, PartitionSpec("x", None)))
+
+
+def test_arrays_of_explicit_sharding_move_their_axes():
+  x = explicit(jnp.arange(32.0).reshape(4, 8))
+
+  def reverse_pairs(x):
+    return x.reshape(8, 4)[::-1].reshape(4, 8)
+
+  with pytest.raises(Exception, match="reshape"):  # GONE, if it passes
+    reverse_pairs(x)
+  got = xla.sharded_as_first(reverse_pairs)(x)
+  assert jax.typeof(got).sharding == jax.typeof(x).sharding
+  np.testing.assert_array_equal(got, reverse_pairs(np.asarray(x)))
+
+
+def test_noise_has_the_explicit_sharding_of_what_it_is_like():
+  x = explicit(jnp.ones((4, 8)))
+  noise = keys.uniform(KEY, x)
+  assert jax.typeof(noise).sharding == jax.typeof(x).sharding
+  np.testing.assert_array_equal(noise, keys.uniform(KEY, jnp.ones((4, 8))))
