@@ -7,8 +7,8 @@ from sparsejax.transform.sparsify import (
   init,
   sparsify,
   straight_through,
-  taking_over,
 )
+from sparsejax.transform.takeover import taking_over
 
 __all__ = [
   "Recipe",

@@ -4,8 +4,6 @@ Params hold the zeros: the update of an inactive weight is what brings it to
 exactly 0. So the loss needs no masks, and its gradient is the dense one.
 """
 
-import contextlib
-import contextvars
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -25,9 +23,8 @@ from sparsejax.transform.state import (
   find,
   get_masks,
 )
+from sparsejax.transform.takeover import taken_over
 from sparsejax.updates import MaskState, MaskUpdate
-
-_taken_over = contextvars.ContextVar("mask state", default=None)
 
 
 class Recipe(NamedTuple):
@@ -177,7 +174,7 @@ def first_masks(
   mask_update: MaskUpdate, key: jax.Array | None, params: PyTree
 ) -> tuple[MaskState, PyTree]:
   """The mask state of the beginning, and params with its zeros."""
-  if (mask_state := _taken_over.get()) is not None:
+  if (mask_state := taken_over()) is not None:
     return mask_state, params  # which have them already
   mask_state = mask_update.init(key, params)
   return mask_state, masks_lib.apply_masks(params, mask_state.masks)
@@ -242,7 +239,7 @@ def straight_through(
   inner = optax.with_extra_args_support(inner)
 
   def init_fn(params):
-    if (mask_state := _taken_over.get()) is None:
+    if (mask_state := taken_over()) is None:
       mask_state = mask_update.init(key, params)
     return ForwardMaskedState(mask_state, inner.init(params))
 
@@ -324,25 +321,6 @@ def init(
     if not isinstance(state, ForwardMaskedState):
       params = masks_lib.apply_masks(params, state.mask_state.masks)
   return params, opt_state
-
-
-@contextlib.contextmanager
-def taking_over(mask_state: MaskState):
-  """Has `init` of any `sparsify` take over masks, on params with their zeros.
-
-  What lies around it, at any depth, hands `init` the params alone.
-
-  Args:
-    mask_state: The mask state to begin with.
-
-  Yields:
-    Nothing.
-  """
-  token = _taken_over.set(mask_state)
-  try:
-    yield
-  finally:
-    _taken_over.reset(token)
 
 
 @jax.jit

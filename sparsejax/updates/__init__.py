@@ -1,7 +1,33 @@
 """Mask updates: what a mask is at first, and how it moves.
 
 A mask update is to masks what a gradient transformation is to updates: two
-pure functions. `sparsify` decides when it is called to move them.
+pure functions. `sparsify` decides when it is called to move them. Which update,
+scores and schedule make which algorithm (w: weights, g: dense gradients, S:
+scores that are trained):
+
+  algorithm      mask update       keeps by         grows by   share over time
+  -------------  ----------------  ---------------  ---------  ----------------
+  static         static            at random                   stays
+  set_           drop_and_grow     |w|              at random  cosine to 0
+  rigl           drop_and_grow     |w|              |g|        cosine to 0
+  snfs           drop_and_grow     |w|              |mean g|   cosine to 0
+  seft           drop_and_grow     |w g|            |g|        cosine to 0
+  mest           drop_and_grow     |w| + lambda|g|  at random  two stages
+  srigl          constant_fan_in   |w|              |g|        cosine to 0
+  gmp            prune             |w|                         cubic
+  granet         prune_and_regrow  |w|              |g|        cubic, cosine
+  ac_dc          alternate         |w|                         phases
+  ste            best              |w|                         none, or cubic
+  sr_ste         best              |w|                         none
+  top_kast       nested            |w|                         none
+  movement       best              S                           cubic
+  soft_movement  above             S                           cubic threshold
+  str_           soft_threshold    |w|                         learned threshold
+
+All take any of `patterns`, but srigl, whose pattern is a fan-in of its own, and
+the last two, whose thresholds keep any number; that of sr_ste is 2:4 unless
+another one is asked for. The last six are for `straight_through`, which keeps
+dense weights.
 """
 
 from sparsejax.updates.base import MaskState, MaskUpdate, now_key
