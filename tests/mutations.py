@@ -83,9 +83,9 @@ MUTATIONS = (
   # The same draw at every update.
   Mutation(
     7,
-    "sparsejax/updates/base.py",
-    "return jax.random.fold_in(key, state.count)",
-    "return key",
+    "sparsejax/keys.py",
+    "return jax.random.fold_in(wrapped(data), step)",
+    "return wrapped(data)",
   ),
   # The schedule decides, whatever the loop says.
   Mutation(
