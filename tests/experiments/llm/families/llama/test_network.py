@@ -216,11 +216,11 @@ def test_computing_in_bfloat16():
     error = np.abs(logits[row] - wanted)
     assert 1e-4 < error.mean() < 0.02 * np.abs(wanted).max()
   # A cache may have a dtype of its own, and parameters another.
+  assert model.init_cache(2, 7).key.dtype == jnp.bfloat16
+  model = llama.Network(config)
   cache = model.init_cache(2, 7, jnp.bfloat16)
   positions = np.tile(np.arange(7), (2, 1))
-  logits, cache = extend(
-    llama.Network(config), params, TOKENS, positions, cache
-  )
+  logits, cache = extend(model, params, TOKENS, positions, cache)
   assert cache.key.dtype == cache.value.dtype == jnp.bfloat16
   error = np.abs(logits[0] - forward(config, params, TOKENS[0])[0])
   assert 1e-4 < error.mean() < 0.02 * np.abs(logits).max()
