@@ -1,4 +1,4 @@
-"""Names of tensors; test_huggingface.py and test_gguf.py read and write them."""
+"""Names of tensors; test_huggingface.py and test_gguf.py read the tensors."""
 
 from experiments.llm.families import llama
 from experiments.llm.io import tensors
