@@ -55,7 +55,7 @@ def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
   """
   if form not in FORMATS[:2]:
     raise unknown("format of runs", form, FORMATS[:2])
-  one = finished.chosen(finished.find(pathlib.Path(workdir)), name)
+  one = finished.select(finished.find(pathlib.Path(workdir)), name)
   result = train.train(one.config, one.folder)
   variables = {"params": result.params, "batch_stats": result.batch_stats}
   about = {"config": calling.plain(one.config)}

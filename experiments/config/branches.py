@@ -36,7 +36,7 @@ def complete(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
   return {**DEFAULTS, **config.branches[name]}
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check_config(config: ml_collections.ConfigDict) -> None:
   """Checks the config, and that of every kind of run, before any work.
 
   Raises:

@@ -61,7 +61,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       "sparsities",
       "expected",
     )
-    workdir_lib.admit(path, calling.plain(config), free=free)
+    workdir_lib.ensure_config(path, calling.plain(config), free=free)
     results = _train(planned, path)
     done = {
       entry: list(map(markdown.Run, configs, results[entry]))

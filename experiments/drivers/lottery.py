@@ -44,9 +44,9 @@ def defaults() -> ml_collections.ConfigDict:
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs what is not finished, then prints the table and writes the report."""
-  branches.check(config)
+  branches.check_config(config)
   with workdir_lib.locked(workdir) as path:
-    workdir_lib.admit(path, calling.plain(config), free=_FREE)
+    workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
     with progress_lib.bar() as progress:
       runs = (config.levels + 1) * len(config.methods)
       advance = progress("all levels", len(config.seeds) * runs, 0)

@@ -70,12 +70,14 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   check.keys(config, defaults(), where="experiments/drivers/prune_llm.py")
   cells = dict(_plan(config))
   with workdir_lib.locked(workdir) as path:
-    workdir_lib.admit(path, calling.plain(config), free=_FREE)
+    workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
     model = calling.call("model", load.MODELS, config.model)
     task = tasks.make(model, config.task)
     with progress_lib.bar() as progress:
       file = path / "cells" / "dense.json"
-      dense = workdir_lib.kept(file, lambda: tasks.evaluate(model, task))
+      dense = workdir_lib.read_or_make(
+        file, lambda: tasks.evaluate(model, task)
+      )
       measure = Measure(task.measure, task.lower_is_better)
       advance = progress("all cells", len(cells), 0)
       rows = []
@@ -134,5 +136,5 @@ def _row(config, path, model, task, cell, options, progress, measure) -> Row:
       return tasks.evaluate(pruned, task)
 
     file = path / "cells" / f"{cell.folder}-{seed}.json"
-    results[seed] = workdir_lib.kept(file, make)
+    results[seed] = workdir_lib.read_or_make(file, make)
   return llm.row(cell, results, measure)

@@ -70,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     workdir_lib.locked(workdir) as path,
     progress_lib.bar() as progress,
   ):
-    workdir_lib.admit(path, calling.plain(config), free=_FREE)
+    workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
     source = _source(config, Path(workdir))
     model = functools.cache(lambda: calling.call("model", load.MODELS, source))
     task = functools.cache(lambda: tasks.make(model(), config.base.task))
@@ -123,7 +123,7 @@ def _plan(config, workdir: Path) -> dict[Cell, list[tuple[Any, Path]]]:
         if method != NONE
       ]
   if config.dense:
-    finetune.check(_changed(config.base, config.dense))
+    finetune.check_config(_changed(config.base, config.dense))
   return planned
 
 
@@ -140,7 +140,7 @@ def _config(config, workdir: Path, cell: Cell, seed: int):
   one.model = {"name": "huggingface", "path": str(_folder(workdir, cell.base))}
   one.seed = seed
   one.name = f"{cell}, seed {seed}"
-  finetune.check(one)
+  finetune.check_config(one)
   return one, workdir / "runs" / f"{cell.folder}-{seed}"
 
 
@@ -166,7 +166,9 @@ def _dense(config, workdir: Path, model, task, progress) -> dict[str, Any]:
   """The dense model's numbers; it is tuned first, if that is wanted."""
   if not config.dense:
     file = workdir / "dense.json"
-    return workdir_lib.kept(file, lambda: tasks.evaluate(model(), task()))
+    return workdir_lib.read_or_make(
+      file, lambda: tasks.evaluate(model(), task())
+    )
   one = _changed(config.base, config.dense)
   one.name = f"{config.name}: dense"
   return finetune.train(one, workdir / "dense", progress=progress).metrics
@@ -183,7 +185,7 @@ def _pruned(config, workdir: Path, base: str, model, task, progress):
     huggingface.write_model(folder, pruned)
     return tasks.evaluate(pruned, task())
 
-  return workdir_lib.kept(folder.with_name(f"{folder.name}.json"), make)
+  return workdir_lib.read_or_make(folder.with_name(f"{folder.name}.json"), make)
 
 
 def _folder(workdir: Path, base: str) -> Path:

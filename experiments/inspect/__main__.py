@@ -30,8 +30,8 @@ def run(root: str, *, name: str | None = None, examples: int = 1000) -> None:
     UserError: If there is no finished run, or none of that name.
   """
   runs = finished.find(Path(root))
-  chosen = finished.chosen(runs, name)
-  leaders = evenly_spaced(finished.leaders_of(runs), measure.MOST_METHODS)
+  chosen = finished.select(runs, name)
+  leaders = evenly_spaced(finished.of_first_seeds(runs), measure.MOST_METHODS)
   groups = list(measure.comparable_groups(runs, leaders))
   profiled = list({one.name: one for one in (*leaders, chosen)}.values())
   with progress_lib.bar() as progress:

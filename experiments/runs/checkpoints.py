@@ -80,7 +80,7 @@ def save(manager: "ocp.CheckpointManager", step: int, state: Any) -> None:
   """
   import orbax.checkpoint as ocp
 
-  settle(manager)
+  wait(manager)
   try:
     manager.save(
       step,
@@ -93,7 +93,7 @@ def save(manager: "ocp.CheckpointManager", step: int, state: Any) -> None:
     raise _failed(manager, error) from None
 
 
-def settle(manager: "ocp.CheckpointManager") -> None:
+def wait(manager: "ocp.CheckpointManager") -> None:
   """Waits until what is being saved is on disk."""
   try:
     manager.wait_until_finished()
@@ -103,7 +103,7 @@ def settle(manager: "ocp.CheckpointManager") -> None:
 
 def latest(manager: "ocp.CheckpointManager") -> int | None:
   """Returns the newest complete checkpoint's step, None if there is none."""
-  settle(manager)
+  wait(manager)
   return manager.latest_step()
 
 

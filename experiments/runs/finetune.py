@@ -45,7 +45,7 @@ class Result(NamedTuple):
   history: list[dict[str, Any]]
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check_config(config: ml_collections.ConfigDict) -> None:
   """Checks a config before any work.
 
   Raises:
@@ -98,9 +98,9 @@ def train(
       directory, the disk, the model, the data, a loss that is not finite; and
       if the run was asked to stop, once it has saved.
   """
-  check(config)
+  check_config(config)
   with workdir_lib.locked(workdir) as path:
-    workdir_lib.admit(path, calling.plain(config))
+    workdir_lib.ensure_config(path, calling.plain(config))
     final = workdir_lib.finished(path)
     if final is None:
       final = _final_numbers(config, path, progress or progress_lib.untracked)
@@ -232,7 +232,7 @@ def _trained(
       evaluate=test,
       publish=lambda step: advance(step, note),
       save=save,
-      settle=functools.partial(checkpoints.settle, manager),
+      wait=functools.partial(checkpoints.wait, manager),
     )
     state, _ = loop.run(config, work, state, step, path=path, fresh=fresh)
   return state

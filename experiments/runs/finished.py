@@ -129,7 +129,7 @@ def natural(name: str) -> list[str | float]:
   return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def chosen(runs: Sequence[Run], name: str | None) -> Run:
+def select(runs: Sequence[Run], name: str | None) -> Run:
   """The run of a name; the last sparse one if None."""
   if name is None:
     return next((one for one in reversed(runs) if one.sparse), runs[-1])
@@ -139,7 +139,7 @@ def chosen(runs: Sequence[Run], name: str | None) -> Run:
   raise unknown("finished run", name, [one.name for one in runs])
 
 
-def leaders_of(runs: Sequence[Run]) -> list[Run]:
+def of_first_seeds(runs: Sequence[Run]) -> list[Run]:
   """A run of each method: the last stage of its first seed."""
   found = {}
   for one in runs:

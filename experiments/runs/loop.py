@@ -28,7 +28,7 @@ class Work(NamedTuple):
     evaluate: `(state, step) -> state`: tests and records.
     publish: `(step)`: writes records and shows progress.
     save: `(state, step)`: begins to save; what it returns is kept.
-    settle: `()`: waits until what was saved is on the disk.
+    wait: `()`: waits until what was saved is on the disk.
   """
 
   block: int
@@ -38,7 +38,7 @@ class Work(NamedTuple):
   evaluate: Callable[[State, int], State]
   publish: Callable[[int], None]
   save: Callable[[State, int], Any]
-  settle: Callable[[], None]
+  wait: Callable[[], None]
 
 
 def run(
@@ -103,9 +103,9 @@ def run(
       if number or to_save or step in keep_steps:
         saved = work.save(state, step)
       if number and step < config.steps:
-        work.settle()
+        work.wait()
         raise signals.stopped(path, step, config.steps, number)
-  work.settle()
+  work.wait()
   return state, saved
 
 

@@ -86,7 +86,7 @@ def train_levels(
     folder = seed.path / name
     with workdir_lib.storage(folder):
       folder.mkdir(exist_ok=True)
-    workdir_lib.admit(folder, branch)
+    workdir_lib.ensure_config(folder, branch)
     masks[name] = []
     last = dense
     for level in range(seed.config.levels + 1):

@@ -82,7 +82,9 @@ def train(
   check.training_run(config)
   program = programs.get(config)
   with workdir_lib.locked(workdir) as path:
-    workdir_lib.admit(path, calling.plain(config), free=("mode", "devices"))
+    workdir_lib.ensure_config(
+      path, calling.plain(config), free=("mode", "devices")
+    )
     with _checkpoints(config, path) as manager:
       state = _final_state(
         config,
@@ -119,7 +121,7 @@ def state_at(
     UserError: If there is no such checkpoint, or it is damaged.
   """
   with _checkpoints(config, Path(workdir).absolute()) as manager:
-    shapes = like(config, programs.get(config))
+    shapes = state_shapes(config, programs.get(config))
     return checkpoints.restore_step(manager, step, shapes)
 
 
@@ -133,7 +135,7 @@ def _checkpoints(
   )
 
 
-def like(config: ml_collections.ConfigDict, program: Programs) -> State:
+def state_shapes(config: ml_collections.ConfigDict, program: Programs) -> State:
   """The shapes and dtypes of a run's state."""
   try:
     return jax.eval_shape(
@@ -168,7 +170,7 @@ def _final_state(
   start: Callable[[Programs], State],
 ) -> State:
   """Returns the run's last state, on the host: restored, or else trained."""
-  shapes = like(config, program)
+  shapes = state_shapes(config, program)
   first, saved = checkpoints.restore(manager, shapes) or (-1, None)
   if first == config.steps:
     return saved
@@ -252,5 +254,5 @@ def _work(
     evaluate=evaluate,
     publish=publish,
     save=save,
-    settle=functools.partial(checkpoints.settle, manager),
+    wait=functools.partial(checkpoints.wait, manager),
   )

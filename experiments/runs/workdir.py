@@ -90,7 +90,7 @@ def storage(path: Path) -> Iterator[None]:
     ) from error
 
 
-def admit(
+def ensure_config(
   path: Path, config: Mapping[str, Any], *, free: Collection[str] = ()
 ) -> None:
   """Writes the config on the first start; afterwards, lets only it in.
@@ -180,7 +180,9 @@ def write_json(file: Path, value: Any) -> None:
     temporary.replace(file)
 
 
-def kept(file: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+def read_or_make(
+  file: Path, make: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
   """What a JSON file holds; what `make` returns is put there if there is none.
 
   Raises:

@@ -1,6 +1,6 @@
-"""Who does the runs of a sweep: processes here, one program, or Slurm.
+"""Launchers of a sweep: local processes, populations, Slurm.
 
-A launcher maps a `Task` to events: what becomes of each run, as it happens.
+A launcher maps a `Task` to events: when each run begins, finishes or fails.
 """
 
 import functools
@@ -8,10 +8,11 @@ import importlib.util
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 
 from experiments.config import grid
 from experiments.errors import UserError
@@ -20,19 +21,19 @@ from experiments.runs import workdir as workdir_lib
 from experiments.sweep import population, workers
 from experiments.sweep.workers import Event
 
-_PATIENCE = 60.0  # seconds, for somebody else to leave a run's directory
-_EVERY = 5.0  # seconds between two looks at Slurm
+_PATIENCE = 60.0  # seconds, for another process to leave a run's directory
+_EVERY = 5.0  # seconds between two queries of Slurm
 
 
 class Task(NamedTuple):
-  """What a launcher has to do.
+  """The runs that a launcher has to train, and how.
 
   Attributes:
     config: The config file, with its argument after a colon.
     root: The directory of all runs.
     left: The names of those that are not finished.
     jobs: How many at once; None leaves it to the launcher.
-    options: What the launcher takes besides.
+    options: Further options of the launcher.
   """
 
   config: str
@@ -43,12 +44,12 @@ class Task(NamedTuple):
 
 
 def log(root: pathlib.Path, name: str) -> pathlib.Path:
-  """Where what a run prints goes."""
+  """Returns the file that a run's output goes to."""
   return root / "logs" / f"{name}.txt"
 
 
 def option(text: str) -> tuple[str, int | str]:
-  """Reads KEY=VALUE, where whole numbers are numbers.
+  """Parses KEY=VALUE; whole numbers become ints.
 
   Raises:
     UserError: If there is no key or no value.
@@ -60,7 +61,7 @@ def option(text: str) -> tuple[str, int | str]:
 
 
 def local(task: Task) -> Iterator[Event | None]:
-  """Processes on this machine, each on cores of its own.
+  """Trains runs in processes on this machine, each on its own cores.
 
   As many at once as there are cores, unless `jobs` says otherwise.
   """
@@ -71,13 +72,13 @@ def local(task: Task) -> Iterator[Event | None]:
 
 
 def _one(config: str, root: pathlib.Path, name: str) -> None:
-  """Does one run in a worker, which has its plan at hand from then on."""
+  """Trains one run in a worker; `grid.plan` is cached there."""
   one = grid.plan(config)[name]
   _patiently(lambda: train.train(one, root / name))
 
 
 def populations(task: Task) -> Iterator[Event | None]:
-  """A process for each population, one after another, or `jobs` at once."""
+  """Trains each population in a process, `jobs` at once, by default one."""
   _without_options("population", task)
   work = functools.partial(_group, task.config, task.root)
   groups = {
@@ -95,12 +96,12 @@ def populations(task: Task) -> Iterator[Event | None]:
 
 
 @functools.cache
-def _groups(config):
+def _groups(config: str) -> dict[str, dict[str, ml_collections.ConfigDict]]:
   return population.groups(grid.plan(config))
 
 
-def _member(root, name, event) -> Event:
-  """What becomes of a run, from what becomes of its population."""
+def _member(root: pathlib.Path, name: str, event: Event) -> Event:
+  """Makes a run's event of its population's."""
   own = event._replace(name=name)
   if event.what == "begun":
     return own
@@ -111,7 +112,7 @@ def _member(root, name, event) -> Event:
 
 
 def _group(config: str, root: pathlib.Path, name: str) -> None:
-  """Does a population in a worker."""
+  """Trains a population in a worker."""
   if jax.config.jax_num_cpu_devices != cores():  # before there are any
     jax.config.update("jax_num_cpu_devices", cores())
   group = _groups(config)[name]
@@ -120,8 +121,8 @@ def _group(config: str, root: pathlib.Path, name: str) -> None:
     print(f"{member}: {why}", flush=True)
 
 
-def _patiently(work):
-  """Does what an earlier sweep, which saves just now, may still be in."""
+def _patiently(work: Callable[[], Any]) -> Any:
+  """Calls `work`; waits for an earlier sweep that still saves its runs."""
   end = time.monotonic() + _PATIENCE
   while True:
     try:
@@ -133,10 +134,10 @@ def _patiently(work):
 
 
 def slurm(task: Task) -> Iterator[Event | None]:
-  """An array of Slurm's jobs, one a run, at most `jobs` of them at once.
+  """Submits a Slurm array, one job a run, at most `jobs` of them at once.
 
-  Jobs go on when this process ends; the same command afterwards does what is
-  left. Options are submitit's, `slurm_partition` and `timeout_min` among them.
+  Jobs go on when this process ends; the same command later trains what is not
+  finished. Options are submitit's, such as `slurm_partition`, `timeout_min`.
   """
   if importlib.util.find_spec("submitit") is None:
     raise UserError(
@@ -160,7 +161,8 @@ def slurm(task: Task) -> Iterator[Event | None]:
   yield from _followed(task, jobs)
 
 
-def _followed(task: Task, jobs) -> Iterator[Event | None]:
+def _followed(task: Task, jobs: dict[str, Any]) -> Iterator[Event | None]:
+  """Yields the events of Slurm jobs, by run, until all have ended."""
   begun: dict[str, float] = {}
   while jobs:
     for name, job in list(jobs.items()):
@@ -183,7 +185,7 @@ def _followed(task: Task, jobs) -> Iterator[Event | None]:
       time.sleep(_EVERY)
 
 
-def _without_options(launcher, task):
+def _without_options(launcher: str, task: Task) -> None:
   if task.options:
     raise UserError(
       f"launcher {launcher} takes no options, got {dict(task.options)}"
@@ -191,7 +193,7 @@ def _without_options(launcher, task):
 
 
 def cores() -> int:
-  """How many this process may use."""
+  """Counts the cores that this process may use."""
   return len(os.sched_getaffinity(0))
 
 

@@ -6,10 +6,9 @@ devices. A CPU trains its members one after another within one loop; an
 accelerator trains its members at once, by `jax.vmap`. No step is a condition:
 which steps move masks is the same for all, and known to the host.
 
-Each member leaves the directory that experiments.runs.train leaves, and begins
-with
-the bits that it begins with there. Sums are made in another order from then on,
-so its numbers differ in rounding, which training makes larger.
+Each member leaves the directory that runs/train.py leaves, and begins with the
+bits that it begins with there. Sums are made in another order from then on, so
+its numbers differ in rounding, which training makes larger.
 """
 
 import contextlib
@@ -17,9 +16,9 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +37,13 @@ from experiments.runs import (
   train,
 )
 from experiments.runs import workdir as workdir_lib
-from experiments.runs.batches import open_source
-from experiments.runs.model import Batches, no_scores
+from experiments.runs.batches import Source, open_source
+from experiments.runs.model import Batches, Scores, no_scores
 from experiments.runs.recorder import Diverged, Recorder, check_state
-from experiments.runs.step import State, model_variables, no_sums
+from experiments.runs.step import State, Sums, model_variables, no_sums
+
+if TYPE_CHECKING:
+  import orbax.checkpoint as ocp
 
 _AXIS = "members"
 _MEMBERS, _ALL = PartitionSpec(_AXIS), PartitionSpec()
@@ -50,14 +52,14 @@ _MEMBERS, _ALL = PartitionSpec(_AXIS), PartitionSpec()
 def groups(
   planned: Mapping[str, ml_collections.ConfigDict],
 ) -> dict[str, dict[str, ml_collections.ConfigDict]]:
-  """Which runs can be members of one population.
+  """Groups the runs that can be members of one population.
 
   Args:
     planned: Configs by the names of runs.
 
   Returns:
-    The same, by the name of the population, which is a hash of what its
-    members share. A run that fits no population is alone, under its own name.
+    Configs by the names of runs, by the name of the population: a hash of what
+    its members share. A run that fits no population is alone, under its name.
   """
   found: dict[str, dict[str, ml_collections.ConfigDict]] = {}
   for name, config in planned.items():
@@ -65,7 +67,7 @@ def groups(
   return found
 
 
-def _group(name, config) -> str:
+def _group(name: str, config: ml_collections.ConfigDict) -> str:
   dataset = parts.dataset(config.data.to_dict())
   fits = config.mode == "masked" and config.devices == 1
   if not fits or dataset.train is None or config.keep_steps:
@@ -76,8 +78,8 @@ def _group(name, config) -> str:
   algorithm = algorithms.find(config.algorithm.name)
   if scope == "layer" and algorithm.budgets_in_state:
     differing.add("algorithm.sparsity")
-  told = grid.flat(config)
-  same = {k: None if k in parts.NUMBERS else v for k, v in told.items()}
+  flat = grid.flat(config)
+  same = {k: None if k in parts.NUMBERS else v for k, v in flat.items()}
   text = json.dumps({k: v for k, v in same.items() if k not in differing})
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -87,7 +89,7 @@ def run(
   group: Mapping[str, ml_collections.ConfigDict],
   root: Path,
 ) -> dict[str, str]:
-  """Trains what is left of a group, or goes on training it.
+  """Trains the runs of a group that are not finished, from where they are.
 
   Args:
     name: The population's.
@@ -113,7 +115,7 @@ def run(
         train.train(group[left[0]], root / left[0])
         continue
       # Others may have joined since it began: these come afterwards.
-      begun = workdir_lib.kept(
+      begun = workdir_lib.read_or_make(
         folder / "members.json", lambda left=left: {"members": left}
       )["members"]
       if lost := [n for n in begun if n not in group]:
@@ -123,26 +125,31 @@ def run(
           "that folder: what its other runs have learned is lost, and they "
           "begin anew."
         )
-      failed |= _trained({n: group[n] for n in begun}, folder, root)
+      failed |= _train({n: group[n] for n in begun}, folder, root)
       shutil.rmtree(folder / "checkpoints")
       (folder / "members.json").unlink()
   return failed
 
 
-def _trained(members, folder, root) -> dict[str, str]:
+def _train(
+  members: Mapping[str, ml_collections.ConfigDict], folder: Path, root: Path
+) -> dict[str, str]:
+  """Trains a population; returns by name why members have failed."""
   names = list(members)
   with contextlib.ExitStack() as stack:
     paths = []
     for name, config in members.items():
       path = stack.enter_context(workdir_lib.locked(root / name))
-      workdir_lib.admit(path, calling.plain(config), free=("mode", "devices"))
+      workdir_lib.ensure_config(
+        path, calling.plain(config), free=("mode", "devices")
+      )
       paths.append(path)
     manager = stack.enter_context(
       checkpoints.open_manager(folder / "checkpoints")
     )
     population = _Population(list(members.values()), paths, folder, manager)
-    host, failed = population.trained()
-    failed |= population.leave(host, failed)
+    host, failed = population.train()
+    failed |= population.finish_members(host, failed)
   return {names[i]: why for i, why in failed.items()}
 
 
@@ -169,22 +176,27 @@ _BATCHES = Batches(x=_ALL, y=_ALL, order=_MEMBERS, first=_ALL)
 
 @functools.lru_cache(maxsize=4)
 def _compiled(single: programs.Programs, mesh: Mesh) -> _Programs:
+  """Compiles the programs of one member for all that are on a mesh."""
   one_by_one = _one_by_one(mesh)
 
-  def each(function, *stacked):
-    """A function of every member that this device has."""
+  def each(function: Callable[..., Any], *stacked: Any) -> Any:
+    """Applies a function to every member that this device has."""
     if one_by_one:
       return lax.map(lambda xs: function(*xs), stacked)
     return jax.vmap(function)(*stacked)
 
-  def sharded(function, takes, gives):
+  def sharded(
+    function: Callable[..., Any], takes: tuple[Any, ...], gives: Any
+  ) -> Callable[..., Any]:
     return jax.shard_map(
       function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False
     )
 
-  def steps(many):
-    def stretch(state, batches, until, numbers):
-      def member(rest, order, numbers):
+  def steps(many: Callable[..., State]) -> Callable[..., State]:
+    def stretch(
+      state: State, batches: Batches, until: jax.Array, numbers: Any
+    ) -> State:
+      def member(rest: State, order: jax.Array, numbers: Any) -> State:
         own = batches._replace(order=order)
         new = many(rest._replace(step=state.step), own, until, numbers)
         return new._replace(step=None)
@@ -196,18 +208,20 @@ def _compiled(single: programs.Programs, mesh: Mesh) -> _Programs:
     takes = (_STATE, _BATCHES, _ALL, _MEMBERS)
     return jax.jit(sharded(stretch, takes, _STATE), donate_argnums=0)
 
-  def evaluate(state, x, y):
-    def member(rest):
+  def evaluate(state: State, x: jax.Array, y: jax.Array) -> Scores:
+    def member(rest: State) -> Scores:
       variables = model_variables(rest)
 
-      def add(scores, batch):
+      def add(
+        scores: Scores, batch: tuple[jax.Array, jax.Array]
+      ) -> tuple[Scores, None]:
         return single.evaluate(scores, variables, *batch), None
 
       return lax.scan(add, no_scores(), (x, y))[0]
 
     return each(member, state._replace(step=None))
 
-  def inspect(state):
+  def inspect(state: State) -> tuple[dict[str, Any], Any]:
     return each(single.inspect, state._replace(step=None))
 
   return _Programs(
@@ -223,7 +237,7 @@ class _Member(Recorder):
 
   failed = ""
 
-  def flush(self, *, keep=0):
+  def flush(self, *, keep: int = 0) -> None:
     try:
       if not self.failed:
         super().flush(keep=keep)
@@ -232,9 +246,23 @@ class _Member(Recorder):
 
 
 class _Population:
-  """The members, and what serves them all."""
+  """Members that train at once, and what they share."""
 
-  def __init__(self, configs, paths, folder, manager):
+  def __init__(
+    self,
+    configs: Sequence[ml_collections.ConfigDict],
+    paths: Sequence[Path],
+    folder: Path,
+    manager: "ocp.CheckpointManager",
+  ):
+    """Makes the programs.
+
+    Args:
+      configs: The members' configs.
+      paths: Their directories.
+      folder: The population's directory.
+      manager: Of its checkpoints.
+    """
     self.configs, self.paths = configs, paths
     self.folder, self.manager = folder, manager
     self.config = configs[0]
@@ -244,10 +272,10 @@ class _Population:
     self.padding = -len(configs) % len(devices)
     single = programs.get(self.config, products=True)
     self.program = _compiled(single, self.mesh)
-    self.shapes = train.like(self.config, single)
+    self.shapes = train.state_shapes(self.config, single)
 
-  def trained(self) -> tuple[State, dict[int, str]]:
-    """The last state, on the host, and why members have failed."""
+  def train(self) -> tuple[State, dict[int, str]]:
+    """Trains; returns the last state, on the host, and why members failed."""
     config, size = self.config, len(self.configs)
     like = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), self.shapes
@@ -256,7 +284,7 @@ class _Population:
     if step == config.steps:
       return host, {}
     fresh = host is None
-    state = self._placed(self._first() if fresh else host)
+    state = self._placed(self._first_states() if fresh else host)
     del host
     with self._recorders(after=step) as recorders:
       work = self._work(recorders, np.asarray(state.keys["data"])[:size])
@@ -328,11 +356,13 @@ class _Population:
       evaluate=evaluate,
       publish=publish,
       save=save,
-      settle=functools.partial(checkpoints.settle, self.manager),
+      wait=functools.partial(checkpoints.wait, self.manager),
     )
 
-  def leave(self, host: State, failed: Mapping[int, str]) -> dict[int, str]:
-    """Leaves each member what `train.train` leaves; why more have failed."""
+  def finish_members(
+    self, host: State, failed: Mapping[int, str]
+  ) -> dict[int, str]:
+    """Writes what `train.train` leaves of each; returns why others failed."""
     more = {}
     pairs = zip(self.configs, self.paths, strict=True)
     for i, (config, path) in enumerate(pairs):
@@ -346,13 +376,13 @@ class _Population:
         continue
       with checkpoints.open_manager(path / "checkpoints") as manager:
         checkpoints.save(manager, config.steps, state)
-        checkpoints.settle(manager)
+        checkpoints.wait(manager)
       final = metrics.last_test(metrics.read(path))
       workdir_lib.finish(path, config.steps, final)
     return more
 
-  def _first(self) -> State:
-    """The state that each begins with by itself."""
+  def _first_states(self) -> State:
+    """Stacks the states that each begins with by itself."""
     usual = grid.flat(self.config)
     states = []
     for config in self.configs:
@@ -365,7 +395,7 @@ class _Population:
     return stacked._replace(step=np.asarray(states[0].step))
 
   @contextlib.contextmanager
-  def _recorders(self, *, after):
+  def _recorders(self, *, after: int) -> Iterator[list[_Member]]:
     with contextlib.ExitStack() as stack:
       writers = [
         metrics.writer(path, after=after, tensorboard=config.tensorboard)
@@ -380,17 +410,17 @@ class _Population:
         for writer in writers
       ]
 
-  def _numbers(self):
-    """What members have of `build.NUMBERS`, by key."""
-    told = [grid.flat(one) for one in self.configs]
+  def _numbers(self) -> dict[str, jax.Array]:
+    """Stacks the members' values of `parts.NUMBERS`, by key."""
+    flat = [grid.flat(one) for one in self.configs]
     numbers = {
-      key: np.array([one[key] for one in told], np.float32)
+      key: np.array([one[key] for one in flat], np.float32)
       for key in parts.NUMBERS
-      if key in told[0]
+      if key in flat[0]
     }
     return self._put(self._padded(numbers), _MEMBERS)
 
-  def _no_sums(self):
+  def _no_sums(self) -> Sums:
     size = len(self.configs) + self.padding
     sums = jax.tree.map(
       lambda x: np.broadcast_to(x, (size, *x.shape)),
@@ -398,8 +428,13 @@ class _Population:
     )
     return self._put(sums, _MEMBERS)
 
-  def _batches(self, sources, examples, step):
-    """The examples, on every device, and each member's order of them."""
+  def _batches(
+    self,
+    sources: Sequence[Source],
+    examples: tuple[jax.Array, jax.Array],
+    step: int,
+  ) -> Batches:
+    """Puts each member's order of the examples on its device."""
     own = [one.batches(step) for one in sources]
     order = self._padded(np.stack(jax.device_get([b.order for b in own])))
     x, y = examples
@@ -407,13 +442,13 @@ class _Population:
       x, y, self._put(order, _MEMBERS), self._put(own[0].first, _ALL)
     )
 
-  def _padded(self, tree):
-    def leaf(x):
+  def _padded(self, tree: Any) -> Any:
+    def leaf(x: np.ndarray) -> np.ndarray:
       return np.concatenate([x, np.repeat(x[-1:], self.padding, 0)])
 
     return jax.tree.map(leaf, tree)
 
-  def _put(self, tree, spec):
+  def _put(self, tree: Any, spec: PartitionSpec) -> Any:
     return jax.device_put(tree, NamedSharding(self.mesh, spec))
 
   def _placed(self, host: State) -> State:

@@ -1,4 +1,4 @@
-"""Processes that do one piece of work after another, each on its own cores.
+"""Processes that take pieces of work in turn, each on its own cores.
 
 A piece that fails, or kills its process, does not stop the others. What a piece
 prints goes to its own file.
@@ -22,7 +22,7 @@ _PATIENCE = 60.0  # seconds, for a piece to save what it has when it is stopped
 
 
 class Event(NamedTuple):
-  """What has happened to a piece of work.
+  """A change in the state of a piece of work.
 
   Attributes:
     name: The piece.
@@ -38,7 +38,7 @@ class Event(NamedTuple):
 
 
 def cores_of(jobs: int) -> list[set[int]]:
-  """The cores that each of some jobs has: as equal shares as can be.
+  """Shares out this process's cores among jobs, as equally as possible.
 
   Args:
     jobs: How many run at once; with more than there are cores they share.
@@ -56,12 +56,12 @@ def run(
   jobs: int,
   every: float = 1.0,
 ) -> Iterator[Event | None]:
-  """Does all pieces, and tells what becomes of them.
+  """Runs all pieces, several at once, and yields their events.
 
   Args:
-    work: Does the piece of a name; a function that can be pickled.
-    pieces: By name, the file to which what it prints is added.
-    jobs: How many to do at once.
+    work: Runs the piece of a name; a function that can be pickled.
+    pieces: By name, the file that its output is appended to.
+    jobs: How many to run at once.
     every: Seconds.
 
   Yields:
@@ -88,14 +88,14 @@ def run(
 
 
 class _Worker:
-  """A process, and what it does now."""
+  """A process, and the piece that it works on."""
 
-  def __init__(self, work, cores):
+  def __init__(self, work: Callable[[str], Any], cores: set[int]):
     self.work, self.cores, self.name = work, cores, None
     self.process = self.connection = None
 
-  def begin(self, name, log):
-    """Gives it a piece; starts the process if there is none."""
+  def begin(self, name: str, log: pathlib.Path) -> Event:
+    """Sends it a piece; starts the process if there is none."""
     if self.process is None:
       context = multiprocessing.get_context("spawn")
       self.connection, other = context.Pipe()
@@ -108,8 +108,8 @@ class _Worker:
     self.connection.send((name, log))
     return Event(name, "begun")
 
-  def end(self):
-    """Takes what it has to say of its piece, or that it is dead."""
+  def end(self) -> Event:
+    """Receives how its piece has ended, or that the process has died."""
     name, self.name = self.name, None
     seconds = time.monotonic() - self.since
     try:
@@ -126,7 +126,7 @@ class _Worker:
       return Event(name, "failed", seconds, why)
     return Event(name, "finished", seconds)
 
-  def close(self):
+  def close(self) -> None:
     """Ends the process; one that is at work is asked to save first."""
     if self.process is None:
       return
@@ -139,10 +139,14 @@ class _Worker:
       self.process.join()
 
 
-def _serve(connection, work, cores):
-  """What a worker does, until nobody has anything for it."""
+def _serve(
+  connection: multiprocessing.connection.Connection,
+  work: Callable[[str], Any],
+  cores: set[int],
+) -> None:
+  """Runs in a worker: takes pieces until the connection is closed."""
   os.sched_setaffinity(0, cores)
-  threading.Thread(target=_outlive_nobody, daemon=True).start()
+  threading.Thread(target=_stop_with_parent, daemon=True).start()
   while True:
     try:
       name, log = connection.recv()
@@ -158,14 +162,14 @@ def _serve(connection, work, cores):
       return
 
 
-def _outlive_nobody():
-  """Asks this process to stop when that which began it is gone."""
+def _stop_with_parent() -> None:
+  """Sends this process SIGTERM when its parent has ended."""
   multiprocessing.parent_process().join()
   os.kill(os.getpid(), signal.SIGTERM)
 
 
 def done(work: Callable[[str], Any], name: str) -> str:
-  """Does a piece; what went wrong, if anything did."""
+  """Runs a piece; returns what went wrong, or an empty string."""
   try:
     work(name)
   except UserError as error:

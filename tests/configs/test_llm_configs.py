@@ -35,7 +35,7 @@ def test_every_variant_is_sound(name, arg, tmp_path):
       check.keys(config, prune_llm.defaults())
       assert list(prune_llm._plan(config))
     case "finetune":
-      run.check(config)
+      run.check_config(config)
     case "recovery":
       planned = recovery._plan(config, tmp_path)
       cells = [str(cell) for cell in planned]

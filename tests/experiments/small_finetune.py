@@ -39,5 +39,5 @@ def make(**changes) -> ml_collections.ConfigDict:
 def get_config() -> ml_collections.ConfigDict:
   """Makes a longer one, for processes to be killed in."""
   config = make(method=SEFT, optimizer=DELTAS, steps=100, eval_every=25)
-  finetune.check(config)
+  finetune.check_config(config)
   return config

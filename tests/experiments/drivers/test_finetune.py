@@ -159,7 +159,7 @@ def test_every_method_fits_a_config():
     options = {"rank": 2} if "spiel" in name or name == "seft" else {}
     optimizer = {"name": "none" if own else "adamw"}
     config = make(method={"name": name, **options}, optimizer=optimizer)
-    finetune.check(config)
+    finetune.check_config(config)
 
 
 def broken(n_of_m):

@@ -218,7 +218,7 @@ def test_masks_are_compared_where_one_thing_differs(sparse):
     for level in (1, 2, 3)
   ]
   dense = sparse._replace(tests=[{"density": 1.0}])
-  leaders = finished.leaders_of(runs)
+  leaders = finished.of_first_seeds(runs)
   assert [one.title for one in leaders] == [
     "a, level 3, seed 0", "b, level 3, seed 0"
   ]  # fmt: skip
@@ -235,7 +235,7 @@ def test_masks_are_compared_where_one_thing_differs(sparse):
     for name, each in zip(names, group, strict=True):
       assert name in (each.stage, str(each.seed))
       assert title in (f"seeds of {each.label}", f"{each.method}, seed 0")
-  assert finished.chosen([*runs, dense], None) is runs[-1]
+  assert finished.select([*runs, dense], None) is runs[-1]
 
 
 def test_overlap_over_steps_follows_from_the_counts():

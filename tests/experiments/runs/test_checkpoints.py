@@ -51,7 +51,7 @@ def fill(path, steps, keep=3, **kwargs):
   with manager(path, keep) as opened:
     for step in steps:
       checkpoints.save(opened, step, make(step, **kwargs))
-    checkpoints.settle(opened)
+    checkpoints.wait(opened)
 
 
 def restored(path, like=None):
@@ -87,7 +87,7 @@ def test_masks_are_saved_eight_to_a_byte(tmp_path):
   state = {"mask": mask, "dense": np.True_}
   with manager(tmp_path) as opened:
     checkpoints.save(opened, 1, state)
-    checkpoints.settle(opened)
+    checkpoints.wait(opened)
     raw = opened.restore(
       1, args=ocp.args.Composite(state=ocp.args.StandardRestore())
     )["state"]
@@ -102,7 +102,7 @@ def test_what_is_empty_stays_empty(tmp_path):
   state = {"a": np.zeros((2, 0), np.int32), "b": np.zeros((0, 3), bool)}
   with manager(tmp_path) as opened:
     checkpoints.save(opened, 1, state)
-    checkpoints.settle(opened)
+    checkpoints.wait(opened)
   _, back = restored(tmp_path, state)
   assert_same(back, state)
 
@@ -217,7 +217,7 @@ def test_another_structure_is_an_error_that_names_the_leaf(tmp_path):
 FILL = """
 import sys, time
 from pathlib import Path
-from tests.experiments import test_checkpoints as t
+from tests.experiments.runs import test_checkpoints as t
 with t.manager(Path(sys.argv[1])) as opened:
   for step in range(1, 10_000):
     t.checkpoints.save(opened, step, t.make(step))
@@ -243,13 +243,13 @@ def test_a_kill_during_a_save_keeps_the_one_before(tmp_path):
 
 FULL = """
 from pathlib import Path
-from tests.experiments import test_checkpoints as t
+from tests.experiments.runs import test_checkpoints as t
 path = Path("{path}")
 t.fill(path, [1])
 with t.manager(path) as opened:
   try:
     t.checkpoints.save(opened, 2, t.make(2, width=50_000))
-    t.checkpoints.settle(opened)
+    t.checkpoints.wait(opened)
   except t.UserError as error:
     print(error)
 print("left:", t.restored(path)[0])

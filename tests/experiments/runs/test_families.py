@@ -150,9 +150,9 @@ def test_a_stopped_run_ends_in_the_same_bits(name, finished, tmp_path):
     calls = []
 
     def save(manager, step, state):
-      train.checkpoints.settle(manager)
+      train.checkpoints.wait(manager)
       original(manager, step, state)
-      train.checkpoints.settle(manager)
+      train.checkpoints.wait(manager)
       calls.append(step)
       if step == 20:
         stop()

@@ -17,8 +17,8 @@ CONFIG = {"seed": 0, "optimizer": {"name": "sgd", "boundaries": (1, 2)}}
 
 
 def test_the_same_config_is_let_in_again(tmp_path):
-  workdir.admit(tmp_path, CONFIG)
-  workdir.admit(tmp_path, CONFIG)
+  workdir.ensure_config(tmp_path, CONFIG)
+  workdir.ensure_config(tmp_path, CONFIG)
   head = json.loads((tmp_path / "config.json").read_text())
   assert head["config"]["optimizer"]["boundaries"] == [1, 2]
   assert head["sparsejax"] == workdir.VERSION
@@ -26,11 +26,11 @@ def test_the_same_config_is_let_in_again(tmp_path):
 
 
 def test_another_config_is_refused_with_the_difference(tmp_path):
-  workdir.admit(tmp_path, CONFIG)
+  workdir.ensure_config(tmp_path, CONFIG)
   before = (tmp_path / "config.json").read_text()
   other = {"optimizer": {"name": "adam", "boundaries": (1, 2)}, "new": 0.5}
   with pytest.raises(UserError) as error:
-    workdir.admit(tmp_path, other)
+    workdir.ensure_config(tmp_path, other)
   message = str(error.value)
   assert 'optimizer.name: "sgd" -> "adam"' in message
   assert "seed: 0 -> (not set)" in message
@@ -40,32 +40,32 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
 
 
 def test_what_is_free_may_change(tmp_path):
-  workdir.admit(tmp_path, CONFIG, free=("seed",))
-  workdir.admit(tmp_path, {**CONFIG, "seed": 1}, free=("seed",))
+  workdir.ensure_config(tmp_path, CONFIG, free=("seed",))
+  workdir.ensure_config(tmp_path, {**CONFIG, "seed": 1}, free=("seed",))
   saved = json.loads((tmp_path / "config.json").read_text())
   assert saved["config"]["seed"] == 1
   other = {"seed": 2, "optimizer": {"name": "adam", "boundaries": (1, 2)}}
   with pytest.raises(UserError) as error:
-    workdir.admit(tmp_path, other, free=("seed",))
+    workdir.ensure_config(tmp_path, other, free=("seed",))
   assert "optimizer.name" in str(error.value)
   assert "seed:" not in str(error.value)
 
 
 def test_a_config_of_another_format_is_refused(tmp_path):
-  workdir.admit(tmp_path, CONFIG)
+  workdir.ensure_config(tmp_path, CONFIG)
   file = tmp_path / "config.json"
   head = json.loads(file.read_text()) | {"format": 99, "sparsejax": "7.0"}
   file.write_text(json.dumps(head))
   with pytest.raises(UserError, match=r"another version: format 99 .* 7\.0"):
-    workdir.admit(tmp_path, CONFIG)
+    workdir.ensure_config(tmp_path, CONFIG)
 
 
 def test_another_release_is_let_in_with_a_warning(tmp_path, caplog):
-  workdir.admit(tmp_path, CONFIG)
+  workdir.ensure_config(tmp_path, CONFIG)
   file = tmp_path / "config.json"
   head = json.loads(file.read_text()) | {"sparsejax": "7.0"}
   file.write_text(json.dumps(head))
-  workdir.admit(tmp_path, CONFIG)
+  workdir.ensure_config(tmp_path, CONFIG)
   assert "begun by sparsejax 7.0" in caplog.text
 
 
@@ -73,7 +73,7 @@ def test_another_release_is_let_in_with_a_warning(tmp_path, caplog):
 def test_a_broken_config_is_refused(tmp_path, text):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(UserError, match=r"config\.json"):
-    workdir.admit(tmp_path, CONFIG)
+    workdir.ensure_config(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_a_broken_config_is_refused(tmp_path, text):
 def test_an_incomplete_config_is_refused(tmp_path, text):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(UserError, match=r"config\.json"):
-    workdir.admit(tmp_path, CONFIG)
+    workdir.ensure_config(tmp_path, CONFIG)
 
 
 def test_a_run_without_its_config_is_refused(tmp_path):
   (tmp_path / "metrics.jsonl").touch()
   with pytest.raises(UserError, match=r"no config\.json"):
-    workdir.admit(tmp_path, CONFIG)
+    workdir.ensure_config(tmp_path, CONFIG)
 
 
 def test_a_second_owner_is_refused_and_told_of_the_first(tmp_path):
@@ -105,7 +105,7 @@ def test_a_second_owner_is_refused_and_told_of_the_first(tmp_path):
 
 HOLD = """
 import sys, time
-from experiments import workdir
+from experiments.runs import workdir
 with workdir.locked(sys.argv[1]):
   print("in", flush=True)
   time.sleep(60)

@@ -41,7 +41,7 @@ def run(planned, root):
 
 def state_of(root, name, config):
   with_manager = checkpoints.open_manager(root / name / "checkpoints")
-  like = train.like(config, population.programs.get(config))
+  like = train.state_shapes(config, population.programs.get(config))
   step, state = checkpoints.restore(with_manager, like)
   with_manager.close()
   assert step == config.steps
