@@ -132,5 +132,27 @@ def attached(grads: PyTree, found: PyTree | None) -> PyTree:
   )
 
 
+def check_same_step(
+  update_masks: Hashable, probed: bool, where: str = ""
+) -> None:
+  """Refuses gradients that are not of the step that an update is for.
+
+  Args:
+    update_masks: What the update is told.
+    probed: Whether the gradients hold what probes have read.
+    where: The leaf's key path and a colon, if it is one leaf's fault.
+
+  Raises:
+    ValueError: If they do and it moves nothing, or the other way round.
+  """
+  if bool(update_masks) != probed:
+    step = "a step that moves masks" if probed else "an ordinary step"
+    raise ValueError(
+      f"{where}got update_masks={update_masks} with gradients of {step}, "
+      "wanted those of sparsejax.value_and_grad(loss, tx)(..., "
+      f"update_masks={update_masks})"
+    )
+
+
 def _is_probe(x: Any) -> bool:
   return isinstance(x, Probe)

@@ -89,3 +89,23 @@ def each(function: Callable[..., Any], *, ndim: int = 2) -> Callable[..., Any]:
     return jax.lax.map(lambda xs: stacked(*xs), (first, *others))
 
   return stacked
+
+
+def aligned(
+  tree: Any, *others: Any, is_leaf: Callable[[Any], bool]
+) -> tuple[list[tuple], Any]:
+  """Lines trees up with one whose leaves are nodes.
+
+  Args:
+    tree: The tree.
+    *others: Trees of its structure, or deeper ones.
+    is_leaf: What is a leaf of `tree`.
+
+  Returns:
+    A row for each leaf: its path, the leaf, what each other tree has there; and
+    the tree's definition.
+  """
+  flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+  columns = [treedef.flatten_up_to(other) for other in others]
+  rows = zip(flat, *columns, strict=True)
+  return [(path, leaf, *more) for (path, leaf), *more in rows], treedef

@@ -55,31 +55,6 @@ class Delta:
     )
 
 
-@node("values", "indices", static=("sizes",))
-class Packed:
-  """A matrix of which only the non-zeros exist, all of them trained.
-
-  Attributes:
-    values: [..., nnz], any float dtype.
-    indices: int32[..., nnz], ascending places in the flat matrix; those of
-      unused values are out of range.
-    sizes: (in, out).
-  """
-
-  values: jax.Array
-  indices: jax.Array
-  sizes: tuple[int, int]
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """The shape of the matrix."""
-    return (*self.values.shape[:-1], *self.sizes)
-
-  def matmul(self, x: jax.Array) -> jax.Array:
-    """`x [..., in]` times the matrix, in the dtype of x."""
-    return _packed(self.sizes, x, self.values, self.indices)
-
-
 @node("base", "down", "up", static=("scale",))
 class LowRank:
   """A frozen matrix and a low-rank one beside it: base + scale x down @ up.
@@ -187,8 +162,13 @@ def scatter(
   return flat.reshape(matrix.shape)
 
 
-def _gradient(x, g):
-  """The dense gradient [in, out], in float32."""
+def dense_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+  """Computes x^T g, the gradient [in, out] of a matrix, in float32.
+
+  Args:
+    x: [..., in], what it was multiplied by.
+    g: [..., out], the gradient of the product.
+  """
   x, g = (a.reshape(-1, a.shape[-1]) for a in (x, g))
   return jax.lax.dot_general(
     x, g, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
@@ -199,13 +179,14 @@ def _read_gradient(x, g, indices):
   """The dense gradient at flat places; 0 where out of range."""
   rows, columns = x.shape[-1], g.shape[-1]
   if rows <= columns:
-    return gather(_gradient(x, g), indices)
+    return gather(dense_gradient(x, g), indices)
   # A tall product takes XLA's CPU backend longer than its transpose.
   row, column = jnp.divmod(indices, columns)
-  return _gradient(g, x).at[column, row].get(mode="fill", fill_value=0)
+  return dense_gradient(g, x).at[column, row].get(mode="fill", fill_value=0)
 
 
-def _gradient_of_x(g, matrix):
+def gradient_of_input(g: jax.Array, matrix: jax.Array) -> jax.Array:
+  """Computes g W^T, [..., in], of g's dtype."""
   return g @ matrix.astype(g.dtype).T
 
 
@@ -222,7 +203,7 @@ def _tapped_forward(x, base, deltas, indices):
 def _tapped_backward(saved, g):
   x, base, indices = saved
   deltas = _read_gradient(x, g, indices)
-  return _gradient_of_x(g, base), None, deltas, None
+  return gradient_of_input(g, base), None, deltas, None
 
 
 _tapped.defvjp(_tapped_forward, _tapped_backward)
@@ -241,38 +222,10 @@ def _probed_forward(read, x, base, deltas, indices, zeros, operands):
 
 def _probed_backward(read, saved, g):
   x, base, indices, operands = saved
-  dense = _gradient(x, g)
+  dense = dense_gradient(x, g)
   deltas = gather(dense, indices)
   found = read(dense, base, operands)
-  return _gradient_of_x(g, base), None, deltas, None, found, None
+  return gradient_of_input(g, base), None, deltas, None, found, None
 
 
 _probed.defvjp(_probed_forward, _probed_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _packed(sizes, x, values, indices):
-  return x @ unpacked(sizes, values, indices).astype(x.dtype)
-
-
-def _packed_forward(sizes, x, values, indices):
-  return _packed(sizes, x, values, indices), (x, values, indices)
-
-
-def _packed_backward(sizes, saved, g):
-  x, values, indices = saved
-  matrix = unpacked(sizes, values, indices)
-  gathered = gather(_gradient(x, g), indices).astype(values.dtype)
-  return _gradient_of_x(g, matrix), gathered, None
-
-
-_packed.defvjp(_packed_forward, _packed_backward)
-
-
-def unpacked(
-  sizes: tuple[int, int], values: jax.Array, indices: jax.Array
-) -> jax.Array:
-  """The dense matrix [in, out] of non-zeros [nnz] at ascending flat places."""
-  flat = jnp.zeros(sizes[0] * sizes[1], values.dtype)
-  flat = flat.at[indices].set(values, mode="drop", indices_are_sorted=True)
-  return flat.reshape(sizes)

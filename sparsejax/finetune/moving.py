@@ -16,6 +16,7 @@ from sparsejax.finetune import slots as support
 from sparsejax.finetune.matrices import gather
 from sparsejax.finetune.optimizers import Seeds
 from sparsejax.finetune.slots import Candidates, Slots, Swap
+from sparsejax.gradients import check_same_step
 from sparsejax.keys import wrapped
 from sparsejax.nodes import Probe
 
@@ -186,12 +187,7 @@ class GradientEvolution(NamedTuple):
   ) -> tuple[Harvest, jax.Array]:
     """Adds what a step has read off; gradients stay as they are."""
     del slots
-    if bool(phase) != (found is not None):
-      step = "an ordinary step" if found is None else "a step that moves places"
-      raise ValueError(
-        f"got update_masks={phase} with gradients of {step}, wanted those of "
-        f"sparsejax.value_and_grad(loss, tx)(..., update_masks={phase})"
-      )
+    check_same_step(phase, found is not None)
     if not phase:
       return harvest, gradients
 

@@ -5,6 +5,7 @@ params: deltas, factors, non-zeros, or a whole array. What they belong to
 travels in the optimizer state.
 """
 
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ from sparsejax.finetune.moving import Phase
 from sparsejax.finetune.protocols import Begin, Evolution
 from sparsejax.gradients import Gradient
 from sparsejax.masks import PyTree, is_hole, path_name
+from sparsejax.nodes import aligned
 from sparsejax.transform import step as steps
 
 HOLE = optax.MaskedNode()
@@ -314,15 +316,7 @@ def _moved(evolution, inner, state, values):
   return state, kept
 
 
-def _aligned(tree, *others):
-  """Rows (path, leaf, what others have there), of a tree that may have holes.
-
-  And the tree's definition, of which holes are leaves.
-  """
-  flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_hole)
-  columns = [treedef.flatten_up_to(other) for other in others]
-  rows = zip(flat, *columns, strict=True)
-  return [(path, leaf, *more) for (path, leaf), *more in rows], treedef
+_aligned = functools.partial(aligned, is_leaf=is_hole)
 
 
 def _never(step):

@@ -4,6 +4,8 @@ The non-zeros are all there is of a matrix: it is made dense within one layer,
 for one moment, and gradients and optimizer state are of its non-zeros.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +13,16 @@ import optax
 
 from sparsejax import distributions
 from sparsejax.distributions import Prunable
-from sparsejax.finetune.matrices import Packed, unpacked
+from sparsejax.finetune.matrices import dense_gradient, gradient_of_input
 from sparsejax.finetune.transform import HOLE, FineTuning, fine_tune
 from sparsejax.masks import places
 from sparsejax.nodes import each, node
+from sparsejax.packed import Flat, Packed, matmul
 
 
 @node("indices", static=("sizes",))
-class Places:
-  """Where the non-zeros of a matrix are.
+class Places(Flat):
+  """Where the non-zeros of a matrix are, and the `protocols.Part` of them.
 
   Attributes:
     indices: int32[..., nnz], ascending, in the flat matrix; in * out at the
@@ -27,24 +30,58 @@ class Places:
     sizes: (in, out).
   """
 
-  indices: jax.Array
-  sizes: tuple[int, int]
+  def expand(self, values: jax.Array) -> jax.Array:
+    """Scatters values [..., nnz] into zeros [..., in, out]."""
+
+    def one(values: jax.Array, indices: jax.Array) -> jax.Array:
+      flat = jnp.zeros(math.prod(self.sizes), values.dtype)
+      flat = flat.at[indices].set(values, mode="drop", indices_are_sorted=True)
+      return flat.reshape(self.sizes)
+
+    return each(one, ndim=1)(values, self.indices)
+
+  def product(self, x: jax.Array, packed: Packed) -> jax.Array:
+    """Multiplies `x [..., in]` by the matrix; sums its gradient in float32.
+
+    Models scan over layers, so that one matrix is dense at a time; the loops of
+    `packed.matmul.dense_product` are not needed.
+    """
+    return _product(x, packed)
 
   def matrix(self, base, values, probe=None) -> Packed:
-    """What stands for the matrix in the forward pass."""
+    """Makes what stands for the matrix in the forward pass."""
     del base, probe
-    return Packed(values, self.indices, self.sizes)
+    return Packed(values, self)
 
   def merged(self, base, values) -> jax.Array:
-    """The matrix itself."""
+    """Makes the dense matrices [..., in, out]."""
     del base
-    fill = each(lambda _, v, i: unpacked(self.sizes, v, i))
-    return fill(jnp.zeros((*values.shape[:-1], 1, 1)), values, self.indices)
+    return self.expand(values)
 
   def rebased(self, base, values):
-    """The base, which is a hole."""
+    """Returns the base, which is a hole."""
     del values
     return base
+
+
+@jax.custom_vjp
+def _product(x, packed):
+  return x @ packed.structure.expand(packed.values).astype(x.dtype)
+
+
+def _product_forward(x, packed):
+  return _product(x, packed), (x, packed)
+
+
+def _product_backward(saved, g):
+  x, packed = saved
+  matrix = packed.structure.expand(packed.values)
+  gathered = packed.structure.gather(dense_gradient(x, g))
+  gathered = gathered.astype(packed.values.dtype)
+  return gradient_of_input(g, matrix), matmul.cotangent(packed, gathered, None)
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def fixed(

@@ -1,14 +1,12 @@
 """Whole trainings on packed arrays: the same algorithms, the same masks."""
 
 from sparsejax.gradients import value_and_grad
-from sparsejax.modes.training import (
-  PackedTransformation,
-  kernels,
-  packed,
-  trimmed,
-)
+from sparsejax.modes.packing import trimmed
+from sparsejax.modes.state import PackedState
+from sparsejax.modes.training import PackedTransformation, kernels, packed
 
 __all__ = [
+  "PackedState",
   "PackedTransformation",
   "kernels",
   "packed",

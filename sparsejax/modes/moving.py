@@ -14,8 +14,7 @@ import numpy as np
 import optax
 
 from sparsejax import keys
-from sparsejax.gradients import Gradient
-from sparsejax.masks import PyTree, is_hole, path_name
+from sparsejax.masks import PyTree, is_hole
 from sparsejax.modes import slots
 from sparsejax.modes.state import PackedState
 from sparsejax.nodes import Probe, node
@@ -42,7 +41,7 @@ class Found(NamedTuple):
 
 
 @node("values")
-class Instead:
+class Replacement:
   """An update that takes the place of params instead of being added to them.
 
   Slots change their places when masks move, and no sum gives other values
@@ -68,7 +67,7 @@ def probes(
   if not update_masks:
     return None
   mask_state = state.mask_state
-  rows, treedef = slots.rows(mask_state.masks, values)
+  rows, treedef = slots.aligned(mask_state.masks, values)
   shapes = [
     jax.ShapeDtypeStruct(v.shape if s is None else s.sizes, v.dtype)
     for _, s, v in rows
@@ -152,20 +151,13 @@ def moved(
 ) -> tuple[PyTree, PackedState]:
   """A step in which masks move."""
   mask_state = state.mask_state
-  rows, treedef = slots.rows(mask_state.masks, values, grads)
+  masks = mask_state.masks
+  rows, treedef = slots.aligned(masks, masks, values, grads)
   refused, after = mask_state.refused, []
-  for (path, structure, v, g), mask in zip(
-    rows, slots.leaves(mask_state.masks), strict=True
-  ):
+  for path, structure, mask, v, g in rows:
     if structure is None:
       after.append((mask, v, g, None))
       continue
-    if not isinstance(g, Gradient):
-      raise ValueError(
-        f"{path_name(path)}: got update_masks=True with gradients of values "
-        "only, wanted those of sparsejax.value_and_grad(loss, tx)(..., "
-        "update_masks=True), which hold what masks move by"
-      )
     # One leaf after the other, for what is dense in between.
     move, refused = materialised(
       functools.partial(_move, recipe, mask_state, path=path),
@@ -174,19 +166,19 @@ def moved(
     after.append((move.new, move.values, move.gradient, move))
   structure, v, g, moves = map(treedef.unflatten, zip(*after, strict=True))
   inner_state = _moved_moments(recipe, mask_state, state.inner_state, moves)
-  v, g = slots.raised(v, structure), slots.raised(g, structure)
+  v, g = slots.with_axes(v, structure), slots.with_axes(g, structure)
   updates, stepped = recipe.inner.update(g, inner_state, v, **extra)
   if not recipe.step_on_update:
     updates, stepped = step.instead(
       True, recipe.inner, inner_state, stepped, updates, v
     )
-  v = slots.lowered(v, structure)
-  updates = slots.lowered(updates, structure)
+  v = slots.without_axes(v, structure)
+  updates = slots.without_axes(updates, structure)
   updates = step.towards(updates, v, slots.used(structure), v)
   after = optax.apply_updates(v, updates)
   updates = treedef.unflatten(
-    u if s is None else Instead(a)
-    for _, s, u, a in slots.rows(structure, updates, after)[0]
+    u if s is None else Replacement(a)
+    for _, s, u, a in slots.aligned(structure, updates, after)[0]
   )
   mask_state = mask_state._replace(masks=structure, refused=refused)
   return updates, PackedState(step.counted(mask_state), stepped)
@@ -207,10 +199,10 @@ def _move(recipe, mask_state, refused, old, values, grads, *, path):
   if recipe.grown_values is not jax.nn.initializers.zeros:
     key = keys.of_grown(mask_state.key, mask_state.count, path)
     first = new.gather(recipe.grown_values(key, old.sizes, values.dtype))
-  moved = jnp.where(source < 0, first, values[source])
+  values = jnp.where(source < 0, first, values[source])
   gradient = jnp.where(good, found.gradient, 0).astype(values.dtype)
   refused += jnp.where(good, found.refused.astype(jnp.int32), 1)
-  return _Move(new, source, moved, gradient, new.used()), refused
+  return _Move(new, source, values, gradient, new.used()), refused
 
 
 def _moved_moments(recipe, mask_state, inner_state, moves):

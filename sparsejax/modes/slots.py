@@ -6,32 +6,38 @@ from typing import Any
 import jax
 import optax
 
+from sparsejax import nodes
 from sparsejax.masks import PyTree, is_hole
-from sparsejax.packed import is_structure
+from sparsejax.packed import Structure, is_structure
 
 
-def leaves(structure: PyTree) -> list[Any]:
-  """Its leaves: structures, holes, and masks of dense leaves."""
-  return jax.tree.leaves(
-    structure, is_leaf=lambda x: is_structure(x) or is_hole(x)
+def aligned(structure: PyTree, *trees: PyTree) -> tuple[list[tuple], Any]:
+  """Lines trees up with a tree of structures.
+
+  Args:
+    structure: Structures, holes, and masks of dense leaves.
+    *trees: Trees of that structure, or deeper ones.
+
+  Returns:
+    A row for each leaf: its path, its structure or None, what each tree has
+    there; and the tree's definition.
+  """
+  rows, treedef = nodes.aligned(
+    structure, *trees, is_leaf=lambda x: is_structure(x) or is_hole(x)
   )
+  return [
+    (path, s if is_structure(s) else None, *more) for path, s, *more in rows
+  ], treedef
 
 
-def rows(structure: PyTree, *trees: PyTree):
-  """A row for each leaf: its path, its structure or None, what trees have."""
-  flat, treedef = jax.tree_util.tree_flatten_with_path(
-    structure, is_leaf=lambda x: is_structure(x) or is_hole(x)
-  )
-  columns = [treedef.flatten_up_to(tree) for tree in trees]
-  found = [
-    (path, s if is_structure(s) else None, *more)
-    for (path, s), *more in zip(flat, *columns, strict=True)
-  ]
-  return found, treedef
+def _map(change: Callable[..., Any], structure: PyTree, tree: PyTree) -> PyTree:
+  """A tree with `change(structure, leaf)` in place of packed leaves."""
+  rows, treedef = aligned(structure, tree)
+  return treedef.unflatten(x if s is None else change(s, x) for _, s, x in rows)
 
 
 def used(structure: PyTree) -> PyTree:
-  """Masks of the values: which slots are used."""
+  """Makes masks of the values: which slots are used."""
   return jax.tree.map(
     lambda s: s.used() if is_structure(s) else s,
     structure,
@@ -40,46 +46,36 @@ def used(structure: PyTree) -> PyTree:
 
 
 def gathered(structure: PyTree, params: PyTree) -> PyTree:
-  """The values of params."""
-  found, treedef = rows(structure, params)
-  gather = jax.jit(lambda s, p: s.gather(p))
-  return treedef.unflatten(
-    p if s is None else gather(s, p) for _, s, p in found
-  )
+  """Gathers the values [slots] of params."""
+  return _map(jax.jit(lambda s, p: s.gather(p)), structure, params)
 
 
 # The inner optimizer sees values with as many axes as the array has, for rules
 # such as that of weight decay on matrices only.
 
 
-def raise_(structure: Any, values: jax.Array) -> jax.Array:
-  """Values with as many axes as the array has."""
+def as_array_axes(structure: Structure, values: jax.Array) -> jax.Array:
+  """Reshapes values [slots] to [1, ..., slots], as many axes as the array's."""
   return values.reshape((1,) * (len(structure.sizes) - 1) + values.shape)
 
 
-def raised(tree: PyTree, structure: PyTree) -> PyTree:
-  """A tree of values, likewise: what the inner optimizer sees."""
-  found, treedef = rows(structure, tree)
-  return treedef.unflatten(
-    x if s is None else raise_(s, x) for _, s, x in found
-  )
+def with_axes(tree: PyTree, structure: PyTree) -> PyTree:
+  """Reshapes a tree of values [slots] to what the inner optimizer sees."""
+  return _map(as_array_axes, structure, tree)
 
 
-def lowered(tree: PyTree, structure: PyTree) -> PyTree:
-  """The same with values [slots]."""
-  found, treedef = rows(structure, tree)
-  return treedef.unflatten(
-    x if s is None else x.reshape(-1) for _, s, x in found
-  )
+def without_axes(tree: PyTree, structure: PyTree) -> PyTree:
+  """Undoes `with_axes`."""
+  return _map(lambda s, x: x.reshape(-1), structure, tree)
 
 
-def moments(
+def map_moments(
+  change: Callable[[Structure, jax.Array], jax.Array],
   inner: optax.GradientTransformation,
   inner_state: Any,
   structure: PyTree,
-  change: Callable[[Any, jax.Array], jax.Array],
 ) -> Any:
-  """The inner state with `change(structure, moment)` in place of moments."""
+  """Puts `change(structure, moment)` in place of packed leaves' moments."""
 
   def leaf(moment, s):
     if is_hole(moment) or not is_structure(s) or moment.ndim == 0:

@@ -9,7 +9,6 @@ back. `sparsejax.matmul` multiplies by a packed matrix; see also
 
 from sparsejax.packed.arrays import (
   Packed,
-  check,
   is_packed,
   is_structure,
   join,
@@ -22,18 +21,17 @@ from sparsejax.packed.formats import (
   Bits,
   FanIn,
   Flat,
-  Format,
-  NOfM,
   Rows,
-  Structure,
   bits,
   fan_in,
   fitting,
   flat,
-  n_of_m,
   rows,
   stacked,
 )
+from sparsejax.packed.n_of_m import NOfM, n_of_m
+from sparsejax.packed.structure import Format, Structure
+from sparsejax.packed.validation import check
 
 __all__ = [
   "Bits",

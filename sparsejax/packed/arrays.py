@@ -1,7 +1,6 @@
 """Arrays of which only the non-zeros are there, and trees of them."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,12 +11,11 @@ import optax
 from sparsejax import masks as masks_lib
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.nodes import Probe, node
-from sparsejax.packed import formats as formats_lib
 from sparsejax.packed import matmul
-from sparsejax.packed.formats import Format, Structure
+from sparsejax.packed.formats import Formats, format_of
+from sparsejax.packed.structure import Format, Structure
 
 HOLE = optax.MaskedNode()
-Formats = Callable[[str, np.ndarray], Format]
 
 
 @node("values", "structure", "probe")
@@ -122,8 +120,7 @@ def pack(
         f"{name}: got a mask of {host.dtype}, wanted bool, True where active: "
         "convert it, for example with mask != 0"
       )
-    form = chosen(formats, name, host)
-    structure = placed(form, host)
+    structure = format_of(formats, name, host).structure(host)
     return Packed(structure.gather(jnp.asarray(p)), structure)
 
   return jax.tree_util.tree_map_with_path(leaf, masks, params)
@@ -183,7 +180,7 @@ def join(values: PyTree, structure: PyTree, probes: PyTree = None) -> PyTree:
   def leaf(path, v, s, probe):
     if not is_structure(s):
       return v
-    slots = _slots(s)
+    slots = slots_shape(s)
     if jnp.shape(v) != slots:
       raise ValueError(
         f"{path_name(path) or 'the array'}: got values of shape "
@@ -198,19 +195,8 @@ def join(values: PyTree, structure: PyTree, probes: PyTree = None) -> PyTree:
   )
 
 
-def placed(form: Format, mask: np.ndarray, room: int = 0) -> Structure:
-  """The structure of a NumPy mask, with as many slots as it takes.
-
-  Or with `room`, if that is more and the format has slots to spare.
-  """
-  slots = form.slots(mask)
-  if form.spare:
-    slots = max(slots, room)
-  return jax.jit(form.place, static_argnums=1)(mask, slots)
-
-
-def _slots(structure) -> tuple[int, ...]:
-  """The shape of the values that belong to a structure."""
+def slots_shape(structure: Structure) -> tuple[int, ...]:
+  """Returns the shape of the values that belong to a structure."""
   return jax.eval_shape(lambda s: s.used(), structure).shape
 
 
@@ -224,52 +210,3 @@ def _leaves_like(structure, treedef):
       "of values: join what was split, or restored together"
     )
   return leaves
-
-
-def chosen(
-  formats: Format | Formats | None, name: str, mask: np.ndarray
-) -> Format:
-  """The format of a leaf, which fits its mask."""
-  if formats is None:
-    return formats_lib.fitting(mask)
-  form = formats if isinstance(formats, Format) else formats(name, mask)
-  if not form.fits(mask):
-    raise ValueError(
-      f"{name}: the mask of shape {mask.shape} cannot be stored as "
-      f"{form.name}: leave `formats` out, or give flat(), which fits any"
-    )
-  return form
-
-
-def check(tree: PyTree) -> None:
-  """Refuses packed arrays that are none, such as from a damaged file.
-
-  Args:
-    tree: A pytree with packed arrays, not traced.
-
-  Raises:
-    ValueError: If a place is out of range or there twice, row pointers do not
-      ascend, or values and places are not equally many; with the key path.
-  """
-  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_packed)
-  for path, x in leaves:
-    if not is_packed(x):
-      continue
-    try:
-      _check(x.values, x.structure)
-    except ValueError as error:
-      name = path_name(path) or "the array"
-      raise ValueError(
-        f"{name}: {error}. Pack the dense array anew, or restore another copy"
-      ) from error
-
-
-def _check(values, structure):
-  if jnp.ndim(values) > 1:
-    for i in range(values.shape[0]):
-      _check(values[i], jax.tree.map(lambda a, i=i: a[i], structure))
-    return
-  formats_lib.check(structure)
-  slots = _slots(structure)
-  if slots != np.shape(values):
-    raise ValueError(f"got {np.shape(values)} values for {slots} slots")

@@ -12,7 +12,7 @@ from sparsejax.kernels import blocks as kernels
 from sparsejax.masks import places
 from sparsejax.nodes import node
 from sparsejax.packed import matmul
-from sparsejax.packed.formats import Format, Structure
+from sparsejax.packed.structure import Format, Structure
 
 
 @node(
@@ -49,7 +49,7 @@ class Blocks(Structure):
     return column.astype(jnp.int32)
 
   def places(self) -> jax.Array:
-    """int32[slots], in the flat matrix, row by row of each block."""
+    """Lists the slots' indices in the flat matrix, row by row of each block."""
     columns = self.columns()
     first = (self.inputs * self.sizes[1] + columns) * self.side
     within = jnp.arange(self.side, dtype=jnp.int32)
@@ -59,12 +59,12 @@ class Blocks(Structure):
     return jnp.where(used, found, math.prod(self.sizes)).reshape(-1)
 
   def moved(self, mask: jax.Array) -> "Blocks":
-    """The same for another mask."""
+    """Makes the structure of another mask, in as many slots."""
     slots = self.inputs.shape[-1] * self.side**2
     return blocks(self.side, kernel=self.kernel).place(mask, slots)
 
   def product(self, x: jax.Array, packed) -> jax.Array:
-    """`x [..., in]` times the matrix, of x's dtype."""
+    """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
     if not self.kernel:
       return matmul.dense_product(x, packed)
     return lax.platform_dependent(
@@ -85,10 +85,10 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
     rows, columns = (n // side for n in mask.shape)
     return mask.reshape(rows, side, columns, side)
 
-  def slots(mask):
+  def slots(mask: np.ndarray) -> int:
     return max(1, int(tiles(mask)[:, 0, :, 0].sum())) * side**2
 
-  def place(mask, slots):
+  def place(mask: jax.Array, slots: int) -> Structure:
     there = tiles(mask)[:, 0, :, 0]
     n = slots // side**2
     by_column, by_row = places(there.T, n), places(there, n)
@@ -110,7 +110,7 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
       kernel,
     )
 
-  def fits(mask):
+  def fits(mask: np.ndarray) -> bool:
     if mask.ndim != 2 or any(n % side for n in mask.shape):
       return False
     parts = tiles(mask)

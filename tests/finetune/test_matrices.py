@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from sparsejax import finetune
-from sparsejax.finetune import matrices
+from sparsejax.finetune import matrices, whole
 from sparsejax.linear import matmul
 from sparsejax.nodes import Probe
+from sparsejax.packed import Packed
 
 KEY = jax.random.key(0)
 ROWS, COLUMNS = 5, 7
@@ -58,7 +59,7 @@ def test_gradients_of_non_zeros_are_those_of_the_matrix():
   w = jnp.zeros(SIZE).at[places[:3]].set(values[:3]).reshape(ROWS, COLUMNS)
 
   def loss(x, values):
-    packed = matrices.Packed(values, places, (ROWS, COLUMNS))
+    packed = Packed(values, whole.Places(places, (ROWS, COLUMNS)))
     assert packed.shape == (ROWS, COLUMNS)
     return loss_of(matmul(x, packed))
 
@@ -76,7 +77,7 @@ def test_the_product_has_the_dtype_of_its_input():
   factors = (normal("a", ROWS, 2), normal("b", 2, COLUMNS))
   nodes = [
     matrices.Delta(base, jnp.zeros(5), PLACES, None),
-    matrices.Packed(jnp.ones(5), PLACES, (ROWS, COLUMNS)),
+    Packed(jnp.ones(5), whole.Places(PLACES, (ROWS, COLUMNS))),
     matrices.LowRank(base, *factors, 2.0),
     matrices.Merged(base, factors, lambda base, f: base + f[0] @ f[1]),
   ]
