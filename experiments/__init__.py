@@ -1,1 +1,6 @@
-"""Everything with flags, files, data and models; the library has none."""
+"""Experiments: everything with flags, files, data, models and Flax.
+
+`main` hands a config to a driver; `sweep`, `tables`, `inspect`, `export`,
+`predict` and `generate` are the other commands. How sparse training works is in
+sparsejax, which imports nothing from here.
+"""

@@ -1,4 +1,8 @@
-"""Sparse training in JAX: masks, mask updates, and one skin over optax."""
+"""Sparse training in JAX: masks, mask updates, and one skin over optax.
+
+Pure functions on pytrees, for any network library; nothing here reads files or
+flags. Experiments with data and models are in experiments/.
+"""
 
 from sparsejax import (
   algorithms,

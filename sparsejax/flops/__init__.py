@@ -1,4 +1,8 @@
-"""Floating-point operations: of a model's products, and of sparse training."""
+"""FLOPs: of a model's products, read off its jaxpr, and of sparse training.
+
+Which cost model an algorithm has is decided by whoever counts, such as
+experiments/config/algorithms.py.
+"""
 
 from sparsejax.flops.costs import (
   dense_training_flops,

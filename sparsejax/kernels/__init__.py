@@ -1,8 +1,8 @@
-"""Products with the non-zeros of a matrix, and selection, in C++ for CPUs.
+"""Kernels: products with the non-zeros of a matrix, and selection, on CPUs.
 
-What is here is called on CPUs only, and only if `available()`. A matrix
-[in, out] is given by the inputs of each output; activations are by feature,
-[features, batch].
+C++, called only if `available()`. A matrix [in, out] is given by the inputs of
+each output; activations are by feature, [features, batch]. Products of blocks
+on GPUs are in `blocks`; when which is used is decided in `sparsejax.packed`.
 """
 
 import jax

@@ -1,4 +1,9 @@
-"""Whole trainings on packed arrays: the same algorithms, the same masks."""
+"""Trains packed arrays: the algorithms and masks of masked mode.
+
+`packed` and `kernels` turn a sparse transformation into one whose params are
+the values of non-zeros. How these are stored and multiplied is in
+`sparsejax.packed`.
+"""
 
 from sparsejax.gradients import value_and_grad
 from sparsejax.modes.packing import trimmed

@@ -1,8 +1,8 @@
 """Pruning in one shot: no training, only the inputs of a few batches.
 
-Pure functions on one matrix, a kernel [inputs, outputs] as Flax has it, and on
-what calibration told of its inputs. Stacked layers are mapped over with
-`jax.vmap`. What walks a model and feeds it does not live here.
+Pure functions on one matrix, a kernel [inputs, outputs] as in Flax, and on the
+statistics of its inputs; map over stacked layers with `jax.vmap`. Code that
+walks a model and runs calibration is in experiments/llm/prune.
 """
 
 from sparsejax.oneshot.calibration import (

@@ -1,7 +1,8 @@
-"""The shapes that zeros may take.
+"""Patterns: the shapes that zeros may take.
 
-A pattern says which masks are allowed: how many weights they keep, which are
-the best of them by some scores, and how a mask moves among them.
+A pattern says which masks are allowed: how many weights they may keep, which
+mask keeps the best by some scores, and how a mask moves. How many weights each
+leaf keeps is decided by `sparsejax.distributions`.
 """
 
 from sparsejax.patterns.base import Pattern, Patterns

@@ -1,4 +1,8 @@
-"""Sparse training as an optax transformation: `sparsify` and its state."""
+"""Sparse training as an optax transformation: `sparsify` and its state.
+
+When masks are updated and what becomes of moments is decided here; how masks
+change, in `sparsejax.updates`.
+"""
 
 from sparsejax.transform.sparsify import (
   Recipe,

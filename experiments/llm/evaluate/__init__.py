@@ -1,1 +1,4 @@
-"""Perplexity, generated text and answers to questions."""
+"""Evaluates language models: perplexity, generated text, exact answers.
+
+Texts and questions come from `experiments.llm.text`.
+"""

@@ -1,1 +1,5 @@
-"""One-shot pruning of language models, layer after layer."""
+"""Prunes language models in one shot, layer after layer.
+
+`layerwise` runs calibration text through the model; the pruning of one matrix
+is in sparsejax.oneshot.
+"""

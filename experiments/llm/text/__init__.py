@@ -1,1 +1,4 @@
-"""Text and questions that language models are trained and tested on."""
+"""Texts and questions on which language models are trained and tested.
+
+Tokenizers are in `experiments.llm.io`, metrics in `experiments.llm.evaluate`.
+"""
