@@ -15,11 +15,12 @@ from tests.marks import slow
 
 CONFIGS = ("dst_fashion_mnist", "dst_mnist1d")
 LARGE = (
-  "wrn_fashion_mnist",
   "rigl_cifar10",
-  "rigl_imagenet",
-  "rigl_mobilenet",
   "jaxpruner_imagenet",
+  # Their small dense nets are sought for each row.
+  slow("wrn_fashion_mnist"),
+  slow("rigl_imagenet"),
+  slow("rigl_mobilenet"),
 )
 
 
@@ -84,7 +85,7 @@ def test_small_dense_is_the_widest_that_fits(name):
     assert one.algorithm.name == "dense"
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *map(slow, LARGE)])
+@pytest.mark.parametrize("name", [*CONFIGS, *LARGE])
 def test_published_numbers_and_orders_are_of_rows(name):
   module = grid.module(f"configs/{name}.py")
   rows = grid.rows(f"configs/{name}.py")
@@ -131,6 +132,7 @@ def test_the_wide_resnet_trains(tmp_path):
   assert result.history[-1]["churn_since_start"] > 0
 
 
+@pytest.mark.slow
 def test_rows_of_imagenet_are_what_their_words_are():
   rows = grid.rows("configs/rigl_imagenet.py")
   uniform = rows[Entry("RigL 5x (uniform)", 0.95)][0]
