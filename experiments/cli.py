@@ -1,4 +1,4 @@
-"""What all commands do around their work: flags, and errors for people."""
+"""Runs a command: parses its flags, prints its errors without a traceback."""
 
 import sys
 from collections.abc import Callable
@@ -17,16 +17,16 @@ def run(
   """Runs a command and ends the process.
 
   Args:
-    main: Its work, which reads `flags.FLAGS`.
+    main: What it does; it reads `flags.FLAGS`.
     define_flags: Defines flags; not on import where several commands have
       flags of one name.
     parse: Parses the command line.
   """
 
-  def checked(argv):
+  def checked(argv: list[str]) -> None:
     if len(argv) > 1:
       raise UserError(f"unknown arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)  # Orbax tells a lot
+    logging.set_verbosity(logging.WARNING)  # Orbax logs much
     main()
 
   try:

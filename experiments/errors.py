@@ -1,4 +1,4 @@
-"""Errors that the user can mend, told in one message without a traceback.
+"""Errors that the user can mend, printed in one message, without a traceback.
 
 A traceback stays what it should be: the sign of a fault in this program.
 """
@@ -12,11 +12,11 @@ class UserError(Exception):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-  """Makes the error for a name that is not there, with the near ones.
+  """Makes the error for an unknown name, with names that are near.
 
   Args:
     kind: What the name stands for, such as `'optimizer'`.
-    name: The name that was given.
+    name: The unknown name.
     known: The names that would have been right.
 
   Returns:

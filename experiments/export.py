@@ -17,6 +17,7 @@ Files of runs hold the run's config in their metadata, under `about`.
 
 import json
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,7 +60,7 @@ def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
   result = train.train(one.config, one.folder)
   variables = {"params": result.params, "batch_stats": result.batch_stats}
   about = {"config": calling.plain(one.config)}
-  path = _made(to)
+  path = _with_parents(to)
   if form == "packed":
     masks = {
       "params": result.masks,
@@ -75,7 +76,7 @@ def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
     metadata = {"about": json.dumps(about)}
     with files.replacing(path) as part:
       safetensors.numpy.save_file(tensors, part, metadata=metadata)
-  _tell(path, variables, one.title)
+  _print_sizes(path, variables, one.title)
 
 
 def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
@@ -97,23 +98,24 @@ def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
   if dtype not in dtypes:
     raise unknown(f"dtype of {form} models", dtype, dtypes)
   whole = packed_model.unpack(load.model_at(model))
-  path = _made(to)
+  path = _with_parents(to)
   if form == "packed":
     packed_model.write_model(path, packed_model.pack(whole, dtype=dtype))
   elif form == "dense":
     huggingface.write_model(path, whole, dtype=dtype)
   else:
     two_of_four.write_model(path, whole, dtype=dtype)
-  _tell(path, whole.params, model)
+  _print_sizes(path, whole.params, model)
 
 
-def _made(to):
+def _with_parents(to: str) -> pathlib.Path:
+  """Makes the directory that a file will lie in."""
   path = pathlib.Path(to)
   path.parent.mkdir(parents=True, exist_ok=True)
   return path
 
 
-def _tell(path, variables, title):
+def _print_sizes(path: pathlib.Path, variables: Any, title: str) -> None:
   file = path / "model.safetensors" if path.is_dir() else path
   dense = sum(x.nbytes for x in jax.tree.leaves(variables))
   print(
@@ -122,22 +124,22 @@ def _tell(path, variables, title):
   )
 
 
-def _format(name, mask):
-  """For kernels where there are some: matrices of moderate size."""
+def _format(name: str, mask: Any) -> Any:
+  """Picks the format that has a kernel, for matrices of moderate size."""
   del name
   wanted = (packed.n_of_m(2, 4), packed.rows(kernel=True))
   return packed.fitting(mask, wanted=wanted)
 
 
 def main() -> None:
-  """Hands the flags on."""
-  given = flags.FLAGS
-  if (given.workdir is None) == (given.model is None):
+  """Exports a run or a language model, as the flags say."""
+  values = flags.FLAGS
+  if (values.workdir is None) == (values.model is None):
     raise UserError("give either --workdir, of a run, or --model")
-  if given.workdir is None:
-    run_model(given.model, given.to, form=given.format, dtype=given.dtype)
+  if values.workdir is None:
+    run_model(values.model, values.to, form=values.format, dtype=values.dtype)
   else:
-    run(given.workdir, given.to, form=given.format, name=given.run)
+    run(values.workdir, values.to, form=values.format, name=values.run)
 
 
 def _define_flags() -> None:

@@ -48,8 +48,10 @@ def run(path: str, prompt: str, *, tokens: int, chat: bool = False) -> str:
 
 def main() -> None:
   """Prints the continuation."""
-  given = flags.FLAGS
-  print(run(given.model, given.prompt, tokens=given.tokens, chat=given.chat))
+  values = flags.FLAGS
+  print(
+    run(values.model, values.prompt, tokens=values.tokens, chat=values.chat)
+  )
 
 
 def _define_flags() -> None:

@@ -1,4 +1,4 @@
-"""The command line: flags only. The driver that the config names does the rest.
+"""Runs the driver that a config names.
 
 python -m experiments.main --config=configs/FILE.py[:arg] \
   --config.key=value --workdir=DIR
@@ -31,7 +31,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-  """Hands config and workdir to the driver."""
+  """Calls the driver with config and workdir."""
   name = _CONFIG.value.get("driver", "train")
   if name not in DRIVERS:
     raise errors.unknown("driver", name, DRIVERS)
@@ -56,7 +56,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _check_key(path: str) -> None:
-  """Refuses the path of a key that the config lacks."""
+  """Raises a UserError if the config lacks the key of a dotted path."""
   known = set(_paths(_CONFIG.value))
   if path not in known:
     raise errors.unknown("key of the config", path, known)

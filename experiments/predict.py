@@ -35,21 +35,23 @@ class Predictor:
   """
 
   def __init__(self, path: pathlib.Path):
-    """Reads it from a file; a UserError says if that is no such one."""
+    """Reads it from a packed file of `experiments.export`."""
     variables, about = packed_files.read_tree(path)
     config = ml_collections.ConfigDict(about["config"])
     self.dataset, model = load(config)
 
     @jax.jit
-    def logits(x):
+    def logits(x: jax.Array) -> jax.Array:
       with nn.intercept_methods(packed_layers):
         return model.apply(variables, self.dataset.prepare(x), False)
 
     self.logits = logits
 
 
-def run(model: str, *, inputs: str | None = None, to: str | None = None):
-  """Writes logits of given inputs, or prints the accuracy on the test set.
+def run(
+  model: str, *, inputs: str | None = None, to: str | None = None
+) -> None:
+  """Writes logits of inputs, or prints the accuracy on the test set.
 
   Args:
     model: The packed file.
@@ -86,7 +88,8 @@ def run(model: str, *, inputs: str | None = None, to: str | None = None):
   print(f"{to}: logits of {len(x)} inputs")
 
 
-def _in_batches(predictor, x):
+def _in_batches(predictor: Predictor, x: np.ndarray) -> np.ndarray:
+  """Computes the logits of all inputs, some at a time."""
   parts = [
     np.asarray(predictor.logits(jnp.asarray(x[i : i + _BATCH])))
     for i in range(0, len(x), _BATCH)
@@ -95,9 +98,9 @@ def _in_batches(predictor, x):
 
 
 def main() -> None:
-  """Hands the flags on."""
-  given = flags.FLAGS
-  run(given.model, inputs=given.inputs, to=given.to)
+  """Predicts or tests, as the flags say."""
+  values = flags.FLAGS
+  run(values.model, inputs=values.inputs, to=values.to)
 
 
 def _define_flags() -> None:

@@ -17,6 +17,12 @@ from experiments.runs import train
 from experiments.runs import workdir as workdir_lib
 from experiments.tables import markdown
 
+# What may change in a workdir: each run has a config of its own.
+_FREE = (
+  *("seeds", "algorithms", "initial", "optimizers", "settings"),
+  *("methods", "sparsities", "expected"),
+)
+
 
 def defaults() -> ml_collections.ConfigDict:
   """Makes the config of a comparison, to be filled in by a config file.
@@ -50,23 +56,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs what is not finished, then prints the table and writes the report."""
   planned = dict(comparison.runs(config))
   with workdir_lib.locked(workdir) as path:
-    # Each run has its own config to hold on to; others may join them.
-    free = (
-      "seeds",
-      "algorithms",
-      "initial",
-      "optimizers",
-      "settings",
-      "methods",
-      "sparsities",
-      "expected",
-    )
-    workdir_lib.ensure_config(path, calling.plain(config), free=free)
-    results = _train(planned, path)
-    done = {
-      entry: list(map(markdown.Run, configs, results[entry]))
-      for entry, configs in planned.items()
-    }
+    workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
+    done = _train(planned, path)
     rows = markdown.write_report(path, config, done, config.expected)
   title = f"{config.name}: {len(config.seeds)} seeds"
   markdown.print_summary(rows, title, config.expected)
@@ -75,7 +66,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def _train(
   planned: Mapping[Entry, Sequence[ml_collections.ConfigDict]], path: Path
-) -> dict[Entry, list[train.Result]]:
+) -> dict[Entry, list[markdown.Run]]:
+  """Trains all runs, or reads what is finished, with a progress bar."""
   total = sum(map(len, planned.values()))
   done = {}
   with progress_lib.bar() as progress:
@@ -85,6 +77,6 @@ def _train(
       for config in configs:
         folder = path / "runs" / f"{entry.folder}-{config.seed}"
         result = train.train(config, folder, progress=progress)
-        done[entry].append(result)
+        done[entry].append(markdown.Run(config, result))
         advance(sum(map(len, done.values())))
   return done

@@ -4,7 +4,8 @@ Every pruned model is a cell of the table, whose result is a file: the same
 command goes on with the cells that are missing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -13,12 +14,12 @@ from experiments.config import calling, check
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import huggingface, load
+from experiments.llm.io.model import Model
 from experiments.llm.prune import pruners
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.tables import llm
 from experiments.tables.llm import Cell, Measure
-from experiments.tables.rows import Row
 
 # What may change in a workdir: every cell has a file of its own.
 _FREE = (
@@ -66,7 +67,7 @@ def defaults() -> ml_collections.ConfigDict:
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Prunes and tests what is not yet; prints the table, writes the report."""
+  """Prunes and tests what is not finished; writes the report."""
   check.keys(config, defaults(), where="experiments/drivers/prune_llm.py")
   cells = dict(_plan(config))
   with workdir_lib.locked(workdir) as path:
@@ -83,7 +84,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       rows = []
       for cell, options in cells.items():
         rows.append(
-          _row(config, path, model, task, cell, options, progress, measure)
+          llm.row(
+            cell,
+            _results(config, path, model, task, cell, options, progress),
+            measure,
+          )
         )
         advance(len(rows))
     llm.write_report(
@@ -100,7 +105,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
 def _plan(
   config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
-  """Each cell, and how to prune for it but for the seed."""
+  """Plans the cells: yields each with its pruner's keywords, but the seed."""
   if not config.methods or not config.seeds:
     raise UserError("config.methods or config.seeds is empty; nothing to prune")
   for name in config.methods:
@@ -119,12 +124,20 @@ def _plan(
         yield Cell(f"{n}:{m}", name), options
 
 
-def _row(config, path, model, task, cell, options, progress, measure) -> Row:
-  """The row of a cell, read or made."""
+def _results(
+  config: ml_collections.ConfigDict,
+  path: Path,
+  model: Model,
+  task: tasks.Task,
+  cell: Cell,
+  options: Mapping[str, Any],
+  progress: progress_lib.Track,
+) -> dict[int, dict[str, Any]]:
+  """Prunes and tests for a cell, or reads the files; gives numbers by seed."""
   results = {}
   for seed in config.seeds:
 
-    def make(seed=seed):
+    def make(seed: int = seed) -> dict[str, Any]:
       name = f"{cell}, seed {seed}"
       advance = progress(name, model.config.layers, 0)
       pruned = pruners.prune(
@@ -137,4 +150,4 @@ def _row(config, path, model, task, cell, options, progress, measure) -> Row:
 
     file = path / "cells" / f"{cell.folder}-{seed}.json"
     results[seed] = workdir_lib.read_or_make(file, make)
-  return llm.row(cell, results, measure)
+  return results

@@ -6,7 +6,7 @@ the same command goes on.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from experiments.config.defaults import fine_tuning_run
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import huggingface, load
+from experiments.llm.io.model import Model
 from experiments.llm.prune import pruners
 from experiments.runs import finetune
 from experiments.runs import progress as progress_lib
@@ -100,8 +101,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   )
 
 
-def _plan(config, workdir: Path) -> dict[Cell, list[tuple[Any, Path]]]:
-  """The config and directory of every run, by cell, all checked at first."""
+def _plan(
+  config: ml_collections.ConfigDict, workdir: Path
+) -> dict[Cell, list[tuple[ml_collections.ConfigDict, Path]]]:
+  """Makes and checks the config of every run; returns them, by cell."""
   if not (config.bases and config.methods and config.seeds):
     raise UserError(
       "config.bases, config.methods or config.seeds is empty; nothing to run"
@@ -127,8 +130,10 @@ def _plan(config, workdir: Path) -> dict[Cell, list[tuple[Any, Path]]]:
   return planned
 
 
-def _config(config, workdir: Path, cell: Cell, seed: int):
-  """The config of one run, and its directory."""
+def _config(
+  config: ml_collections.ConfigDict, workdir: Path, cell: Cell, seed: int
+) -> tuple[ml_collections.ConfigDict, Path]:
+  """Makes the config of one run, and names its directory."""
   start = config.starts[cell.base].to_dict()
   prune = start.pop("prune")
   one = _changed(config.base, start)
@@ -144,8 +149,10 @@ def _config(config, workdir: Path, cell: Cell, seed: int):
   return one, workdir / "runs" / f"{cell.folder}-{seed}"
 
 
-def _changed(config, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
-  """A copy of a run's config with other values for some keys."""
+def _changed(
+  config: ml_collections.ConfigDict, changes: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """Copies a run's config, with other values for some keys."""
   one = config.copy_and_resolve_references()
   one.unlock()
   for key, value in changes.items():
@@ -155,15 +162,21 @@ def _changed(config, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
   return one
 
 
-def _source(config, workdir: Path) -> dict[str, Any]:
-  """Where the dense model comes from."""
+def _source(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
+  """Returns the `model` part of a config that loads the dense model."""
   if not config.dense:
     return config.base.model.to_dict()
   return {"name": "huggingface", "path": str(workdir / "dense" / "model")}
 
 
-def _dense(config, workdir: Path, model, task, progress) -> dict[str, Any]:
-  """The dense model's numbers; it is tuned first, if that is wanted."""
+def _dense(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  model: Callable[[], Model],
+  task: Callable[[], tasks.Task],
+  progress: progress_lib.Track,
+) -> dict[str, Any]:
+  """Tests the dense model, tuned first if the config says so."""
   if not config.dense:
     file = workdir / "dense.json"
     return workdir_lib.read_or_make(
@@ -174,11 +187,18 @@ def _dense(config, workdir: Path, model, task, progress) -> dict[str, Any]:
   return finetune.train(one, workdir / "dense", progress=progress).metrics
 
 
-def _pruned(config, workdir: Path, base: str, model, task, progress):
-  """The numbers of a pruned model, which is made if it is not there."""
+def _pruned(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  base: str,
+  model: Callable[[], Model],
+  task: Callable[[], tasks.Task],
+  progress: progress_lib.Track,
+) -> dict[str, Any]:
+  """Prunes the dense model and tests it, or reads the numbers."""
   folder = _folder(workdir, base)
 
-  def make():
+  def make() -> dict[str, Any]:
     advance = progress(base, model().config.layers, 0)
     options = config.starts[base].prune
     pruned = pruners.prune(model(), task().text, options, advance=advance)

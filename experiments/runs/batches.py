@@ -1,4 +1,4 @@
-"""Where a run's batches come from: device memory, or a stream of the disk.
+"""Opens the data of a run: in device memory, or as a stream from the disk.
 
 Both are functions of the seed and the step alone, so a resumed run sees what
 it would have seen.
@@ -6,7 +6,7 @@ it would have seen.
 
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -24,9 +24,10 @@ class Source(NamedTuple):
   """The examples of a run.
 
   Attributes:
-    block: How many steps one answer of `batches` serves.
-    batches: Maps a step to the batches of the block that it lies in.
-    tests: Gives the test set, in batches x, y; a label of -1 fills the last.
+    block: How many steps the result of `batches` serves.
+    batches: `(step) -> Batches` of the block that the step lies in.
+    tests: `() -> (x, y)` of each batch of the test set; labels of -1 fill the
+      last.
   """
 
   block: int
@@ -67,7 +68,7 @@ def open_source(
   block = _block(config, n)
 
   @functools.lru_cache(maxsize=1)
-  def drawn(first):
+  def drawn(first: int) -> Batches:
     order = data.batch_indices(
       parts.wrap(key),
       n=n,
@@ -86,7 +87,7 @@ def open_source(
 
 
 def _block(config: ml_collections.ConfigDict, n: int) -> int:
-  """How many steps' order to draw at once: several epochs, and many steps."""
+  """Chooses for how many steps to draw the order: several epochs at least."""
   return min(config.steps, max(1000, 4 * n // config.batch_size))
 
 
@@ -112,7 +113,7 @@ def _on_device(text: str, eval_batch_size: int, count: int) -> _Resident:
 def _streamed(
   config: ml_collections.ConfigDict, key: jax.Array, sharing: Sharing
 ) -> Source:
-  """Batches as they come, one step at a time, crops and mirrors drawn."""
+  """Opens a stream: one step at a time, with crops and mirrors drawn."""
   from experiments.data import stream  # loads Grain
 
   options = config.data.to_dict()
@@ -126,12 +127,12 @@ def _streamed(
   )
   position, train = None, None
 
-  def placed(batch):
+  def placed(batch: dict[str, np.ndarray]) -> tuple[jax.Array, jax.Array]:
     x, y = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
     return sharing.batch((x, y))
 
   @functools.lru_cache(maxsize=1)
-  def drawn(step):
+  def drawn(step: int) -> Batches:
     nonlocal position, train
     if step != position:
       train = opened(
@@ -140,7 +141,7 @@ def _streamed(
     batch, position = next(train), step + 1
     return Batches(*placed(batch), None, np.int32(step))
 
-  def tests():
+  def tests() -> Iterator[tuple[jax.Array, jax.Array]]:
     size = config.eval_batch_size
     for batch in opened("validation", batch_size=size, train=False):
       yield placed(batch)

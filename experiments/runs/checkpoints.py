@@ -192,9 +192,9 @@ def _restore(manager: "ocp.CheckpointManager", step: int, like: Any) -> Any:
 
 
 def _packed(state: Any) -> Any:
-  """Masks eight to a byte, a zero for what is empty, and all else as it is."""
+  """Packs masks eight to a byte and empty arrays into a zero."""
 
-  def leaf(x):
+  def leaf(x: np.ndarray) -> np.ndarray:
     if not x.size:
       return np.zeros(1, x.dtype)  # Orbax refuses arrays without elements.
     return np.packbits(x) if x.dtype == bool and x.ndim else x
@@ -266,7 +266,7 @@ def _set_aside(manager: "ocp.CheckpointManager", step: int) -> Path:
 
 
 def _failed(manager: "ocp.CheckpointManager", error: Exception) -> Exception:
-  """A clear error if it was the disk; otherwise a fault, as it came."""
+  """Makes a UserError if it was the disk; returns other errors as they are."""
   reason = _reason(error)
   if not isinstance(error, OSError) and not _DISK.search(str(error)):
     return error
@@ -281,6 +281,6 @@ def _failed(manager: "ocp.CheckpointManager", error: Exception) -> Exception:
 
 
 def _reason(error: Exception) -> str:
-  """The first line of an error, for a message of ours."""
+  """Returns the first line of an error's message."""
   lines = str(error).strip().splitlines() or [type(error).__name__]
   return lines[0][:300]

@@ -18,7 +18,7 @@ _AXIS = "data"
 
 
 def sharing(config: ml_collections.ConfigDict) -> "Sharing":
-  """Checks what a config asks for.
+  """Makes the sharing that a config asks for.
 
   Raises:
     UserError: If there are fewer devices, or they cannot share the batches.
@@ -44,7 +44,7 @@ def sharing(config: ml_collections.ConfigDict) -> "Sharing":
 
 
 class Sharing:
-  """Where the arrays of a run lie: on the first so many devices."""
+  """Places the arrays of a run on the first `count` devices."""
 
   def __init__(self, count: int = 1):
     self.count = count

@@ -1,4 +1,4 @@
-"""What is compiled of fine-tuning a language model, and what a config means.
+"""A fine-tuning step of a language model: transformation, losses, program.
 
 The loss is any mix of cross-entropy, KL divergence and SquareHead; what is
 trained, and how it becomes a model, is for `sparsejax.finetune`.
@@ -145,7 +145,7 @@ def _optimizer(
 
 
 def keeps_zeros(config: ml_collections.ConfigDict) -> bool:
-  """Whether a method must not add non-zeros to the base's."""
+  """Returns whether a method must not add non-zeros to the base's."""
   name, options = calling.parted(config.method)
   if name in ("spiel", "spiel_sm3"):
     return not options.get("on_zeros", True)
@@ -153,13 +153,13 @@ def keeps_zeros(config: ml_collections.ConfigDict) -> bool:
 
 
 def moves_zeros(config: ml_collections.ConfigDict) -> bool:
-  """Whether zeros may become weights, and weights zeros."""
+  """Returns whether zeros may become weights, and weights zeros."""
   name, options = calling.parted(config.method)
   return name == "seft" and options.get("revive", True)
 
 
 def weights_of(loss: Mapping[str, float]) -> dict[str, float]:
-  """The weight of each loss, by name; those that are not 0."""
+  """Returns the weights of losses that are not 0, by name."""
   for name in loss:
     if name not in (*LOSSES, "temperature"):
       raise unknown("loss", name, (*LOSSES, "temperature"))
@@ -173,12 +173,12 @@ def weights_of(loss: Mapping[str, float]) -> dict[str, float]:
 
 
 def needs_teacher(loss: Mapping[str, float]) -> bool:
-  """Whether a loss is of more than the data."""
+  """Returns whether a loss compares with a teacher."""
   return bool(weights_of(loss).keys() - {"cross_entropy"})
 
 
 def get(config: ml_collections.ConfigDict, model: Config) -> Program:
-  """The program of a run; runs that differ in their seed share it."""
+  """Returns a run's program; runs that differ in their seed share it."""
   compiled_in = ("steps", "method", "optimizer", "schedule", "loss")
   compiled_in += ("remat", "dtype")
   plain = {k: v for k, v in calling.plain(config).items() if k in compiled_in}
@@ -195,19 +195,23 @@ def _get(text: str, model: Config) -> Program:
   )
   losses = _losses(config.loss, llm)
 
-  def loss(params, batch, teacher):
+  def loss(
+    params: Any, batch: Examples, teacher: Any
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     parts = losses(params, batch, teacher)
     return parts["loss"], parts
 
   value_and_grad = sparsejax.value_and_grad(loss, tx, has_aux=True)
 
   @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
-  def step(state, batch, teacher, now):
+  def step(
+    state: State, batch: Examples, teacher: Any, update_masks: Hashable
+  ) -> State:
     (_, parts), grads = value_and_grad(
-      state.values, state.tuned, batch, teacher, update_masks=now
+      state.values, state.tuned, batch, teacher, update_masks=update_masks
     )
     updates, tuned = tx.update(
-      grads, state.tuned, state.values, update_masks=now
+      grads, state.tuned, state.values, update_masks=update_masks
     )
     bad = ~jnp.isfinite(parts["loss"])
     sums = Sums(
@@ -221,18 +225,22 @@ def _get(text: str, model: Config) -> Program:
   return Program(step, jax.jit(finetune.merge), tx.moves)
 
 
-def _losses(config: Mapping[str, float], llm: Network):
-  """`(params, batch, teacher's params) -> losses` by name, `loss` of all."""
+def _losses(
+  config: Mapping[str, float], llm: Network
+) -> Callable[[Any, Examples, Any], dict[str, jax.Array]]:
+  """Makes `(params, batch, teacher) -> losses` by name, `loss` of all."""
   weights = weights_of(config)
   temperature = float(config.get("temperature", 1))
   with_hidden = "square_head" in weights
 
-  def run(params, tokens):
+  def run(params: Any, tokens: jax.Array) -> tuple[jax.Array, Any]:
     if with_hidden:
       return llm.apply({"params": params}, tokens, method="with_hidden")
     return llm.apply({"params": params}, tokens), None
 
-  def losses(params, batch, teacher):
+  def losses(
+    params: Any, batch: Examples, teacher: Any
+  ) -> dict[str, jax.Array]:
     logits, hidden = run(params, batch.tokens)
     logits, where = logits[:, :-1], batch.targets[:, 1:]
     parts = {}
@@ -257,7 +265,7 @@ def _losses(config: Mapping[str, float], llm: Network):
 
 
 def no_sums(config: ml_collections.ConfigDict) -> Sums:
-  """Sums of nothing."""
+  """Makes the sums of no batches."""
   names = (*weights_of(config.loss), "loss")
   return Sums(
     {name: jnp.zeros([]) for name in names},
@@ -267,7 +275,7 @@ def no_sums(config: ml_collections.ConfigDict) -> Sums:
 
 
 def begin(config: ml_collections.ConfigDict, params: Any) -> State:
-  """The state before the first step.
+  """Makes the state before the first step.
 
   Args:
     config: The run's config.

@@ -1,4 +1,4 @@
-"""Finished runs below a directory, and which of them stand for the others.
+"""Finds finished runs below a directory, and selects among them.
 
 Any tree of runs of train.py: one run, a comparison, lottery tickets. Runs are
 only read, and nothing is computed of them here.
@@ -62,7 +62,7 @@ class Run(NamedTuple):
 
 
 def find(root: Path) -> list[Run]:
-  """The finished runs in a directory, in the order of its methods and names.
+  """Finds finished runs, in the order of the directory's methods and names.
 
   Raises:
     UserError: If there are none.
@@ -89,7 +89,7 @@ def find(root: Path) -> list[Run]:
 
 
 def _saved(folder: Path) -> dict[str, Any]:
-  """What config.json holds of a config; nothing if there is none."""
+  """Reads the config in config.json; an empty one if there is no file."""
   file = folder / "config.json"
   if not file.exists():
     return {}
@@ -102,7 +102,7 @@ def _saved(folder: Path) -> dict[str, Any]:
 
 
 def config_of(folder: Path) -> ml_collections.ConfigDict | None:
-  """The config of a run of train.py; None where there is something else."""
+  """Reads the config of a run of train.py; None if it is something else."""
   config = _saved(folder)
   if config.get("driver") != "train":
     return None
@@ -110,7 +110,7 @@ def config_of(folder: Path) -> ml_collections.ConfigDict | None:
 
 
 def _run(root: Path, folder: Path, config: ml_collections.ConfigDict) -> Run:
-  """What a directory's name says, as compare.py and lottery.py name them."""
+  """Reads a run; its directory's name says method and stage."""
   name = folder.relative_to(root).as_posix()
   method = config.algorithm.name if name == "." else name.removeprefix("runs/")
   method = re.sub(rf"^seed-{config.seed}/|-{config.seed}$", "", method)
@@ -124,13 +124,13 @@ def _run(root: Path, folder: Path, config: ml_collections.ConfigDict) -> Run:
 
 
 def natural(name: str) -> list[str | float]:
-  """A key by which level-2 comes before level-10."""
+  """Makes a sorting key by which level-2 comes before level-10."""
   parts = re.split(r"(\d+(?:\.\d+)?)", name)
   return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def select(runs: Sequence[Run], name: str | None) -> Run:
-  """The run of a name; the last sparse one if None."""
+  """Selects the run of a name; the last sparse one if it is None."""
   if name is None:
     return next((one for one in reversed(runs) if one.sparse), runs[-1])
   for one in runs:
@@ -140,7 +140,7 @@ def select(runs: Sequence[Run], name: str | None) -> Run:
 
 
 def of_first_seeds(runs: Sequence[Run]) -> list[Run]:
-  """A run of each method: the last stage of its first seed."""
+  """Selects a run of each method: the last stage of its first seed."""
   found = {}
   for one in runs:
     if found.setdefault(one.kind, one).seed == one.seed:
@@ -149,6 +149,6 @@ def of_first_seeds(runs: Sequence[Run]) -> list[Run]:
 
 
 def architecture(config: ml_collections.ConfigDict) -> str:
-  """The data set and the model of a config; equal strings for equal ones."""
+  """Writes data set and model of a config as JSON, to be compared."""
   parts = config.data.to_dict(), config.model.to_dict()
   return json.dumps(parts, sort_keys=True)

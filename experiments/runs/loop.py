@@ -115,7 +115,7 @@ def stretch_end(
   block: int,
   moves: Callable[[int], bool],
 ) -> int:
-  """The step at which a stretch that begins at `step` has to end."""
+  """Finds the step at which a stretch that begins at `step` has to end."""
   periods = (config.log_every, config.eval_every, config.checkpoint_every)
   ends = [(step // p + 1) * p for p in (*periods, block) if p]
   ends += [kept for kept in config.get("keep_steps", ()) if kept > step]
@@ -125,5 +125,5 @@ def stretch_end(
 
 
 def due(config: ml_collections.ConfigDict, step: int, every: int) -> bool:
-  """Whether what comes every so many steps, and after the last, comes now."""
+  """Returns whether a period of `every` steps, or the run, ends at a step."""
   return step == config.steps or (every > 0 and step % every == 0)

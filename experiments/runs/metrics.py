@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl, the record, and TensorBoard, the view.
+"""Writes and reads metrics: metrics.jsonl, the record, and TensorBoard.
 
 The record holds nothing that differs from run to run, such as times: a run
 that was killed and resumed ends with the file of one that never stopped.
@@ -69,7 +69,7 @@ def writer(
 
 
 def sync(workdir: Path) -> None:
-  """Sees the record to the disk itself, as a checkpoint relies on it."""
+  """Flushes the record to the disk, before a checkpoint relies on it."""
   file = workdir / "metrics.jsonl"
   if file.exists():
     with storage(workdir), file.open("rb") as record:
@@ -84,13 +84,13 @@ def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def last_test(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """The numbers of the last evaluation in a record."""
+  """Returns the numbers of the last evaluation in a record."""
   last = next(r for r in reversed(history) if r["split"] == "test")
   return {k: v for k, v in last.items() if k not in ("step", "split")}
 
 
 def _cut(file: Path, after: int) -> None:
-  """Ends the file before the first line of a later step or cut short."""
+  """Truncates the file before the first line of a later step or cut short."""
   if not file.exists():
     return
   kept = 0

@@ -1,4 +1,4 @@
-"""A config's model on its data set: what it draws, computes, loses and scores.
+"""A config's model on its data set: parameters, logits, loss, test scores.
 
 All are pure functions of variables, data and keys, for others to compile.
 """
@@ -63,7 +63,7 @@ class Batches(NamedTuple):
   first: jax.Array
 
   def taken(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The batch of a step."""
+    """Returns the batch of a step."""
     if self.order is None:
       return self.x, self.y
     rows = self.order[step - self.first]

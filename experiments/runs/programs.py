@@ -1,4 +1,4 @@
-"""What is compiled of a run: one set of programs for all seeds of a config.
+"""Compiles a run's functions, for all seeds of a config.
 
 Seed and data are arguments. What the programs compute is in model.py and
 step.py; what happens when, in train.py.
@@ -169,7 +169,7 @@ def _starts(
 def _packing(
   config: ml_collections.ConfigDict, change: Callable[..., tuple[Any, Any]]
 ) -> Callable[[State], State]:
-  """A change of params and optimizer state, where they are packed at all."""
+  """Lifts a change of params and optimizer state to states; none if masked."""
   if config.mode == "masked":
     return lambda state: state
 

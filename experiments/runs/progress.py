@@ -1,4 +1,4 @@
-"""The progress of runs: a bar on a terminal, a line now and then elsewhere.
+"""Shows the progress of runs: a bar on a terminal, elsewhere lines.
 
 Nothing here is written to a run's directory.
 """

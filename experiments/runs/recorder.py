@@ -1,4 +1,4 @@
-"""From what the device counted to the lines of metrics.jsonl.
+"""Turns sums and scores from the device into lines of metrics.jsonl.
 
 Records are read one stretch late, when they are done anyway, so that the
 device never waits for the host.
@@ -141,20 +141,20 @@ class Recorder:
 
 
 def check_loss(sums: Sums) -> None:
-  """Refuses sums that hold a loss that was not finite."""
+  """Raises `Diverged` if a loss was not finite."""
   if sums.bad != NEVER:
     raise Diverged("the loss is not finite", int(sums.bad))
 
 
 def check_state(state: State) -> None:
-  """Refuses a state, on the host, that no run should go on from."""
+  """Raises `Diverged` if a loss, or a weight on the host, is not finite."""
   check_loss(state.sums)
   if not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):
     raise Diverged("params are not finite", int(state.step))
 
 
 def _churn(counts: dict[str, Any]) -> dict[str, float]:
-  """Shares of the active weights that were inactive at two moments."""
+  """Computes the shares of active weights that were inactive before."""
   nnz = max(int(counts["nnz"]), 1)
   return {
     "churn": int(counts["new"]) / nnz,

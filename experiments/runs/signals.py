@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM and Ctrl-C at a point where everything can be saved."""
+"""Stops a run on SIGTERM and Ctrl-C where everything can be saved."""
 
 import contextlib
 import signal
@@ -19,7 +19,7 @@ class Stopped(UserError):
 
 @contextlib.contextmanager
 def caught() -> Iterator[Callable[[], int | None]]:
-  """Notes SIGTERM and SIGINT in place of dying by them.
+  """Catches SIGTERM and SIGINT while it is open.
 
   A second signal of a kind has its usual effect, for whoever cannot wait. In
   a thread other than the main one, where Python allows no handlers, nothing
@@ -47,7 +47,7 @@ def caught() -> Iterator[Callable[[], int | None]]:
 
 
 def stopped(path: Path, step: int, steps: int, number: int) -> Stopped:
-  """What to raise when a run has saved because a signal came.
+  """Makes the error of a run that has saved because a signal came.
 
   Args:
     path: The run's directory.

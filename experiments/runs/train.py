@@ -1,7 +1,7 @@
 """Trains one sparse network, from a config to a finished directory.
 
 The same command again goes on where the run was stopped, and ends in the same
-bits. What is compiled is in programs.py, what a config means in build.py.
+bits. The order of work is in loop.py, what is compiled in programs.py.
 """
 
 import functools
@@ -18,13 +18,7 @@ import numpy as np
 import sparsejax
 from experiments.config import calling, check, parts
 from experiments.errors import UserError
-from experiments.runs import (
-  checkpoints,
-  devices,
-  loop,
-  metrics,
-  programs,
-)
+from experiments.runs import checkpoints, devices, loop, metrics, programs
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.batches import open_source
@@ -136,7 +130,7 @@ def _checkpoints(
 
 
 def state_shapes(config: ml_collections.ConfigDict, program: Programs) -> State:
-  """The shapes and dtypes of a run's state."""
+  """Computes the shapes and dtypes of a run's state."""
   try:
     return jax.eval_shape(
       lambda keys: program.begin(keys, program.draw(keys)),
@@ -201,7 +195,7 @@ def _work(
   advance: progress_lib.Advance,
   state: State,
 ) -> loop.Work:
-  """What the loop does for one run; `state` is as checkpoints hold it."""
+  """Makes what the loop does for one run; `state` is not packed yet."""
   shared = devices.sharing(config)
   examples = open_source(config, np.asarray(state.keys["data"]), shared)
   moves = parts.transformation(config, jax.random.key(0)).moves

@@ -1,4 +1,4 @@
-"""A run's directory: who writes there, which config it holds, if it is done.
+"""A run's directory: its lock, its config, and whether the run is finished.
 
 What lies in it besides (metrics, checkpoints) is for other modules.
 """
@@ -93,7 +93,7 @@ def storage(path: Path) -> Iterator[None]:
 def ensure_config(
   path: Path, config: Mapping[str, Any], *, free: Collection[str] = ()
 ) -> None:
-  """Writes the config on the first start; afterwards, lets only it in.
+  """Writes the config on the first start; afterwards refuses any other.
 
   Args:
     path: The run's directory, locked.
@@ -169,7 +169,7 @@ def finished(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def write_json(file: Path, value: Any) -> None:
-  """Writes a file whole or not at all."""
+  """Writes a JSON file whole or not at all."""
   temporary = file.with_name(file.name + ".tmp")
   with storage(file.parent):
     with temporary.open("w") as out:
@@ -183,7 +183,7 @@ def write_json(file: Path, value: Any) -> None:
 def read_or_make(
   file: Path, make: Callable[[], Mapping[str, Any]]
 ) -> dict[str, Any]:
-  """What a JSON file holds; what `make` returns is put there if there is none.
+  """Reads a JSON file; if there is none, writes what `make` returns first.
 
   Raises:
     UserError: If the file is damaged, or cannot be written.

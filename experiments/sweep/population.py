@@ -295,7 +295,7 @@ class _Population:
     return host, {i: r.failed for i, r in enumerate(recorders) if r.failed}
 
   def _work(self, recorders: list[_Member], keys: np.ndarray) -> loop.Work:
-    """What the loop does for all members.
+    """Makes what the loop does for all members.
 
     Args:
       recorders: One a member.
