@@ -1,7 +1,7 @@
 """Compiles a run's functions, for all seeds of a config.
 
 Seed and data are arguments. What the programs compute is in model.py and
-step.py; what happens when, in train.py.
+step.py; what happens when, in loop.py.
 """
 
 import functools

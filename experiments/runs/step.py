@@ -1,6 +1,6 @@
 """A training step: a pure function of a run's state and its batches.
 
-What is compiled of it is in programs.py; what happens when, in train.py.
+What is compiled of it is in programs.py; what happens when, in loop.py.
 """
 
 from collections.abc import Mapping
