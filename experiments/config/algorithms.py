@@ -236,6 +236,9 @@ ALGORITHMS = {
   "seft": Algorithm(
     sparsejax.seft, cost=_rigl_cost, budgets_in_state=True, timing=_moving
   ),
+  "dst_ee": Algorithm(
+    sparsejax.dst_ee, cost=_rigl_cost, budgets_in_state=True, timing=_moving
+  ),
   "mest": Algorithm(
     sparsejax.mest,
     cost=by_density,  # with a surplus it has more weights at first

@@ -9,6 +9,7 @@ where masks move (step_on_update, grown_values, grown_moments, restart).
 
 from sparsejax.algorithms.baselines import dense, fixed, static
 from sparsejax.algorithms.dynamic import mest, rigl, seft, set_, snfs, srigl
+from sparsejax.algorithms.exploration import dst_ee
 from sparsejax.algorithms.pruning import ac_dc, gmp, granet
 from sparsejax.algorithms.straight import (
   movement,
@@ -22,6 +23,7 @@ from sparsejax.algorithms.straight import (
 __all__ = [
   "ac_dc",
   "dense",
+  "dst_ee",
   "fixed",
   "gmp",
   "granet",

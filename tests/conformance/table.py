@@ -79,6 +79,7 @@ FAMILIES = {
   "rigl_itop": _row(
     sparsejax.rigl, step_on_update=True, fraction=0.5, **_SCHEDULE
   ),
+  "dst_ee": _row(sparsejax.dst_ee, c=0.1, patterned=_DRASTIC, **_SCHEDULE),
   "mest": _row(
     sparsejax.mest,
     t_end=6,
