@@ -125,6 +125,7 @@ RECIPES = {
   "ac_dc_imagenet": (("",), "ac_dc", set()),
   "rigl_imagenet": (("", "rigl", "5x"), "rigl", {"conv1"}),
   "rigl_mobilenet": (("", "rigl", "1x"), "rigl", {"conv1", "depthwise"}),
+  "dst_ee_cifar10": (("", "resnet50", "vgg19"), "dst_ee", set()),
   "granet_cifar10": (("", "resnet50", "vgg19"), "granet", set()),
   "itop_cifar10": (("", "rigl", "set"), "rigl", set()),
   "mest_cifar10": (("", "em", "ems"), "mest", {"conv1", "shortcut", "logits"}),
@@ -529,6 +530,16 @@ def test_granet_smoke_on_mock_data(tmp_path):
   assert tests[0]["density"] == pytest.approx(0.5, abs=0.01)
   assert tests[-1]["density"] == pytest.approx(0.05, abs=0.01)
   assert tests[-1]["explored"] > 0.5
+
+
+@pytest.mark.slow
+def test_dst_ee_smoke_on_mock_data(tmp_path):
+  with tfds.testing.mock_data(num_examples=24):
+    config = load("dst_ee_cifar10", "vgg19,smoke")
+    result = train.train(config, tmp_path / "run")
+  density = [r["density"] for r in result.history if "density" in r]
+  assert density == pytest.approx([0.05] * len(density), abs=0.01)
+  assert result.history[-1]["explored"] > 0.07
 
 
 @pytest.mark.slow
