@@ -11,7 +11,6 @@ from flax import linen as nn
 from experiments import errors, names
 from experiments.models import (
   feedforward,
-  imagenet_resnet,
   mobilenet,
   recurrent,
   resnet,
@@ -26,14 +25,14 @@ MODELS = {
   "mnist1d_conv": feedforward.SignalConv,
   "small_conv": feedforward.SmallConv,
   "wrn": resnet.WideResNet,
-  "resnet": resnet.ResNet,
-  "resnet20": functools.partial(resnet.ResNet, depth=20),
-  "resnet32": functools.partial(resnet.ResNet, depth=32),
-  "resnet56": functools.partial(resnet.ResNet, depth=56),
+  "resnet": resnet.cifar_resnet,
+  "resnet20": functools.partial(resnet.cifar_resnet, depth=20),
+  "resnet32": functools.partial(resnet.cifar_resnet, depth=32),
+  "resnet56": functools.partial(resnet.cifar_resnet, depth=56),
   "resnet18": functools.partial(
-    imagenet_resnet.ResNet, blocks=(2, 2, 2, 2), bottleneck=False
+    resnet.ResNet, blocks=(2, 2, 2, 2), bottleneck=False
   ),
-  "resnet50": imagenet_resnet.ResNet,
+  "resnet50": resnet.ResNet,
   "mobilenet_v1": mobilenet.MobileNet,
   "character_gru": recurrent.CharacterGRU,
   "vgg16": vgg.VGG,

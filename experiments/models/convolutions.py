@@ -6,11 +6,12 @@ slower still. A product it runs as fast anywhere.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import lax
@@ -90,7 +91,7 @@ def convolved(
       x, (0, *offset, 0), (len(x), *ends, channels), (1, *steps, 1)
     )
 
-  patches = [inputs_of(offset) for offset in _offsets(window)]
+  patches = [inputs_of(offset) for offset in np.ndindex(*window)]
   rows = jnp.concatenate(patches, -1).reshape(-1, math.prod(window) * channels)
   y = rows @ kernel.reshape(-1, features)
   return y.reshape(len(x), *positions, features)
@@ -112,10 +113,3 @@ def _is_plain(module: nn.Conv) -> bool:
 
 def _per_axis(value: int | Iterable[int], n: int) -> tuple[int, ...]:
   return (value,) * n if isinstance(value, int) else tuple(value)
-
-
-def _offsets(window: Sequence[int]) -> list[tuple[int, ...]]:
-  """Lists the indices of a window's weights, in row-major order."""
-  if not window:
-    return [()]
-  return [(i, *rest) for i in range(window[0]) for rest in _offsets(window[1:])]

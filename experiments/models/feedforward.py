@@ -1,5 +1,6 @@
 """Small networks without BatchNorm: LeNets and convolutional nets."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -31,7 +32,7 @@ class MLP(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps x[batch, ...], flattened, to float32[batch, num_classes]."""
     del train
-    return _dense_head(self, jnp.asarray(x, self.dtype), self.hidden)
+    return layers.classify(self, jnp.asarray(x, self.dtype), self.hidden)
 
 
 class LeNet5(nn.Module):
@@ -62,18 +63,7 @@ class LeNet5(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps x[batch, height, width, channels] to float32[batch, classes]."""
     del train
-    x = layers.as_batch(x, "batch height width channels", self.dtype)
-    for i, padding in enumerate((self.padding, "VALID")):
-      x = nn.Conv(
-        self.features[i],
-        (5, 5),
-        padding=padding,
-        kernel_init=layers.initializer(self.kernel_init),
-        dtype=self.dtype,
-        name=f"conv{i + 1}",
-      )(x)
-      x = layers.max_pool(nn.relu(x))
-    return _dense_head(self, x, self.hidden)
+    return _convolve_and_classify(self, x, 5, (self.padding, "VALID"))
 
 
 class SignalConv(nn.Module):
@@ -99,18 +89,11 @@ class SignalConv(nn.Module):
     """Maps x[batch, length, channels] to float32[batch, num_classes]."""
     del train
     x = layers.as_batch(x, "batch length channels", self.dtype)
-    for i, width in enumerate((5, 3, 3)):
-      x = nn.Conv(
-        self.channels,
-        (width,),
-        strides=2,
-        padding=1,
-        kernel_init=layers.initializer(self.kernel_init),
-        dtype=self.dtype,
-        name=f"conv{i + 1}",
-      )(x)
-      x = nn.relu(x)
-    return _dense_head(self, x, ())
+    conv = functools.partial(layers.conv, self, self.channels, strides=2)
+    for i, width in enumerate((5, 3, 3), 1):
+      layer = conv(width, name=f"conv{i}", axes=1, padding=1, bias=True)
+      x = nn.relu(layer(x))
+    return layers.classify(self, x)
 
 
 class SmallConv(nn.Module):
@@ -137,31 +120,19 @@ class SmallConv(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps x[batch, height, width, channels] to float32[batch, classes]."""
     del train
-    x = layers.as_batch(x, "batch height width channels", self.dtype)
-    for i, features in enumerate(self.features):
-      x = nn.Conv(
-        features,
-        (3, 3),
-        kernel_init=layers.initializer(self.kernel_init),
-        dtype=self.dtype,
-        name=f"conv{i + 1}",
-      )(x)
-      x = layers.max_pool(nn.relu(x))
-    return _dense_head(self, x, self.hidden)
+    return _convolve_and_classify(self, x, 3, ["SAME"] * len(self.features))
 
 
-def _dense_head(
-  model: nn.Module, x: jax.Array, hidden: Sequence[int]
+def _convolve_and_classify(
+  model: nn.Module, x: jax.Array, size: int, paddings: Sequence[str]
 ) -> jax.Array:
-  """Flattens x[batch, ...] and ends `model` with its dense layers."""
-  kernel_init = layers.initializer(model.kernel_init)
-  x = x.reshape(len(x), -1)
-  for i, units in enumerate(hidden):
-    x = nn.Dense(
-      units, kernel_init=kernel_init, dtype=model.dtype, name=f"dense{i + 1}"
-    )(x)
-    x = nn.relu(x)
-  x = nn.Dense(
-    model.num_classes, kernel_init=kernel_init, dtype=model.dtype, name="logits"
-  )(x)
-  return jnp.asarray(x, jnp.float32)
+  """Convolutions of one kernel size, ReLU and pooling; then dense layers."""
+  x = layers.as_batch(x, "batch height width channels", model.dtype)
+  for i, (features, padding) in enumerate(
+    zip(model.features, paddings, strict=True), 1
+  ):
+    layer = layers.conv(
+      model, features, size, name=f"conv{i}", padding=padding, bias=True
+    )
+    x = layers.max_pool(nn.relu(layer(x)))
+  return layers.classify(model, x, model.hidden)

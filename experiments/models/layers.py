@@ -1,4 +1,6 @@
-"""Layers that models share: initializers, norms, pooling, the output layer."""
+"""What models share: initializers, layers, blocks, pooling, dense heads."""
+
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,16 @@ _SCALES = {
 }
 
 
+def dense(model: nn.Module, features: int, *, name: str) -> nn.Dense:
+  """Makes a dense layer; `model` has `kernel_init` and `dtype`."""
+  return nn.Dense(
+    features,
+    kernel_init=initializer(model.kernel_init),
+    dtype=model.dtype,
+    name=name,
+  )
+
+
 def conv(
   model: nn.Module,
   features: int,
@@ -49,30 +61,34 @@ def conv(
   strides: int = 1,
   *,
   name: str,
-  padding: str | None = None,
+  axes: int = 2,
+  padding: int | str | None = None,
   groups: int = 1,
+  bias: bool = False,
 ) -> nn.Conv:
-  """Makes a convolution without bias, padded equally on both sides.
+  """Makes a convolution, padded equally on both sides.
 
   Args:
     model: has `kernel_init` and `dtype`.
     features: Output channels.
-    size: Height and width of the kernel.
-    strides: Strides of both axes.
+    size: Of the kernel along each axis.
+    strides: Strides of all axes.
     name: The layer's name.
+    axes: Number of axes: 2 for images, 1 for signals.
     padding: another, such as "SAME".
     groups: Groups of channels, each with its own kernels.
+    bias: Whether it has a bias.
 
   Returns:
     The layer.
   """
   return nn.Conv(
     features,
-    (size, size),
+    (size,) * axes,
     strides,
-    padding=padding or size // 2,
+    padding=size // 2 if padding is None else padding,
     feature_group_count=groups,
-    use_bias=False,
+    use_bias=bias,
     kernel_init=initializer(model.kernel_init),
     dtype=model.dtype,
     name=name,
@@ -111,15 +127,75 @@ def batch_norm(
   )
 
 
+class Block(nn.Module):
+  """The layers that a function makes and applies, under one name.
+
+  Attributes:
+    function: From the arguments of a call to its output.
+  """
+
+  function: Callable[..., jax.Array]
+
+  @nn.compact
+  def __call__(self, *args, **options) -> jax.Array:
+    """Calls the function; the layers that it makes are this module's."""
+    return self.function(*args, **options)
+
+
+def residual_stages(
+  model: nn.Module,
+  block: Callable[..., jax.Array],
+  x: jax.Array,
+  train: bool,
+  stages: Sequence[tuple[int, int]],
+  **options,
+) -> jax.Array:
+  """Applies the blocks `stage{1..}_block{1..}` of a residual network.
+
+  Each stage but the first has stride 2 in its first block.
+
+  Args:
+    model: The network.
+    block: (model, x, train, features, strides, **options) -> x.
+    x: [batch, height, width, channels].
+    train: Whether to normalise by the batch and update running statistics.
+    stages: Of each the number of its blocks, and their features.
+    **options: Of `block`.
+
+  Returns:
+    [batch, height, width, features] of the last stage.
+  """
+  for stage, (blocks, features) in enumerate(stages, 1):
+    for i in range(blocks):
+      strides = 2 if stage > 1 and not i else 1
+      apply = Block(block, name=f"stage{stage}_block{i + 1}")
+      x = apply(model, x, train, features, strides, **options)
+  return x
+
+
+def classify(
+  model: nn.Module, x: jax.Array, hidden: Sequence[int] = ()
+) -> jax.Array:
+  """Ends a model with its dense layers, `dense1`, `dense2`, ..., `logits`.
+
+  Args:
+    model: has `num_classes`, `kernel_init` and `dtype`.
+    x: [batch, ...], flattened.
+    hidden: Units of the layers with ReLU.
+
+  Returns:
+    float32[batch, num_classes].
+  """
+  x = x.reshape(len(x), -1)
+  for i, units in enumerate(hidden, 1):
+    x = nn.relu(dense(model, units, name=f"dense{i}")(x))
+  x = dense(model, model.num_classes, name="logits")(x)
+  return jnp.asarray(x, jnp.float32)
+
+
 def pool_and_classify(model: nn.Module, x: jax.Array) -> jax.Array:
   """Applies the output layer to the mean of x[batch, height, width, c]."""
-  x = nn.Dense(
-    model.num_classes,
-    kernel_init=initializer(model.kernel_init),
-    dtype=model.dtype,
-    name="logits",
-  )(x.mean(axis=(1, 2)))
-  return jnp.asarray(x, jnp.float32)
+  return classify(model, x.mean(axis=(1, 2)))
 
 
 def as_batch(x: jax.Array, what: str, dtype: jax.typing.DTypeLike) -> jax.Array:

@@ -68,14 +68,8 @@ class MobileNet(nn.Module):
     x = layers.conv(self, self._channels(32), 3, 2, name="conv1")(x)
     x = nn.relu(layers.batch_norm(self, train, name="bn1")(x))
     for i, (channels, strides) in enumerate(self.blocks, 1):
-      x = _Block(
-        features=self._channels(channels),
-        strides=strides,
-        kernel_init=self.kernel_init,
-        norm_scale=self.norm_scale,
-        dtype=self.dtype,
-        name=f"block{i}",
-      )(x, train)
+      block = layers.Block(_block, name=f"block{i}")
+      x = block(self, x, train, self._channels(channels), strides)
     return layers.pool_and_classify(self, x)
 
   def _channels(self, n: int) -> int:
@@ -85,20 +79,14 @@ class MobileNet(nn.Module):
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
-class _Block(nn.Module):
+def _block(
+  model: MobileNet, x: jax.Array, train: bool, features: int, strides: int
+) -> jax.Array:
   """A convolution of each channel by itself, then one over channels."""
-
-  features: int
-  strides: int
-  kernel_init: str
-  norm_scale: str
-  dtype: jax.typing.DTypeLike
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    x = layers.conv(
-      self, x.shape[-1], 3, self.strides, name="depthwise", groups=x.shape[-1]
-    )(x)
-    x = nn.relu(layers.batch_norm(self, train, name="bn1")(x))
-    x = layers.conv(self, self.features, 1, name="pointwise")(x)
-    return nn.relu(layers.batch_norm(self, train, name="bn2")(x))
+  channels = x.shape[-1]
+  x = layers.conv(
+    model, channels, 3, strides, name="depthwise", groups=channels
+  )(x)
+  x = nn.relu(layers.batch_norm(model, train, name="bn1")(x))
+  x = layers.conv(model, features, 1, name="pointwise")(x)
+  return nn.relu(layers.batch_norm(model, train, name="bn2")(x))

@@ -39,23 +39,19 @@ class CharacterGRU(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps integers x[batch, length] to float32[batch, length, num_classes]."""
     del train
-    kernel_init = layers.initializer(self.kernel_init)
     embed = nn.Embed(
       self.num_classes, self.embedding, dtype=self.dtype, name="embed"
     )
     h = embed(x.astype(jnp.int32))
     cell = nn.GRUCell(
-      self.units, kernel_init=kernel_init, dtype=self.dtype, name="cell"
+      self.units,
+      kernel_init=layers.initializer(self.kernel_init),
+      dtype=self.dtype,
+      name="cell",
     )
     h = nn.RNN(cell, name="gru")(h)
     widths = (*self.readout, self.embedding)
-    for i, units in enumerate(widths):
-      h = nn.Dense(
-        units,
-        kernel_init=kernel_init,
-        dtype=self.dtype,
-        name=f"readout{i + 1}",
-      )(h)
-      if i < len(widths) - 1:
-        h = nn.relu(h)
+    for i, units in enumerate(widths, 1):
+      h = nn.relu(h) if i > 1 else h
+      h = layers.dense(self, units, name=f"readout{i}")(h)
     return jnp.asarray(embed.attend(h), jnp.float32)

@@ -49,20 +49,13 @@ class VGG(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps x[batch, height, width, channels] to float32[batch, classes]."""
     x = layers.as_batch(x, "batch height width channels", self.dtype)
-    kernel_init = layers.initializer(self.kernel_init)
     number = 0
     for stage, widths in enumerate(self.stages):
       if stage:
         x = layers.max_pool(x)
       for features in widths:
         number += 1
-        x = nn.Conv(
-          features,
-          (3, 3),
-          kernel_init=kernel_init,
-          dtype=self.dtype,
-          name=f"conv{number}",
-        )(x)
+        conv = layers.conv(self, features, 3, name=f"conv{number}", bias=True)
         norm = layers.batch_norm(self, train, name=f"bn{number}")
-        x = nn.relu(norm(x))
+        x = nn.relu(norm(conv(x)))
     return layers.pool_and_classify(self, x)

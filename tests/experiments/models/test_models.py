@@ -43,7 +43,7 @@ jit = functools.partial(
   },
 )
 WRN = functools.partial(models.create, "wrn", 10, depth=10, width=1)
-RESNET = functools.partial(resnet.ResNet, 10, depth=8)
+RESNET = functools.partial(resnet.cifar_resnet, 10, depth=8)
 VGG = functools.partial(models.create, "vgg16", 10, stages=((4,), (4, 8)))
 RESNET50 = functools.partial(
   models.create, "resnet50", 10, blocks=(1, 1), width=4
