@@ -1,5 +1,6 @@
 """What the runs of a table's row have in common."""
 
+import re
 from typing import NamedTuple
 
 
@@ -24,6 +25,27 @@ class Entry(NamedTuple):
     """A name for directories."""
     at = "" if self.sparsity is None else f"-{self.sparsity:g}"
     return self.method.replace(" ", "_") + at
+
+
+class Cell(NamedTuple):
+  """What models that differ in their seed have in common.
+
+  Attributes:
+    base: The model before: "50 %", "2:4" or "wanda 60 %"; "" for dense ones.
+    method: What was done to it.
+  """
+
+  base: str
+  method: str
+
+  def __str__(self) -> str:
+    return f"{self.method}, {self.base}" if self.base else self.method
+
+  @property
+  def folder(self) -> str:
+    """A name for files."""
+    name = f"{self.base}-{self.method}" if self.base else self.method
+    return re.sub(r"[^\w.-]+", "_", name.replace(" %", "").replace(":", "of"))
 
 
 def percent(share: float) -> str:

@@ -4,22 +4,17 @@ Every pruned model is a cell of the table, whose result is a file: the same
 command goes on with the cells that are missing.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
-
 import ml_collections
 
 from experiments.config import calling, check
-from experiments.errors import UserError, unknown
+from experiments.config.entry import Cell
 from experiments.llm.evaluate import tasks
-from experiments.llm.io import huggingface, load
-from experiments.llm.io.model import Model
-from experiments.llm.prune import pruners
+from experiments.llm.io import load
 from experiments.runs import progress as progress_lib
+from experiments.runs import prune_llm
 from experiments.runs import workdir as workdir_lib
 from experiments.tables import llm
-from experiments.tables.llm import Cell, Measure
+from experiments.tables.llm import Measure
 
 # What may change in a workdir: every cell has a file of its own.
 _FREE = (
@@ -69,7 +64,7 @@ def defaults() -> ml_collections.ConfigDict:
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Prunes and tests what is not finished; writes the report."""
   check.keys(config, defaults(), where="experiments/drivers/prune_llm.py")
-  cells = dict(_plan(config))
+  cells = dict(prune_llm.plan(config))
   with workdir_lib.locked(workdir) as path:
     workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
     model = calling.call("model", load.MODELS, config.model)
@@ -86,7 +81,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         rows.append(
           llm.row(
             cell,
-            _results(config, path, model, task, cell, options, progress),
+            prune_llm.evaluate_cell(
+              config, path, model, task, cell, options, progress
+            ),
             measure,
           )
         )
@@ -100,54 +97,3 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       published={Cell(*line[:2]): line[2] for line in config.published},
       expected=config.expected,
     )
-
-
-def _plan(
-  config: ml_collections.ConfigDict,
-) -> Iterator[tuple[Cell, dict[str, Any]]]:
-  """Plans the cells: yields each with its pruner's keywords, but the seed."""
-  if not config.methods or not config.seeds:
-    raise UserError("config.methods or config.seeds is empty; nothing to prune")
-  for name in config.methods:
-    if name not in config.pruners:
-      raise unknown("pruner of the config", name, config.pruners)
-  shared = config.calibration.to_dict()
-  for sparsity in config.sparsities:
-    for name in config.methods:
-      options = {**shared, **config.pruners[name], "sparsity": sparsity}
-      yield Cell(f"{round(100 * sparsity, 6):g} %", name), options
-  for n, m in config.n_of_m:
-    for name in config.methods:
-      options = {**shared, **config.pruners[name], "n_of_m": (n, m)}
-      # N:M has one density for all layers, and its own groups.
-      if not options.get("owl") and options.get("per_output") is None:
-        yield Cell(f"{n}:{m}", name), options
-
-
-def _results(
-  config: ml_collections.ConfigDict,
-  path: Path,
-  model: Model,
-  task: tasks.Task,
-  cell: Cell,
-  options: Mapping[str, Any],
-  progress: progress_lib.Track,
-) -> dict[int, dict[str, Any]]:
-  """Prunes and tests for a cell, or reads the files; gives numbers by seed."""
-  results = {}
-  for seed in config.seeds:
-
-    def make(seed: int = seed) -> dict[str, Any]:
-      name = f"{cell}, seed {seed}"
-      advance = progress(name, model.config.layers, 0)
-      pruned = pruners.prune(
-        model, task.text, {**options, "seed": seed}, advance=advance
-      )
-      if config.save:
-        folder = path / "models" / f"{cell.folder}-{seed}"
-        huggingface.write_model(folder, pruned)
-      return tasks.evaluate(pruned, task)
-
-    file = path / "cells" / f"{cell.folder}-{seed}.json"
-    results[seed] = workdir_lib.read_or_make(file, make)
-  return results

@@ -4,13 +4,13 @@ Every number comes from the runs; what papers found for other models stands
 beside it, with that model's name.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.config.entry import Cell
 from experiments.errors import unknown
 from experiments.plots import runs as run_plots
 from experiments.plots import style
@@ -19,27 +19,6 @@ from experiments.tables import orders, text
 from experiments.tables.rows import Row, draw_settings
 
 _PUBLISHED = "published, of another model"
-
-
-class Cell(NamedTuple):
-  """What models that differ in their seed have in common.
-
-  Attributes:
-    base: The model before: "50 %", "2:4" or "wanda 60 %"; "" for dense ones.
-    method: What was done to it.
-  """
-
-  base: str
-  method: str
-
-  def __str__(self) -> str:
-    return f"{self.method}, {self.base}" if self.base else self.method
-
-  @property
-  def folder(self) -> str:
-    """A name for files."""
-    name = f"{self.base}-{self.method}" if self.base else self.method
-    return re.sub(r"[^\w.-]+", "_", name.replace(" %", "").replace(":", "of"))
 
 
 class Measure(NamedTuple):

@@ -12,6 +12,8 @@ from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
 from experiments.llm.text import questions
 from experiments.runs import finetune as run
+from experiments.runs import prune_llm as prune_runs
+from experiments.runs import recovery as recovery_runs
 from tests.configs.shipped import CONFIGS, load
 
 VARIANTS = {
@@ -33,11 +35,11 @@ def test_every_variant_is_sound(name, arg, tmp_path):
   match config.driver:
     case "prune_llm":
       check.keys(config, prune_llm.defaults())
-      assert list(prune_llm._plan(config))
+      assert list(prune_runs.plan(config))
     case "finetune":
       run.check_config(config)
     case "recovery":
-      planned = recovery._plan(config, tmp_path)
+      planned = recovery_runs.plan(config, tmp_path)
       cells = [str(cell) for cell in planned]
       methods = [cell.method for cell in planned]
       for pair in config.expected:
@@ -55,7 +57,7 @@ def test_arguments_are_those_that_are_documented():
 
 def test_squarehead_on_gsm8k_is_the_papers_recipe(tmp_path):
   config = load("squarehead_llm", "gsm8k")
-  planned = recovery._plan(config, tmp_path)
+  planned = recovery_runs.plan(config, tmp_path)
   steps = {
     cell.base: (one.steps, one.schedule.learning_rate)
     for cell, runs in planned.items()

@@ -8,6 +8,7 @@ from experiments.drivers import prune_llm
 from experiments.errors import UserError
 from experiments.llm.io import huggingface
 from experiments.llm.prune import kernels
+from experiments.runs import prune_llm as prune_runs
 from tests.experiments.small_finetune import SIZES, TEXT
 
 METHODS = {
@@ -62,7 +63,7 @@ def test_a_cell_is_what_was_saved(table):
 def test_groups_of_n_of_m_leave_nothing_else_to_choose():
   methods = {**METHODS, "even": {"name": "ria", "per_output": True}}
   config = make(pruners=methods, methods=tuple(sorted(methods)))
-  cells = [str(cell) for cell, _ in prune_llm._plan(config)]
+  cells = [str(cell) for cell, _ in prune_runs.plan(config)]
   assert cells == [
     *("even, 50 %", "magnitude, 50 %", "owl, 50 %"),
     "magnitude, 2:4",

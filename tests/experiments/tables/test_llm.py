@@ -2,9 +2,10 @@
 
 import pytest
 
+from experiments.config.entry import Cell
 from experiments.errors import UserError
 from experiments.tables import llm
-from experiments.tables.llm import Cell, Measure
+from experiments.tables.llm import Measure
 from experiments.tables.rows import Row
 
 PERPLEXITY = Measure("perplexity", lower_is_better=True)

@@ -1,0 +1,137 @@
+"""Plans the runs on pruned language models, and tests the models before them.
+
+In the workdir lie the dense model, tuned on the task if the config says so; the
+pruned ones; and the runs of finetune.py. What is there is not made again.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from experiments.config.entry import Cell
+from experiments.errors import UserError, unknown
+from experiments.llm.evaluate import tasks
+from experiments.llm.io import huggingface
+from experiments.llm.io.model import Model
+from experiments.llm.prune import pruners
+from experiments.runs import finetune
+from experiments.runs import progress as progress_lib
+from experiments.runs import workdir as workdir_lib
+from experiments.runs.finetune_step import NONE
+
+DENSE = "dense"  # the name of the dense model as a teacher
+
+
+def plan(
+  config: ml_collections.ConfigDict, workdir: Path
+) -> dict[Cell, list[tuple[ml_collections.ConfigDict, Path]]]:
+  """Makes and checks the config of every run; returns them, by cell."""
+  if not (config.bases and config.methods and config.seeds):
+    raise UserError(
+      "config.bases, config.methods or config.seeds is empty; nothing to run"
+    )
+  for kind, names, table in (
+    ("start", config.bases, config.starts),
+    ("method", config.methods, {**config.settings, NONE: None}),
+  ):
+    for name in names:
+      if name not in table:
+        raise unknown(f"{kind} of the config", name, table)
+  planned = {}
+  for base in config.bases:
+    for method in config.methods:
+      cell = Cell(base, method)
+      planned[cell] = [
+        _config(config, workdir, cell, seed)
+        for seed in config.seeds
+        if method != NONE
+      ]
+  if config.dense:
+    finetune.check_config(_changed(config.base, config.dense))
+  return planned
+
+
+def _config(
+  config: ml_collections.ConfigDict, workdir: Path, cell: Cell, seed: int
+) -> tuple[ml_collections.ConfigDict, Path]:
+  """Makes the config of one run, and names its directory."""
+  start = config.starts[cell.base].to_dict()
+  prune = start.pop("prune")
+  one = _changed(config.base, start)
+  one = _changed(one, config.settings[cell.method].to_dict())
+  if one.prune_again.name != NONE:
+    one.prune_again = {**prune, **one.prune_again.to_dict()}
+  if one.teacher.name == DENSE:
+    one.teacher = dense_source(config, workdir)
+  one.model = {"name": "huggingface", "path": str(_folder(workdir, cell.base))}
+  one.seed = seed
+  one.name = f"{cell}, seed {seed}"
+  finetune.check_config(one)
+  return one, workdir / "runs" / f"{cell.folder}-{seed}"
+
+
+def _changed(
+  config: ml_collections.ConfigDict, changes: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """Copies a run's config, with other values for some keys."""
+  one = config.copy_and_resolve_references()
+  one.unlock()
+  for key, value in changes.items():
+    if key not in config:
+      raise unknown("key of a run's config", key, config)
+    one[key] = value
+  return one
+
+
+def dense_source(
+  config: ml_collections.ConfigDict, workdir: Path
+) -> dict[str, Any]:
+  """Returns the `model` part of a config that loads the dense model."""
+  if not config.dense:
+    return config.base.model.to_dict()
+  return {"name": "huggingface", "path": str(workdir / "dense" / "model")}
+
+
+def evaluate_dense(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  model: Callable[[], Model],
+  task: Callable[[], tasks.Task],
+  progress: progress_lib.Track,
+) -> dict[str, Any]:
+  """Tests the dense model, tuned first if the config says so."""
+  if not config.dense:
+    file = workdir / "dense.json"
+    return workdir_lib.read_or_make(
+      file, lambda: tasks.evaluate(model(), task())
+    )
+  one = _changed(config.base, config.dense)
+  one.name = f"{config.name}: dense"
+  return finetune.train(one, workdir / "dense", progress=progress).metrics
+
+
+def evaluate_pruned(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  base: str,
+  model: Callable[[], Model],
+  task: Callable[[], tasks.Task],
+  progress: progress_lib.Track,
+) -> dict[str, Any]:
+  """Prunes the dense model and tests it, or reads the numbers."""
+  folder = _folder(workdir, base)
+
+  def make() -> dict[str, Any]:
+    advance = progress(base, model().config.layers, 0)
+    options = config.starts[base].prune
+    pruned = pruners.prune(model(), task().text, options, advance=advance)
+    huggingface.write_model(folder, pruned)
+    return tasks.evaluate(pruned, task())
+
+  return workdir_lib.read_or_make(folder.with_name(f"{folder.name}.json"), make)
+
+
+def _folder(workdir: Path, base: str) -> Path:
+  return workdir / "pruned" / Cell("", base).folder
