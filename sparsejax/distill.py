@@ -9,7 +9,7 @@ BFLOAT16_EPS = 2.0**-7
 def cross_entropy(
   logits: jax.Array, targets: jax.Array, where: jax.Array
 ) -> jax.Array:
-  """The mean negative log-likelihood of tokens, in nats.
+  """Computes the mean negative log-likelihood of tokens, in nats.
 
   Args:
     logits: float[..., vocabulary].
@@ -38,14 +38,14 @@ def kl_divergence(
   *,
   temperature: float = 1.0,
 ) -> jax.Array:
-  """The mean divergence of the student's predictions from the teacher's.
+  """Computes T^2 KL(teacher || student), the mean over tokens, in nats.
 
-  KL(teacher || student) of softened predictions, times temperature squared, so
-  that gradients keep their size.
+  Of predictions softened by the temperature T; its square keeps the size of
+  gradients.
 
   Args:
     logits: The student's, float[..., vocabulary].
-    teacher_logits: The teacher's, alike.
+    teacher_logits: The teacher's, of that shape.
     where: bool[...], which tokens count; at least one.
     temperature: By which both logits are divided, above 0.
 
@@ -81,7 +81,7 @@ def square_head(
   *,
   eps: float = BFLOAT16_EPS,
 ) -> jax.Array:
-  """SquareHead: how far each layer's features are from the teacher's.
+  """Computes SquareHead, the distance of features from the teacher's.
 
   The sum over layers of the mean squared difference, over the mean square of
   the teacher's features; means are over tokens and features. One ratio a layer:
@@ -90,7 +90,7 @@ def square_head(
   Args:
     features: The student's, float[layers, ..., width], one per block, without
       the embedding.
-    teacher_features: The teacher's, alike.
+    teacher_features: The teacher's, of that shape.
     where: bool[...], which tokens count: all that are not padding, prompts too.
     eps: Added to the teacher's mean square; bfloat16's in the released code.
 
@@ -98,7 +98,7 @@ def square_head(
     A float32 scalar.
 
   Raises:
-    ValueError: If student and teacher have not the same layers and width.
+    ValueError: If student and teacher differ in layers or width.
 
   References:
     Kurtic et al., Sparse Fine-tuning for Inference Acceleration of Large

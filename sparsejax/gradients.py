@@ -25,7 +25,7 @@ class Probing(Protocol):
   def probes(
     self, values: PyTree, opt_state: optax.OptState, update_masks: Hashable
   ) -> PyTree | None:
-    """The probes of a step.
+    """Makes the probes of a step.
 
     Args:
       values: What is trained.
@@ -37,7 +37,6 @@ class Probing(Protocol):
       A tree like the values, a `Probe` or None in place of each leaf; None if
       nothing is to be read off, as on ordinary steps.
     """
-    ...
 
 
 @node("values", "found")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 
 def matmul(x: jax.Array, w: Any) -> jax.Array:
-  """The product x w, where w is an array or a node that stands for a matrix.
+  """Multiplies x by w, an array or a node that stands for a matrix.
 
   Args:
     x: Of shape [..., in], of floats.

@@ -8,7 +8,7 @@ from sparsejax.packed import is_packed, unpack
 
 
 def packed_layers(call, args, kwargs, context):
-  """Lets any Linen model run with packed params: for `nn.intercept_methods`.
+  """Runs any Linen model with packed params, in `nn.intercept_methods`.
 
   `nn.Dense` then multiplies by `sparsejax.matmul`; any other layer that has
   packed params of its own runs with dense ones, which are made anew in the

@@ -36,11 +36,9 @@ class Matrix(Protocol):
   @property
   def shape(self) -> tuple[int, ...]:
     """The shape of the matrix, (in, out), or of matrices stacked alike."""
-    ...
 
   def matmul(self, x: jax.Array) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
-    ...
 
 
 class Read(Protocol):
@@ -58,7 +56,6 @@ class Read(Protocol):
     Returns:
       A pytree of float arrays, of the shapes of the probe's zeros.
     """
-    ...
 
 
 @node("zeros", "operands", static=("read",))
@@ -77,7 +74,7 @@ class Probe:
 
 
 def each(function: Callable[..., Any], *, ndim: int = 2) -> Callable[..., Any]:
-  """A function of one matrix, for matrices [..., in, out] stacked alike.
+  """Maps a function of one matrix over matrices [..., in, out].
 
   One after the other, so that what is as large as a matrix is there once. The
   first argument may be another array of each matrix, which has `ndim` axes.

@@ -38,17 +38,17 @@ class Beside:
   scale: float
 
   def matrix(self, base, factors, probe=None) -> LowRank:
-    """What stands for the matrix in the forward pass."""
+    """Makes the node that the model multiplies by."""
     del probe
     return LowRank(base, *factors, self.scale)
 
   def merged(self, base, factors) -> jax.Array:
-    """The matrix itself, dense."""
+    """Adds the product to the base, [..., in, out]."""
     change = self.scale * factors.down @ factors.up
     return (base + change).astype(base.dtype)
 
   def rebased(self, base, factors) -> jax.Array:
-    """The base, as it is."""
+    """Returns the base, which stays."""
     del factors
     return base
 
@@ -66,7 +66,7 @@ class MaskedProduct:
   scale: float
 
   def __call__(self, base: jax.Array, factors: Factors) -> jax.Array:
-    """The matrix."""
+    """Computes the changed matrices [..., in, out]."""
     change = self.scale * factors.down @ factors.up
     return jnp.where(base != 0, base + change, 0)
 
@@ -84,7 +84,7 @@ class ScaledWeights:
   scale: float
 
   def __call__(self, base: jax.Array, factors: Factors) -> jax.Array:
-    """The matrix."""
+    """Computes the changed matrices [..., in, out]."""
     copies = base.shape[-1] // self.rank
     inputs = jnp.concatenate([factors.down] * copies, axis=-1)
     return base + self.scale * base * inputs * factors.up[..., None, :]
@@ -101,16 +101,16 @@ class Within:
   merge: Callable[[jax.Array, Any], jax.Array]
 
   def matrix(self, base, factors, probe=None) -> Merged:
-    """What stands for the matrix in the forward pass."""
+    """Makes the node that the model multiplies by."""
     del probe
     return Merged(base, factors, self.merge)
 
   def merged(self, base, factors) -> jax.Array:
-    """The matrix itself, with the base's zeros."""
+    """Computes the changed matrices, with the base's zeros."""
     return self.merge(base, factors).astype(base.dtype)
 
   def rebased(self, base, factors) -> jax.Array:
-    """The base, as it is."""
+    """Returns the base, which stays."""
     del factors
     return base
 
@@ -123,7 +123,7 @@ def lora(
   alpha: float = 16.0,
   prunable: Prunable = distributions.matrices,
 ) -> FineTuning:
-  """LoRA: a low-rank matrix beside each frozen one.
+  """Trains a low-rank matrix beside each frozen one: LoRA.
 
   Merged with a sparse base it leaves no zeros; pruning it again is called
   LoRA* in sparse fine-tuning.
@@ -157,7 +157,7 @@ def masked_lora(
   alpha: float = 16.0,
   prunable: Prunable = distributions.matrices,
 ) -> FineTuning:
-  """LoRA whose product is masked by the base's non-zeros.
+  """Trains low-rank matrices masked by the base's non-zeros.
 
   So it merges without new non-zeros, at the cost of a dense product in every
   step.
@@ -191,7 +191,7 @@ def spp(
   scale: float = 2.0,
   prunable: Prunable = distributions.matrices,
 ) -> FineTuning:
-  """SPP: every weight times a factor, so that zeros stay zeros.
+  """Trains a factor of every weight, so that zeros stay zeros: SPP.
 
   The change of a weight is the weight times `scale`, a number of its output
   and one of its input; the latter is shared by outputs that are `rank` apart.
@@ -240,7 +240,7 @@ def _begin(rank, part):
 
 
 def _uniform(key, shape):
-  """What LoRA's released code draws: of variance 1 / (3 x inputs)."""
+  """Draws U(-b, b) with b = 1 / sqrt(inputs), as LoRA's released code."""
   bound = shape[-2] ** -0.5
   return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 

@@ -26,7 +26,7 @@ def adamw(
   eps: float = 1e-6,
   weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-  """AdamW for deltas: weights of their own age, decay towards the base.
+  """Makes AdamW for deltas: each weight has its age, decay is to the base.
 
   Args:
     learning_rate: A number or an optax schedule.
@@ -62,7 +62,7 @@ def spiel(
   on_zeros: bool = True,
   prunable: Prunable = distributions.matrices,
 ) -> FineTuning:
-  """SpIEL: drops the smallest deltas, grows by accumulated gradients.
+  """Trains deltas that move to large accumulated gradients: SpIEL.
 
   `accumulate` steps before places move, those of the largest gradients become
   candidates; until then their gradients add up. The first time, all places
@@ -129,7 +129,7 @@ def spiel_sm3(
   on_zeros: bool = True,
   prunable: Prunable = distributions.matrices,
 ) -> FineTuning:
-  """SpIEL with SM3: an optimizer state of a row and a column per matrix.
+  """Trains deltas whose optimizer state is a row and a column: SpIEL, SM3.
 
   SM3 keeps squared gradients by row and by column, instead of two moments of
   every weight. Places that are not trained grow where the product of the two
@@ -194,12 +194,12 @@ def spiel_sm3(
 
 
 def saliency(weights: jax.Array, gradients: jax.Array) -> jax.Array:
-  """|w g|, by which SEFT prunes."""
+  """Computes |w g|, by which SEFT prunes."""
   return jnp.abs(weights * gradients)
 
 
 def magnitude(weights: jax.Array, gradients: jax.Array) -> jax.Array:
-  """|w|, the alternative to it."""
+  """Computes |w|, the alternative to `saliency`."""
   del gradients
   return jnp.abs(weights)
 
@@ -219,7 +219,7 @@ def seft(
   sensitivity: Callable[[jax.Array, jax.Array], jax.Array] = saliency,
   prunable: Prunable = distributions.matrices,
 ) -> FineTuning:
-  """SEFT: sparse deltas on a sparse base, which keeps its number of zeros.
+  """Trains sparse deltas on a base that keeps its number of zeros: SEFT.
 
   Every so many steps the smallest deltas are dropped; as many places of the
   largest gradients grow, zeros of the base too; and each matrix is pruned back
@@ -288,7 +288,7 @@ def seft(
 
 
 def as_many_as_lora(rank: int) -> Callable[[tuple[int, int]], int]:
-  """As many weights of a matrix as a low-rank adapter of that rank has.
+  """Makes `k`: as many weights as a low-rank adapter has, rank x (in + out).
 
   Example:
     >>> as_many_as_lora(8)((768, 3072))
@@ -298,7 +298,7 @@ def as_many_as_lora(rank: int) -> Callable[[tuple[int, int]], int]:
 
 
 def _linear(fraction, first, t_end):
-  """A schedule of SpIEL's shares: all at first, then ever fewer."""
+  """Makes SpIEL's schedule: 1 at first, then fraction (1 - step / t_end)."""
   if callable(fraction):
     return fraction
   _check_share(fraction)
@@ -311,7 +311,7 @@ def _linear(fraction, first, t_end):
 
 
 def _begin(path, leaf, key, *, k, on_zeros):
-  """A base, deltas at random places of it, and these places."""
+  """Parts a leaf into its base, zero deltas, and slots at random places."""
   *stack, rows, columns = leaf.shape
   count = k((rows, columns)) if callable(k) else k
   if not 1 <= count <= rows * columns:
@@ -327,7 +327,7 @@ def _begin(path, leaf, key, *, k, on_zeros):
 # Compiled once for all leaves of one shape.
 @functools.partial(jax.jit, static_argnames=("count", "on_zeros"))
 def _drawn(leaf, keys, *, count, on_zeros):
-  """Slots at random places."""
+  """Draws slots at random places of each matrix."""
 
   def one(base, key):
     key = wrapped(key)

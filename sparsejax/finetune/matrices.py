@@ -36,11 +36,11 @@ class Delta:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """The shape of the matrix."""
+    """The shape of the matrix, or of matrices stacked alike."""
     return self.base.shape
 
   def matmul(self, x: jax.Array) -> jax.Array:
-    """`x [..., in]` times the matrix, in the dtype of x."""
+    """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
     if self.probe is None:
       return _tapped(x, self.base, self.deltas, self.indices)
     probe = self.probe
@@ -73,11 +73,11 @@ class LowRank:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """The shape of the matrix."""
+    """The shape of the matrix, or of matrices stacked alike."""
     return self.base.shape
 
   def matmul(self, x: jax.Array) -> jax.Array:
-    """`x [..., in]` times the matrix, in the dtype of x."""
+    """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
     down, up = (w.astype(x.dtype) for w in (self.down, self.up))
     return x @ self.base.astype(x.dtype) + (x @ down) @ up * self.scale
 
@@ -100,11 +100,11 @@ class Merged:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """The shape of the matrix."""
+    """The shape of the matrix, or of matrices stacked alike."""
     return self.base.shape
 
   def matmul(self, x: jax.Array) -> jax.Array:
-    """`x [..., in]` times the matrix, in the dtype of x."""
+    """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
 
     @jax.checkpoint
     def times(x, base, factors):
@@ -114,9 +114,10 @@ class Merged:
 
 
 def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
-  """As `each`, of a function that returns its matrix, changed, with others.
+  """Maps a function of one matrix, which it changes, over stacked ones.
 
-  The changed matrices take the place of the old, where these are donated.
+  As `nodes.each`, of a function that returns the changed matrix first. The
+  changed matrices take the place of the old, where these are donated.
   """
 
   def stacked(matrix, *others):
@@ -136,14 +137,14 @@ def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def gather(matrix: jax.Array, indices: jax.Array) -> jax.Array:
-  """The weights [k] at flat places of a matrix; 0 where out of range."""
+  """Gathers the weights [k] at flat indices; 0 where out of range."""
   return matrix.reshape(-1).at[indices].get(mode="fill", fill_value=0)
 
 
 def scatter(
   matrix: jax.Array, indices: jax.Array, values: jax.Array
 ) -> jax.Array:
-  """Matrices [..., in, out] with `values` [..., k] at flat places of them.
+  """Writes `values` [..., k] to flat indices of matrices [..., in, out].
 
   Places that are out of range are left out. Donated matrices are changed where
   they are: one after the other, since XLA would make one index of layer and
@@ -176,7 +177,7 @@ def dense_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _read_gradient(x, g, indices):
-  """The dense gradient at flat places; 0 where out of range."""
+  """Gathers the dense gradient at flat indices; 0 where out of range."""
   rows, columns = x.shape[-1], g.shape[-1]
   if rows <= columns:
     return gather(dense_gradient(x, g), indices)

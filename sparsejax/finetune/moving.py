@@ -26,7 +26,7 @@ class Phase(NamedTuple):
 
   Attributes:
     first: Whether candidates are chosen, by this step's gradient; if not,
-      those that were chosen before are looked at once more.
+      the gradients of those chosen before are read again.
     last: Whether places move at the end of the step.
   """
 
@@ -64,7 +64,7 @@ class Schedule(NamedTuple):
   fraction: Callable[[jax.Array], jax.Array]
 
   def phase(self, step: int) -> Phase | Literal[False]:
-    """Returns what a step does besides, counted from 0; False for nothing."""
+    """Returns the phase of a step, counted from 0; False on ordinary steps."""
     ahead = (self.first - step - 1) % self.every
     move = step + 1 + ahead
     if ahead >= self.accumulate or not self.first <= move < self.stop:
@@ -111,7 +111,7 @@ class GradientEvolution(NamedTuple):
   def after_move(self, harvest: Harvest) -> Harvest:
     """Returns what of the harvest is kept from step to step.
 
-    Nothing, if all is gathered in the step that moves places.
+    Empty arrays, if all is gathered in the step that moves places.
     """
     if self.schedule.accumulate > 1:
       return harvest
@@ -132,7 +132,7 @@ class GradientEvolution(NamedTuple):
     phase: Phase,
     key: jax.Array,
   ) -> Probe:
-    """Makes what chooses candidates, or reads their gradients once more."""
+    """Makes what chooses candidates, or reads their gradients again."""
     *stack, rows, columns = base.shape
     counts = self.counts(rows * columns, slots.indices.shape[-1])
     numbers = 3 if phase.first else 1  # row, column, gradient
@@ -158,10 +158,10 @@ class GradientEvolution(NamedTuple):
     else:
       rank = jnp.abs(gradient)
     where = jnp.ones(base.shape, bool) if self.revive else base != 0
-    chosen = [support.best(rank, grow, where)]
+    chosen = [support.best_places(rank, grow, where)]
     if self.sensitivity:
       rank = -self.sensitivity(base.astype(jnp.float32), gradient)
-      chosen.append(support.best(rank, prune, base != 0))
+      chosen.append(support.best_places(rank, prune, base != 0))
     else:
       chosen.append(jnp.zeros(prune, jnp.int32))
     columns = base.shape[-1]
@@ -230,7 +230,7 @@ class GradientEvolution(NamedTuple):
     weights = gather(swapped.base, prune.indices).astype(jnp.float32)
     gradients = prune.first / self.schedule.accumulate
     rank = self.sensitivity(weights, gradients)
-    return support.adapt(swapped, prune.indices, rank)
+    return support.prune_to_budget(swapped, prune.indices, rank)
 
   def seeds(self, harvest: Harvest, swap: Swap) -> Seeds:
     """Makes the first moments of newly trained weights."""
@@ -244,6 +244,6 @@ class GradientEvolution(NamedTuple):
 
 
 def _gradients_at(gradient, base, indices):
-  """The gradients at each kind of candidates, [1, c]."""
+  """Gathers the gradients of both kinds of candidates, [1, c]."""
   del base
   return tuple(gather(gradient, places)[None] for places in indices)

@@ -29,7 +29,7 @@ class AgedAdamState(NamedTuple):
   Attributes:
     count: int32 scalar: steps so far.
     mean: The mean gradient of each weight, without Adam's bias towards 0.
-    square: The mean of its square, likewise.
+    square: The mean of its square, without that bias too.
     born: int32, the count less the number of gradients that each weight has
       seen; so nothing has to be written from step to step.
   """
@@ -43,11 +43,11 @@ class AgedAdamState(NamedTuple):
 def scale_by_aged_adam(
   b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6
 ) -> optax.GradientTransformation:
-  """Adam that counts the steps of every weight for itself.
+  """Makes an Adam that counts the steps of every weight for itself.
 
   Adam divides its moments by 1 - b**t, since they began at 0. A weight that is
   trained from a later step on has a t of its own here. The state holds moments
-  that are so divided already; a weight that looked at its gradient before it
+  that are so divided already; a weight whose gradient was read before it
   was trained begins with the plain means of those (`Seeds`).
 
   Args:
@@ -108,7 +108,7 @@ def scale_by_aged_adam(
 
 
 def seeded(inner_state: Any, kept: PyTree, seeds: PyTree) -> Any:
-  """An optimizer's state whose weights of a new place begin from their seeds.
+  """Starts the moments of weights at new places from their seeds.
 
   Args:
     inner_state: The state, at any depth of which aged moments may be.

@@ -30,7 +30,6 @@ class Begin(Protocol):
       The base, which is frozen; the values, a pytree that is trained; and the
       part that joins them. `optax.MaskedNode()` for what there is none of.
     """
-    ...
 
 
 class Part(Protocol):
@@ -52,15 +51,12 @@ class Part(Protocol):
     Returns:
       The node, of shape [..., in, out].
     """
-    ...
 
   def merged(self, base: Any, values: Any) -> jax.Array:
     """Makes the dense matrices [..., in, out], of the base's dtype."""
-    ...
 
   def rebased(self, base: Any, values: Any) -> Any:
     """Returns the base [..., in, out] after a step that led to `values`."""
-    ...
 
 
 class Evolution(Protocol):
@@ -82,7 +78,6 @@ class Evolution(Protocol):
       base: Matrices [..., in, out].
       k: How many slots each has.
     """
-    ...
 
   def probe(
     self,
@@ -105,7 +100,6 @@ class Evolution(Protocol):
       The probe, of arrays with the matrices' leading axes; None if dense
       gradients are of no use.
     """
-    ...
 
   def gathered(
     self,
@@ -130,7 +124,6 @@ class Evolution(Protocol):
     Returns:
       The new harvest, and float32[..., k], the gradients to train by.
     """
-    ...
 
   def move(
     self,
@@ -154,12 +147,9 @@ class Evolution(Protocol):
     Returns:
       What became of the slots.
     """
-    ...
 
   def seeds(self, harvest: Any, swap: Swap) -> Seeds | None:
     """Makes the first moments of the newly trained weights of one matrix."""
-    ...
 
   def after_move(self, harvest: Any) -> Any:
     """Returns what of the harvest is kept after places have moved."""
-    ...

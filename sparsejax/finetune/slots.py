@@ -29,20 +29,20 @@ class Slots(NamedTuple):
   budget: jax.Array
 
   def matrix(self, base, deltas, probe=None) -> Delta:
-    """What stands for the matrix in the forward pass."""
+    """Makes the node that the model multiplies by."""
     return Delta(base, deltas, self.indices, probe)
 
   def merged(self, base, deltas) -> jax.Array:
-    """The matrix itself."""
+    """Makes the matrices [..., in, out]."""
     return self.rebased(base, deltas)
 
   def rebased(self, base, deltas) -> jax.Array:
-    """The base after a gradient step, with the new deltas."""
+    """Writes start + deltas into the base, [..., in, out]."""
     return scatter(base, self.indices, self.start + deltas)
 
 
 class Candidates(NamedTuple):
-  """Places whose gradient is looked at, in one or several batches.
+  """Places whose gradients are read, in one or several batches.
 
   Attributes:
     indices: int32[c], in the flat matrix; in * out where there is none.
@@ -73,7 +73,7 @@ class Swap(NamedTuple):
 
 
 def draw(key: jax.Array, base: jax.Array, k: int, where: jax.Array) -> Slots:
-  """Slots at places drawn uniformly from those where a mask is True.
+  """Draws slots uniformly from the places where a mask is True.
 
   Args:
     key: PRNG key.
@@ -90,8 +90,8 @@ def draw(key: jax.Array, base: jax.Array, k: int, where: jax.Array) -> Slots:
   return Slots(indices, gather(base, indices), budget)
 
 
-def best(scores: jax.Array, count: int, where: jax.Array) -> jax.Array:
-  """The flat places, ascending, of the `count` highest scores of a mask."""
+def best_places(scores: jax.Array, count: int, where: jax.Array) -> jax.Array:
+  """Lists the places, ascending, of the `count` highest scores in a mask."""
   return places(select.top_k_mask(scores, count, where), count)
 
 
@@ -154,7 +154,7 @@ def swap(
 
 
 def _slot_of(indices, size, wanted):
-  """The slot [c] that holds each of the wanted places; k if none does."""
+  """Finds the slot [c] that holds each of the wanted places; k if none."""
   k = indices.shape[0]
   slot = jnp.full(size, k, jnp.int32)
   slot = slot.at[indices].set(jnp.arange(k, dtype=jnp.int32), mode="drop")
@@ -162,7 +162,7 @@ def _slot_of(indices, size, wanted):
 
 
 def _paired(dropped, grown):
-  """For the i-th dropped slot the i-th candidate that grows; c for others."""
+  """Gives the i-th dropped slot the i-th growing candidate; c to others."""
   c = grown.shape[0]
   order = jnp.where(grown, jnp.cumsum(grown) - 1, c)
   nth = jnp.full(c, c, jnp.int32)
@@ -171,7 +171,9 @@ def _paired(dropped, grown):
   return nth.at[turn].get(mode="fill", fill_value=c)
 
 
-def adapt(swapped: Swap, candidates: jax.Array, rank: jax.Array) -> Swap:
+def prune_to_budget(
+  swapped: Swap, candidates: jax.Array, rank: jax.Array
+) -> Swap:
   """Prunes a matrix back to its budget of non-zeros.
 
   Every place of a slot counts as a non-zero, also while its weight is still 0.
@@ -180,11 +182,11 @@ def adapt(swapped: Swap, candidates: jax.Array, rank: jax.Array) -> Swap:
 
   Args:
     swapped: What `swap` left.
-    candidates: int32[c], places that may be pruned, likewise.
+    candidates: int32[c], places that may be pruned; in * out for none.
     rank: float32[c], by which they are, the lowest first.
 
   Returns:
-    The same after pruning.
+    What became of the slots, after pruning.
   """
   base, slots, kept, source = swapped
   size = base.size
@@ -204,6 +206,6 @@ def adapt(swapped: Swap, candidates: jax.Array, rank: jax.Array) -> Swap:
 
 
 def support_size(base: jax.Array, indices: jax.Array) -> jax.Array:
-  """How many weights are non-zero or in a slot: int32."""
+  """Counts the weights that are non-zero or in a slot, int32."""
   idle = (indices < base.size) & (gather(base, indices) == 0)
   return jnp.sum(base != 0, dtype=jnp.int32) + jnp.sum(idle, dtype=jnp.int32)

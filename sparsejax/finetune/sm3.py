@@ -1,7 +1,7 @@
 """Places that move by SM3's accumulators, which training goes by as well.
 
 They are as long as a row and a column of a matrix, however many of its weights
-are trained, and no dense gradient is looked at.
+are trained, and no dense gradient is read.
 """
 
 from typing import Literal, NamedTuple
@@ -63,7 +63,7 @@ class Sm3Evolution(NamedTuple):
     phase: Phase,
     key: jax.Array,
   ) -> None:
-    """Makes no probe: dense gradients are of no use."""
+    """Makes no probe, since dense gradients are of no use."""
     del base, slots, harvest, phase, key
 
   def gathered(
@@ -111,10 +111,10 @@ class Sm3Evolution(NamedTuple):
     where = ~trained if self.revive else ~trained & (base != 0)
     # The order is that of the products, which might underflow.
     rank = jnp.outer(jnp.sqrt(harvest.rows), jnp.sqrt(harvest.columns))
-    grow = support.best(rank, k, where)
+    grow = support.best_places(rank, k, where)
     n = jnp.where(jnp.all(jnp.isfinite(rank)), n, 0)
     return support.swap(base, slots, deltas, grow, gather(rank, grow), n)
 
   def seeds(self, harvest: Accumulators, swap: Swap) -> None:
-    """Makes nothing: there are no moments of single weights."""
+    """Makes no seeds, since single weights have no moments."""
     del harvest, swap

@@ -77,10 +77,10 @@ class FineTuning(optax.GradientTransformationExtraArgs):
   """An optax transformation of values that belong to pretrained params.
 
   Its `update` takes `update_masks`, what `moves` gives for the step, and the
-  gradients that `sparsejax.value_and_grad` gives for the same.
+  gradients that `sparsejax.value_and_grad` gives for that.
 
   Attributes:
-    start: `params -> (values, state)`; `sparsejax.init` does the same.
+    start: `params -> (values, state)`; as `sparsejax.init` does.
     moves: `step -> Phase`, or False: what the step, a Python int counted from
       0, does besides its gradient step. It is a constant of the compiled step.
     probes: `(values, state, update_masks) -> probes`: what is read off dense
@@ -100,7 +100,7 @@ class FineTuning(optax.GradientTransformationExtraArgs):
 
   @property
   def phase(self) -> Callable[[int], Phase | None]:
-    """`moves`, by its old name: None on ordinary steps."""
+    """The old name of `moves`; None on ordinary steps."""
     return deprecated.phases(self.moves)
 
 
@@ -218,7 +218,7 @@ def merge(values: PyTree, state: FineTuneState) -> PyTree:
 
 
 def _phase(evolution, update_masks):
-  """The phase of a step; False for an ordinary one, or where places stay."""
+  """Checks `update_masks`; returns its phase, False where places stay."""
   if evolution is None:
     return False
   if isinstance(update_masks, Phase):
@@ -235,7 +235,7 @@ def _phase(evolution, update_masks):
 
 
 def _parted(begin, key, prunable, rest, params):
-  """The tree of params, and lists of the bases, values and parts of leaves."""
+  """Parts the leaves: their tree, and lists of bases, values and parts."""
   rows, treedef = _aligned(params)
   chosen = [prunable(path_name(path), leaf) for path, leaf in rows]
   if not any(chosen):
@@ -255,7 +255,7 @@ def _parted(begin, key, prunable, rest, params):
 
 
 def _rebased(state, values):
-  """The state whose base agrees with the values."""
+  """Writes the values into the state's base."""
 
   def leaf(base, part, values):
     return base if is_hole(part) else part.rebased(base, values)
@@ -265,7 +265,7 @@ def _rebased(state, values):
 
 
 def _gathered(evolution, state, grads, phase):
-  """The state with what a step has found, and the gradients to train by."""
+  """Adds a step's gradients to the harvest; returns those to train by."""
 
   def leaf(base, slots, harvest, grad):
     if is_hole(harvest):
@@ -284,7 +284,7 @@ def _gathered(evolution, state, grads, phase):
 
 
 def _moved(evolution, inner, state, values):
-  """The state with slots at new places, and which slots are as they were."""
+  """Moves slots; returns the state, and which slots are as they were."""
   share = evolution.schedule.fraction(state.count + 1)
   step_key = jax.random.fold_in(_step_key(state), 1)
 

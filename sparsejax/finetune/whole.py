@@ -4,10 +4,7 @@ The non-zeros are all there is of a matrix: it is made dense within one layer,
 for one moment, and gradients and optimizer state are of its non-zeros.
 """
 
-import math
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -29,16 +26,6 @@ class Places(Flat):
       end of rows with fewer non-zeros. nnz is a multiple of 8.
     sizes: (in, out).
   """
-
-  def expand(self, values: jax.Array) -> jax.Array:
-    """Scatters values [..., nnz] into zeros [..., in, out]."""
-
-    def one(values: jax.Array, indices: jax.Array) -> jax.Array:
-      flat = jnp.zeros(math.prod(self.sizes), values.dtype)
-      flat = flat.at[indices].set(values, mode="drop", indices_are_sorted=True)
-      return flat.reshape(self.sizes)
-
-    return each(one, ndim=1)(values, self.indices)
 
   def product(self, x: jax.Array, packed: Packed) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix; sums its gradient in float32.

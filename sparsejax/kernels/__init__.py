@@ -1,6 +1,6 @@
 """Kernels: products with the non-zeros of a matrix, and selection, on CPUs.
 
-C++, called only if `available()`. A matrix [in, out] is given by the inputs of
+C++, called only if `available()`. A matrix [in, out] is stored by the inputs of
 each output; activations are by feature, [features, batch]. Products of blocks
 on GPUs are in `blocks`; when which is used is decided in `sparsejax.packed`.
 """
@@ -22,7 +22,7 @@ def multiply(
   values: jax.Array,
   slots: jax.Array | None = None,
 ) -> jax.Array:
-  """The product of a matrix, given by its rows, and activations.
+  """Multiplies a matrix, stored by rows, by activations.
 
   Args:
     x: float32 [width] or [width, batch].
@@ -57,7 +57,7 @@ def sample(
   columns: jax.Array,
   dtype: jnp.dtype,
 ) -> jax.Array:
-  """The products of rows of g with rows of x, at the entries of a matrix.
+  """Computes g x^T at the entries of a sparse matrix.
 
   Args:
     x: float32 [width, batch].
@@ -88,7 +88,7 @@ def top_k(keys: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def _padded(x):
-  """With a batch that is a multiple of the vectors' length."""
+  """Pads the batch to a multiple of the vectors' length."""
   return jnp.pad(x, ((0, 0), (0, -x.shape[1] % _LANES)))
 
 

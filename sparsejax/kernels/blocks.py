@@ -25,7 +25,7 @@ def multiply(
   *,
   interpret: bool = False,
 ) -> jax.Array:
-  """The product of activations with a matrix of blocks.
+  """Multiplies activations by a matrix of blocks.
 
   Args:
     x: [batch, in].
@@ -84,7 +84,7 @@ def sample(
   *,
   interpret: bool = False,
 ) -> jax.Array:
-  """The blocks of x^T g that are there.
+  """Computes the blocks of x^T g at the entries of a block-sparse matrix.
 
   Args:
     x: [batch, in].
@@ -129,7 +129,7 @@ def sample(
 
 
 def _tiled(x):
-  """X with a batch that divides by a tile, which has to be 16 at least."""
+  """Pads the batch of x to whole tiles, of at least 16."""
   batch = x.shape[0]
   tile = min(_TILE, max(16, pl.next_power_of_2(batch)))
   return batch, jnp.pad(x, ((0, -batch % tile), (0, 0))), tile

@@ -37,7 +37,7 @@ TARGETS = ("sparsejax_multiply", "sparsejax_sample", "sparsejax_top_k")
 
 
 def available(*, quiet: bool = False) -> bool:
-  """Whether the kernels can be used; builds and registers them if need be.
+  """Tells whether the kernels can be used; builds them if need be.
 
   Args:
     quiet: Whether to say nothing if they cannot.
@@ -55,13 +55,13 @@ def available(*, quiet: bool = False) -> bool:
 
 
 def loaded() -> bool:
-  """Whether they are available without building anything."""
+  """Tells whether the kernels are available without building anything."""
   return bool(_registered.cache_info().currsize) and available(quiet=True)
 
 
 @functools.cache
 def _registered() -> str | None:
-  """Registers the kernels; what keeps them from it, if anything does."""
+  """Registers the kernels; returns the reason if that fails."""
   try:
     library = ctypes.cdll.LoadLibrary(str(_built()))
     for name in TARGETS:
@@ -85,7 +85,7 @@ def _warn(reason: str) -> None:
 
 
 def cache_directory() -> pathlib.Path:
-  """Where built kernels are kept: `SPARSEJAX_CACHE`, or the user's cache."""
+  """Returns where built kernels are kept: `SPARSEJAX_CACHE`, or a cache."""
   if "SPARSEJAX_CACHE" in os.environ:
     return pathlib.Path(os.environ["SPARSEJAX_CACHE"])
   home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
@@ -93,7 +93,7 @@ def cache_directory() -> pathlib.Path:
 
 
 def _built() -> pathlib.Path:
-  """The library, compiled unless somebody has done so."""
+  """Returns the library's path; compiles it if it is not there."""
   if platform.system() == "Windows":
     raise OSError("they are not built on Windows")
   compiler = os.environ.get("CXX", "c++")

@@ -52,7 +52,7 @@ class Replacement:
   __array_ufunc__ = None  # NumPy, too, has to ask `__radd__`.
 
   def __radd__(self, params) -> jax.Array:
-    """The values."""
+    """Returns the values."""
     del params
     return self.values
 
@@ -76,7 +76,7 @@ def probes(
 
   def probe(index, structure, values):
     def whole(leaf):
-      """A tree in which nothing but this leaf costs anything."""
+      """Makes a tree in which nothing but this leaf costs anything."""
       zeros = [jnp.zeros(x.shape, x.dtype) for x in shapes]
       zeros[index] = leaf
       return treedef.unflatten(zeros)
@@ -111,7 +111,7 @@ def probes(
 
 
 def _words(mask):
-  """A mask as floats of 16 bits, which a cotangent can be."""
+  """Packs a mask into floats of 16 bits, which a cotangent can be."""
   bits = jnp.pad(mask.reshape(-1), (0, -mask.size % _WORD))
   bits = bits.reshape(-1, _WORD).astype(jnp.uint32)
   shifts = jnp.arange(_WORD, dtype=jnp.uint32)
@@ -131,7 +131,7 @@ class _Move(NamedTuple):
     new: The structure.
     source: int32[slots]: which old slot a new one continues; -1 for none.
     values: [slots], in the new order.
-    gradient: [slots], likewise.
+    gradient: [slots], in the new order.
     used: Which new slots are used.
   """
 
@@ -149,7 +149,7 @@ def moved(
   values: PyTree,
   extra: dict[str, Any],
 ) -> tuple[PyTree, PackedState]:
-  """A step in which masks move."""
+  """Takes a step in which masks move."""
   mask_state = state.mask_state
   masks = mask_state.masks
   rows, treedef = slots.aligned(masks, masks, values, grads)
@@ -185,7 +185,7 @@ def moved(
 
 
 def _move(recipe, mask_state, refused, old, values, grads, *, path):
-  """How a leaf's slots move, and how often that has been refused so far."""
+  """Moves a leaf's slots; counts how often that has been refused so far."""
   found = grads.found
   mask = _mask_of(found.mask, old.sizes)
   # Used twice in the loss, or not at all, it has no mask to move by; and no
@@ -206,7 +206,7 @@ def _move(recipe, mask_state, refused, old, values, grads, *, path):
 
 
 def _moved_moments(recipe, mask_state, inner_state, moves):
-  """Moments in the new slots; zero, or their first value, where grown."""
+  """Moves moments to new slots; zero, or their first value, where grown."""
   again = recipe.restart(mask_state.count)
 
   def leaf(moment, move):

@@ -86,7 +86,8 @@ def trimmed(
 
   Where masks shrink, as in gradual pruning, that frees memory; and, since it
   changes shapes, has the step compiled anew. How many slots there are depends
-  on the masks alone, so that a run that was stopped goes on in the same bits.
+  on the masks alone, so that a run that was stopped goes on in the bits of one
+  that was not.
 
   Args:
     tx: The transformation, a `PackedTransformation`.
@@ -94,7 +95,7 @@ def trimmed(
     opt_state: Its state.
 
   Returns:
-    The same values and state in fewer slots; themselves if there are no fewer.
+    Values and state in fewer slots; as they are if there are no fewer.
   """
   mask_state = opt_state.mask_state
   rows, _ = slots.aligned(mask_state.masks, values, mask_state.budget)
@@ -108,7 +109,7 @@ def trimmed(
 
 
 def _slots_for(count, sizes, budget):
-  """Slots for so many weights: those of the budget, or of a grid above it."""
+  """Counts the slots for so many weights: the budget's, or on a grid above."""
   if count <= int(budget):
     return -(-count // 8) * 8
   room = int(np.prod(sizes))
@@ -118,7 +119,7 @@ def _slots_for(count, sizes, budget):
 
 
 def _structures(recipe, mask_state, formats, kernel):
-  """What says where non-zeros are, in place of masks that are arrays."""
+  """Makes structures in place of masks that are arrays."""
   leaves = jax.tree_util.tree_leaves_with_path(mask_state.masks)
   paths = [path_name(path) for path, mask in leaves if jnp.ndim(mask)]
   pattern = patterns.resolve(recipe.mask_update.pattern, paths)

@@ -31,7 +31,7 @@ def aligned(structure: PyTree, *trees: PyTree) -> tuple[list[tuple], Any]:
 
 
 def _map(change: Callable[..., Any], structure: PyTree, tree: PyTree) -> PyTree:
-  """A tree with `change(structure, leaf)` in place of packed leaves."""
+  """Puts `change(structure, leaf)` in place of packed leaves."""
   rows, treedef = aligned(structure, tree)
   return treedef.unflatten(x if s is None else change(s, x) for _, s, x in rows)
 

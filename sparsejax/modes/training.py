@@ -1,4 +1,4 @@
-"""Whole trainings on packed arrays: the same algorithms, the same masks.
+"""Transformations of packed arrays, and their ordinary step.
 
 `packed` and `kernels` make of a transformation that holds params at zero one
 whose params are the values of the non-zeros only. Gradients and moments are of
@@ -35,7 +35,7 @@ class PackedTransformation(SparseTransformation):
   gradients of `value_and_grad`.
 
   Attributes:
-    start: `params -> (values, state)`; `sparsejax.init` does the same.
+    start: `params -> (values, state)`; as `sparsejax.init` does.
     probes: `(values, state, update_masks=True) -> probes`: what is read off
       dense gradients when masks move; see `gradients.Probing`.
     pack: `(params, state) -> (values, state)`, from a state of the
@@ -52,7 +52,7 @@ class PackedTransformation(SparseTransformation):
 def packed(
   tx: SparseTransformation, *, formats: Format | Formats | None = None
 ) -> PackedTransformation:
-  """Trains the non-zeros of params only: less memory.
+  """Trains the non-zeros of params only, in less memory.
 
   A matrix is dense within its product for a moment, and its dense gradient
   within the backward pass of that product.
@@ -97,7 +97,7 @@ def packed(
 def kernels(
   tx: SparseTransformation, *, formats: Format | Formats | None = None
 ) -> PackedTransformation:
-  """Trains the non-zeros of params only, by sparse kernels: less time, too.
+  """Trains the non-zeros of params only, by sparse kernels, in less time.
 
   Products with matrices are made by C++ on CPUs; it pays from about 80 % of
   zeros. On GPUs only matrices of square blocks have kernels. Everywhere else,
@@ -173,7 +173,7 @@ def _transformation(
 
 
 def _recipe(tx: SparseTransformation) -> Recipe:
-  """What a transformation was made of, if it can be packed."""
+  """Returns what a transformation was made of, if it can be packed."""
   recipe = getattr(tx, "recipe", None)
   if recipe is None:
     raise ValueError(
@@ -197,7 +197,7 @@ def _stepped(
   values: PyTree,
   extra: dict[str, Any],
 ) -> tuple[PyTree, PackedState]:
-  """A step in which masks stay."""
+  """Takes a step in which masks stay."""
   structure = state.mask_state.masks
   updates, inner_state = recipe.inner.update(
     slots.with_axes(grads, structure),

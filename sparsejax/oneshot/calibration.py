@@ -1,4 +1,4 @@
-"""What calibration tells of a layer's inputs, gathered batch by batch.
+"""Statistics of a layer's inputs, gathered batch by batch.
 
 Everything is a mean over positions, so nothing grows with their number, and
 batches are merged without subtracting large sums from each other.
@@ -28,7 +28,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(inputs: int, *, gram: bool = False) -> Statistics:
-  """Statistics of nothing yet.
+  """Makes the statistics of no inputs yet.
 
   Args:
     inputs: Number of inputs of the layer.
@@ -58,13 +58,13 @@ def statistics(inputs: int, *, gram: bool = False) -> Statistics:
 def observe(
   statistics: Statistics, x: jax.Array, *, where: jax.Array | None = None
 ) -> Statistics:
-  """Adds a batch of a layer's inputs.
+  """Adds a batch of a layer's inputs to statistics.
 
   Args:
     statistics: Those so far.
     x: [..., inputs], of any floating dtype.
     where: Optional bool array, broadcastable to [...]: the positions that
-      count. Whatever the others hold, such as NaN, is not looked at.
+      count. Whatever the others hold, such as NaN, is ignored.
 
   Returns:
     The statistics of all positions so far. Counts are int32: at most 2**31 - 1
@@ -104,7 +104,7 @@ def observe(
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-  """Statistics of two sets of positions together, such as of two hosts.
+  """Merges the statistics of two sets of positions, such as of two hosts.
 
   Args:
     a: Of some positions.
@@ -147,8 +147,8 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
   )
 
 
-def check(w: jax.Array, statistics: Statistics | None = None) -> None:
-  """Refuses what is no kernel, or statistics of another one's inputs."""
+def check_kernel(w: jax.Array, statistics: Statistics | None = None) -> None:
+  """Refuses what is no kernel [inputs, outputs], or statistics of others."""
   if jnp.ndim(w) != 2:
     raise ValueError(
       f"got an array of shape {jnp.shape(w)}, wanted [inputs, outputs]: map "
@@ -167,7 +167,7 @@ def check(w: jax.Array, statistics: Statistics | None = None) -> None:
 
 
 def check_mask(mask: jax.Array, w: jax.Array) -> None:
-  """Refuses what is no mask of that kernel."""
+  """Refuses what is no bool mask of a kernel's shape."""
   mask = jnp.asarray(mask)
   if mask.shape != w.shape or mask.dtype != bool:
     raise ValueError(

@@ -13,7 +13,7 @@ _HALVINGS = 100  # of an interval no longer than 2, down to rounding
 
 
 def outliers(scores: PyTree, *, threshold: float = 5.0) -> jax.Array:
-  """The share of a layer's scores that lie far above their mean.
+  """Computes the share of a layer's scores that lie far above their mean.
 
   Args:
     scores: Array or pytree of arrays, such as the scores by `wanda` of all
@@ -53,7 +53,7 @@ def owl_densities(
   sizes: Sequence[int] | None = None,
   deviation: float = 0.08,
 ) -> np.ndarray:
-  """The density of each layer, larger where there are more outliers.
+  """Computes the density of each layer, larger where outliers are more.
 
   Densities are the shares of outliers, stretched to span twice the deviation,
   and shifted to the mean that is asked for. One that would be below 0 or above
@@ -61,7 +61,7 @@ def owl_densities(
 
   Args:
     shares: By `outliers`, one of each layer: in the paper, of each block of a
-      transformer. Concrete numbers, since budgets are settled on the host.
+      transformer. Concrete numbers, since budgets are computed on the host.
     sparsity: The share of zeros over all layers together, in [0, 1).
     sizes: Number of weights of each layer, all the same by default.
     deviation: lambda, half of what separates the densest layer from the

@@ -11,7 +11,7 @@ from sparsejax.patterns import Pattern
 def prune(
   scores: jax.Array, sparsity: float, *, pattern: Pattern | None = None
 ) -> jax.Array:
-  """Keeps the weights of the highest scores.
+  """Makes the mask of the highest scores.
 
   Args:
     scores: Floating array [inputs, outputs], such as `wanda` gives.
@@ -27,7 +27,7 @@ def prune(
 
   Raises:
     ValueError: If the scores are no matrix, the sparsity is out of range or
-      leaves no weight, or the pattern settles another.
+      leaves no weight, or the pattern has another.
     TypeError: If the scores are not floating.
 
   Example:
@@ -41,19 +41,19 @@ def prune(
      [False  True]]
   """
   scores = jnp.asarray(scores)
-  calibration.check(scores)
+  calibration.check_kernel(scores)
   pattern = pattern or patterns.unstructured()
   return pattern.top_k(scores, budget(scores.shape, sparsity, pattern))
 
 
 def budget(shape: tuple[int, int], sparsity: float, pattern: Pattern) -> int:
-  """How many weights of a kernel of that shape are kept."""
+  """Counts the weights of a kernel [inputs, outputs] that are kept."""
   shared = patterns.distribution(distributions.uniform, pattern)
   return shared({"kernel": shape}, sparsity)["kernel"]
 
 
 def group(shape: tuple[int, int], pattern: Pattern | None) -> int | None:
-  """How many neighbouring inputs a pattern may be chosen for by themselves.
+  """Counts the neighbouring inputs that a pattern is chosen for at a time.
 
   The fewest that keep exactly its density: m of N:M. None if the pattern leaves
   the density open.

@@ -1,8 +1,8 @@
 """SparseGPT: kept weights make up for pruned ones, input by input.
 
-The inputs are settled in order. What pruning the weights of one does to the
+Inputs are pruned in order. What pruning the weights of one changes in the
 layer's outputs is made up for, as well as least squares can, by the weights of
-those that follow.
+the inputs that follow.
 """
 
 import functools
@@ -53,7 +53,7 @@ def sparsegpt(
   Raises:
     ValueError: If w is no matrix, the statistics are of other inputs or have no
       Gram matrix, the sparsity is out of range or leaves no weight, the blocks
-      cannot have the pattern, the pattern leaves the density open or settles
+      cannot have the pattern, the pattern leaves the density open or has
       another, or the damping is negative.
 
   References:
@@ -116,7 +116,7 @@ def reconstruct(
     statistics: Of its inputs, with their Gram matrix.
     mask: Bool array of w's shape, of whatever method.
     block: After how many inputs the weights of all later ones are adapted:
-      settles speed, not the result.
+      speed depends on it, the result does not.
     damping: As for `sparsegpt`.
 
   Returns:
@@ -165,7 +165,7 @@ def _reconstruct(w, gram, damping, mask, *, block):
 
 
 def _sweep(w, gram, damping, choose: Callable, block: int, group: int):
-  """Settles one input after the other.
+  """Prunes and adapts the weights of one input after the other.
 
   `choose(scores, start)` gives the mask of a group of inputs from the first one
   on. Errors reach the block at once, and all later inputs when it is through.
@@ -175,43 +175,43 @@ def _sweep(w, gram, damping, choose: Callable, block: int, group: int):
   part_of = lax.dynamic_slice_in_dim
   put = functools.partial(lax.dynamic_update_slice_in_dim, axis=0)
 
-  def settle_block(start, size, carry):
+  def prune_block(start, size, carry):
     new, mask = carry
     reach = part_of(factor, start, size)
     inside = part_of(reach, start, size, axis=1)
     part = part_of(new, start, size)
 
-    def settle_group(first, size, carry):
+    def prune_group(first, size, carry):
       part, errors, kept = carry
       scale = part_of(jnp.diagonal(inside), first, size)[:, None]
       scores = jnp.abs(part_of(part, first, size)) / scale
       kept = put(kept, choose(scores, start + first), first)
 
-      def settle_input(i, carry):
+      def adapt_to_input(i, carry):
         part, errors = carry
         error = jnp.where(kept[i], 0, part[i] / inside[i, i])
         return part - inside[i][:, None] * error, errors.at[i].set(error)
 
       part, errors = lax.fori_loop(
-        first, first + size, settle_input, (part, errors)
+        first, first + size, adapt_to_input, (part, errors)
       )
       return part, errors, kept
 
     nothing = jnp.zeros_like(part), jnp.zeros(part.shape, bool)
-    part, errors, kept = _each(size, group, settle_group, (part, *nothing))
+    part, errors, kept = _each(size, group, prune_group, (part, *nothing))
     # None of it reaches what came before; the block itself is put in anew.
     new = new - jnp.dot(reach.T, errors, precision=lax.Precision.HIGHEST)
     return put(new, jnp.where(kept, part, 0), start), put(mask, kept, start)
 
   carry = new, jnp.zeros(new.shape, bool)
-  new, mask = _each(len(w), block, settle_block, carry)
+  new, mask = _each(len(w), block, prune_block, carry)
   return mask, new.astype(w.dtype)
 
 
 def _each(total, size, body, carry):
   """Runs `body(start, size, carry)` part by part; the last may be shorter."""
   whole, rest = divmod(total, size)
-  if whole:  # what runs no time is traced all the same
+  if whole:  # a loop of no turns would be traced too
     carry = lax.fori_loop(
       0, whole, lambda i, carry: body(i * size, size, carry), carry
     )
@@ -219,7 +219,7 @@ def _each(total, size, body, carry):
 
 
 def _factor(gram, damping):
-  """Upper triangular U with U^T U the inverse Hessian.
+  """Computes the upper triangular U of U^T U = (H + damping)^-1.
 
   Row j of it, divided by its diagonal element, says how later weights answer
   the removal of a weight of input j when all earlier ones stand still. With
@@ -235,7 +235,7 @@ def _factor(gram, damping):
 
 
 def _check(w, statistics, block, damping):
-  calibration.check(w, statistics)
+  calibration.check_kernel(w, statistics)
   if statistics.gram is None:
     raise ValueError(
       "the statistics have no Gram matrix, wanted one: gather them with "

@@ -12,11 +12,11 @@ from sparsejax.oneshot.calibration import Statistics
 
 
 def magnitude(w: jax.Array, statistics: Statistics | None = None) -> jax.Array:
-  """|w|.
+  """Scores weights by |w|.
 
   Args:
     w: Kernel [inputs, outputs].
-    statistics: Not looked at.
+    statistics: Not used.
 
   Returns:
     Scores [inputs, outputs], float32 or wider.
@@ -29,12 +29,12 @@ def magnitude(w: jax.Array, statistics: Statistics | None = None) -> jax.Array:
     [[1. 2.]]
   """
   del statistics
-  calibration.check(w)
+  calibration.check_kernel(w)
   return jnp.abs(wide(w))
 
 
 def wanda(w: jax.Array, statistics: Statistics) -> jax.Array:
-  """|w| ||x||_2, with the norm of the weight's input over all positions.
+  """Scores weights by |w| ||x||_2, of their input over all positions.
 
   Wanda compares the weights of each output: prune by it with
   `patterns.fan_in()`, or N:M.
@@ -59,14 +59,14 @@ def wanda(w: jax.Array, statistics: Statistics) -> jax.Array:
     >>> print(wanda(jnp.array([[1.0, -2.0]]), seen))
     [[ 5. 10.]]
   """
-  calibration.check(w, statistics)
+  calibration.check_kernel(w, statistics)
   return jnp.abs(wide(w)) * _norms(statistics)
 
 
 def ria(
   w: jax.Array, statistics: Statistics, *, power: float = 0.5
 ) -> jax.Array:
-  """Relative importance and activations.
+  """Scores weights by relative importance and activations.
 
   (|w| / sum of its input's |w| + |w| / sum of its output's |w|) ||x||_2^power,
   so that no input or output is pruned whole because all its weights are small.
@@ -94,24 +94,24 @@ def ria(
     [[1.25 1.5 ]
      [0.   1.25]]
   """
-  calibration.check(w, statistics)
+  calibration.check_kernel(w, statistics)
   size = jnp.abs(wide(w))
   relative = _share(size, axis=0) + _share(size, axis=1)
   return relative * _norms(statistics) ** power
 
 
 def wide(x: jax.Array) -> jax.Array:
-  """The same numbers in float32, or wider if they are."""
+  """Converts to float32, unless wider."""
   return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def _norms(statistics):
-  """||x||_2 of each input over all positions: [inputs, 1]."""
+  """Computes ||x||_2 of each input over all positions, [inputs, 1]."""
   square = statistics.variance + statistics.mean**2
   return jnp.sqrt(statistics.count * square)[:, None]
 
 
 def _share(size, axis):
-  """Of each number in its sum; 0 where all are 0."""
+  """Divides numbers by their sum along an axis; 0 where all are 0."""
   total = jnp.sum(size, axis, keepdims=True)
   return size / jnp.where(total == 0, 1, total)

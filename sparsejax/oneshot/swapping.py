@@ -69,7 +69,7 @@ def dsnot(
     [ True False  True]
   """
   w = jnp.asarray(w)
-  calibration.check(w, statistics)
+  calibration.check_kernel(w, statistics)
   calibration.check_mask(mask, w)
   if cycles < 0:
     raise ValueError(f"got {cycles} cycles, wanted at least 0")

@@ -53,7 +53,7 @@ class Packed:
     return math.prod(self.shape)
 
   def matmul(self, x: jax.Array) -> jax.Array:
-    """`x [..., in]` times the matrix, of x's dtype.
+    """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype.
 
     The gradient of the values arrives as [slots]; the dense matrix, or its
     dense gradient, exists within this product at most.
@@ -63,24 +63,24 @@ class Packed:
     return self.structure.product(x, self)
 
   def unpack(self) -> jax.Array:
-    """The dense array; its gradient is gathered at the non-zeros."""
+    """Makes the dense array; its gradient is gathered at the non-zeros."""
     return matmul.unpacked(self)
 
 
 def is_packed(x: Any) -> bool:
-  """Whether `x` is a packed array."""
+  """Tells whether `x` is a packed array."""
   return isinstance(x, Packed)
 
 
 def is_structure(x: Any) -> bool:
-  """Whether `x` says where the non-zeros of an array are."""
+  """Tells whether `x` is a structure of a packed array."""
   return isinstance(x, Structure)
 
 
 def pack(
   params: PyTree, masks: PyTree, *, formats: Format | Formats | None = None
 ) -> PyTree:
-  """Keeps the non-zeros of params only.
+  """Packs params: only their non-zeros are kept.
 
   Args:
     params: A pytree of arrays.
@@ -127,13 +127,13 @@ def pack(
 
 
 def unpack(tree: PyTree) -> PyTree:
-  """Undoes `pack`.
+  """Makes packed arrays dense: undoes `pack`.
 
   Args:
     tree: A pytree with packed arrays.
 
   Returns:
-    The same with dense ones, zeros in place.
+    The tree with dense arrays, zeros in place.
   """
   return jax.tree.map(
     lambda x: x.unpack() if is_packed(x) else x, tree, is_leaf=is_packed
@@ -141,7 +141,7 @@ def unpack(tree: PyTree) -> PyTree:
 
 
 def split(tree: PyTree) -> tuple[PyTree, PyTree]:
-  """Parts what is trained from where it belongs.
+  """Splits packed arrays into values and structures.
 
   Args:
     tree: A pytree with packed arrays.
@@ -157,7 +157,7 @@ def split(tree: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def join(values: PyTree, structure: PyTree, probes: PyTree = None) -> PyTree:
-  """Undoes `split`.
+  """Joins values and structures: undoes `split`.
 
   Args:
     values: A tree of arrays.

@@ -20,7 +20,7 @@ from sparsejax.packed.structure import Format, Structure
   static=("sizes", "side", "kernel"),
 )
 class Blocks(Structure):
-  """The rows of blocks in each column of blocks, and the same by rows.
+  """The rows of blocks in each column of blocks, and the columns in each row.
 
   Attributes:
     pointers: int32[columns + 1]: column c of blocks has those from pointers[c].
@@ -43,7 +43,7 @@ class Blocks(Structure):
   kernel: bool
 
   def columns(self) -> jax.Array:
-    """int32[n]: the column of each block; out of range where not used."""
+    """Finds the column of each block, int32[n]; out of range where unused."""
     entries = jnp.arange(self.inputs.shape[0], dtype=jnp.int32)
     column = jnp.searchsorted(self.pointers, entries, side="right") - 1
     return column.astype(jnp.int32)
@@ -73,7 +73,7 @@ class Blocks(Structure):
 
 
 def blocks(side: int, *, kernel: bool = True) -> Format:
-  """Square blocks: four integers for each.
+  """Makes the format of square blocks: four integers for each.
 
   Args:
     side: Of a block; kernels know 16, 32, 64 and 128.
@@ -120,7 +120,7 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
 
 
 def _listed(there, at):
-  """Row pointers, and the columns of flat places in a small mask."""
+  """Finds row pointers, and the columns of flat places in a small mask."""
   counts = jnp.sum(there, axis=1, dtype=jnp.int32)
   pointers = jnp.pad(jnp.cumsum(counts, dtype=jnp.int32), (1, 0))
   pointers = jnp.minimum(pointers, at.shape[0])
@@ -130,7 +130,7 @@ def _listed(there, at):
 def block_product(
   x: jax.Array, packed, *, interpret: bool = False
 ) -> jax.Array:
-  """`x [..., in]` times a matrix of blocks, by the kernels.
+  """Multiplies `x [..., in]` by a matrix of blocks, with the kernels.
 
   Args:
     x: Activations.
@@ -192,6 +192,6 @@ _by_blocks.defvjp(_by_blocks_forward, _by_blocks_backward)
 
 
 def _cut(packed, dtype):
-  """The values block by block, [blocks, side, side]."""
+  """Reshapes the values to [blocks, side, side]."""
   side = packed.structure.side
   return packed.values.reshape(-1, side, side).astype(dtype)

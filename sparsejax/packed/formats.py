@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ class Flat(Structure):
 
   indices: jax.Array
   sizes: tuple[int, ...]
+  ascending: ClassVar[bool] = True
 
   def places(self) -> jax.Array:
     """Returns the indices, int32[slots]."""
@@ -45,7 +47,7 @@ class Flat(Structure):
 
 
 def flat() -> Format:
-  """Linear indices: four bytes each, for arrays of any shape."""
+  """Makes the format of linear indices: four bytes each, for any shape."""
 
   def place(mask: jax.Array, slots: int) -> Structure:
     return Flat(places(mask, slots), mask.shape)
@@ -77,7 +79,7 @@ class Rows(Structure):
   Attributes:
     pointers: int32[out + 1]: output o has the slots from pointers[o] on.
     inputs: uint16[slots].
-    back: The same by inputs; None without.
+    back: The slots by inputs; None without.
     sizes: (in, out).
     kernel: Whether products are for the kernels.
   """
@@ -112,7 +114,7 @@ class Rows(Structure):
 
 
 def rows(*, kernel: bool = False, back: bool = False) -> Format:
-  """Row pointers and two bytes a weight, for matrices.
+  """Makes the format of row pointers and two bytes a weight, for matrices.
 
   Args:
     kernel: Whether products are for the kernels.
@@ -180,7 +182,7 @@ class FanIn(Structure):
 
 
 def fan_in() -> Format:
-  """Constant fan-in: two bytes a weight, for matrices."""
+  """Makes the format of constant fan-in: two bytes a weight, for matrices."""
 
   def slots(mask: np.ndarray) -> int:
     return max(1, int(mask.sum(axis=0).max())) * mask.shape[1]
@@ -226,7 +228,7 @@ class Bits(Structure):
 
 
 def bits() -> Format:
-  """A bit mask: one bit for every weight, zero or not; for any shape.
+  """Makes the format of a bit for every weight, zero or not; for any shape.
 
   The smallest above 1/16 of density, but every product has to look for places.
   """

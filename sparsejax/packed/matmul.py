@@ -56,14 +56,14 @@ def read_off(packed, gradient: jax.Array, passing: Any) -> tuple[Any, Any]:
 
 
 def residual(packed):
-  """A `Packed` array as the backward pass needs it: without zeros to read."""
+  """Drops the probe's zeros, which the backward pass does not need."""
   if packed.probe is None:
     return packed
   return _with_probe(packed, zeros=None)
 
 
 def cotangent(packed, values: jax.Array, found: Any):
-  """The cotangent of a `Packed` array: its values' gradient, what was read."""
+  """Makes a `Packed` array's cotangent of its values' gradient and readings."""
   packed = dataclasses.replace(packed, values=values, structure=None)
   if packed.probe is None:
     return packed
@@ -81,7 +81,7 @@ def _times(x, w):
 
 @jax.custom_vjp
 def dense_product(x: jax.Array, packed) -> jax.Array:
-  """`x [..., in]` times a `Packed` matrix, made dense twice, not kept."""
+  """Multiplies `x [..., in]` by a `Packed` matrix, dense for a moment."""
   # Without the loop XLA makes all matrices first, since they depend on params
   # alone, and keeps them for the gradients.
   return materialised(
@@ -111,7 +111,7 @@ dense_product.defvjp(_dense_forward, _dense_backward)
 
 
 def kernel_product(x: jax.Array, packed) -> jax.Array:
-  """`x [..., in]` times a `Packed` matrix of `Rows`.
+  """Multiplies `x [..., in]` by a `Packed` matrix of `Rows`.
 
   By the kernels on CPUs, and by `dense_product` on other platforms.
   """
@@ -131,7 +131,7 @@ def _kernel_product(x, packed):
 
 @jax.custom_vjp
 def _by_kernel(x, packed):
-  """`x [in, batch]` to [out, batch]."""
+  """Multiplies `x [in, batch]`: [out, batch]."""
   structure, values = packed.structure, packed.values
   if x.shape[1] == 1:
     return kernels.multiply(

@@ -54,7 +54,7 @@ class NOfM(Structure):
 
 
 def n_of_m(n: int, m: int, axis: int = -2) -> Format:
-  """N:M with m up to 4: two bits a weight.
+  """Makes the format of N:M with m up to 4: two bits a weight.
 
   Args:
     n: How many of m neighbours are there.

@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,11 @@ class Structure(Protocol):
 
   Attributes:
     sizes: The array's shape; (in, out) of a matrix.
+    ascending: Whether `places` ascend, for all structures of a class.
   """
 
   sizes: tuple[int, ...]
+  ascending: ClassVar[bool] = False
 
   @abc.abstractmethod
   def places(self) -> jax.Array:
@@ -38,7 +40,7 @@ class Structure(Protocol):
 
   @abc.abstractmethod
   def moved(self, mask: jax.Array) -> "Structure":
-    """Makes the structure of another mask, in the same format and slots.
+    """Makes the structure of another mask, in as many slots.
 
     Args:
       mask: bool[*sizes], with at most as many weights as there are slots. May
@@ -50,7 +52,9 @@ class Structure(Protocol):
 
     def one(values: jax.Array, structure: "Structure") -> jax.Array:
       flat = jnp.zeros(math.prod(self.sizes), values.dtype)
-      flat = flat.at[structure.places()].set(values, mode="drop")
+      flat = flat.at[structure.places()].set(
+        values, mode="drop", indices_are_sorted=self.ascending
+      )
       return flat.reshape(self.sizes)
 
     return each(one, ndim=1)(values, self)

@@ -75,7 +75,7 @@ def _check_structure(structure: Structure) -> None:
 
 @jax.jit
 def _places_and_remade(structure):
-  """Its places, and the structure that its mask would have."""
+  """Lists its places, and makes the structure of its mask anew."""
   return structure.places(), structure.moved(structure.mask())
 
 
