@@ -23,7 +23,7 @@ Prunable = Callable[[str, Any], bool]
 
 
 def matrices(path: str, leaf: Any) -> bool:
-  """Whether a leaf is floating and has at least two axes: the default.
+  """Returns whether a leaf is floating with at least two axes: the default.
 
   Args:
     path: The leaf's key path; not looked at.
@@ -55,7 +55,7 @@ def matching(pattern: str) -> Prunable:
 
 
 def uniform(shapes: Shapes, sparsity: float) -> dict[str, int]:
-  """Every leaf has the same sparsity.
+  """Gives every leaf the same sparsity.
 
   Args:
     shapes: The leaves' shapes by key path.
@@ -197,7 +197,7 @@ def budgets(
   distribution: Distribution = erdos_renyi_kernel,
   prunable: Prunable = matrices,
 ) -> dict[str, int]:
-  """How many weights each sparse leaf of some params keeps.
+  """Counts the weights that each sparse leaf of some params keeps.
 
   Args:
     params: A pytree of arrays or `jax.ShapeDtypeStruct`.

@@ -235,7 +235,7 @@ def force(
   distribution: Distribution | None = None,
   rounds: int = 10,
 ) -> PyTree:
-  """SNIP by and by: every round rates what the last one has left.
+  """Prunes in rounds, each by the |w g| of what the last one has left.
 
   From round to round fewer weights are kept, in a geometric series. Their
   |w g| has the gradient g of the pruned net, yet of all weights, each w as
@@ -365,7 +365,7 @@ def synflow(
 
 
 def _scale(flow) -> jax.Array:
-  """A power of two to scale inputs and outputs by: about R^(-1/2).
+  """Finds a power of two to scale inputs and outputs by: about R^(-1/2).
 
   Forward values then range from R^(-1/2) to R^(1/2) and the derivatives
   back again, with |w dR/dw| adding up to about 1 in a layer.
@@ -384,7 +384,7 @@ def _scale(flow) -> jax.Array:
 
 
 def _progressive(rate, params, part, kept, rounds, *, regrow, hint=None):
-  """Masks by `rate(masks)` of the masks before, with fewer and fewer kept."""
+  """Prunes in rounds by `rate(masks)` of the masks of the round before."""
   if not isinstance(rounds, int | np.integer) or rounds < 1:
     raise ValueError(f"got rounds={rounds!r}, wanted how often, at least 1")
   done = np.arange(1, rounds + 1) / rounds
@@ -409,7 +409,7 @@ def _progressive(rate, params, part, kept, rounds, *, regrow, hint=None):
 
 
 def _budget(params, sparsity, prunable, distribution):
-  """The prunable part of the params, and how many weights it keeps.
+  """Returns the prunable part of the params, and how many weights it keeps.
 
   Holes take the place of what is not prunable. The number is one integer for
   all together, or a tree of one for each leaf: a prefix of the part.
@@ -442,7 +442,7 @@ def _sizes(shapes, sparsity):
 
 
 def _keep(kept, rated, *where):
-  """The highest of all leaves together, or leaf by leaf, as `kept` is."""
+  """Keeps the highest of all leaves together, or by leaf, as `kept` is."""
   return jax.tree.map(
     lambda n, *trees: select.top_k_masks(trees[0], n, *trees[1:]),
     kept,
@@ -456,7 +456,7 @@ def _select(params, kept, rated):
 
 
 def _masks(params, masks, finite=(), hint=None):
-  """Masks of the params' treedef, from those of the prunable part."""
+  """Makes masks of the params' treedef from those of the prunable part."""
   for path, ok in jax.tree_util.tree_leaves_with_path(finite):
     if not isinstance(ok, jax.core.Tracer) and not ok:
       hint = hint or (
@@ -482,7 +482,7 @@ def _finite(rated):
 
 
 def _scalar(loss_fn):
-  """The loss as a function of the prunable part, checked as it is traced."""
+  """Makes the loss a function of the prunable part, checked when traced."""
 
   def loss(part, params, batch):
     value = loss_fn(_join(params, part), batch)
@@ -501,7 +501,7 @@ def _join(params, part):
 
 
 def _mean(f, batches, *args):
-  """The mean of `f(*args, batch)` over the batches, float32 or wider."""
+  """Averages `f(*args, batch)` over the batches, in float32 or wider."""
   f = jax.jit(f)
   trees = (_wide(f(*args, batch)) for batch in _checked(batches))
   total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), trees)
@@ -520,7 +520,7 @@ def _checked(batches):
 
 
 def _product(part, grads):
-  """|w g|."""
+  """Computes |w g|."""
   return scores_lib.sensitivity().update(grads, optax.EmptyState(), part)[0]
 
 

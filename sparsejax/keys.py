@@ -13,8 +13,8 @@ from sparsejax import xla
 from sparsejax.masks import PyTree, path_name
 
 
-def checked(key: jax.Array) -> jax.Array:
-  """Refuses what is no PRNG key."""
+def check_key(key: jax.Array) -> jax.Array:
+  """Checks that something is a PRNG key."""
   if not hasattr(key, "dtype"):
     raise TypeError(
       f"got key={key!r}, wanted a PRNG key: make one, for example with "
@@ -25,7 +25,7 @@ def checked(key: jax.Array) -> jax.Array:
 
 def raw(key: jax.Array) -> jax.Array:
   """Draws raw data of a threefry key, uint32 [2], from a key of any kind."""
-  return jax.random.bits(checked(key), (2,), jnp.uint32)
+  return jax.random.bits(check_key(key), (2,), jnp.uint32)
 
 
 def wrapped(data: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ _SCOPES = ("global", "layer")
 def full_masks(
   params: PyTree, prunable: Prunable = distributions.matrices
 ) -> PyTree:
-  """The masks before the first round: all of what is to be pruned is active.
+  """Makes the masks before the first round, in which all is active.
 
   Args:
     params: A pytree of arrays.
@@ -129,7 +129,7 @@ def prune_round(
 
 @functools.partial(jax.jit, static_argnames=("keep", "scope"))
 def _prune(by, masks, keep, scope):
-  """The pruned masks, and whether the scores of each leaf are finite."""
+  """Prunes masks, and returns whether each leaf's scores are finite."""
   counts = jax.tree.map(
     lambda x, m: xla.count(m, m & jnp.isfinite(x)), by, masks
   )
@@ -147,7 +147,7 @@ def _prune(by, masks, keep, scope):
 
 
 def _decimals(share: Fraction) -> tuple[int, ...]:
-  """The digits of a finite decimal in (0, 1]; of 1, ten tenths."""
+  """Lists the digits of a finite decimal in (0, 1]; of 1, ten tenths."""
   digits = []
   while share:
     digits.append(int(share * 10))
@@ -156,7 +156,7 @@ def _decimals(share: Fraction) -> tuple[int, ...]:
 
 
 def _share(n, decimals):
-  """A decimal of the integer n, rounded half up, within n's own range.
+  """Computes a decimal share of the integer n, rounded half up.
 
   Horner's rule from the last digit: floors of tenths nest, so it is exact.
   """
@@ -170,7 +170,7 @@ def _share(n, decimals):
 
 
 def _sparse(masks, tree):
-  """The tree without the leaves that stay dense: None in their place."""
+  """Replaces the leaves that stay dense by None."""
   return jax.tree.map(lambda m, x: x if jnp.ndim(m) else None, masks, tree)
 
 
@@ -279,14 +279,14 @@ def rewind(
         f"got an optimizer state in {jax.tree.structure(saved)}, wanted a "
         f"state of this transformation, in {jax.tree.structure(fresh)}"
       )
-    opt_state = step.stand_still(tx, fresh, saved, params)
+    opt_state = step.keep_moments(tx, fresh, saved, params)
   return jax.tree.map(
     lambda x: x.copy() if isinstance(x, jax.Array) else x, (params, opt_state)
   )
 
 
 def _with_masks(state, masks, params):
-  """A mask state with other masks, and their budget."""
+  """Puts other masks, and their budget, into a mask state."""
 
   def mask_leaf(path, old, mask):
     if not is_hole(old):
@@ -311,7 +311,7 @@ def _with_masks(state, masks, params):
 
 
 def shuffle(masks: PyTree, *, key: jax.Array) -> PyTree:
-  """Random masks with as many active weights in each sparse leaf.
+  """Draws random masks with as many active weights in each sparse leaf.
 
   Args:
     masks: A mask tree.
@@ -337,7 +337,7 @@ def shuffle(masks: PyTree, *, key: jax.Array) -> PyTree:
 
 
 def interpolate(a: PyTree, b: PyTree, weight: float | jax.Array) -> PyTree:
-  """(1 - weight) a + weight b: a point on the line between two networks.
+  """Computes (1 - weight) a + weight b, on the line between two networks.
 
   Args:
     a: Params, with other variables of the model if it has some.
@@ -369,7 +369,7 @@ def interpolate(a: PyTree, b: PyTree, weight: float | jax.Array) -> PyTree:
 
 
 def barrier(errors: Sequence[float] | np.ndarray) -> float:
-  """How much the error rises on the line between two networks.
+  """Computes how much the error rises on the line between two networks.
 
   Args:
     errors: The errors at points of the line, in order, its ends included.

@@ -16,7 +16,7 @@ PyTree = Any
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-  """The key path of a leaf as one string, such as `Dense_0/kernel`.
+  """Joins the key path of a leaf to a string, such as `Dense_0/kernel`.
 
   Args:
     path: A key path, as `jax.tree_util.tree_map_with_path` gives it.
@@ -35,7 +35,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def is_hole(x: Any) -> bool:
-  """Whether `x` marks a leaf that optax has left out of a tree."""
+  """Returns whether `x` marks a leaf that optax has left out of a tree."""
   return isinstance(x, optax.MaskedNode)
 
 
@@ -79,7 +79,7 @@ def _apply(path, mask, x):
 
 
 def everything(params: PyTree, paths: Collection[str]) -> PyTree:
-  """Masks under which everything is active.
+  """Makes masks under which everything is active.
 
   Args:
     params: A pytree of arrays.
@@ -119,7 +119,7 @@ def nnz(masks: PyTree) -> int | jax.Array:
 
 
 def density(masks: PyTree) -> float | jax.Array:
-  """The share of active weights among the leaves that are sparse.
+  """Computes the share of active weights among the leaves that are sparse.
 
   Args:
     masks: A mask tree.
@@ -142,7 +142,7 @@ def _sparse_leaves(masks):
 
 
 def overlap(a: PyTree, b: PyTree) -> PyTree:
-  """Intersection over union of two mask trees, leaf by leaf.
+  """Computes intersection over union of two mask trees, leaf by leaf.
 
   Args:
     a: A mask tree.
@@ -214,7 +214,7 @@ def unpack_bits(packed: PyTree, like: PyTree) -> PyTree:
 
 
 def places(mask: jax.Array, k: int) -> jax.Array:
-  """Where a mask is True, in a fixed number of slots.
+  """Lists where a mask is True, in a fixed number of slots.
 
   Args:
     mask: Bool array of any shape.
@@ -256,7 +256,7 @@ def _ones(words):
 def check_like(
   tree: PyTree, like: PyTree, what: str, *, scalars: bool = True
 ) -> None:
-  """Refuses a tree that does not fit another, naming the first odd leaf.
+  """Checks that a tree fits another, naming the first odd leaf.
 
   Args:
     tree: The tree to check. Its holes fit every leaf.

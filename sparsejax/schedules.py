@@ -13,7 +13,7 @@ When = Callable[[int | jax.Array], bool | jax.Array]
 
 
 def every(period: int, *, start: int, stop: int | None = None) -> When:
-  """True at the steps of `range(start, stop, period)`.
+  """Makes a schedule that is True at steps `range(start, stop, period)`.
 
   RigL updates at t mod dT == 0 and 0 < t < T_end: `every(dT, start=dT,
   stop=T_end)`. Gradual pruning includes its last step: `stop=end + 1`.
@@ -54,19 +54,19 @@ def every(period: int, *, start: int, stop: int | None = None) -> When:
 
 
 def never(step: int | jax.Array) -> bool:
-  """False at every step, known at trace time."""
+  """Returns False at every step, known at trace time."""
   del step
   return False
 
 
 def always(step: int | jax.Array) -> bool:
-  """True at every step, known at trace time."""
+  """Returns True at every step, known at trace time."""
   del step
   return True
 
 
 def at(*steps: int) -> When:
-  """True at the steps that are listed.
+  """Makes a schedule that is True at the steps that are listed.
 
   Args:
     *steps: The steps.

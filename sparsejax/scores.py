@@ -1,4 +1,4 @@
-"""How a weight is rated; the higher, the better it is kept or grown.
+"""Ratings of weights; the higher, the better one is kept or grown.
 
 Every score is a gradient transformation: dense gradients in, scores out, of
 at least float32 where numbers are multiplied. So scores chain, and smooth,

@@ -172,7 +172,7 @@ def _by_counting(scores, k, where):
 
 
 def _for_kernel(scores):
-  """Whether a kernel, which sees all scores at once, may take them on a CPU."""
+  """Returns whether a CPU kernel, which sees all scores at once, takes them."""
   if (
     scores.size < _WORTH_CALLING
     or jnp.finfo(scores.dtype).bits > 32
@@ -205,7 +205,7 @@ def _check(scores, name=""):
 
 
 def _top_k(leaves, k, where) -> list[jax.Array]:
-  """`top_k_mask` of arrays of one dtype, as if they were laid end to end."""
+  """Marks the k largest of arrays of one dtype, as if laid end to end."""
   shapes = [x.shape for x in leaves]
   sizes = [math.prod(s) for s in shapes]
   if sum(sizes) == 0:
@@ -249,7 +249,7 @@ def _top_k(leaves, k, where) -> list[jax.Array]:
 def order_keys(
   scores: jax.Array, finish: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
-  """The integers of `ordered`, which no later pass computes anew.
+  """Computes the integers of `ordered` once, for all later passes.
 
   Otherwise counts and comparisons of scores might not agree, and k weights not
   be k; see `xla.materialised`.
@@ -279,7 +279,7 @@ def _of_one_dtype(leaves):
 
 
 def _widen(x, dtype):
-  """The same values in a wider dtype, subnormal numbers among them."""
+  """Converts to a wider dtype, subnormal numbers among them."""
   if x.dtype == dtype:
     return x
   wide = x.astype(dtype)
@@ -334,14 +334,14 @@ def _count(leaves, thresholds) -> Sequence[jax.Array]:
 
 
 def _kth_largest(leaves, k, dtype) -> jax.Array:
-  """The largest t that at least k of all keys reach; 0 if there is none.
+  """Finds the largest t that at least k of all keys reach; 0 if none.
 
   `leaves(i)` are those of `_count`, in pass i, with keys of an unsigned dtype.
   """
   passes = -(-jnp.iinfo(dtype).bits // _BITS_PER_PASS)
   digits = [jnp.asarray(d, dtype) for d in range(1, 1 << _BITS_PER_PASS)]
 
-  def settle(i, t):
+  def refine(i, t):
     shift = jnp.asarray(_BITS_PER_PASS * (passes - 1 - i), dtype)
     steps = [d << shift for d in digits]
     counts = _count(leaves(i), [t | s for s in steps])
@@ -353,7 +353,7 @@ def _kth_largest(leaves, k, dtype) -> jax.Array:
     )
     return t | (digit << shift)
 
-  return lax.fori_loop(0, passes, settle, jnp.zeros((), dtype))
+  return lax.fori_loop(0, passes, refine, jnp.zeros((), dtype))
 
 
 def _count_from_end(shape: tuple[int, ...], last: jax.Array) -> jax.Array:

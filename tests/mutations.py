@@ -63,8 +63,8 @@ MUTATIONS = (
   Mutation(
     4,
     "sparsejax/transform/step.py",
-    "where(now, still, stepped)",
-    "where(now, inner_state, stepped)",
+    "select_tree(now, still, stepped)",
+    "select_tree(now, inner_state, stepped)",
   ),
   # A weight too many at every update.
   Mutation(

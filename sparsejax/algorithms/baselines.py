@@ -1,4 +1,4 @@
-"""The baselines of dynamic sparse training: dense nets, masks that stay."""
+"""Baselines of dynamic sparse training: dense nets, masks that stay."""
 
 import jax
 import optax
@@ -11,7 +11,7 @@ from sparsejax.transform import SparseTransformation, sparsify
 
 
 def dense(inner: optax.GradientTransformation) -> SparseTransformation:
-  """No zeros at all: the baseline, in the same loop as the others.
+  """Trains all weights: the dense baseline, in the loop of the others.
 
   Args:
     inner: Any optax optimizer.
@@ -25,7 +25,7 @@ def dense(inner: optax.GradientTransformation) -> SparseTransformation:
 def fixed(
   inner: optax.GradientTransformation, masks: PyTree
 ) -> SparseTransformation:
-  """Trains the weights of a given mask, and no others.
+  """Trains the active weights of a mask, and no others.
 
   Args:
     inner: Any optax optimizer.
@@ -57,7 +57,7 @@ def static(
   pattern: Patterns | None = None,
   masks: PyTree | None = None,
 ) -> SparseTransformation:
-  """Random masks that stay as they were drawn.
+  """Trains under random masks that stay as they were drawn.
 
   Args:
     inner: Any optax optimizer.

@@ -22,7 +22,7 @@ def leaf_options(
   pattern: Patterns | None,
   masks: PyTree | None = None,
 ) -> dict[str, Any]:
-  """Keywords of mask updates: which weights may be active, and how many."""
+  """Collects keywords of mask updates: how many weights, and which."""
   options = {
     "distribution": distribution,
     "prunable": prunable,
@@ -37,7 +37,7 @@ def move_options(
   grown_moments: Moments | None,
   restart: When,
 ) -> dict[str, Any]:
-  """Keywords of `sparsify`: what becomes of weights where masks move."""
+  """Collects keywords of `sparsify`: what becomes of weights that move."""
   return {
     "step_on_update": step_on_update,
     "grown_values": grown_values,
@@ -47,12 +47,12 @@ def move_options(
 
 
 def until(t_end: int, delta_t: int) -> When:
-  """Every `delta_t` steps before `t_end`."""
+  """Schedules mask updates every `delta_t` steps before `t_end`."""
   return schedules.every(delta_t, start=delta_t, stop=max(t_end, delta_t))
 
 
 def annealed(fraction: optax.ScalarOrSchedule, t_end: int) -> optax.Schedule:
-  """A cosine from a share of active weights to 0; a schedule as it is."""
+  """Anneals a share of active weights to 0 by a cosine, if it is a number."""
   if callable(fraction):
     return fraction
   updates.check_fraction(fraction)
@@ -64,7 +64,7 @@ def annealed(fraction: optax.ScalarOrSchedule, t_end: int) -> optax.Schedule:
 
 
 def check_span(begin: int, end: int, delta_t: int) -> None:
-  """Refuses a span of pruning whose last update would miss the budget."""
+  """Checks that the last update of a span of pruning falls on its end."""
   if delta_t < 1 or end <= begin or (end - begin) % delta_t:
     raise ValueError(
       f"got begin={begin}, end={end}, delta_t={delta_t}: wanted an end after "

@@ -42,7 +42,7 @@ def ste(
     delta_t: Steps between choices of masks.
     begin: The first step that prunes, along a cubic from `initial_sparsity`;
       None for the final sparsity from the start.
-    end: The step at which it is reached; None likewise.
+    end: The step at which it is reached; None as `begin`.
     score: By which to choose weights; |w| by default.
     initial_sparsity: The sparsity at `begin`.
     scope: "layer", or "global" for one threshold over all sparse leaves.

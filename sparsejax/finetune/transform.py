@@ -308,7 +308,9 @@ def _moved(evolution, inner, state, values):
   rows, treedef = _aligned(state.base, state.parts, state.harvest, values)
   moved = zip(*(leaf(*row) for row in rows), strict=True)
   base, parts, harvest, kept, seeds = map(treedef.unflatten, moved)
-  inner_state = steps.reset(inner, state.inner_state, kept, kept, values, None)
+  inner_state = steps.reset_moments(
+    inner, state.inner_state, kept, kept, values, None
+  )
   inner_state = optimizers.seeded(inner_state, kept, seeds)
   state = state._replace(
     base=base, parts=parts, harvest=harvest, inner_state=inner_state

@@ -103,7 +103,7 @@ def _share_out(flops: int, origin: _Origin) -> Counter:
 
 
 def _join(*origins: _Origin | None) -> _Origin | None:
-  """The origin of a value that is one of several, as a cond's output is."""
+  """Merges the origins of a value that is one of several, as of a cond."""
   known = [o for o in origins if o is not None]
   if not known:
     return None
@@ -117,7 +117,7 @@ def _join(*origins: _Origin | None) -> _Origin | None:
 
 
 def _follow(eqn, origins: Sequence[_Origin | None]) -> list[_Origin | None]:
-  """The origins of the outputs of an equation that multiplies no matrices."""
+  """Finds the origins of the outputs of an equation without products."""
   name, outs = eqn.primitive.name, eqn.outvars
   known = [o for o in origins if o is not None]
   if not known or not outs:
@@ -160,7 +160,7 @@ def _loop(body, consts, carry, xs) -> tuple[Counter, list[_Origin | None]]:
 
 
 def _bodies(eqn) -> list:
-  """The jaxprs inside an equation."""
+  """Lists the jaxprs inside an equation."""
   values = (
     v if isinstance(v, (tuple, list)) else (v,) for v in eqn.params.values()
   )
@@ -230,7 +230,7 @@ def _equation(eqn, origins) -> tuple[Counter, list[_Origin | None]]:
 
 
 def _walk(jaxpr, origins) -> tuple[Counter, list[_Origin | None]]:
-  """FLOPs by leaf index, and where the outputs come from."""
+  """Counts FLOPs by leaf index, and finds where outputs come from."""
   # Arrays that a function closes over are most often its input.
   known = {v: _DATA for v in jaxpr.constvars if v.aval.ndim}
   known.update(zip(jaxpr.invars, origins, strict=True))

@@ -169,19 +169,19 @@ def moved(
   v, g = slots.with_axes(v, structure), slots.with_axes(g, structure)
   updates, stepped = recipe.inner.update(g, inner_state, v, **extra)
   if not recipe.step_on_update:
-    updates, stepped = step.instead(
+    updates, stepped = step.without_step(
       True, recipe.inner, inner_state, stepped, updates, v
     )
   v = slots.without_axes(v, structure)
   updates = slots.without_axes(updates, structure)
-  updates = step.towards(updates, v, slots.used(structure), v)
+  updates = step.exact_updates(updates, v, slots.used(structure), v)
   after = optax.apply_updates(v, updates)
   updates = treedef.unflatten(
     u if s is None else Replacement(a)
     for _, s, u, a in slots.aligned(structure, updates, after)[0]
   )
   mask_state = mask_state._replace(masks=structure, refused=refused)
-  return updates, PackedState(step.counted(mask_state), stepped)
+  return updates, PackedState(step.with_next_count(mask_state), stepped)
 
 
 def _move(recipe, mask_state, refused, old, values, grads, *, path):

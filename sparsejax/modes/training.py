@@ -206,10 +206,10 @@ def _stepped(
     **extra,
   )
   # As in masked mode: the compiler rounds a sum otherwise without.
-  updates = step.towards(
+  updates = step.exact_updates(
     slots.without_axes(updates, structure),
     values,
     slots.used(structure),
     values,
   )
-  return updates, PackedState(step.counted(state.mask_state), inner_state)
+  return updates, PackedState(step.with_next_count(state.mask_state), inner_state)

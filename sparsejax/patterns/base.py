@@ -1,4 +1,4 @@
-"""What a pattern is, and what patterns are made of."""
+"""The definition of a pattern, and the parts of all of them."""
 
 import functools
 import itertools
@@ -71,16 +71,16 @@ def pattern_of(
 
 
 def top_k(fill):
-  """A pattern's `top_k`, from its `fill`."""
+  """Makes a pattern's `top_k` of its `fill`."""
 
   def top_k(scores, k, where=None):
-    return fill(scores, k, none(scores), or_all(where, scores))
+    return fill(scores, k, empty_mask(scores), or_everywhere(where, scores))
 
   return top_k
 
 
 def swap_of(fill):
-  """Drops the worst of the whole leaf, then fills up part by part."""
+  """Makes a `swap` that drops the leaf's worst, then fills part by part."""
 
   def swap(mask, k, n, drop, grow, regrow=True):
     keep = select.top_k_mask(drop, k - n, mask)
@@ -92,42 +92,42 @@ def swap_of(fill):
 
 
 def swap(mask, k, n, drop, grow, regrow):
-  """`Pattern.swap` of parts that nothing balances."""
+  """Swaps the worst of a leaf for its best: `Pattern.swap` without balance."""
   if not regrow:
     n = jnp.minimum(n, mask.size - k)
   keep = select.top_k_mask(drop, k - n, mask)
   return keep | select.top_k_mask(grow, n, ~(keep if regrow else mask))
 
 
-def how_many(counts, k):
-  """The j whose count is nearest k, of rising counts; the larger of two."""
+def nearest_count(counts, k):
+  """Finds the j whose count is nearest k, of rising counts; ties go up."""
   pairs = itertools.pairwise(counts)
   return sum(jnp.asarray(k >= (a + b + 1) // 2, jnp.int32) for a, b in pairs)
 
 
-def as_units(k, unit):
-  """The number of units nearest k weights; half of one makes one."""
+def in_units(k, unit):
+  """Rounds k weights to a number of units, half up."""
   return (k + unit // 2) // unit
 
 
-def nearest(shape, n, unit) -> int:
-  """The multiple of a unit nearest n, at least one unit."""
-  units = max(1, as_units(n, unit))
+def nearest_multiple(shape, n, unit) -> int:
+  """Rounds n to a multiple of a unit: at least one, at most the shape."""
+  units = max(1, in_units(n, unit))
   return min(units * unit, math.prod(shape))
 
 
-def none(x):
-  """A mask of nothing."""
+def empty_mask(x):
+  """Makes a mask of nothing."""
   return jnp.zeros(x.shape, bool)
 
 
-def or_all(where, x):
-  """Candidates; everything if None."""
+def or_everywhere(where, x):
+  """Makes candidates of everything if there are none."""
   return jnp.ones(x.shape, bool) if where is None else where
 
 
 def check_axis(shape, axis):
-  """Refuses a shape without that axis."""
+  """Checks that a shape has an axis."""
   if not -len(shape) <= axis < len(shape):
     raise ValueError(
       f"got the shape {shape}, wanted one with an axis {axis}: leave this leaf "
@@ -136,6 +136,6 @@ def check_axis(shape, axis):
 
 
 def check_n_of_m(n, m):
-  """Refuses what is no N:M."""
+  """Checks that 0 < n <= m."""
   if not 0 < n <= m:
     raise ValueError(f"got {n}:{m}, wanted n of m active, 0 < n <= m")

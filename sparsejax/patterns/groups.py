@@ -64,7 +64,7 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
 
   def fill(scores, k, keep, where):
     along = axis % scores.ndim
-    j = base.how_many(counts(scores.shape), k)
+    j = base.nearest_count(counts(scores.shape), k)
 
     def finish(keys):
       most = jnp.array(jnp.iinfo(keys.dtype).max, keys.dtype)
@@ -168,15 +168,15 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
 
   def fill(scores, k, keep, where):
     size = scores.size
-    branches = [lambda: base.none(scores)] + [
+    branches = [lambda: base.empty_mask(scores)] + [
       lambda j=j: best(scores, j, keep, where) for j in range(1, m + 1)
     ]
-    j = base.how_many([size * j // m for j in range(m + 1)], k)
+    j = base.nearest_count([size * j // m for j in range(m + 1)], k)
     return lax.switch(j, branches)
 
   def top_k(scores, k, where=None):
-    where = base.or_all(where, scores)
-    best_mask = fill(scores, k, base.none(scores), where)
+    where = base.or_everywhere(where, scores)
+    best_mask = fill(scores, k, base.empty_mask(scores), where)
     return best_mask & where  # if there are fewer
 
   def swap(mask, k, n, drop, grow, regrow=True):

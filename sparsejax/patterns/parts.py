@@ -142,7 +142,7 @@ def _of_parts(parted, pool) -> Pattern:
     return jnp.broadcast_to(units, lengths).reshape(shape)
 
   def top_k(scores, k, where=None):
-    units = base.as_units(k, size(scores.shape))
+    units = base.in_units(k, size(scores.shape))
     among = None if where is None else some(where)
     return spread(select.top_k_mask(pooled(scores), units, among), scores.shape)
 
@@ -150,7 +150,7 @@ def _of_parts(parted, pool) -> Pattern:
     one = size(mask.shape)
     units = base.swap(
       some(mask),
-      base.as_units(k, one),
+      base.in_units(k, one),
       n // one,
       pooled(drop),
       pooled(grow),
@@ -162,7 +162,7 @@ def _of_parts(parted, pool) -> Pattern:
     return jnp.all(jnp.all(split(mask), axis=inside(mask)) == some(mask))
 
   def budget(shape, n):
-    return base.nearest(shape, n, size(shape))
+    return base.nearest_multiple(shape, n, size(shape))
 
   return base.pattern_of(budget=budget, top_k=top_k, swap=swap, holds=holds)
 

@@ -53,7 +53,7 @@ def fan_in(axis: int = -1) -> Pattern:
   """
 
   def fill(scores, k, keep, where):
-    each = base.as_units(k, scores.shape[axis])
+    each = base.in_units(k, scores.shape[axis])
     new = select.top_k_of_each(
       scores, each - select.count_of_each(keep, axis), axis, where & ~keep
     )
@@ -61,7 +61,7 @@ def fan_in(axis: int = -1) -> Pattern:
 
   def budget(shape, n):
     base.check_axis(shape, axis)
-    return base.nearest(shape, n, shape[axis])
+    return base.nearest_multiple(shape, n, shape[axis])
 
   return base.pattern_of(
     budget=budget,

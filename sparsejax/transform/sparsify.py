@@ -28,7 +28,7 @@ from sparsejax.updates import MaskState, MaskUpdate
 
 
 class Recipe(NamedTuple):
-  """What `sparsify` was given; see there."""
+  """The arguments of `sparsify`; see there."""
 
   inner: optax.GradientTransformationExtraArgs
   mask_update: MaskUpdate
@@ -52,7 +52,7 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
   recipe: Recipe | None
 
   def __new__(cls, init, update, moves, recipe=None):
-    """Makes one of the two functions and what else is known of them."""
+    """Makes one of `init` and `update`, with the schedule of its masks."""
     self = super().__new__(cls, init, update)
     self.moves, self.recipe = moves, recipe
     return self
@@ -143,29 +143,29 @@ def sparsify(
 
   def update_fn(grads, state, params=None, *, update_masks=None, **extra):
     old = state.mask_state
-    steps.check(grads, params, old.masks)
-    now = steps.settled(update_masks, when, old.count)
-    new = steps.either(
+    steps.check_inputs(grads, params, old.masks)
+    now = steps.moves_now(update_masks, when, old.count)
+    new = steps.static_cond(
       now,
       lambda: mask_update.update(grads, old, params, True),
       lambda: mask_update.update(grads, old, params, False),
     )
     values, inner_state = params, state.inner_state
     if now is not False:
-      values = steps.grown(grown_values, old, new, params)
+      values = steps.grown_params(grown_values, old, new, params)
       kept = steps.kept_moments(old, new, now, restart)
-      inner_state = steps.reset(
+      inner_state = steps.reset_moments(
         inner, inner_state, kept, new.masks, grads, grown_moments
       )
     updates, stepped = inner.update(
       masks_lib.apply_masks(grads, new.masks), inner_state, values, **extra
     )
     if now is not False and not step_on_update:
-      updates, stepped = steps.instead(
+      updates, stepped = steps.without_step(
         now, inner, inner_state, stepped, updates, params
       )
-    updates = steps.towards(updates, params, new.masks, values)
-    return updates, SparseState(steps.counted(new), stepped)
+    updates = steps.exact_updates(updates, params, new.masks, values)
+    return updates, SparseState(steps.with_next_count(new), stepped)
 
   return SparseTransformation(init_fn, update_fn, when, recipe)
 
@@ -173,7 +173,7 @@ def sparsify(
 def first_masks(
   mask_update: MaskUpdate, key: jax.Array | None, params: PyTree
 ) -> tuple[MaskState, PyTree]:
-  """The mask state of the beginning, and params with its zeros."""
+  """Returns the first mask state, and params with its zeros."""
   if (mask_state := taken_over()) is not None:
     return mask_state, params  # which have them already
   mask_state = mask_update.init(key, params)
@@ -245,9 +245,9 @@ def straight_through(
 
   def update_fn(grads, state, params=None, *, update_masks=None, **extra):
     old = state.mask_state
-    steps.check(grads, params, old.masks)
-    coming = steps.counted(old)
-    now = steps.settled(update_masks, when, coming.count)
+    steps.check_inputs(grads, params, old.masks)
+    coming = steps.with_next_count(old)
+    now = steps.moves_now(update_masks, when, coming.count)
     seen = grads if gradients is None else gradients(grads, params, old)
     held = params
     if trained is not None:
@@ -258,11 +258,11 @@ def straight_through(
     if trained is not None:
       updates = masks_lib.apply_masks(updates, trained(old))
     if now is not False and not step_on_update:
-      updates, stepped = steps.instead(
+      updates, stepped = steps.without_step(
         now, inner, state.inner_state, stepped, updates, params
       )
     after = optax.apply_updates(params, updates)
-    new = steps.either(
+    new = steps.static_cond(
       now,
       lambda: mask_update.update(grads, coming, params, True, after=after),
       lambda: mask_update.update(grads, coming, params, False, after=after),
@@ -272,7 +272,7 @@ def straight_through(
       kept = jax.tree.map(
         lambda m: m | jnp.logical_not(now) if jnp.ndim(m) else True, masks
       )
-      stepped = steps.reset(inner, stepped, kept, masks, grads, None)
+      stepped = steps.reset_moments(inner, stepped, kept, masks, grads, None)
     return updates, ForwardMaskedState(new, stepped)
 
   return SparseTransformation(init_fn, update_fn, lambda step: when(step + 1))
@@ -280,10 +280,10 @@ def straight_through(
 
 @runtime_checkable
 class OwnStart(Protocol):
-  """A transformation of what is not the params themselves."""
+  """A transformation that trains something else than the params."""
 
   def start(self, params: PyTree) -> tuple[PyTree, optax.OptState]:
-    """What is trained in place of the params, and the optimizer state."""
+    """Returns what is trained in place of the params, and the state."""
     ...
 
 

@@ -10,7 +10,7 @@ from jax import lax
 from sparsejax import masks as masks_lib
 from sparsejax.masks import PyTree, is_hole
 from sparsejax.updates import MaskState, Thresholds
-from sparsejax.updates.thresholds import shrunk
+from sparsejax.updates.thresholds import soft_thresholded
 
 
 class SparseState(NamedTuple):
@@ -30,7 +30,7 @@ class ForwardMaskedState(SparseState):
 
 
 def get_masks(opt_state: optax.OptState) -> PyTree:
-  """The masks in an optimizer state.
+  """Returns the masks in an optimizer state.
 
   Args:
     opt_state: The state of a transformation that holds `sparsify`, at any
@@ -57,7 +57,7 @@ class StandsForMask(Protocol):
   """A pytree node in place of a mask, such as a packed array's structure."""
 
   def __sparsejax_mask__(self) -> jax.Array:
-    """The mask, bool of the leaf's shape."""
+    """Returns the mask, bool of the leaf's shape."""
     ...
 
 
@@ -66,7 +66,7 @@ class Forward(Protocol):
   """An optimizer state whose params are not what the model is run with."""
 
   def forward(self, params: PyTree, probes: PyTree | None = None) -> PyTree:
-    """The params of the model, from those that are trained.
+    """Makes the params of the model from those that are trained.
 
     Args:
       params: What is trained.
@@ -80,7 +80,7 @@ class Forward(Protocol):
 
 
 def _as_masks(tree: PyTree) -> PyTree:
-  """Masks, in place of nodes that stand for them."""
+  """Replaces nodes that stand for masks by masks."""
 
   def stands(node):
     return isinstance(node, StandsForMask)
@@ -90,10 +90,10 @@ def _as_masks(tree: PyTree) -> PyTree:
   )
 
 
-def _merged(trees, rest):
-  """One tree of several that have holes where the others have leaves."""
+def _merged(trees: list[PyTree], rest: jax.Array) -> PyTree:
+  """Merges trees that have holes where the others have leaves."""
 
-  def pick(path, *leaves):
+  def pick(path: tuple, *leaves: Any) -> Any:
     there = [m for m in leaves if not is_hole(m)]
     if len(there) > 1:
       raise ValueError(
@@ -108,7 +108,7 @@ def _merged(trees, rest):
 def forward_params(
   params: PyTree, opt_state: optax.OptState, probes: PyTree = None
 ) -> PyTree:
-  """The params that the model is to be run with.
+  """Returns the params to run the model with.
 
   Args:
     params: The params that are trained; or, in fine-tuning, the values.
@@ -134,7 +134,7 @@ def forward_params(
   values = masks_lib.apply_masks(params, get_masks(opt_state))
   if thresholds := find(opt_state, Thresholds):
     raw = _merged([t.raw for t in thresholds], jnp.float32(-jnp.inf))
-    values = shrunk(values, raw)
+    values = soft_thresholded(values, raw)
   # Exactly these values, since p - p is 0.
   return jax.tree.map(
     lambda p, v: lax.stop_gradient(v) + (p - lax.stop_gradient(p)),
@@ -143,7 +143,7 @@ def forward_params(
   )
 
 
-def find(tree, kind):
-  """The outermost nodes of one type."""
+def find(tree: Any, kind: type) -> list[Any]:
+  """Lists the outermost nodes of one type."""
   leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kind))
   return [x for x in leaves if isinstance(x, kind)]

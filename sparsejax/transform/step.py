@@ -1,18 +1,24 @@
-"""What a step of a sparse transformation is made of; see `transform`."""
+"""The parts of one step of a sparse transformation; see `sparsify`."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.nn.initializers import Initializer
 
 from sparsejax import keys, xla
 from sparsejax import masks as masks_lib
-from sparsejax.masks import is_hole
+from sparsejax.masks import PyTree, is_hole
+from sparsejax.schedules import When
+from sparsejax.updates import MaskState
 
 
-def check(grads, params, masks):
-  """Refuses what does not fit together."""
+def check_inputs(grads: PyTree, params: PyTree | None, masks: PyTree) -> None:
+  """Checks that gradients, params and masks are trees of one structure."""
   if params is None:
     raise ValueError(
       "got params=None, wanted the params, which say what is to become "
@@ -27,46 +33,70 @@ def check(grads, params, masks):
   masks_lib.check_like(masks, params, "masks in the optimizer state")
 
 
-def settled(update_masks, when, step):
-  """Whether masks move, as a loop says, or else the schedule."""
+def moves_now(
+  update_masks: bool | None, when: When, step: jax.Array
+) -> bool | jax.Array:
+  """Returns whether masks move: what the loop says, or else the schedule."""
   now = when(step) if update_masks is None else update_masks
   return bool(now) if isinstance(now, np.bool_) else now
 
 
-def instead(now, inner, inner_state, stepped, updates, params):
-  """No gradient step where masks move."""
+def without_step(
+  now: bool | jax.Array,
+  inner: optax.GradientTransformation,
+  inner_state: Any,
+  stepped: Any,
+  updates: PyTree,
+  params: PyTree,
+) -> tuple[PyTree, Any]:
+  """Takes a gradient step back if masks move: zero updates, old moments."""
   stay = jax.tree.map(jnp.zeros_like, updates)
-  still = stand_still(inner, inner_state, stepped, params)
-  return where(now, stay, updates), where(now, still, stepped)
+  still = keep_moments(inner, inner_state, stepped, params)
+  return select_tree(now, stay, updates), select_tree(now, still, stepped)
 
 
-def either(now, then, otherwise):
-  """One of two functions' results; a Python bool leaves no trace of it."""
+def static_cond(
+  now: bool | jax.Array, then: Callable[[], Any], otherwise: Callable[[], Any]
+) -> Any:
+  """Calls one of two functions: at trace time if `now` is a Python bool."""
   if isinstance(now, bool):
     return then() if now else otherwise()
   return lax.cond(now, then, otherwise)
 
 
-def where(now, then, otherwise):
-  """One of two trees, elementwise: no copy, as a `lax.cond` would make."""
+def select_tree(now: bool | jax.Array, then: Any, otherwise: Any) -> Any:
+  """Selects one of two trees, elementwise: `lax.cond` would copy both."""
   if now is True:
     return then
   return jax.tree.map(lambda a, b: jnp.where(now, a, b), then, otherwise)
 
 
-def counted(state):
-  """A mask state one step on."""
+def with_next_count(state: MaskState) -> MaskState:
+  """Counts one step in a mask state."""
   return state._replace(count=state.count + 1)
 
 
-def towards(updates, params, masks, values):
-  """Updates on top of the values, and to exactly 0 where inactive.
+def exact_updates(
+  updates: PyTree, params: PyTree, masks: PyTree, values: PyTree
+) -> PyTree:
+  """Makes updates that end at value + update, and at exactly 0 if inactive.
 
   p + (0 - p) is exact in every float type, and so is 0 + (v - 0) for a newly
   grown weight.
+
+  Args:
+    updates: Those of the inner optimizer.
+    params: The params p that updates are added to.
+    masks: The masks.
+    values: The params v that the inner optimizer started from.
+
+  Returns:
+    The updates u + (v - p) of active weights, -p of inactive ones.
   """
 
-  def leaf(u, p, mask, v):
+  def leaf(
+    u: jax.Array, p: jax.Array, mask: jax.Array, v: jax.Array
+  ) -> jax.Array:
     if jnp.ndim(mask) == 0:
       return u
     dtype = jnp.promote_types(u.dtype, p.dtype)
@@ -76,10 +106,14 @@ def towards(updates, params, masks, values):
   return jax.tree.map(leaf, updates, params, masks, values)
 
 
-def grown(initializer, old, new, params):
-  """Params with dropped weights at zero and grown ones at their first value."""
+def grown_params(
+  initializer: Initializer, old: MaskState, new: MaskState, params: PyTree
+) -> PyTree:
+  """Sets dropped weights to zero, and grown ones to their first value."""
 
-  def leaf(path, was, now, p):
+  def leaf(
+    path: tuple, was: jax.Array, now: jax.Array, p: jax.Array
+  ) -> jax.Array:
     if jnp.ndim(now) == 0:
       return p
     first = jnp.zeros_like(p)
@@ -91,11 +125,21 @@ def grown(initializer, old, new, params):
   return jax.tree_util.tree_map_with_path(leaf, old.masks, new.masks, params)
 
 
-def kept_moments(old, new, now, restart):
-  """Where moments are kept; on an ordinary step everywhere.
+def kept_moments(
+  old: MaskState, new: MaskState, now: bool | jax.Array, restart: When
+) -> PyTree:
+  """Marks the weights whose moments are kept; on an ordinary step all.
 
-  Outside the masks too, then: the same bits as with update_masks=False. True
-  where nothing can happen to a leaf.
+  That is all outside the masks too, for the bits of update_masks=False.
+
+  Args:
+    old: The mask state before the update.
+    new: The one after it.
+    now: Whether masks move.
+    restart: `step -> bool`: where all moments start from zero.
+
+  Returns:
+    A tree of bool arrays; the Python bool True for leaves that keep all.
   """
   again = restart(old.count)
 
@@ -108,8 +152,15 @@ def kept_moments(old, new, now, restart):
   return jax.tree.map(leaf, old.masks, new.masks)
 
 
-def reset(inner, inner_state, kept, masks, grads, grown_moments):
-  """Moments of kept weights; zero, or their first value, elsewhere.
+def reset_moments(
+  inner: optax.GradientTransformation,
+  inner_state: Any,
+  kept: PyTree,
+  masks: PyTree,
+  grads: PyTree,
+  grown_moments: Callable[[jax.Array, jax.Array], jax.Array] | None,
+) -> Any:
+  """Sets moments to zero, or to their first value, unless they are kept.
 
   Whatever has not a weight's shape, such as factored moments, is left alone.
   """
@@ -127,8 +178,10 @@ def reset(inner, inner_state, kept, masks, grads, grown_moments):
   )
 
 
-def stand_still(inner, old, new, params):
-  """The old state, but for counters that no moments go with.
+def keep_moments(
+  inner: optax.GradientTransformation, old: Any, new: Any, params: PyTree
+) -> Any:
+  """Returns the old state, with counters of the new that no moments go with.
 
   A state that holds arrays per parameter is kept whole: Adam's count belongs
   to its moments. All others take the step: the count of a learning rate's
@@ -143,11 +196,11 @@ def stand_still(inner, old, new, params):
   )
   treedef = jax.tree.structure(params, is_leaf=is_hole)
 
-  def like_params(node):
+  def like_params(node: Any) -> bool:
     leaves, structure = jax.tree.flatten(node)
     return structure == treedef and all(leaves)
 
-  def holds_moments(node):
+  def holds_moments(node: Any) -> bool:
     if type(node) in (bool, tuple, list, dict):
       return False
     children = jax.tree.leaves(node, is_leaf=lambda x: x is not node)

@@ -34,5 +34,5 @@ def taking_over(mask_state: MaskState) -> Iterator[None]:
 
 
 def taken_over() -> MaskState | None:
-  """The mask state to begin with; None outside `taking_over`."""
+  """Returns the mask state to begin with; None outside `taking_over`."""
   return _mask_state.get()

@@ -1,6 +1,6 @@
-"""What all mask updates share: their state, and the steps they are made of."""
+"""The state of mask updates, and the parts that they share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -61,8 +61,10 @@ class MaskUpdate(NamedTuple):
   by_leaf: bool = True
 
 
-def first_state(masks: PyTree, budget: PyTree, key: jax.Array | None):
-  """The state of step 0, of scores without a state."""
+def first_state(
+  masks: PyTree, budget: PyTree, key: jax.Array | None
+) -> MaskState:
+  """Makes the state of step 0, for scores without a state."""
   return MaskState(
     masks=masks,
     budget=budget,
@@ -85,14 +87,14 @@ def budgets(
   prunable: Prunable,
   pattern: Patterns | None = None,
 ) -> dict[str, int]:
-  """How many weights each sparse leaf keeps, by key path."""
+  """Counts the weights that each sparse leaf keeps, by key path."""
   if pattern is not None:
     distribution = patterns.distribution(distribution, pattern)
   return distributions.budgets(params, sparsity, distribution, prunable)
 
 
-def as_tree(counts: dict[str, int], params: PyTree) -> PyTree:
-  """Counts by key path as an int32 tree; a leaf's size where there is none."""
+def budget_tree(counts: dict[str, int], params: PyTree) -> PyTree:
+  """Makes counts by key path an int32 tree; a leaf's size where missing."""
   return jax.tree_util.tree_map_with_path(
     lambda path, p: jnp.int32(counts.get(path_name(path), np.size(p))), params
   )
@@ -135,14 +137,15 @@ def rate(
   )
 
 
-def move(
+def move_masks(
   state: MaskState, pattern: Patterns | None, leaf: Callable, *trees: PyTree
 ) -> MaskState:
   """Maps `leaf(pattern, mask, budget, *trees)` over the sparse leaves.
 
-  It gives the new mask, and whether all was finite: the old one stays if not.
+  `leaf` returns the new mask, and whether all scores were finite: the old mask
+  stays if not, and that is counted.
   """
-  of = resolved(state.masks, pattern)
+  of = patterns_by_path(state.masks, pattern)
 
   def guarded(path, mask, budget, *xs):
     if jnp.ndim(mask) == 0:
@@ -159,10 +162,10 @@ def move(
   )
 
 
-def move_as_one(
+def move_globally(
   state: MaskState, by: PyTree, k: jax.Array, among: PyTree | None
 ) -> MaskState:
-  """Keeps the k best of all sparse leaves together; budgets follow."""
+  """Keeps the k best of all sparse leaves together, and counts budgets."""
   leaves, treedef = jax.tree.flatten(state.masks)
   sparse = [i for i, m in enumerate(leaves) if jnp.ndim(m)]
   rated = jax.tree.leaves(by)
@@ -182,15 +185,17 @@ def move_as_one(
   )
 
 
-def resolved(masks: PyTree, pattern: Patterns | None):
-  """The pattern of each sparse leaf, by key path."""
+def patterns_by_path(
+  masks: PyTree, pattern: Patterns | None
+) -> Mapping[str, patterns.Pattern]:
+  """Looks up the pattern of each sparse leaf, by key path."""
   leaves = jax.tree_util.tree_leaves_with_path(masks)
   paths = [path_name(path) for path, mask in leaves if jnp.ndim(mask)]
   return patterns.resolve(pattern, paths)
 
 
 def check_scope(scope: str, pattern: Patterns | None) -> None:
-  """Refuses a scope that is none, or that does not go with a pattern."""
+  """Checks a scope: "layer", or "global" without a pattern."""
   if scope not in SCOPES:
     raise ValueError(
       f"got scope={scope!r}, wanted 'layer', each leaf by itself, or 'global', "
@@ -204,11 +209,11 @@ def check_scope(scope: str, pattern: Patterns | None) -> None:
 
 
 def finite(x: jax.Array) -> jax.Array:
-  """Whether all of an array is."""
+  """Returns whether all of an array is finite, a bool scalar."""
   return jnp.all(jnp.isfinite(x))
 
 
 def unzip(pairs: PyTree, like: PyTree) -> tuple[PyTree, PyTree]:
-  """A tree of pairs, leaf by leaf of `like`, as a pair of trees."""
+  """Makes a tree of pairs, at the leaves of `like`, a pair of trees."""
   pair = jax.tree.structure((0, 0))
   return jax.tree.transpose(jax.tree.structure(like), pair, pairs)

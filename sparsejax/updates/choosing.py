@@ -11,13 +11,13 @@ from sparsejax.masks import PyTree, everything
 from sparsejax.patterns import Patterns
 from sparsejax.schedules import When
 from sparsejax.scores import Score
-from sparsejax.updates import base as lib
-from sparsejax.updates.base import MaskUpdate
+from sparsejax.updates import base
+from sparsejax.updates.base import MaskState, MaskUpdate
 from sparsejax.updates.pruning import (
   Progress,
   check_sparsities,
-  falling,
-  total,
+  scheduled_budget,
+  total_budget,
 )
 
 
@@ -32,7 +32,7 @@ def best(
   prunable: Prunable = distributions.matrices,
   pattern: Patterns | None = None,
 ) -> MaskUpdate:
-  """The weights rated highest, chosen anew from all of them at every update.
+  """Chooses the weights rated highest, anew from all of them at every update.
 
   For `straight_through`, where weights that are masked still change. Under
   `sparsify` they are zero; there, too, they can come back by any score that
@@ -56,36 +56,47 @@ def best(
     ValueError: As from `prune`.
   """
   check_sparsities(sparsity, initial_sparsity)
-  lib.check_scope(scope, pattern)
+  base.check_scope(scope, pattern)
 
   def choose(state, by, params):
     left = jnp.zeros([]) if progress is None else 1 - progress(state.count)
-    first = lib.as_tree(
-      lib.budgets(params, initial_sparsity, distribution, prunable), params
+    first = base.budget_tree(
+      base.budgets(params, initial_sparsity, distribution, prunable), params
     )
-    final = lib.budgets(params, sparsity, distribution, prunable, pattern)
+    final = base.budgets(params, sparsity, distribution, prunable, pattern)
     if scope == "global":
-      return lib.move_as_one(state, by, total(final, first, left), None)
+      return base.move_globally(
+        state, by, total_budget(final, first, left), None
+      )
 
     def leaf(pattern, mask, budget, by, first):
       del mask
-      k = budget if progress is None else falling(budget, first, left)
-      return pattern.top_k(by, k, None), lib.finite(by)
+      k = budget if progress is None else scheduled_budget(budget, first, left)
+      return pattern.top_k(by, k, None), base.finite(by)
 
-    return lib.move(state, pattern, leaf, by, first)
+    return base.move_masks(state, pattern, leaf, by, first)
 
-  def init(key, params):
-    final = lib.budgets(params, sparsity, distribution, prunable, pattern)
-    state = lib.first_state(
-      everything(params, final), lib.as_tree(final, params), keys.raw(key)
+  def init(key: jax.Array, params: PyTree) -> MaskState:
+    final = base.budgets(params, sparsity, distribution, prunable, pattern)
+    state = base.first_state(
+      everything(params, final), base.budget_tree(final, params), keys.raw(key)
     )
     scored = score.init(params)
     nothing = jax.tree.map(jnp.zeros_like, params)
-    by, _ = lib.rate(score, scored, nothing, state, params, True)
+    by, _ = base.rate(score, scored, nothing, state, params, True)
     return choose(state, by, params)._replace(scores=scored)
 
-  def update(grads, state, params, now, *, after=None):
-    by, scored = lib.rate(score, state.scores, grads, state, params, now, after)
+  def update(
+    grads: PyTree,
+    state: MaskState,
+    params: PyTree,
+    now: bool,
+    *,
+    after: PyTree | None = None,
+  ) -> MaskState:
+    by, scored = base.rate(
+      score, state.scores, grads, state, params, now, after
+    )
     state = state._replace(scores=scored)
     return choose(state, by, params) if now else state
 
@@ -114,7 +125,7 @@ def nested(
   prunable: Prunable = distributions.matrices,
   pattern: Patterns | None = None,
 ) -> MaskUpdate:
-  """The best weights, and a larger set around them that is trained.
+  """Chooses the best weights, and a larger set around them that is trained.
 
   Args:
     sparsity: The share of zeros in the forward pass, in [0, 1).
@@ -147,20 +158,27 @@ def nested(
       larger = jax.tree.map(lambda b: b & (step < until), larger)
     return jax.tree.map(jnp.logical_or, masks, larger)
 
-  def init(key, params):
+  def init(key: jax.Array, params: PyTree) -> MaskState:
     state = forward.init(key, params)
     larger = backward.init(key, params).masks
     both = Nested(state.scores, around(state.masks, larger, 0))
     return state._replace(scores=both)
 
-  def update(grads, state, params, now, *, after=None):
+  def update(
+    grads: PyTree,
+    state: MaskState,
+    params: PyTree,
+    now: bool,
+    *,
+    after: PyTree | None = None,
+  ) -> MaskState:
     before = state._replace(scores=state.scores.score)
     new = forward.update(grads, before, params, now, after=after)
     if not now:
       return new._replace(scores=Nested(new.scores, state.scores.backward))
-    counts = lib.budgets(params, backward_sparsity, distribution, prunable)
+    counts = base.budgets(params, backward_sparsity, distribution, prunable)
     before = before._replace(
-      masks=state.scores.backward, budget=lib.as_tree(counts, params)
+      masks=state.scores.backward, budget=base.budget_tree(counts, params)
     )
     larger = backward.update(grads, before, params, now, after=after).masks
     both = Nested(new.scores, around(new.masks, larger, new.count))
@@ -179,7 +197,7 @@ def alternate(
   prunable: Prunable = distributions.matrices,
   pattern: Patterns | None = None,
 ) -> MaskUpdate:
-  """Dense and sparse phases in turn.
+  """Alternates dense and sparse phases.
 
   Args:
     sparsity: The share of zeros in a sparse phase, in [0, 1).
@@ -211,11 +229,18 @@ def alternate(
     pattern=pattern,
   )
 
-  def init(key, params):
+  def init(key: jax.Array, params: PyTree) -> MaskState:
     state = chosen.init(key, params)
     return state._replace(masks=jax.tree.map(jnp.ones_like, state.masks))
 
-  def update(grads, state, params, now, *, after=None):
+  def update(
+    grads: PyTree,
+    state: MaskState,
+    params: PyTree,
+    now: bool,
+    *,
+    after: PyTree | None = None,
+  ) -> MaskState:
     state = chosen.update(grads, state, params, now, after=after)
     if not now:
       return state

@@ -10,9 +10,9 @@ from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, path_name
 from sparsejax.patterns import Patterns
 from sparsejax.scores import Score
-from sparsejax.updates import base as lib
-from sparsejax.updates import fixed
-from sparsejax.updates.base import MaskUpdate
+from sparsejax.updates import base
+from sparsejax.updates.base import MaskState, MaskUpdate
+from sparsejax.updates.fixed import random_masks, static
 
 
 def drop_and_grow(
@@ -66,7 +66,7 @@ def drop_and_grow(
   """
   has_surplus = callable(surplus) or surplus != 0
   fraction, surplus = as_schedule(fraction), as_schedule(surplus, "surplus")
-  start = fixed.static(
+  start = static(
     sparsity=sparsity,
     distribution=distribution,
     prunable=prunable,
@@ -78,13 +78,20 @@ def drop_and_grow(
     more = surplus(step) * budget.astype(jnp.float32)
     return jnp.trunc(more).astype(jnp.int32)
 
-  def init(key, params):
+  def init(key: jax.Array, params: PyTree) -> MaskState:
     state = start.init(key, params)
     if has_surplus and masks is None:
       state = _with_surplus(key, params, state, pattern, room)
     return state._replace(scores=(drop.init(params), grow.init(params)))
 
-  def update(grads, state, params, now, *, after=None):
+  def update(
+    grads: PyTree,
+    state: MaskState,
+    params: PyTree,
+    now: bool,
+    *,
+    after: PyTree | None = None,
+  ) -> MaskState:
     (by_drop, by_grow), scored = _rated(
       drop, grow, grads, state, params, now, after
     )
@@ -102,16 +109,16 @@ def drop_and_grow(
         if not regrow:  # more than k may be active: less room than without them
           n = jnp.minimum(n, mask.size - jnp.sum(mask, dtype=jnp.int32))
       new = pattern.swap(mask, k, n, dropped_by, grown_by, regrow)
-      return new, lib.finite(dropped_by) & lib.finite(grown_by)
+      return new, base.finite(dropped_by) & base.finite(grown_by)
 
-    return lib.move(state, pattern, leaf, by_drop, by_grow)
+    return base.move_masks(state, pattern, leaf, by_drop, by_grow)
 
   return MaskUpdate(init, update, pattern)
 
 
 def _with_surplus(key, params, state, pattern, room):
-  """The same draw, of some more weights."""
-  of = lib.resolved(state.masks, pattern)
+  """Draws the first masks with the surplus of step 0, by the same key."""
+  of = base.patterns_by_path(state.masks, pattern)
   if any(p.density is not None for p in of.values()):
     raise ValueError(
       "got a surplus for leaves whose pattern settles how many weights they "
@@ -130,7 +137,7 @@ def _with_surplus(key, params, state, pattern, room):
     for path in of
   }
   draw, _ = jax.random.split(key)
-  more = fixed.drawn(draw, params, counts, pattern, state.key)
+  more = random_masks(draw, params, counts, pattern, state.key)
   return state._replace(masks=more.masks)
 
 
@@ -187,7 +194,7 @@ def constant_fan_in(
     )
   fraction = as_schedule(fraction)
   pattern = patterns.fan_in(axis)
-  start = fixed.static(
+  start = static(
     sparsity=sparsity,
     distribution=distribution,
     prunable=prunable,
@@ -195,7 +202,7 @@ def constant_fan_in(
     masks=masks,
   )
 
-  def init(key, params):
+  def init(key: jax.Array, params: PyTree) -> MaskState:
     state = start.init(key, params)
     whole = jax.tree_util.tree_map_with_path(
       lambda path, p: jnp.array(
@@ -206,7 +213,14 @@ def constant_fan_in(
     scores = (drop.init(params), grow.init(params), whole)
     return state._replace(scores=scores)
 
-  def update(grads, state, params, now, *, after=None):
+  def update(
+    grads: PyTree,
+    state: MaskState,
+    params: PyTree,
+    now: bool,
+    *,
+    after: PyTree | None = None,
+  ) -> MaskState:
     (by_drop, by_grow), scored = _rated(
       drop, grow, grads, state, params, now, after
     )
@@ -235,17 +249,17 @@ def constant_fan_in(
       keep = select.top_k_of_each(dropped_by, each, axis, keep)
       missing = each - select.count_of_each(keep, axis)
       grown = select.top_k_of_each(grown_by, missing, axis, ~keep)
-      return keep | grown, lib.finite(dropped_by) & lib.finite(grown_by)
+      return keep | grown, base.finite(dropped_by) & base.finite(grown_by)
 
-    return lib.move(state, None, leaf, by_drop, by_grow, whole)
+    return base.move_masks(state, None, leaf, by_drop, by_grow, whole)
 
   return MaskUpdate(init, update)
 
 
 def _rated(drop, grow, grads, state, params, now, after):
-  """Scores to drop and to grow by, and the states of both."""
+  """Rates weights to drop and to grow by, and returns both states."""
   pairs = [
-    lib.rate(score, scored, grads, state, params, now, after)
+    base.rate(score, scored, grads, state, params, now, after)
     for score, scored in zip((drop, grow), state.scores[:2], strict=True)
   ]
   return tuple(zip(*pairs, strict=True))
@@ -267,7 +281,7 @@ def check_fraction(fraction: float, name: str = "fraction") -> None:
 def as_schedule(
   fraction: optax.ScalarOrSchedule, name: str = "fraction"
 ) -> optax.Schedule:
-  """A share of active weights as a schedule, checked if it is a number."""
+  """Makes a share of active weights a schedule, checked if a number."""
   if callable(fraction):
     return fraction
   check_fraction(fraction, name)

@@ -1,4 +1,6 @@
-"""Masks that never move: those that are given, and random ones."""
+"""Masks that never move: the caller's, or random ones."""
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,12 @@ from sparsejax import distributions, keys
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, path_name
 from sparsejax.patterns import Patterns
-from sparsejax.updates import base as lib
+from sparsejax.updates import base
 from sparsejax.updates.base import MaskState, MaskUpdate
 
 
 def fixed(masks: PyTree) -> MaskUpdate:
-  """Masks that are given, and never move.
+  """Keeps masks of the caller's as they are.
 
   Args:
     masks: Bool arrays of the params' shapes, or True where a leaf is dense;
@@ -25,9 +27,9 @@ def fixed(masks: PyTree) -> MaskUpdate:
     not bool.
   """
 
-  def init(key, params):
+  def init(key: jax.Array, params: PyTree) -> MaskState:
     del key
-    return lib.first_state(*given(masks, params), key=None)
+    return base.first_state(*broadcast_masks(masks, params), key=None)
 
   return MaskUpdate(init, _stay)
 
@@ -40,7 +42,7 @@ def static(
   pattern: Patterns | None = None,
   masks: PyTree | None = None,
 ) -> MaskUpdate:
-  """Masks that never move: random ones, or those that are given.
+  """Draws random masks, or takes the caller's, which never move.
 
   Args:
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
@@ -57,13 +59,13 @@ def static(
   """
   distributions.check_sparsity(sparsity)
 
-  def init(key, params):
-    draw, rest = jax.random.split(keys.checked(key))
+  def init(key: jax.Array, params: PyTree) -> MaskState:
+    draw, rest = jax.random.split(keys.check_key(key))
     key = keys.raw(rest)
     if masks is not None:
-      return lib.first_state(*given(masks, params, pattern), key=key)
-    counts = lib.budgets(params, sparsity, distribution, prunable, pattern)
-    return drawn(draw, params, counts, pattern, key)
+      return base.first_state(*broadcast_masks(masks, params, pattern), key=key)
+    counts = base.budgets(params, sparsity, distribution, prunable, pattern)
+    return random_masks(draw, params, counts, pattern, key)
 
   return MaskUpdate(init, _stay, pattern)
 
@@ -73,8 +75,14 @@ def _stay(grads, state, params, now, *, after=None):
   return state
 
 
-def drawn(draw, params, counts, pattern, key) -> MaskState:
-  """A first state with random masks of so many weights, by key path."""
+def random_masks(
+  draw: jax.Array,
+  params: PyTree,
+  counts: Mapping[str, int | jax.Array],
+  pattern: Patterns | None,
+  key: jax.Array,
+) -> MaskState:
+  """Draws random masks of so many weights by key path: a first state."""
   full = jax.tree_util.tree_map_with_path(
     lambda path, p: (
       keys.uniform(keys.of_leaf(draw, path), p)
@@ -83,7 +91,7 @@ def drawn(draw, params, counts, pattern, key) -> MaskState:
     ),
     params,
   )
-  of = lib.resolved(full, pattern)
+  of = base.patterns_by_path(full, pattern)
   masks = jax.tree_util.tree_map_with_path(
     lambda path, noise: (
       of[path_name(path)].top_k(noise, counts[path_name(path)], None)
@@ -92,13 +100,13 @@ def drawn(draw, params, counts, pattern, key) -> MaskState:
     ),
     full,
   )
-  return lib.first_state(masks, lib.as_tree(counts, params), key)
+  return base.first_state(masks, base.budget_tree(counts, params), key)
 
 
-def given(
+def broadcast_masks(
   masks: PyTree, params: PyTree, pattern: Patterns | None = None
 ) -> tuple[PyTree, PyTree]:
-  """Masks of the params' treedef, and how many weights each leaf keeps."""
+  """Broadcasts masks to the params' treedef, and counts each leaf's weights."""
   full = _broadcast(masks, params)
   if pattern is not None:
     _check_pattern(full, pattern)
@@ -113,7 +121,7 @@ def given(
 
 
 def _check_pattern(masks, pattern):
-  of = lib.resolved(masks, pattern)
+  of = base.patterns_by_path(masks, pattern)
   for path, mask in jax.tree_util.tree_leaves_with_path(masks):
     if mask.ndim == 0 or isinstance(mask, jax.core.Tracer):
       continue
@@ -126,8 +134,8 @@ def _check_pattern(masks, pattern):
       )
 
 
-def _broadcast(masks, params):
-  """Masks of the params' treedef, from a prefix of it, checked."""
+def _broadcast(masks: PyTree, params: PyTree) -> PyTree:
+  """Broadcasts a prefix of the params' treedef, and checks its masks."""
   try:
     full = jax.tree.map(
       lambda mask, part: jax.tree.map(lambda _: mask, part), masks, params
@@ -138,7 +146,7 @@ def _broadcast(masks, params):
       "structure, or a prefix of it"
     ) from error
 
-  def check(path, mask, p):
+  def checked(path: tuple, mask: jax.Array, p: jax.Array) -> jax.Array:
     name = path_name(path) or "the array"
     if np.shape(mask) not in ((), np.shape(p)):
       raise ValueError(
@@ -158,4 +166,4 @@ def _broadcast(masks, params):
       )
     return jnp.asarray(mask)
 
-  return jax.tree_util.tree_map_with_path(check, full, params)
+  return jax.tree_util.tree_map_with_path(checked, full, params)

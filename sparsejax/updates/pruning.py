@@ -11,10 +11,10 @@ from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, everything, path_name
 from sparsejax.patterns import Patterns
 from sparsejax.scores import Score
-from sparsejax.updates import base as lib
-from sparsejax.updates.base import MaskUpdate
+from sparsejax.updates import base
+from sparsejax.updates.base import MaskState, MaskUpdate
 from sparsejax.updates.dynamic import as_schedule
-from sparsejax.updates.fixed import given, static
+from sparsejax.updates.fixed import broadcast_masks, static
 
 Progress = Callable[[jax.Array], jax.Array]
 
@@ -57,43 +57,54 @@ def prune(
       the final one, or the scope is none of these or has a pattern.
   """
   check_sparsities(sparsity, initial_sparsity)
-  lib.check_scope(scope, pattern)
+  base.check_scope(scope, pattern)
 
-  def init(key, params):
-    final = lib.budgets(params, sparsity, distribution, prunable, pattern)
-    first, budget = everything(params, final), lib.as_tree(final, params)
+  def init(key: jax.Array, params: PyTree) -> MaskState:
+    final = base.budgets(params, sparsity, distribution, prunable, pattern)
+    first, budget = everything(params, final), base.budget_tree(final, params)
     if masks is not None:
-      first, left = given(masks, params, pattern)
+      first, left = broadcast_masks(masks, params, pattern)
       budget = jax.tree.map(
         lambda mask, k, n: jnp.minimum(k, n) if mask.ndim else n,
         first,
         budget,
         left,
       )
-    state = lib.first_state(first, budget, keys.raw(key))
+    state = base.first_state(first, budget, keys.raw(key))
     return state._replace(scores=score.init(params))
 
-  def update(grads, state, params, now, *, after=None):
-    by, scored = lib.rate(score, state.scores, grads, state, params, now, after)
+  def update(
+    grads: PyTree,
+    state: MaskState,
+    params: PyTree,
+    now: bool,
+    *,
+    after: PyTree | None = None,
+  ) -> MaskState:
+    by, scored = base.rate(
+      score, state.scores, grads, state, params, now, after
+    )
     state = state._replace(scores=scored)
     if not now:
       return state
     left = 1 - progress(state.count)
-    first = lib.as_tree(
-      lib.budgets(params, initial_sparsity, distribution, prunable), params
+    first = base.budget_tree(
+      base.budgets(params, initial_sparsity, distribution, prunable), params
     )
     if scope == "global":
-      final = lib.budgets(params, sparsity, distribution, prunable)
-      sparse = lib.resolved(state.masks, None)  # not what was given as True
+      final = base.budgets(params, sparsity, distribution, prunable)
+      sparse = base.patterns_by_path(
+        state.masks, None
+      )  # not what was given as True
       final = {path: n for path, n in final.items() if path in sparse}
-      k = total(final, first, left)
-      return lib.move_as_one(state, by, k, state.masks)
+      k = total_budget(final, first, left)
+      return base.move_globally(state, by, k, state.masks)
 
     def leaf(pattern, mask, budget, by, first):
-      k = falling(budget, first, left)
-      return pattern.top_k(by, k, mask), lib.finite(by)
+      k = scheduled_budget(budget, first, left)
+      return pattern.top_k(by, k, mask), base.finite(by)
 
-    return lib.move(state, pattern, leaf, by, first)
+    return base.move_masks(state, pattern, leaf, by, first)
 
   return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
 
@@ -153,7 +164,7 @@ def prune_and_regrow(
     masks=masks,
   )
 
-  def init(key, params):
+  def init(key: jax.Array, params: PyTree) -> MaskState:
     state = pruned.init(key, params)
     if masks is None and initial_sparsity > 0:
       first = static(
@@ -165,10 +176,17 @@ def prune_and_regrow(
       state = state._replace(masks=first.init(key, params).masks)
     return state._replace(scores=(state.scores, grow.init(params)))
 
-  def update(grads, state, params, now, *, after=None):
+  def update(
+    grads: PyTree,
+    state: MaskState,
+    params: PyTree,
+    now: bool,
+    *,
+    after: PyTree | None = None,
+  ) -> MaskState:
     by_drop, by_grow = state.scores
-    dropped_by, _ = lib.rate(drop, by_drop, grads, state, params, now, after)
-    grown_by, by_grow = lib.rate(
+    dropped_by, _ = base.rate(drop, by_drop, grads, state, params, now, after)
+    grown_by, by_grow = base.rate(
       grow, by_grow, grads, state, params, now, after
     )
     refused = state.refused
@@ -185,10 +203,10 @@ def prune_and_regrow(
       k = jnp.sum(mask, dtype=jnp.int32)
       n = jnp.trunc(share * k.astype(jnp.float32)).astype(jnp.int32)
       new = pattern.swap(mask, k, n, dropped_by, grown_by, True)
-      return new, lib.finite(dropped_by) & lib.finite(grown_by)
+      return new, base.finite(dropped_by) & base.finite(grown_by)
 
     # A leaf that could not be pruned is not counted once more.
-    state = lib.move(
+    state = base.move_masks(
       state._replace(refused=refused), pattern, leaf, dropped_by, grown_by
     )
     return state
@@ -196,8 +214,10 @@ def prune_and_regrow(
   return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
 
 
-def falling(budget: jax.Array, first: jax.Array, left: jax.Array) -> jax.Array:
-  """What a leaf keeps with a share `left` of its pruning still to come.
+def scheduled_budget(
+  budget: jax.Array, first: jax.Array, left: jax.Array
+) -> jax.Array:
+  """Computes what a leaf keeps with a share `left` of its pruning to come.
 
   It counts from the budget upwards, so that the last update meets it exactly.
   """
@@ -206,17 +226,17 @@ def falling(budget: jax.Array, first: jax.Array, left: jax.Array) -> jax.Array:
   return budget + jnp.minimum(more, extra)
 
 
-def total(
+def total_budget(
   final: Mapping[str, int], first: PyTree, left: jax.Array
 ) -> jax.Array:
-  """As `falling`, of all sparse leaves together."""
+  """Computes what all sparse leaves together keep; see `scheduled_budget`."""
   leaves = jax.tree_util.tree_leaves_with_path(first)
   before = sum(n for path, n in leaves if path_name(path) in final)
-  return falling(jnp.int32(sum(final.values())), before, left)
+  return scheduled_budget(jnp.int32(sum(final.values())), before, left)
 
 
 def check_sparsities(sparsity: float, initial: float) -> None:
-  """Refuses what is out of range, or would have to grow."""
+  """Checks that sparsities are in [0, 1), and do not fall."""
   distributions.check_sparsity(sparsity)
   distributions.check_sparsity(initial, "initial_sparsity")
   if initial > sparsity:

@@ -12,8 +12,8 @@ from sparsejax import distributions, keys, select
 from sparsejax.distributions import Prunable
 from sparsejax.masks import PyTree, everything, is_hole, path_name
 from sparsejax.scores import Score
-from sparsejax.updates import base as lib
-from sparsejax.updates.base import MaskUpdate
+from sparsejax.updates import base
+from sparsejax.updates.base import MaskState, MaskUpdate
 
 
 class Thresholds(NamedTuple):
@@ -36,7 +36,7 @@ def above(
   least: float = 0.0,
   prunable: Prunable = distributions.matrices,
 ) -> MaskUpdate:
-  """The weights whose score is above a threshold, chosen anew at every update.
+  """Chooses the weights whose score is above a threshold, at every update.
 
   Args:
     score: The score.
@@ -56,12 +56,21 @@ def above(
   if not callable(threshold):
     threshold = optax.constant_schedule(threshold)
 
-  def init(key, params):
+  def init(key: jax.Array, params: PyTree) -> MaskState:
     state = _dense(key, params, prunable)
     return state._replace(scores=score.init(params))
 
-  def update(grads, state, params, now, *, after=None):
-    by, scored = lib.rate(score, state.scores, grads, state, params, now, after)
+  def update(
+    grads: PyTree,
+    state: MaskState,
+    params: PyTree,
+    now: bool,
+    *,
+    after: PyTree | None = None,
+  ) -> MaskState:
+    by, scored = base.rate(
+      score, state.scores, grads, state, params, now, after
+    )
     state = state._replace(scores=scored)
     if not now:
       return state
@@ -77,9 +86,9 @@ def above(
           lambda: select.top_k_mask(by, k),
           lambda: over,
         )
-      return over, lib.finite(by)
+      return over, base.finite(by)
 
-    return lib.move(state, None, leaf, by)
+    return base.move_masks(state, None, leaf, by)
 
   return MaskUpdate(init, update)
 
@@ -90,7 +99,7 @@ def soft_threshold(
   initial: float,
   prunable: Prunable = distributions.matrices,
 ) -> MaskUpdate:
-  """The weights above a threshold that each leaf learns by its own gradient.
+  """Chooses the weights above a threshold that each leaf learns.
 
   The forward pass sees sign(w) relu(|w| - sigmoid(s)), which
   `forward_params` makes of this update's state.
@@ -109,7 +118,7 @@ def soft_threshold(
     Sparsity, arXiv:2002.03231, 2020, section 3.
   """
 
-  def init(key, params):
+  def init(key: jax.Array, params: PyTree) -> MaskState:
     state = _dense(key, params, prunable)
     raw = jax.tree.map(
       lambda m: jnp.float32(initial if m.ndim else -jnp.inf), state.masks
@@ -118,7 +127,14 @@ def soft_threshold(
     masks = jax.tree.map(_over, state.masks, params, raw)
     return state._replace(masks=masks, scores=thresholds)
 
-  def update(grads, state, params, now, *, after=None):
+  def update(
+    grads: PyTree,
+    state: MaskState,
+    params: PyTree,
+    now: bool,
+    *,
+    after: PyTree | None = None,
+  ) -> MaskState:
     raw, optimizer_state = state.scores
     slopes = jax.tree.map(_slope, state.masks, params, grads, raw)
     learned = _learned(raw, state.masks)
@@ -138,8 +154,8 @@ def soft_threshold(
   return MaskUpdate(init, update)
 
 
-def shrunk(params: PyTree, thresholds: PyTree) -> PyTree:
-  """sign(w) relu(|w| - sigmoid(s)), leaf by leaf.
+def soft_thresholded(params: PyTree, thresholds: PyTree) -> PyTree:
+  """Computes sign(w) relu(|w| - sigmoid(s)), leaf by leaf.
 
   Args:
     params: A pytree of arrays.
@@ -160,13 +176,13 @@ def shrunk(params: PyTree, thresholds: PyTree) -> PyTree:
 
 def _dense(key, params, prunable):
   # What is kept settles itself: the budgets serve to find the sparse leaves.
-  sparse = lib.budgets(params, 0.0, distributions.uniform, prunable)
+  sparse = base.budgets(params, 0.0, distributions.uniform, prunable)
   budget = jax.tree.map(lambda p: jnp.int32(np.size(p)), params)
-  return lib.first_state(everything(params, sparse), budget, keys.raw(key))
+  return base.first_state(everything(params, sparse), budget, keys.raw(key))
 
 
 def _learned(tree, masks) -> dict[str, jax.Array]:
-  """The scalars of sparse leaves, by key path."""
+  """Lists the scalars of sparse leaves, by key path."""
   leaves = jax.tree_util.tree_leaves_with_path(masks)
   return {
     path_name(path): x
@@ -182,7 +198,7 @@ def _over(mask, p, s):
 
 
 def _slope(mask, p, g, s):
-  """The gradient of s: that of the threshold times the sigmoid's slope."""
+  """Computes the gradient of s, through the threshold sigmoid(s)."""
   if mask.ndim == 0:
     return jnp.zeros_like(s)
   over = jnp.abs(p) > jax.nn.sigmoid(s).astype(p.dtype)
