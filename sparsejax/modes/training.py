@@ -212,4 +212,6 @@ def _stepped(
     slots.used(structure),
     values,
   )
-  return updates, PackedState(step.with_next_count(state.mask_state), inner_state)
+  return updates, PackedState(
+    step.with_next_count(state.mask_state), inner_state
+  )
