@@ -11,6 +11,7 @@ scores that are trained):
   set_           drop_and_grow     |w|              at random  cosine to 0
   rigl           drop_and_grow     |w|              |g|        cosine to 0
   snfs           drop_and_grow     |w|              |mean g|   cosine to 0
+  dst_ee         drop_and_grow     |w|              |g|+bonus  cosine to 0
   seft           drop_and_grow     |w g|            |g|        cosine to 0
   mest           drop_and_grow     |w| + lambda|g|  at random  two stages
   srigl          constant_fan_in   |w|              |g|        cosine to 0
