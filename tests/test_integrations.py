@@ -364,7 +364,7 @@ def test_the_non_zeros_alone(make_model):
     grad = sparsejax.value_and_grad(loss, tx)
     first = sparsejax.get_masks(state)
     for step in range(8):
-      now = bool(tx.moves(step))
+      now = tx.moves(step)
       _, grads = grad(params, state, X, update_masks=now)
       updates, state = tx.update(grads, state, params, update_masks=now)
       params = optax.apply_updates(params, updates)

@@ -115,13 +115,13 @@ def forward_params(
     opt_state: The state of a transformation that holds `sparsify`, or of one
       of `sparsejax.finetune`, or of `sparsejax.modes`.
     probes: What is to be read off the dense gradients of packed arrays, and of
-      fine-tuned matrices; `modes.value_and_grad` does that.
+      fine-tuned matrices; `value_and_grad` does that.
 
   Returns:
     `params` as they are where zeros are enforced. Where they are not, masked
     ones, whose gradient reaches all weights, as if they were not masked: the
-    straight-through estimator. In fine-tuning, `finetune.join` of the two;
-    of packed arrays, `packed.join`.
+    straight-through estimator. In fine-tuning, nodes that join
+    values and base; of packed arrays, `packed.join`.
 
   References:
     Bengio et al., Estimating or Propagating Gradients Through Stochastic

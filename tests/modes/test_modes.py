@@ -161,7 +161,7 @@ def trained(name, mode, steps=STEPS):
   values, state = sparsejax.init(tx, params())
   masks = [sparsejax.get_masks(state)]
   for i in range(steps):
-    now = bool(tx.moves(i))
+    now = tx.moves(i)
     values, state = step(values, state, batch(i), now)
     if now:
       masks.append(sparsejax.get_masks(state))
@@ -268,7 +268,7 @@ def test_checkpoints_move_between_modes():
         values, state = back(values, state)
       step = stepper(tx)
       for i in steps:
-        values, state = step(values, state, batch(i), bool(tx.moves(i)))
+        values, state = step(values, state, batch(i), tx.moves(i))
     if second is packed_tx:
       values, _ = packed_tx.unpack(values, state)
     jax.tree.map(np.testing.assert_array_equal, values, wanted[0])
@@ -281,7 +281,7 @@ def test_trimmed_slots_are_freed_and_training_goes_on():
   values, state = sparsejax.init(tx, params())
   sizes = []
   for i in range(STEPS):
-    now = bool(tx.moves(i))
+    now = tx.moves(i)
     values, state = step(values, state, batch(i), now)
     if now:
       values, state = modes.trimmed(tx, values, state)
