@@ -1,7 +1,7 @@
-"""Configs, and the functions that they name.
+"""Calls of the functions whose names and keywords stand in configs.
 
-A part of a config is a mapping with a `name` and that function's keywords; what
-does not fit is told as an error that the user can mend.
+A part of a config is a mapping with a `name` and that function's keywords; a
+wrong one raises a UserError.
 """
 
 import json
@@ -22,7 +22,7 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def parted(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-  """The name in a part of a config, and the keywords."""
+  """Splits a part of a config into its name and its keywords."""
   options = dict(config)
   return options.pop("name"), options
 
@@ -33,7 +33,7 @@ def call(
   config: Mapping[str, Any],
   *args: Any,
   excluded: Collection[str] = (),
-  **given: Any,
+  **fixed: Any,
 ) -> Any:
   """Calls the function that a part of a config names, with its keywords.
 
@@ -41,9 +41,9 @@ def call(
     kind: What the functions make, for errors.
     table: The functions by name.
     config: A name and keywords.
-    *args: What the function is given besides.
+    *args: Its positional arguments.
     excluded: Keywords that only code may set: trees, functions.
-    **given: Keywords that a config may not set.
+    **fixed: Keywords that a config may not set.
 
   Returns:
     What the function returns.
@@ -55,11 +55,11 @@ def call(
   if name not in table:
     raise unknown(kind, name, table)
   known, others = names.keywords(table[name], after=len(args))
-  known -= {*given, *excluded}
+  known -= {*fixed, *excluded}
   for option in options:
     if option in excluded or (option not in known and not others):
       raise unknown(f"option of {kind} {name}", option, known)
   try:
-    return table[name](*args, **given, **options)
+    return table[name](*args, **fixed, **options)
   except (TypeError, ValueError, ZeroDivisionError) as error:
     raise UserError(f"{kind} {name}: {error}") from error

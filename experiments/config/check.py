@@ -14,7 +14,12 @@ from experiments.errors import UserError, unknown
 
 
 def training_run(config: ml_collections.ConfigDict) -> None:
-  """Checks a config's keys, types, ranges and names, before any work.
+  """Checks the config of a training run: keys, types, ranges and names.
+
+  Warns, once in a process, of an algorithm without a cost model.
+
+  Args:
+    config: The config.
 
   Raises:
     UserError: If a key is unknown, missing, or of the wrong type or size, or
@@ -44,7 +49,8 @@ def training_run(config: ml_collections.ConfigDict) -> None:
   _check_initial(config)
 
 
-@functools.cache  # or every run of a grid would say so
+# Cached, or every run of a grid would warn.
+@functools.cache
 def _warn_without_cost_model(algorithm: str) -> None:
   if algorithms.find(algorithm).cost is None:
     logging.warning(

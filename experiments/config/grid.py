@@ -1,4 +1,4 @@
-"""Grids of runs: which there are, what they are called, whose rows they are.
+"""Grids of runs: their configs, the names of their directories, their rows.
 
 A config file's `sweep(arg)` gives pairs of a table's row, an `Entry`, and of
 what to change in the config of `get_config(arg)`, by dotted keys. A config of
@@ -26,7 +26,7 @@ Rows = dict[Entry, list[ml_collections.ConfigDict]]
 
 @functools.cache
 def rows(config: str) -> Rows:
-  """The configs of all runs, by the table's row, each of them checked.
+  """Makes and checks the configs of all runs, by their row of the table.
 
   Args:
     config: The config file, with its argument after a colon; it is read once.
@@ -69,7 +69,7 @@ def rows(config: str) -> Rows:
 
 @functools.cache
 def plan(config: str) -> Mapping[str, ml_collections.ConfigDict]:
-  """The configs of all runs, by the names of their directories.
+  """Makes the configs of all runs, by the names of their directories.
 
   Args:
     config: As for `rows`.
@@ -102,11 +102,14 @@ def module(file: str) -> types.ModuleType:
 def changed(
   base: ml_collections.ConfigDict, change: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
-  """A config with other values at some dotted keys.
+  """Changes a config at some dotted keys.
 
   Args:
     base: The config.
     change: The values; keys of mappings with a name may be new.
+
+  Returns:
+    Another config.
 
   Raises:
     UserError: If there is no such key.
@@ -131,7 +134,7 @@ def changed(
 def replaced(
   base: ml_collections.ConfigDict, other: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-  """What to change in one config to have another, but for its name."""
+  """Lists what to change in a config to have another, but for its name."""
   ours, theirs = calling.plain(base), calling.plain(other)
   values = other.to_dict()
   return {
@@ -142,22 +145,21 @@ def replaced(
 
 
 def differences(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What a run's config says that the defaults do not, but for its name."""
-  usual, given = flat(defaults.training_run()), flat(config)
-  nothing = object()
+  """Lists the values of a run's config that are not defaults, but its name."""
+  usual, nothing = flat(defaults.training_run()), object()
   return {
     key: value
-    for key, value in sorted(given.items())
+    for key, value in sorted(flat(config).items())
     if key != "name" and usual.get(key, nothing) != value
   }
 
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """A config as one mapping, by dotted keys."""
+  """Flattens a config into one mapping, by dotted keys."""
   return traverse_util.flatten_dict(calling.plain(config), sep=".")
 
 
 def name_of(config: ml_collections.ConfigDict) -> str:
-  """The directory of a run: twelve hexadecimal digits."""
+  """Names the directory of a run: twelve hexadecimal digits of a hash."""
   text = json.dumps(differences(config), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -5,6 +5,7 @@ All of optax; L2 regularisation comes before momentum, as in the papers.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,19 +77,25 @@ def adamw(
   return _chain(clip, optax.identity(), inner)
 
 
-def _chain(clip, decay, inner):
+def _chain(
+  clip: float,
+  decay: optax.GradientTransformation,
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
   first = optax.clip_by_global_norm(clip) if clip else optax.identity()
   return optax.chain(first, decay, inner)
 
 
-def _decay(weight_decay, decay_vectors):
+def _decay(
+  weight_decay: float, decay_vectors: bool
+) -> optax.GradientTransformation:
   if not weight_decay:
     return optax.identity()
   mask = None if decay_vectors else _matrices
   return optax.add_decayed_weights(weight_decay, mask)
 
 
-def _matrices(params):
+def _matrices(params: Any) -> Any:
   return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
@@ -98,8 +105,10 @@ OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw}
 # Schedules of the learning rate. Each may rise linearly from 0 at first.
 
 
-def constant(*, steps: int, learning_rate: float, warmup: int = 0):
-  """The same at every step."""
+def constant(
+  *, steps: int, learning_rate: float, warmup: int = 0
+) -> optax.Schedule:
+  """Stays at the learning rate."""
   del steps
   return _warmed(optax.constant_schedule, learning_rate, warmup)
 
@@ -111,7 +120,7 @@ def cosine(
   warmup: int = 0,
   end: float = 0.0,
   epoch: int = 1,
-):
+) -> optax.Schedule:
   """Falls along half a cosine to `end` at the last step.
 
   It stays the same for the steps of an `epoch`: what it is at the first of
@@ -127,7 +136,7 @@ def cosine(
 
 def linear(
   *, steps: int, learning_rate: float, warmup: int = 0, end: float = 0.0
-):
+) -> optax.Schedule:
   """Falls along a line to `end` at the last step."""
   after = functools.partial(
     optax.linear_schedule,
@@ -144,8 +153,8 @@ def piecewise(
   boundaries: tuple[int, ...],
   factor: float,
   warmup: int = 0,
-):
-  """Multiplied by `factor` at each of the steps `boundaries`."""
+) -> optax.Schedule:
+  """Multiplies the rate by `factor` at each of the steps `boundaries`."""
   del steps
   after = functools.partial(
     optax.piecewise_constant_schedule,
@@ -154,18 +163,24 @@ def piecewise(
   return _warmed(after, learning_rate, warmup)
 
 
-def _warmed(after: Callable, learning_rate: float, warmup: int):
+def _warmed(
+  after: Callable[[float], optax.Schedule], learning_rate: float, warmup: int
+) -> optax.Schedule:
+  """Rises from 0 in `warmup` steps to the schedule `after`."""
   if not warmup:
     return after(learning_rate)
   rise = optax.linear_schedule(0.0, learning_rate, warmup)
   return optax.join_schedules([rise, after(learning_rate)], [warmup])
 
 
-def _by_epoch(schedule: Callable, warmup: int, epoch: int):
+def _by_epoch(
+  schedule: optax.Schedule, warmup: int, epoch: int
+) -> optax.Schedule:
+  """Holds a schedule still for the steps of an epoch."""
   if epoch <= 1:
     return schedule
 
-  def stepwise(step):
+  def stepwise(step: jax.Array) -> jax.Array:
     first = step // epoch * epoch
     return schedule(jnp.where(first < warmup, first + epoch, first))
 

@@ -1,11 +1,10 @@
-"""From a config to its parts: the one place where names become functions.
+"""The parts of a run, from the names in its config: the tables of functions.
 
-Keywords in a config are those of the functions; what does not fit is told as
-an error that the user can mend.
+Keywords in a config are those of the functions; wrong ones raise a UserError.
+Algorithms have a table of their own, in algorithms.py.
 """
 
 import functools
-import inspect
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 
 import sparsejax
 from experiments import data
@@ -55,7 +55,7 @@ def wrap(key: jax.Array) -> jax.Array:
 def folded(
   keys: Mapping[str, jax.Array], name: str, number: int
 ) -> dict[str, jax.Array]:
-  """Streams of which one is another, by a number, and the rest the same."""
+  """Folds a number into the key of one stream; the others stay."""
   other = jax.random.key_data(jax.random.fold_in(wrap(keys[name]), number))
   return {**keys, name: other}
 
@@ -88,15 +88,18 @@ def transformation(
   """
   rate = _schedule(config)
   inner = calling.call("optimizer", OPTIMIZERS, config.optimizer, rate)
-  name, _ = calling.parted(config.algorithm)
-  given = {"name": name, **algorithm_functions(config)}
+  name = config.algorithm.name
   row = algorithms.find(name)
   drawn = {"key": key} if row.takes("key") else {}
   if masks is not None:
     drawn["masks"] = masks
-  table = {name: row.function}
   tx = calling.call(
-    "algorithm", table, given, inner, excluded=_IN_CODE, **drawn
+    "algorithm",
+    {name: row.function},
+    {"name": name, **algorithm_functions(config)},
+    inner,
+    excluded=_IN_CODE,
+    **drawn,
   )
   try:
     return MODES[config.get("mode", "masked")](tx)
@@ -109,7 +112,7 @@ def transformation(
 def with_numbers(
   config: ml_collections.ConfigDict, numbers: Mapping[str, jax.Array]
 ) -> ml_collections.ConfigDict:
-  """A config with other numbers, which may be traced.
+  """Replaces numbers of a config by others, which may be traced.
 
   Args:
     config: The config.
@@ -126,16 +129,17 @@ def with_numbers(
   return one
 
 
-def masked_mode(tx: sparsejax.SparseTransformation):
-  """The transformation as it is: dense arrays with zeros in place."""
+def masked_mode(
+  tx: sparsejax.SparseTransformation,
+) -> sparsejax.SparseTransformation:
+  """Returns the transformation as it is: dense arrays with zeros in place."""
   return tx
 
 
 def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """An algorithm's keywords, with functions where the config names them."""
+  """Returns an algorithm's keywords, with functions in place of names."""
   name, options = calling.parted(config.algorithm)
-  if "distribution" in options or "by_path" in options:
-    options["distribution"] = _distribution(options)
+  _replace_names(options)
   for key in ("prunable", "never_ablate"):
     if options.get(key) is not None:
       options[key] = distributions.matching(options[key])
@@ -143,8 +147,6 @@ def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
       options.pop(key, None)
   if "pattern" in options:
     options["pattern"] = _pattern(options["pattern"])
-  if "score" in options:
-    options["score"] = calling.call("score", SCORES, {"name": options["score"]})
   if "optimizer" in options:
     options["optimizer"] = _second_optimizer(
       name, options["optimizer"], _schedule(config)
@@ -152,8 +154,18 @@ def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return options
 
 
-def _second_optimizer(name, config, rate):
-  """What trains an algorithm's own scalars, at a multiple of the rate."""
+def _replace_names(options: dict[str, Any]) -> None:
+  """Puts functions in place of the names of a distribution and of a score."""
+  if "distribution" in options or "by_path" in options:
+    options["distribution"] = _distribution(options)
+  if "score" in options:
+    options["score"] = calling.call("score", SCORES, {"name": options["score"]})
+
+
+def _second_optimizer(
+  name: str, config: Mapping[str, Any], rate: optax.Schedule
+) -> optax.GradientTransformation:
+  """Makes what trains an algorithm's own scalars, at a multiple of the rate."""
   kind = f"optimizer of {name}"
   if not isinstance(config, calling.MAPPINGS) or "name" not in config:
     raise UserError(f"the {kind} is {config!r}; wanted a mapping with a name")
@@ -165,11 +177,11 @@ def _second_optimizer(name, config, rate):
 
 
 def learning_rate(config: ml_collections.ConfigDict, step: int) -> float:
-  """The learning rate of a run's schedule at a step."""
+  """Returns the learning rate of a run at a step."""
   return float(_schedule(config)(step))
 
 
-def _schedule(config):
+def _schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
   return calling.call(
     "schedule", SCHEDULES, config.schedule, steps=config.steps
   )
@@ -211,19 +223,15 @@ def initial_masks(
   batches = list(range(options.pop("batches", 1)))
   temperature = options.pop("temperature", 200.0 if name == "grasp" else 1.0)
   draw, rest = jax.random.split(key)
-  given = {}
+  fixed = {}
   if name == "random":
-    given["key"] = draw
+    fixed["key"] = draw
   loss = functools.partial(loss, temperature=temperature)
   if name == "synflow":
     loss, batches = outputs, [x]
-  if "distribution" in options or "by_path" in options:
-    options["distribution"] = _distribution(options)
-  if "score" in options:
-    options["score"] = calling.call("score", SCORES, {"name": options["score"]})
+  _replace_names(options)
   if "prunable" in config.algorithm:
-    prunable = distributions.matching(config.algorithm.prunable)
-    given["prunable"] = prunable
+    fixed["prunable"] = distributions.matching(config.algorithm.prunable)
   masks = calling.call(
     "initial",
     INITIAL,
@@ -232,7 +240,7 @@ def initial_masks(
     params,
     batches,
     config.algorithm.sparsity,
-    **given,
+    **fixed,
   )
   return lottery.shuffle(masks, key=rest) if shuffled else masks
 
@@ -260,7 +268,6 @@ PATTERNS = {
 
 POOLS = {"mean": jnp.mean, "max": jnp.max}
 
-
 # Masks before training: what `initial` may name, besides DRAWN.
 
 INITIAL = {
@@ -287,7 +294,10 @@ DISTRIBUTIONS = {
 
 
 def _distribution(options: dict[str, Any]) -> distributions.Distribution:
-  """A distribution by name; `by_path`: [regular expression, sparsity] pairs."""
+  """Takes a distribution out of options, and the rules of `by_path` with it.
+
+  Rules are [regular expression, sparsity] pairs.
+  """
   name = options.pop("distribution", "erdos_renyi_kernel")
   if name not in DISTRIBUTIONS:
     raise unknown("distribution", name, DISTRIBUTIONS)
@@ -296,8 +306,8 @@ def _distribution(options: dict[str, Any]) -> distributions.Distribution:
   return distributions.by_path(rules, rest=rest) if rules else rest
 
 
-def _pattern(config) -> patterns.Patterns:
-  """A pattern by name, with its keywords; or a list of rules by path.
+def _pattern(config: Any) -> patterns.Patterns:
+  """Makes a pattern, from a name with keywords or from rules by path.
 
   Rules are [regular expression, pattern] pairs; "" holds for all the rest.
   """
@@ -307,21 +317,12 @@ def _pattern(config) -> patterns.Patterns:
   return patterns.by_path(rules)
 
 
-def _one_pattern(config):
-  name, options = calling.parted(config)
-  if name not in PATTERNS:
-    raise unknown("pattern", name, PATTERNS)
-  known = inspect.signature(PATTERNS[name]).parameters
-  for option in options:
-    if option not in known:
-      raise unknown(f"option of pattern {name}", option, known)
+def _one_pattern(config: Mapping[str, Any]) -> patterns.Pattern:
+  options = dict(config)
   if "pool" in options:
     if options["pool"] not in POOLS:
       raise unknown("pool", options["pool"], POOLS)
     options["pool"] = POOLS[options["pool"]]
   if "shape" in options:
     options["shape"] = tuple(options["shape"])
-  try:
-    return PATTERNS[name](**options)
-  except (TypeError, ValueError) as error:
-    raise UserError(f"pattern {name}: {error}") from error
+  return calling.call("pattern", PATTERNS, options)
