@@ -18,13 +18,8 @@ from experiments.tables.llm import Measure
 
 # What may change in a workdir: every cell has a file of its own.
 _FREE = (
-  "pruners",
-  "methods",
-  "sparsities",
-  "n_of_m",
-  "seeds",
-  "published",
-  "expected",
+  *("pruners", "methods", "sparsities", "n_of_m", "seeds"),
+  *("published", "expected"),
 )
 
 
@@ -78,15 +73,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       advance = progress("all cells", len(cells), 0)
       rows = []
       for cell, options in cells.items():
-        rows.append(
-          llm.row(
-            cell,
-            prune_llm.evaluate_cell(
-              config, path, model, task, cell, options, progress
-            ),
-            measure,
-          )
+        results = prune_llm.evaluate_cell(
+          config, path, model, task, cell, options, progress
         )
+        rows.append(llm.row(cell, results, measure))
         advance(len(rows))
     llm.write_report(
       path,

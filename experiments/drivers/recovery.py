@@ -62,10 +62,7 @@ def defaults() -> ml_collections.ConfigDict:
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs what is not finished; prints the table and writes the report."""
   planned = recovery.plan(config, Path(workdir))
-  with (
-    workdir_lib.locked(workdir) as path,
-    progress_lib.bar() as progress,
-  ):
+  with workdir_lib.locked(workdir) as path, progress_lib.bar() as progress:
     workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
     source = recovery.dense_source(config, Path(workdir))
     model = functools.cache(lambda: calling.call("model", load.MODELS, source))

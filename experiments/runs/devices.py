@@ -48,25 +48,21 @@ class Sharing:
 
   def __init__(self, count: int = 1):
     self.count = count
-    mesh = Mesh(jax.devices()[:count], (_AXIS,))
-    self._everywhere = NamedSharding(mesh, PartitionSpec())
-    self._shared = NamedSharding(mesh, PartitionSpec(_AXIS))
-    self._rows = NamedSharding(mesh, PartitionSpec(None, _AXIS))
+    self._mesh = Mesh(jax.devices()[:count], (_AXIS,))
 
   def replicated(self, tree: Any) -> Any:
     """Puts arrays on every device."""
-    if self.count == 1:
-      return tree
-    return jax.device_put(tree, self._everywhere)
+    return self._put(tree, PartitionSpec())
 
   def batch(self, tree: Any) -> Any:
     """Shares arrays out by their first axis, that of examples."""
-    if self.count == 1:
-      return tree
-    return jax.device_put(tree, self._shared)
+    return self._put(tree, PartitionSpec(_AXIS))
 
   def order(self, order: jax.Array) -> jax.Array:
     """Shares out the indices [steps, examples] of batches."""
+    return self._put(order, PartitionSpec(None, _AXIS))
+
+  def _put(self, tree: Any, spec: PartitionSpec) -> Any:
     if self.count == 1:
-      return order
-    return jax.device_put(order, self._rows)
+      return tree
+    return jax.device_put(tree, NamedSharding(self._mesh, spec))
