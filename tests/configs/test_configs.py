@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 import sparsejax
 from experiments import data, models
-from experiments.config import calling, check, comparison, parts
+from experiments.config import branches, calling, check, comparison, parts
 from experiments.data.sets import DEBIAN_FASHION_MNIST
 from experiments.drivers import lottery
 from experiments.errors import UserError
@@ -420,7 +420,7 @@ TICKETS = (
 @pytest.mark.parametrize("name", TICKETS)
 def test_lottery_tickets_are_a_valid_config(name, arg):
   config = load(name, arg)
-  lottery._check(config)
+  branches.check_config(config)
   assert config.name == name
   assert (config.base.steps < 100) == (arg == "smoke")
 
@@ -440,7 +440,7 @@ def test_tickets_on_cifar_are_the_papers_recipe(name, step, pruned):
   assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
   assert config.branches.rewound.step == step
   assert base.model.norm_scale == "uniform"
-  assert lottery._dense_config(config, 0).keep_steps == (0, step)
+  assert branches.dense_run(config, 0).keep_steps == (0, step)
   model = models.create(num_classes=10, **base.model)
   params = jax.eval_shape(
     lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False)
