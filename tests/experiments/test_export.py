@@ -1,5 +1,6 @@
 """Exported runs: packed files, dense ones, and what predicts from them."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -106,7 +107,9 @@ def test_wrong_inputs_are_refused(workdir, tmp_path):
     export.run(str(workdir), str(file), form="sparse")
 
 
+@functools.cache
 def every_format():
+  """A packed array of each format."""
   rng = np.random.default_rng(0)
 
   def best(pattern, count):
