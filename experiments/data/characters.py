@@ -9,8 +9,6 @@ from experiments.data import transforms
 from experiments.data.failures import DataError, MissingDataError
 from experiments.data.sets import Dataset, Split
 
-_FILES = {"train": "wiki.train.raw", "test": "wiki.valid.raw"}
-
 
 def wikitext103(*, data_dir: str | None = None, length: int = 512) -> Dataset:
   """Loads WikiText-103 as bytes: 540 M for training, validation set for tests.
@@ -29,24 +27,19 @@ def wikitext103(*, data_dir: str | None = None, length: int = 512) -> Dataset:
     MissingDataError: A file is missing.
   """
   folder = pathlib.Path(data_dir or "data/wikitext-103-raw")
-  splits = {
-    split: _read_examples(folder / name, length)
-    for split, name in _FILES.items()
-  }
-  x, y = splits["test"]
+  train, (x, y) = (
+    _read_examples(folder / name, length)
+    for name in ("wiki.train.raw", "wiki.valid.raw")
+  )
   return Dataset(
     "wikitext103",
-    splits["train"],
+    train,
     (x, y.astype(np.int32)),
     256,
-    _unchanged,
+    lambda x: x,
     transforms.keep,
     jax.ShapeDtypeStruct((length,), np.uint8),
   )
-
-
-def _unchanged(x: jax.Array) -> jax.Array:
-  return x
 
 
 def _read_examples(file: pathlib.Path, length: int) -> Split:

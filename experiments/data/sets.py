@@ -5,7 +5,7 @@ Files are read by idx.py and tfds_source.py, sets that do not fit by stream.py.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -148,11 +148,8 @@ def mnist(
     MissingDataError: The data is not there.
     DataError: A file is damaged, a label out of range, or an option unknown.
   """
-  prepares = {
-    "dataset": transforms.normalize(*_MNIST),
-    "unit": transforms.normalize(0.0, 1.0),
-  }
-  prepare = _find_normalization("mnist", normalize, prepares)
+  unit = transforms.normalize(0.0, 1.0)
+  prepare = _find_normalization("mnist", normalize, _MNIST, unit=unit)
   missing = (
     "Name a folder of MNIST's four IDX files with --config.data.data_dir, or "
     "read TFDS with --config.data.source=tfds."
@@ -196,7 +193,12 @@ def fashion_mnist(
     MissingDataError: The data is not there.
     DataError: A file is damaged, a label or an option out of range.
   """
-  prepare = _image_normalization("fashion_mnist", normalize, _FASHION_MNIST)
+  prepare = _find_normalization(
+    "fashion_mnist",
+    normalize,
+    _FASHION_MNIST,
+    image=transforms.standardize_each,
+  )
   missing = (
     "Get it with `apt-get install dataset-fashion-mnist`, or name a folder of "
     "its four IDX files with --config.data.data_dir."
@@ -243,7 +245,9 @@ def cifar(
     DataError: An option or a label is out of range.
   """
   num_classes, statistics = _CIFAR[name]
-  prepare = _image_normalization(name, normalize, statistics)
+  prepare = _find_normalization(
+    name, normalize, statistics, image=transforms.standardize_each
+  )
   return _dataset(
     name,
     _read_tfds(name, data_dir),
@@ -315,25 +319,15 @@ def _read_tfds(name: str, data_dir: str | None) -> dict[str, Split]:
   splits = {}
   for split in ("train", "test"):
     examples = tfds_source.open_split(name, split, data_dir=data_dir)
-    pairs = [(e["image"], e["label"]) for e in examples]
-    x, y = zip(*pairs, strict=True)
+    x, y = zip(*((e["image"], e["label"]) for e in examples), strict=True)
     splits[split] = np.stack(x), np.stack(y)
   return splits
 
 
-def _image_normalization(
-  name: str, normalize: str, statistics: Sequence
-) -> Prepare:
-  prepares = {
-    "dataset": transforms.normalize(*statistics),
-    "image": transforms.standardize_each,
-  }
-  return _find_normalization(name, normalize, prepares)
-
-
 def _find_normalization(
-  name: str, normalize: str, prepares: Mapping[str, Prepare]
+  name: str, normalize: str, statistics: Sequence, **others: Prepare
 ) -> Prepare:
+  prepares = {"dataset": transforms.normalize(*statistics), **others}
   if normalize not in prepares:
     raise DataError(
       f"{name}: normalize must be one of {', '.join(prepares)}; got "

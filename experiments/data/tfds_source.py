@@ -48,18 +48,12 @@ def open_split(
   # With a data_dir TFDS misses the format, without one it misses the split.
   except (KeyError, NotImplementedError) as error:
     where = data_dir or "TFDS's default folder"
+    folder = f", data_dir={str(data_dir)!r}" if data_dir else ""
     raise MissingDataError(
       f"TFDS set {name!r}, split {split!r}: not found as ArrayRecord in "
-      f"{where}. Prepare it once with\n  {prepare_command(name, data_dir)}\n"
+      f"{where}. Prepare it once with\n"
+      f'  python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}'
+      f"{folder}, file_format='array_record').download_and_prepare()\"\n"
       "This needs tensorflow, in any environment; reading does not. Or name "
       "the folder where it lies with --config.data.data_dir."
     ) from error
-
-
-def prepare_command(name: str, data_dir: str | None) -> str:
-  """Returns the shell command that prepares a set for `open_split`."""
-  folder = f", data_dir={str(data_dir)!r}" if data_dir else ""
-  return (
-    f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}'
-    f"{folder}, file_format='array_record').download_and_prepare()\""
-  )
