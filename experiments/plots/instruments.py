@@ -195,15 +195,12 @@ def flow(
 
   with _lists(panels, file) as (figure, pairs):
     for axes, lines in pairs:
-      for i, norms in enumerate(lines.values()):
-        drawn = [x for x in norms if x > 0]
-        axes.plot(drawn, [i] * len(drawn), color="#bbbbbb", lw=1.5, zorder=1)
-      for j, (label, color) in enumerate(
-        (("active weights", _BLUE), ("inactive weights", _RED))
-      ):
-        at = [(norms[j], i) for i, norms in enumerate(lines.values())]
-        at = np.array([point for point in at if point[0] > 0]).reshape(-1, 2)
-        axes.scatter(*at.T, color=color, label=label, s=30)
+      norms = np.array([*lines.values()])
+      norms = np.where(norms > 0, norms, np.nan).T
+      at = np.arange(len(lines))
+      axes.plot(norms, [at, at], color="#bbbbbb", lw=1.5, zorder=1)
+      axes.scatter(norms[0], at, color=_BLUE, label="active weights", s=30)
+      axes.scatter(norms[1], at, color=_RED, label="inactive weights", s=30)
       axes.set_xscale("log")
       wide = axes.dataLim.x1 > 30 * axes.dataLim.x0
       ticks = ticker.LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=8)
@@ -290,8 +287,7 @@ def _heat(
   axes.set_xticks(range(len(columns)), columns)
   axes.set_yticks(range(len(rows)), rows)
   axes.tick_params(length=0)
-  for spine in axes.spines.values():
-    spine.set_visible(False)
+  axes.spines[:].set_visible(False)
   if text is not None:
     for (i, j), word in np.ndenumerate(text):
       dark = np.dot(image.to_rgba(values)[i, j, :3], (0.3, 0.59, 0.11)) < 0.5

@@ -143,13 +143,8 @@ def band(
 def legend(figure: "Figure", axes: Any, **options: Any) -> None:
   """Puts the names above the figure or, if they are many, beside it."""
   handles, names = axes.get_legend_handles_labels()
+  place = {"loc": "outside upper center", "ncols": len(names)}
   if len(names) > 6:
-    figure.legend(handles, names, loc="outside right center", **options)
-  elif names:
-    figure.legend(
-      handles,
-      names,
-      loc="outside upper center",
-      ncols=len(names),
-      **options,
-    )
+    place = {"loc": "outside right center"}
+  if names:
+    figure.legend(handles, names, **place, **options)

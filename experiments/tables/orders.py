@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import statistics
-from experiments.config.entry import percent
+from experiments.tables import text
 from experiments.tables.rows import Row
 
 VERDICTS = ("holds", "undecided", "reversed")
@@ -51,15 +51,12 @@ def compare(
   orders = []
   for pair in expected:
     if all(name in by_label for name in pair):
-      found = [tuple(by_label[name] for name in pair)]
+      found = [[by_label[name] for name in pair]]
     else:
       found = [
-        tuple(
-          by_setting.get((name, setting)) or by_setting.get((name, None))
-          for name in pair
-        )
-        for setting in settings
-        if any((name, setting) in by_setting for name in pair)
+        [by_setting.get((m, s), by_setting.get((m, None))) for m in pair]
+        for s in settings
+        if any((m, s) in by_setting for m in pair)
       ]
     for low, high in found:
       if low is None or high is None:
@@ -82,10 +79,10 @@ def by_pair(
 def sentence(order: Order) -> str:
   """Says in points of accuracy whether an order shows."""
   gain = order.gain
-  text = f"{order.high.label} - {order.low.label}: {gain.mean:+.2f} points"
+  points = f"{order.high.label} - {order.low.label}: {gain.mean:+.2f} points"
   if gain.n > 1:
-    text += f", 95 % interval {statistics.shown(*gain.interval, '+.2f')}"
-  return f"{text}: {gain.sentence}."
+    points += f", 95 % interval {statistics.shown(*gain.interval, '+.2f')}"
+  return f"{points}: {gain.sentence}."
 
 
 def counts(orders: Sequence[Order]) -> dict[str, int]:
@@ -96,20 +93,16 @@ def counts(orders: Sequence[Order]) -> dict[str, int]:
 
 def table(orders: Sequence[Order]) -> list[tuple[str, ...]]:
   """Makes the header and cells of a table of orders by sparsity."""
-  header = ("lower", "higher", "zeros", "points", "95 % interval", "p", "runs")
-  made = [(*header, "the published order")]
-  for low, high, gain in orders:
-    sparsity = high.setting if low.setting is None else low.setting
-    made.append(
-      (
-        low.method,
-        high.method,
-        "-" if sparsity is None else percent(sparsity),
-        f"{gain.mean:+.2f}",
-        statistics.shown(*gain.interval, "+.2f"),
-        "-" if np.isnan(gain.p) else f"{gain.p:.2g}",
-        str(gain.n),
-        gain.verdict,
-      )
-    )
-  return made
+  return text.cells(_COLUMNS, orders)
+
+
+_COLUMNS = {
+  "lower": lambda o: o.low.method,
+  "higher": lambda o: o.high.method,
+  "zeros": lambda o: (o.high if o.low.setting is None else o.low).zeros,
+  "points": lambda o: f"{o.gain.mean:+.2f}",
+  "95 % interval": lambda o: statistics.shown(*o.gain.interval, "+.2f"),
+  "p": lambda o: "-" if np.isnan(o.gain.p) else f"{o.gain.p:.2g}",
+  "runs": lambda o: str(o.gain.n),
+  "the published order": lambda o: o.gain.verdict,
+}

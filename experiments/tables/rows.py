@@ -69,6 +69,11 @@ class Row(NamedTuple):
     return f"{self.method}, {text}"
 
   @property
+  def zeros(self) -> str:
+    """Its sparsity, for people; `-` if it has none."""
+    return "-" if self.setting is None else percent(self.setting)
+
+  @property
   def mean(self) -> float:
     """The mean over seeds."""
     return float(np.mean(list(self.values.values())))
@@ -131,7 +136,7 @@ def at_middle(
 
 
 def series(
-  rows: Iterable[Row],
+  rows: Sequence[Row],
   styles: Mapping[str, Mapping[str, Any]],
   *,
   x: str = "setting",
@@ -145,10 +150,7 @@ def series(
     x: The attribute of rows that says where a point is.
     unit: What measures are multiplied by.
   """
-  groups: dict[str, list[Row]] = {name: [] for name in styles}
-  for row in rows:
-    if row.method in groups:
-      groups[row.method].append(row)
+  groups = {m: [row for row in rows if row.method == m] for m in styles}
   return [
     sparsities.Series(
       name,

@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments import statistics
 from experiments.config import grid
-from experiments.config.entry import Entry, percent
+from experiments.config.entry import Entry
 from experiments.errors import UserError
 from experiments.plots import sparsities, style
 from experiments.runs import metrics, workdir
@@ -202,7 +202,7 @@ def summarize(records: Iterable[Record], config: types.ModuleType) -> list[Row]:
 
 _COLUMNS = {
   "method": lambda r: r.method,
-  "zeros": lambda r: "-" if r.setting is None else percent(r.setting),
+  "zeros": lambda r: r.zeros,
   "test accuracy [%]": lambda r: r.spread,
   "95 % interval": lambda r: statistics.shown(*r.interval),
   "runs": lambda r: str(len(r.values)),
