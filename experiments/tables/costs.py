@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -64,15 +63,14 @@ def of(config: ml_collections.ConfigDict, history: History) -> Cost:
 def by_leaf(config: ml_collections.ConfigDict) -> Any:
   """Computes the forward FLOPs of one example, by parameter, without zeros."""
   dataset, model = load(config)
-  variables = _variables(config)
+  stats = dict(_variables(config))
+  params = stats.pop("params")
 
-  def forward(params: Any, x: jax.Array) -> jax.Array:
-    stats = {k: v for k, v in variables.items() if k != "params"}
-    stats = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), stats)
-    return model.apply({**stats, "params": params}, dataset.prepare(x), False)
+  def forward(params: Any, stats: Any, x: jax.Array) -> jax.Array:
+    return model.apply({"params": params, **stats}, dataset.prepare(x), False)
 
   x = jax.ShapeDtypeStruct((1, *dataset.like.shape), dataset.like.dtype)
-  return flops.param_flops(forward, variables["params"], x)
+  return flops.param_flops(forward, params, stats, x)
 
 
 def _variables(config: ml_collections.ConfigDict) -> Any:

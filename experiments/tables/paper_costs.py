@@ -95,25 +95,26 @@ _SHARES = {
 
 
 class Layer(NamedTuple):
-  """A kernel: its weights, the outputs of one example, their FLOPs.
+  """A kernel, and what one example costs.
 
   Attributes:
-    size: The number of weights.
-    channels: Of its output.
-    outputs: As many numbers come out.
+    kernel: Its shape, outputs last.
     flops: Two for each weight at each place.
     padded: What the flops are multiplied by where the image is padded twice.
   """
 
-  size: int
-  channels: int
-  outputs: int
+  kernel: jax.ShapeDtypeStruct
   flops: int
   padded: Fraction
 
+  @property
+  def outputs(self) -> int:
+    """As many numbers come out."""
+    return self.flops * self.kernel.shape[-1] // (2 * self.kernel.size)
 
-def layers(network: Network) -> tuple[dict[str, Any], dict[str, Layer]]:
-  """The kernels of a network by key path: shapes, and what they cost."""
+
+def layers(network: Network) -> dict[str, Layer]:
+  """Finds the kernels of a network, by key path, and what they cost."""
   model = models.create(num_classes=network.classes, **network.model)
   x = jax.ShapeDtypeStruct((1, *network.shape), jnp.float32)
   made = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), x)
@@ -122,29 +123,22 @@ def layers(network: Network) -> tuple[dict[str, Any], dict[str, Layer]]:
     lambda params, rest, x: model.apply({"params": params} | rest, x, False),
     *(params, made, x),
   )
-  shapes, found = {}, {}
-  for (path, p), count in zip(
-    jax.tree_util.tree_leaves_with_path(params),
-    jax.tree.leaves(counts),
-    strict=True,
-  ):
-    if not count:
-      continue
-    name, channels = path_name(path), p.shape[-1]
-    twice = (network.title, name) == ("ResNet-50", "conv1/kernel")
-    shapes[name] = p
-    found[name] = Layer(
-      p.size,
-      channels,
-      count * channels // (2 * p.size),
-      count,
-      Fraction(115, 112) ** 2 if twice else Fraction(1),
+  kernels = jax.tree_util.tree_leaves_with_path(params)
+  found = {
+    path_name(path): Layer(kernel, count, Fraction(1))
+    for (path, kernel), count in zip(
+      kernels, jax.tree.leaves(counts), strict=True
     )
-  return shapes, found
+    if count
+  }
+  if network.title == "ResNet-50":
+    stem = found["conv1/kernel"]
+    found["conv1/kernel"] = stem._replace(padded=Fraction(115, 112) ** 2)
+  return found
 
 
 def kept(
-  network: Network, shapes: dict[str, Any], sparsity: float, weights: str
+  network: Network, found: dict[str, Layer], sparsity: float, weights: str
 ) -> dict[str, int]:
   """Counts the weights that each sparse layer keeps; other layers are dense."""
   if weights == "dense":
@@ -153,14 +147,14 @@ def kept(
   if (network.title, weights, sparsity) == ("ResNet-50", "ERK", 0.99):
     dense = network.dense["uniform"]
   sparse = {
-    name: p
-    for name, p in shapes.items()
+    name: layer.kernel
+    for name, layer in found.items()
     if dense is None or not re.search(dense, name)
   }
   counts = distributions.budgets(
     sparse, sparsity, _SHARES[weights], lambda path, leaf: True
   )
-  return {name: n for name, n in counts.items() if n < shapes[name].size}
+  return {name: n for name, n in counts.items() if n < sparse[name].size}
 
 
 class Costs(NamedTuple):
@@ -175,24 +169,25 @@ def costs(found: dict[str, Layer], counts: dict[str, int]) -> Costs:
   """Computes the costs of a network whose sparse layers keep these weights."""
   total = as_rigl = size = Fraction(0)
   for name, layer in found.items():
-    share = Fraction(counts.get(name, layer.size), layer.size)
+    weights = layer.kernel.size
+    share = Fraction(counts.get(name, weights), weights)
     total += share * layer.flops
     as_rigl += layer.padded * (share * layer.flops + layer.outputs)
-    size += 4 * (share * layer.size + layer.channels)
+    size += 4 * (share * weights + layer.kernel.shape[-1])
     if name in counts:
-      size += Fraction(layer.size, 8)
+      size += Fraction(weights, 8)
   return Costs(total, as_rigl, size)
 
 
 def lines() -> Iterator[tuple[str, ...]]:
   """Computes the lines of the table, without its header."""
   for network in NETWORKS:
-    shapes, found = layers(network)
+    found = layers(network)
     dense = costs(found, {})
     pairs = [(0.0, "dense")]
     pairs += [(s, w) for w in _SHARES for s in SPARSITIES]
     for sparsity, weights in pairs:
-      here = costs(found, kept(network, shapes, sparsity, weights))
+      here = costs(found, kept(network, found, sparsity, weights))
       share, as_rigl = (
         float(a / b) for a, b in zip(here[:2], dense[:2], strict=True)
       )

@@ -17,9 +17,8 @@ def resnet():
 
 def numbers(resnet, sparsity, weights):
   """Inference and 5x training of RigL as its README counts, and the size."""
-  shapes, found = resnet
-  kept = paper_costs.kept(RESNET, shapes, sparsity, weights)
-  here, dense = paper_costs.costs(found, kept), paper_costs.costs(found, {})
+  kept = paper_costs.kept(RESNET, resnet, sparsity, weights)
+  here, dense = paper_costs.costs(resnet, kept), paper_costs.costs(resnet, {})
   share = float(here.as_rigl / dense.as_rigl)
   return share, 5 * paper_costs.training(share)[1], float(here.size) / 1e6
 
@@ -46,34 +45,33 @@ def test_resnet_50_is_that_of_rigl_s_readme(resnet, key):
 
 
 def test_what_the_two_ways_of_counting_differ_by(resnet):
-  _, found = resnet
-  costs = paper_costs.costs(found, {})
+  costs = paper_costs.costs(resnet, {})
   assert costs.flops == 8_178_368_512
   # Evci et al., figure 2: 8.2e9.
   assert f"{float(costs.as_rigl):.1e}" == "8.2e+09"
-  stem = found["conv1/kernel"]
+  stem = resnet["conv1/kernel"]
   assert stem.outputs == 112 * 112 * 64
   assert stem.flops * stem.padded == 2 * 115 * 115 * 64 * 147
-  more = sum(layer.padded * layer.outputs for layer in found.values())
+  more = sum(layer.padded * layer.outputs for layer in resnet.values())
   assert costs.as_rigl - costs.flops == more + stem.flops * (stem.padded - 1)
 
 
 def test_first_and_depthwise_convolutions_stay_dense():
-  shapes, _ = paper_costs.layers(MOBILENET)
+  found = paper_costs.layers(MOBILENET)
   for weights in ("uniform", "ERK"):
-    kept = paper_costs.kept(MOBILENET, shapes, 0.9, weights)
+    kept = paper_costs.kept(MOBILENET, found, 0.9, weights)
     assert {name.split("/")[-2] for name in kept} <= {"pointwise", "logits"}
-  shapes, _ = paper_costs.layers(WRN)
-  assert "conv1/kernel" not in paper_costs.kept(WRN, shapes, 0.9, "uniform")
-  assert "conv1/kernel" in paper_costs.kept(WRN, shapes, 0.99, "ERK")
+  found = paper_costs.layers(WRN)
+  assert "conv1/kernel" not in paper_costs.kept(WRN, found, 0.9, "uniform")
+  assert "conv1/kernel" in paper_costs.kept(WRN, found, 0.99, "ERK")
   # Blocks have a conv1 too.
-  kept = paper_costs.kept(WRN, shapes, 0.9, "uniform")
+  kept = paper_costs.kept(WRN, found, 0.9, "uniform")
   assert "stage1_block2/conv1/kernel" in kept
 
 
 def test_lenet_by_hand():
-  shapes, found = paper_costs.layers(LENET)
-  kept = paper_costs.kept(LENET, shapes, 0.9, "uniform")
+  found = paper_costs.layers(LENET)
+  kept = paper_costs.kept(LENET, found, 0.9, "uniform")
   assert kept == {
     "dense1/kernel": 23_520,
     "dense2/kernel": 3_000,
@@ -94,5 +92,5 @@ def test_the_table_is_what_is_committed():
   root = pathlib.Path(__file__).parents[3]
   lines = (root / "results" / "flops.csv").read_text().splitlines()
   assert list(csv.reader(lines[1:])) == [
-    list(row) for row in (paper_costs.HEADER, *paper_costs.rows())
+    list(row) for row in (paper_costs.HEADER, *paper_costs.lines())
   ]
