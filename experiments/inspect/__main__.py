@@ -50,8 +50,8 @@ def run(root: str, *, name: str | None = None, examples: int = 1000) -> None:
       advance(next(done), "overlap")
   with workdir.locked(root) as path, workdir.storage(path):
     text = (
-      sections.HEAD.format(
-        count=len(runs), title=chosen.title, name=chosen.name
+      sections.render(
+        "head.md", count=len(runs), title=chosen.title, name=chosen.name
       ),
       sections.sensitivity_section(path, chosen, sensitivity),
       sections.overlap_section(path, overlaps),
@@ -59,7 +59,7 @@ def run(root: str, *, name: str | None = None, examples: int = 1000) -> None:
       sections.flow_section(path, profiles, chosen),
       sections.dead_section(path, profiles, chosen),
     )
-    sections.insert_section(path, "\n".join(filter(None, text)))
+    sections.insert_section(path, "\n\n".join(filter(None, text)))
   sections.print_summary(profiles)
   print(f"The report is {path / 'report.md'}")
 

@@ -20,7 +20,7 @@ from experiments.runs import model as model_lib
 from experiments.runs import programs, train
 from experiments.runs.batches import Source, open_source
 from experiments.runs.finished import Run, architecture, config_of
-from sparsejax import instruments
+from sparsejax import instruments, report
 from sparsejax import masks as masks_lib
 from sparsejax.instruments import Dead, Flow
 
@@ -196,24 +196,13 @@ def sensitivity(run: Run, examples: int) -> Sensitivity:
   loss, found = instruments.layer_sensitivity(
     loss_fn, result.params, batches, SPARSITIES
   )
-  counts = _counts(result)
+  leaves = report.layers(result.params, result.masks)
   return Sensitivity(
     examples=count,
     loss=float(loss),
     losses={path: np.asarray(values) for path, values in found.items()},
-    own={path: counts[path][1] / sum(counts[path]) for path in found},
+    own={leaf.path: leaf.sparsity for leaf in leaves if leaf.path in found},
   )
-
-
-def _counts(result: train.Result) -> dict[str, tuple[int, int]]:
-  """Active and inactive weights, by leaf."""
-  leaves = jax.tree_util.tree_leaves_with_path(result.params)
-  masks = jax.tree.leaves(result.masks)
-  counts = {}
-  for (path, p), mask in zip(leaves, masks, strict=True):
-    active = int(np.sum(mask)) if np.ndim(mask) else p.size
-    counts[masks_lib.path_name(path)] = active, p.size - active
-  return counts
 
 
 def profile(run: Run) -> Profile:
@@ -227,15 +216,20 @@ def profile(run: Run) -> Profile:
   for step in steps:
     batch = examples.batches(step).taken(step)
     sums = program.add_grads(sums, *variables.values(), *batch)
-  total, flow = jax.device_get(_gradient_flow(sums, result.masks))
+  total, flow = jax.tree.map(
+    lambda norm: float(norm) / len(steps), _gradient_flow(sums, result.masks)
+  )
   fired = {}
   for x, y in examples.tests():
     for layer, new in program.fires(variables, x, y).items():
       fired[layer] = np.asarray(new) | fired.get(layer, False)
   return Profile(
-    counts=_counts(result),
-    total=_divided(total, len(steps)),
-    flow={path: _divided(norms, len(steps)) for path, norms in flow.items()},
+    counts={
+      leaf.path: (leaf.nnz, leaf.size - leaf.nnz)
+      for leaf in report.layers(result.params, result.masks)
+    },
+    total=total,
+    flow=flow,
     dead=jax.device_get(_dead_units(result.masks)),
     silent={layer: ~fired[layer] for layer in _rectified(run, fired, x)},
   )
@@ -244,10 +238,6 @@ def profile(run: Run) -> Profile:
 _gradient_flow = jax.jit(instruments.gradient_flow)
 _dead_units = jax.jit(instruments.dead_units)
 _apply_masks = jax.jit(masks_lib.apply_masks)
-
-
-def _divided(norms: Flow, n: int) -> Flow:
-  return Flow(*(float(norm) / n for norm in norms))
 
 
 def _rectified(run: Run, layers: Iterable[str], x: jax.Array) -> list[str]:
@@ -293,20 +283,18 @@ def comparable_groups(
     stages = {r.stage for r in group}
     if len(stages) == 1:
       title = ", ".join(filter(None, ("methods", *stages)))
-      found.append((title, [r.method for r in group], group))
+      found.append((title, "method", group))
     else:
-      found.append(("methods", [r.label for r in group], group))
+      found.append(("methods", "label", group))
   for leader in leaders:
     own = [r for r in sparse if r.kind == leader.kind]
     group = [r for r in own if r.stage == leader.stage]
-    title = f"seeds of {leader.label}"
-    found.append((title, [str(r.seed) for r in group], group))
+    found.append((f"seeds of {leader.label}", "seed", group))
     group = [r for r in own if r.seed == leader.seed]
-    title = f"{leader.method}, seed {leader.seed}"
-    found.append((title, [r.stage for r in group], group))
-  for title, names, group in [f for f in found if len(f[2]) > 1][:MOST_GROUPS]:
-    shown = (evenly_spaced(items, MOST_MASKS) for items in (names, group))
-    yield title, *shown
+    found.append((f"{leader.method}, seed {leader.seed}", "stage", group))
+  for title, key, group in [f for f in found if len(f[2]) > 1][:MOST_GROUPS]:
+    shown = evenly_spaced(group, MOST_MASKS)
+    yield title, [str(getattr(r, key)) for r in shown], shown
 
 
 @functools.lru_cache(maxsize=2 * MOST_MASKS)

@@ -18,7 +18,7 @@ from experiments.inspect.measure import (
 )
 from experiments.plots import instruments
 from experiments.runs.finished import Run, natural
-from experiments.tables.text import markdown, print_table
+from experiments.tables import text
 from sparsejax.instruments import Flow
 
 BEGIN, END = "<!-- instruments -->", "<!-- end instruments -->"
@@ -27,19 +27,16 @@ BEGIN, END = "<!-- instruments -->", "<!-- end instruments -->"
 def insert_section(path: Path, section: str) -> None:
   """Writes the section to report.md: over the last one, or at its end."""
   file = path / "report.md"
-  text = file.read_text() if file.exists() else f"# {path.name}\n"
-  before, _, rest = text.partition(BEGIN)
+  report = file.read_text() if file.exists() else f"# {path.name}\n"
+  before, _, rest = report.partition(BEGIN)
   after = rest.partition(END)[2]
-  block = f"{BEGIN}\n{section}\n{END}\n"
+  block = f"{BEGIN}\n{section}\n\n{END}\n"
   file.write_text(f"{before.rstrip()}\n\n{block}{after.lstrip()}")
 
 
-HEAD = """\
-## Instruments
-
-What `python -m experiments.inspect` sees in the networks of the finished runs
-here, {count} in number. Layer by layer it shows the run `{name}`: {title}.
-"""
+def render(template: str, **values: Any) -> str:
+  """Fills in a template of this package, without a newline at the end."""
+  return text.render(Path(__file__).parent / "templates" / template, **values)
 
 
 def sensitivity_section(path: Path, run: Run, found: Sensitivity) -> str:
@@ -62,18 +59,12 @@ def sensitivity_section(path: Path, run: Run, found: Sensitivity) -> str:
     )
     for leaf, *pair in zip(leaves, rise, kept, strict=True)
   ]
-  return f"""\
-### Which layers bear pruning
-
-![loss after pruning one layer](sensitivity.png)
-
-How much the mean cross-entropy on {found.examples} test examples rises, from
-{found.loss:.4f}, if one layer alone is pruned to a share of zeros, its smallest
-weights first, and nothing is trained afterwards. A layer that has as many zeros
-already stays as it is.
-
-{markdown([header, *rows])}
-"""
+  return render(
+    "sensitivity.md",
+    examples=found.examples,
+    loss=f"{found.loss:.4f}",
+    table=[header, *rows],
+  )
 
 
 def overlap_section(path: Path, overlaps: Sequence[Overlap]) -> str:
@@ -92,18 +83,9 @@ def overlap_section(path: Path, overlaps: Sequence[Overlap]) -> str:
     cells = (f"{x:.3f}" for x in numbers)
     rows.append((group.title, str(len(group.iou)), *cells))
   header = ("compared", "masks", "mean IoU", "least", "most", "by chance")
-  return f"""\
-### Where masks agree
-
-![overlap of the masks of pairs of runs](mask_overlap.png)
-
-Intersection over union of the final masks of two runs, all sparse layers
-together: 1 if they keep the same weights. Random masks that keep as many
-weights in each layer would agree as far as the last column says. Shown are at
-most {MOST_GROUPS} groups, and {MOST_MASKS} masks of each.
-
-{markdown([header, *rows])}
-"""
+  return render(
+    "overlap.md", groups=MOST_GROUPS, masks=MOST_MASKS, table=[header, *rows]
+  )
 
 
 def motion_section(
@@ -119,20 +101,12 @@ def motion_section(
     for label, c in curves.items()
     if c
   ]
-  return f"""\
-### How masks moved
-
-![overlap of masks with earlier ones over steps](mask_motion.png)
-
-Intersection over union of a run's masks with its own at the evaluation before,
-and with its first ones, from the counts in metrics.jsonl: means over seeds, and
-bands of a standard deviation; in the table, the mean over all evaluations, and
-the last one. R_s is the share of weights that have ever been active (Liu et
-al., arXiv:2102.02887), where it was recorded. Methods whose masks stand still
-are left out.
-
-{markdown([("method", "runs", *_MOVED), *rows])}
-{_motion_by_layer(path, run)}"""
+  return render(
+    "motion.md",
+    table=[("method", "runs", *_MOVED), *rows],
+    layers=_motion_by_layer(path, run),
+    title=run.title,
+  )
 
 
 _MOVED = ("IoU with the last, mean", "IoU of end and start", "R_s")
@@ -174,14 +148,15 @@ def _recorded(values: Any) -> np.ndarray | None:
   return None if np.isnan(found).any() else found
 
 
-def _motion_by_layer(path: Path, run: Run) -> str:
+def _motion_by_layer(path: Path, run: Run) -> list[text.Line]:
+  """Draws the motion of each layer's masks; its table, empty if none moved."""
   leaves = list(run.tests[-1]["layers"])
   last, since = (
     np.array([iou_over_steps(run.tests, key, leaf) for leaf in leaves])
     for key in ("churn", "churn_since_start")
   )
   if np.all(since == 1):
-    return ""
+    return []
   steps = [record["step"] for record in run.tests[1:]]
   instruments.motion_by_layer(
     run.title, leaves, steps, last, since, path / "mask_layers.png"
@@ -190,13 +165,7 @@ def _motion_by_layer(path: Path, run: Run) -> str:
   for leaf, *overlaps in zip(leaves, last, since, strict=True):
     ever = _recorded([run.tests[-1]["layers"][leaf].get("explored")])
     rows.append((leaf, *_ends(*overlaps, ever)))
-  return f"""
-![overlap of the masks of each layer with earlier ones](mask_layers.png)
-
-The same for each layer of {run.title}.
-
-{markdown([("layer", *_MOVED), *rows])}
-"""
+  return [("layer", *_MOVED), *rows]
 
 
 _NORMS = (
@@ -212,6 +181,13 @@ def _norms(counts: tuple[int, int], flow: Flow) -> tuple[str, ...]:
     pairs = zip(counts, values, strict=True)
     cells += [f"{v:.2e}" if n else "" for n, v in pairs]
   return tuple(cells)
+
+
+def _norms_table(
+  header: str, lines: Mapping[str, tuple[tuple[int, int], Flow]]
+) -> list[text.Line]:
+  cells = [(name, *_norms(*values)) for name, values in lines.items()]
+  return [(header, *_NORMS), *cells]
 
 
 def _rms(counts: tuple[int, int], flow: Flow) -> Flow:
@@ -236,22 +212,12 @@ def flow_section(path: Path, profiles: Mapping[str, Profile], run: Run) -> str:
     for title, lines in (("runs", every), (f"layers of {run.title}", layers))
   }
   instruments.flow(panels, path / "gradient_flow.png")
-  text = f"""\
-### Gradient flow
-
-![gradient at active and inactive weights](gradient_flow.png)
-
-L2 norm of the mean gradient over {TRAIN_BATCHES} training batches at the end,
-of the cross-entropy of the model in evaluation mode; RMS is the norm over the
-square root of the number of weights. The larger it is at inactive weights, the
-more the training loss would fall, to first order, if some of them were grown.
-
-{markdown([("run", *_NORMS), *((t, *_norms(*v)) for t, v in every.items())])}
-"""
-  if layers:
-    rows = [(leaf, *_norms(*v)) for leaf, v in layers.items()]
-    text += f"\n{markdown([(f'layer of {run.label}', *_NORMS), *rows])}\n"
-  return text
+  return render(
+    "flow.md",
+    batches=TRAIN_BATCHES,
+    runs=_norms_table("run", every),
+    layers=layers and _norms_table(f"layer of {run.label}", layers),
+  )
 
 
 def dead_section(path: Path, profiles: Mapping[str, Profile], run: Run) -> str:
@@ -264,21 +230,11 @@ def dead_section(path: Path, profiles: Mapping[str, Profile], run: Run) -> str:
   header = ("no weight in", "no weight out", "never fires")
   of_layers = [(name, *map(_share, cells)) for name, cells in layers.items()]
   of_runs = [(title, *map(_share, cells)) for title, cells in every.items()]
-  return f"""\
-### Dead units
-
-![units without weights, and that never fire](dead_units.png)
-
-By the masks: output units of a sparse layer that no active weight reaches, and
-input units that none leaves; the inputs of the first layer are the data's. By
-the whole test set: units whose output before the ReLU is never positive, at any
-position. That is asked of layers which a ReLU follows at once: not of the
-logits, nor of what goes into a residual sum.
-
-{markdown([("run", *header), *of_runs])}
-
-{markdown([(f"layer of {run.label}", *header), *of_layers])}
-"""
+  return render(
+    "dead.md",
+    runs=[("run", *header), *of_runs],
+    layers=[(f"layer of {run.label}", *header), *of_layers],
+  )
 
 
 def _units(profile: Profile) -> dict[str, np.ndarray]:
@@ -320,6 +276,6 @@ def print_summary(profiles: Mapping[str, Profile]) -> None:
     rms = _norms(counts, profile.total)[4:]
     share = f"{100 * active / (active + inactive):.1f} %"
     lines.append((title, share, *rms, outputs, silent))
-  print_table(
+  text.print_table(
     "inside the networks: gradients are root mean squares", lines, no_wrap=True
   )

@@ -170,16 +170,16 @@ def write_report(
   """
   lines = table(rows, measure, dense, published)
   sentences = order_sentences(rows, measure, expected)
-  listed = "\n".join(f"- {sentence}" for sentence in sentences)
-  report = _TEXT.format(
+  report = text.render(
+    text.TEMPLATES / "models.md",
     title=title,
-    table=text.markdown(lines),
+    table=lines,
     dense=measure.shown(dense),
     measure=measure.name,
-    order=f"\nThe order that papers report:\n\n{listed}\n" if listed else "",
+    orders=sentences,
   )
   with storage(workdir):
-    (workdir / "report.md").write_text(report)
+    (workdir / "report.md").write_text(f"{report}\n")
     text.write_csv(workdir / "table.csv", lines)
     _draw(rows, measure, dense, workdir / "models.png")
   # What papers found is in report.md only: there is no room for it here.
@@ -230,32 +230,10 @@ def write_run_report(
     "non-zeros": lambda r: f"{100 * r['nnz'] / r['size']:.2f} %",
   }
   tests = [record for record in history if record["split"] != "train"]
-  lines = text.markdown(text.cells(columns, tests))
+  lines = text.cells(columns, tests)
+  report = text.render(
+    text.TEMPLATES / "finetuning.md", title=title, table=lines, measure=name
+  )
   with storage(workdir):
     run_plots.finetuning(history, name, workdir / "run.png")
-    (workdir / "report.md").write_text(
-      _RUN.format(title=title, table=lines, measure=name)
-    )
-
-
-_TEXT = """\
-# {title}
-
-{table}
-
-The dense model's {measure} is {dense}. Non-zeros are those of the kernels of
-all layers; embedding and head stay dense. Intervals are of the mean over runs
-(t).
-{order}
-![{measure} of every model](models.png)
-"""
-
-_RUN = """\
-# {title}
-
-{table}
-
-Non-zeros are those of the kernels of all layers.
-
-![training losses, and test {measure}](run.png)
-"""
+    (workdir / "report.md").write_text(f"{report}\n")

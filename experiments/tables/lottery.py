@@ -3,7 +3,7 @@
 Intervals are Student's t over seeds, at 95 %; differences are paired by seed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -111,8 +111,19 @@ def write_report(
     pictures = _draw(workdir, config, rows, levels)
     lines = text.cells(_COLUMNS, rows)
     text.write_csv(workdir / "table.csv", lines)
-    report = _report(config, lines, compared, pictures)
-    (workdir / "report.md").write_text(report)
+    report = text.render(
+      text.TEMPLATES / "lottery.md",
+      name=config.name,
+      rate=f"{100 * config.rate:g}",
+      scope=config.scope,
+      pictures=pictures,
+      orders=[
+        (_verdict(*pair), text.cells(_ORDER_COLUMNS, pair[-1]))
+        for pair in compared
+      ],
+      table=lines,
+    )
+    (workdir / "report.md").write_text(f"{report}\n")
   text.print_table(
     f"{config.name}: test accuracy [%], {len(config.seeds)} seeds",
     _by_level(rows),
@@ -241,38 +252,3 @@ _ORDER_COLUMNS = {
 def _pruned(order: orders.Order) -> Row:
   """The row of an order that tells its level."""
   return order.low if order.high.setting is None else order.high
-
-
-def _report(
-  config: ml_collections.ConfigDict,
-  lines: Sequence[text.Line],
-  compared: Sequence[tuple[str, str, list[orders.Order]]],
-  pictures: Mapping[str, str],
-) -> str:
-  parts = [
-    f"# {config.name}",
-    _EXPLAINED.format(rate=100 * config.rate, scope=_SCOPES[config.scope]),
-    *(f"## {title}\n\n![{title}]({f})" for title, f in pictures.items()),
-  ]
-  if compared:
-    parts += ["## The order that papers report, held against these runs"]
-  for low, high, found in compared:
-    parts += [
-      _verdict(low, high, found),
-      text.markdown(text.cells(_ORDER_COLUMNS, found)),
-    ]
-  parts += ["## All levels", text.markdown(lines)]
-  return "\n\n".join(parts) + "\n"
-
-
-_SCOPES = {
-  "global": "over the whole net",
-  "layer": "in every layer by itself",
-}
-_EXPLAINED = """\
-Every level prunes {rate:g} % of the weights that are left, {scope}, and trains
-again. Weights left are counted among those that may be pruned. Intervals are
-95 % (Student's t over seeds); leads are paired by seed. The error barrier is
-the highest test error on the line between two nets, trained from the same
-start on two orders of the data, less the mean of their own errors
-(arXiv:1912.05671, section 2)."""

@@ -108,24 +108,27 @@ def write_report(
   by_layer = library_report.layers(
     last.result.params, last.result.masks, costs.by_leaf(last.config)
   )
-  report = _TEXT.format(
+  sparsities = _by_sparsity(rows)
+  report = text.render(
+    text.TEMPLATES / "runs.md",
     name=config.name,
-    table=text.markdown(lines),
+    table=lines,
     note=estimate_note(rows),
-    order=_order_text(orders.compare(rows, expected)),
-    sparsities="" if middle is None else _sparsities_text(rows, middle),
+    orders=[*map(orders.sentence, orders.compare(rows, expected))],
+    middle=None if middle is None else percent(middle),
+    sparsities=sparsities,
     method=last.config.algorithm.name,
     seed=last.config.seed,
     layers=library_report.table(by_layer),
   )
   with storage(workdir):
-    (workdir / "report.md").write_text(report)
+    (workdir / "report.md").write_text(f"{report}\n")
     text.write_csv(workdir / "table.csv", lines)
     run_plots.accuracy(histories, workdir / "accuracy.png")
     run_plots.layers(histories, workdir / "layers.png")
     run_plots.churn(histories, workdir / "churn.png")
     if middle is not None:
-      text.write_csv(workdir / "sparsities.csv", _by_sparsity(rows))
+      text.write_csv(workdir / "sparsities.csv", sparsities)
       _draw_sparsities(rows, runs, workdir / "sparsities.png")
   return rows
 
@@ -148,8 +151,7 @@ def _pattern(config: ml_collections.ConfigDict) -> Any:
 
 def _by_sparsity(rows: Sequence[Row]) -> list[tuple[str, ...]]:
   """Accuracies, a line per method and a column per sparsity."""
-  settings = {row.setting for row in rows}
-  found = sorted(settings - {None})
+  found = sorted({row.setting for row in rows} - {None})
   lines = [("method", *map(percent, found), "runs")]
   for method in dict.fromkeys(row.method for row in rows):
     own = {row.setting: row for row in rows if row.method == method}
@@ -158,49 +160,3 @@ def _by_sparsity(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     runs = str(len(next(iter(own.values())).values))
     lines.append((method, *cells, runs))
   return lines
-
-
-def _sparsities_text(rows: Sequence[Row], middle: float) -> str:
-  return (
-    "\n## Accuracy at several sparsities\n\n"
-    f"{text.markdown(_by_sparsity(rows))}\n\n"
-    "![test accuracy against sparsity](sparsities.png)\n\n"
-    f"The pictures below show the runs at {percent(middle)}.\n"
-  )
-
-
-def _order_text(found: Sequence[orders.Order]) -> str:
-  if not found:
-    return ""
-  listed = "\n".join(f"- {orders.sentence(order)}" for order in found)
-  return (
-    f"\nThe order that papers report, held against these runs:\n\n{listed}\n"
-  )
-
-
-_TEXT = """\
-# {name}
-
-{table}
-
-Accuracy is that of the last step, mean ± standard deviation over seeds, and
-the mean's 95 % interval (t). FLOPs
-are relative to dense, by the cost model of RigL's paper (appendix H), with
-2 per multiply-add; masks cost what a machine would that skips zeros.{note}
-{order}{sparsities}
-## Accuracy over steps
-
-![test accuracy over steps](accuracy.png)
-
-## Where the zeros are
-
-![zeros in every layer](layers.png)
-
-The layers of {method} with seed {seed}:
-
-{layers}
-
-## How the masks moved
-
-![new weights over steps](churn.png)
-"""

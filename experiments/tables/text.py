@@ -1,4 +1,4 @@
-"""Tables as text: CSV, Markdown, LaTeX, the terminal, and README's blocks.
+"""Tables as text: CSV, Markdown, LaTeX, the terminal, templates and README.
 
 A table is a list of lines of cells, the first of which is the header. A CSV
 begins with `# ` and the command that makes it.
@@ -10,14 +10,16 @@ import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import jinja2
 import rich.console
 import rich.table
 import tabulate
 
 Line = Sequence[str]
 Item = TypeVar("Item")
+TEMPLATES = Path(__file__).parent / "templates"
 
 _BLOCK = re.compile(
   r"(<!-- table: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL
@@ -56,6 +58,25 @@ def markdown(lines: Iterable[Line]) -> str:
   )
   rule = ("---", *["---:"] * (len(header) - 1))
   return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *body))
+
+
+def render(template: Path, **values: Any) -> str:
+  """Fills in a template of Jinja.
+
+  Args:
+    template: The file. If it ends in .html, values are escaped.
+    **values: By name what it shows; its filter `markdown` renders tables.
+
+  Returns:
+    The text, without a newline at its end.
+  """
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(template.parent),
+    autoescape=jinja2.select_autoescape(),
+    undefined=jinja2.StrictUndefined,
+  )
+  environment.filters["markdown"] = markdown
+  return environment.get_template(template.name).render(values)
 
 
 def latex(lines: Sequence[Line]) -> str:

@@ -1,5 +1,8 @@
 """Tables as text."""
 
+import jinja2
+import pytest
+
 from experiments.tables import text
 
 COLUMNS = {"name": str, "half": lambda n: "-" if n % 2 else str(n // 2)}
@@ -29,3 +32,15 @@ def test_hidden_columns_are_not_printed(capsys):
   assert "title" in printed
   assert "seft" in printed
   assert "5.1" not in printed
+
+
+def test_templates_render_tables_and_escape_html_only(tmp_path):
+  for name in ("a.md", "a.html"):
+    (tmp_path / name).write_text("{{ title }}\n{{ table | markdown }}\n")
+  table = [("a", "b"), ("1", "2")]
+  markdown = "| a | b |\n| --- | ---: |\n| 1 | 2 |"
+  for name, title in (("a.md", "x < y"), ("a.html", "x &lt; y")):
+    page = text.render(tmp_path / name, title="x < y", table=table)
+    assert page == f"{title}\n{markdown}"
+  with pytest.raises(jinja2.UndefinedError, match="title"):
+    text.render(tmp_path / "a.md", table=table)
