@@ -1,6 +1,6 @@
 """Runs: from a config to a finished directory.
 
-`train`, `finetune` and `lottery` give `loop` what to do; checkpoints, metrics,
-batches and devices are theirs. Reports are in tables/, many runs at once in
-sweep/.
+`train` and `finetune` give `loop` what to do, with checkpoints, metrics,
+batches and devices; `lottery`, `recovery` and `prune_llm` are made of several
+steps of that kind. Reports are in tables/, many runs at once in sweep/.
 """
