@@ -525,9 +525,7 @@ def _product(part, grads):
 
 
 def _wide(tree):
-  return jax.tree.map(
-    lambda x: jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)), tree
-  )
+  return jax.tree.map(scores_lib.wide, tree)
 
 
 def _positive(tree):

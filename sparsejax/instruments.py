@@ -16,6 +16,7 @@ from sparsejax import distributions, select
 from sparsejax import masks as masks_lib
 from sparsejax.distributions import Prunable
 from sparsejax.masks import PyTree, path_name
+from sparsejax.scores import wide
 
 
 class Flow(NamedTuple):
@@ -234,7 +235,7 @@ def gradient_flow(grads: PyTree, masks: PyTree) -> tuple[Flow, dict[str, Flow]]:
 
 def _squares(g, mask):
   # In float32 at least, where the squares of small gradients do not vanish.
-  square = jnp.square(g.astype(jnp.promote_types(g.dtype, jnp.float32)))
+  square = jnp.square(wide(g))
   return Flow(
     active=jnp.sum(square, where=mask),
     inactive=jnp.sum(square, where=jnp.logical_not(mask)),

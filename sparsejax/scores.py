@@ -77,9 +77,7 @@ def sensitivity() -> Score:
     >>> print(sensitivity().update(g, optax.EmptyState(), w)[0])
     [3. 1.]
   """
-  return optax.stateless_with_tree_map(
-    lambda g, w: jnp.abs(_wide(g) * _wide(w))
-  )
+  return optax.stateless_with_tree_map(lambda g, w: jnp.abs(wide(g) * wide(w)))
 
 
 def magnitude_and_gradient(weight: float) -> Score:
@@ -109,7 +107,7 @@ def magnitude_and_gradient(weight: float) -> Score:
   if weight == 0:
     return magnitude()
   return optax.stateless_with_tree_map(
-    lambda g, w: jnp.abs(_wide(w)) + weight * jnp.abs(_wide(g))
+    lambda g, w: jnp.abs(wide(w)) + weight * jnp.abs(wide(g))
   )
 
 
@@ -145,7 +143,7 @@ def movement(
     penalty = optax.constant_schedule(penalty)
 
   def init(params):
-    first = jax.tree.map(lambda p: jnp.zeros_like(_wide(p)), params)
+    first = jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
     return {
       "step": jnp.zeros([], jnp.int32),
       "score": first,
@@ -159,7 +157,7 @@ def movement(
 
     def slope(g, w, s):
       less = jax.nn.sigmoid(s) * jax.nn.sigmoid(-s) * (strength / s.size)
-      return _wide(g) * _wide(w) + less
+      return wide(g) * wide(w) + less
 
     slopes = jax.tree.map(slope, grads, params, state["score"])
     change, inner = optimizer.update(slopes, state["optimizer"], state["score"])
@@ -241,7 +239,7 @@ def accumulated(score: Score, steps: int, *, period: int) -> Score:
   def init(params):
     return {
       "step": jnp.zeros([], jnp.int32),
-      "mean": jax.tree.map(lambda p: jnp.zeros_like(_wide(p)), params),
+      "mean": jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params),
     }
 
   def update(grads, state, params=None):
@@ -251,7 +249,7 @@ def accumulated(score: Score, steps: int, *, period: int) -> Score:
 
     def leaf(mean, grad):
       past = jnp.where(left == steps - 1, jnp.zeros_like(mean), mean)
-      return jnp.where(left < steps, past + _wide(grad) / steps, past)
+      return jnp.where(left < steps, past + wide(grad) / steps, past)
 
     mean = jax.tree.map(leaf, state["mean"], grads)
     return mean, {"step": state["step"] + 1, "mean": mean}
@@ -288,13 +286,13 @@ def _average(decay: float) -> optax.GradientTransformation:
     raise ValueError(f"got decay={decay}, wanted one in [0, 1)")
 
   def init(params):
-    return {"average": jax.tree.map(lambda p: jnp.zeros_like(_wide(p)), params)}
+    return {"average": jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)}
 
   def update(grads, state, params=None):
     del params
     old = state["average"]
     new = jax.tree.map(
-      lambda a, g: decay * a + (1 - decay) * _wide(g), old, grads
+      lambda a, g: decay * a + (1 - decay) * wide(g), old, grads
     )
     kept = jax.tree.map(lambda n, o: jnp.where(jnp.isfinite(n), n, o), new, old)
     return new, {"average": kept}
@@ -302,5 +300,6 @@ def _average(decay: float) -> optax.GradientTransformation:
   return optax.GradientTransformation(init, update)
 
 
-def _wide(x):
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def wide(x: jax.Array) -> jax.Array:
+  """Converts to float32, unless wider."""
+  return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))

@@ -16,8 +16,8 @@ from jax.scipy.linalg import solve_triangular
 from sparsejax import patterns
 from sparsejax.oneshot import calibration, pruning
 from sparsejax.oneshot.calibration import Statistics
-from sparsejax.oneshot.scores import wide
 from sparsejax.patterns import Pattern
+from sparsejax.scores import wide
 
 
 def sparsegpt(

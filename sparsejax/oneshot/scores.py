@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from sparsejax.oneshot import calibration
 from sparsejax.oneshot.calibration import Statistics
+from sparsejax.scores import wide
 
 
 def magnitude(w: jax.Array, statistics: Statistics | None = None) -> jax.Array:
@@ -98,11 +99,6 @@ def ria(
   size = jnp.abs(wide(w))
   relative = _share(size, axis=0) + _share(size, axis=1)
   return relative * _norms(statistics) ** power
-
-
-def wide(x: jax.Array) -> jax.Array:
-  """Converts to float32, unless wider."""
-  return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def _norms(statistics):

@@ -8,8 +8,9 @@ from jax import lax
 
 from sparsejax.oneshot import calibration, pruning
 from sparsejax.oneshot.calibration import Statistics
-from sparsejax.oneshot.scores import wanda, wide
+from sparsejax.oneshot.scores import wanda
 from sparsejax.patterns import Pattern
+from sparsejax.scores import wide
 
 
 def dsnot(

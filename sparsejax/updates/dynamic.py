@@ -124,17 +124,11 @@ def _with_surplus(key, params, state, pattern, room):
       "got a surplus for leaves whose pattern settles how many weights they "
       "keep, such as n_of_m: wanted none, or another pattern"
     )
-  budget = {
-    path_name(path): k
-    for path, k in jax.tree_util.tree_leaves_with_path(state.budget)
-  }
-  sizes = {
-    path_name(path): np.size(p)
-    for path, p in jax.tree_util.tree_leaves_with_path(params)
-  }
+  budgets = jax.tree_util.tree_leaves_with_path(state.budget)
   counts = {
-    path: jnp.minimum(budget[path] + room(budget[path], 0), sizes[path])
-    for path in of
+    path_name(path): jnp.minimum(k + room(k, 0), np.size(p))
+    for (path, k), p in zip(budgets, jax.tree.leaves(params), strict=True)
+    if path_name(path) in of
   }
   draw, _ = jax.random.split(key)
   more = random_masks(draw, params, counts, pattern, state.key)
