@@ -83,13 +83,8 @@ def convolved(
 
   def inputs_of(offset: tuple[int, ...]) -> jax.Array:
     """Slices the inputs of one weight of the window, at all positions."""
-    ends = [
-      start + (n - 1) * step + 1
-      for start, n, step in zip(offset, positions, steps, strict=True)
-    ]
-    return lax.slice(
-      x, (0, *offset, 0), (len(x), *ends, channels), (1, *steps, 1)
-    )
+    axes = zip(offset, positions, steps, strict=True)
+    return x[:, *(slice(i, i + (n - 1) * by + 1, by) for i, n, by in axes)]
 
   patches = [inputs_of(offset) for offset in np.ndindex(*window)]
   rows = jnp.concatenate(patches, -1).reshape(-1, math.prod(window) * channels)

@@ -64,11 +64,6 @@ class Record(NamedTuple):
   run: str
   estimated: bool = False
 
-  @property
-  def entry(self) -> Entry:
-    """Its row."""
-    return Entry(self.method, self.sparsity)
-
 
 def collect_records(config: str, root: pathlib.Path) -> list[Record]:
   """Reads the finished runs of a sweep.
@@ -172,7 +167,8 @@ def summarize(records: Iterable[Record], config: types.ModuleType) -> list[Row]:
   """
   groups: dict[Entry, list[Record]] = {}
   for one in records:
-    groups.setdefault(one.entry, []).append(one)
+    entry = Entry(one.method, one.sparsity)
+    groups.setdefault(entry, []).append(one)
   base = next((g for e, g in groups.items() if e.method == _DENSE), None)
   base = (base or next(iter(groups.values())))[0]
   published = getattr(config, "PUBLISHED", {})
