@@ -20,7 +20,7 @@ def test_keywords_are_explicit_and_a_misspelt_one_names_the_algorithm(name):
   parameters = inspect.signature(algorithm).parameters
   assert all(p.kind is not p.VAR_KEYWORD for p in parameters.values())
   for keyword in parameters:
-    assert f"    {keyword}:" in algorithm.__doc__
+    assert f"\n  {keyword}:" in inspect.getdoc(algorithm)
   required = {
     p.name: None
     for p in parameters.values()
