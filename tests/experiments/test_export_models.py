@@ -18,6 +18,7 @@ from experiments.llm.evaluate import perplexity
 from experiments.llm.families import llama
 from experiments.llm.io import huggingface, load, packed_model, two_of_four
 from sparsejax import packed, patterns, select
+from tests.marks import slow
 
 PROMPT = "It was the best of times"
 
@@ -111,7 +112,7 @@ def test_bfloat16_halves_the_values(tmp_path):
   assert kernel["kernel"].values.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", slow("bfloat16")])
 def test_two_of_four_as_its_layout_says(dtype, tmp_path):
   model = pruned(0.5, two=True)
   two_of_four.write_model(tmp_path, model, dtype=dtype)

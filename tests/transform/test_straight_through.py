@@ -12,6 +12,7 @@ import pytest
 import sparsejax
 from sparsejax import distributions, patterns, schedules, scores, updates
 from tests.conformance import table as conformance
+from tests.marks import slow
 
 KEY = jax.random.key(0)
 STEPS = 13
@@ -502,7 +503,9 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+  "name", ["top_kast", slow("ste"), slow("soft_movement")]
+)
 def test_who_says_when_masks_move_changes_no_bit(name):
   """Nor a way through the host, as through a checkpoint; and in a scan."""
   tx, moves = PROGRAMS[name]

@@ -14,6 +14,7 @@ from experiments import models
 from experiments.errors import UserError
 from experiments.models import layers, resnet
 from sparsejax import flops
+from tests.marks import slow
 
 IMAGE28, IMAGE32, SIGNAL = (28, 28, 1), (32, 32, 3), (40, 1)
 IMAGE224 = (224, 224, 3)
@@ -285,7 +286,8 @@ def test_batch_norm_has_the_decay_and_epsilon_of_the_source():
 
 @pytest.mark.parametrize(
   "name",
-  ["lenet_300_100", "lenet5", "mnist1d_conv", "small_conv", *SHALLOW],
+  ["lenet_300_100", "lenet5", "mnist1d_conv", "small_conv"]
+  + [name if name == "resnet20" else slow(name) for name in SHALLOW],
 )
 def test_a_step_of_training_lowers_the_loss(name):
   model = SHALLOW.get(name, functools.partial(models.create, name, 10))()

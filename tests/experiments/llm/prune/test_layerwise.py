@@ -13,6 +13,7 @@ from experiments.llm.io.tokenizer import byte_level
 from experiments.llm.prune import layerwise, methods
 from sparsejax import oneshot, patterns
 from tests.experiments import small_llama
+from tests.marks import slow
 
 CONFIG = small_llama.CONFIG
 BLOCK = llama.Network(CONFIG).block()
@@ -59,7 +60,7 @@ def test_every_kernel_has_its_exact_share(model, name, n_of_m):
     )
 
 
-@pytest.mark.parametrize("name", ["magnitude", "wanda", "ria"])
+@pytest.mark.parametrize("name", [slow("magnitude"), "wanda", slow("ria")])
 def test_what_is_compared_can_be_chosen(model, name):
   for per_output in (False, True):
     method = methods.make(name, per_output=per_output)
