@@ -56,7 +56,7 @@ def _limited(item: pytest.Item, phase: str) -> Iterator[None]:
   result = yield
   seconds = _cpu_seconds() - begin
   limit = CPU_SECONDS[phase] * CPU_FACTOR
-  # CPU time and not wall time: it is nearly the same on a busy machine.
+  # CPU and not wall time, which grows by far more on a busy machine.
   if seconds > limit and not item.get_closest_marker("slow"):
     pytest.fail(
       f"the {phase} of {item.nodeid} took {seconds:.1f} CPU seconds, more than "
