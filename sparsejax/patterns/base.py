@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ def pattern_of(
 # best of `where` besides.
 
 
-def top_k(fill):
+def top_k(fill: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Makes a pattern's `top_k` of its `fill`."""
 
   def top_k(scores, k, where=None):
@@ -79,7 +79,7 @@ def top_k(fill):
   return top_k
 
 
-def swap_of(fill):
+def swap_of(fill: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Makes a `swap` that drops the leaf's worst, then fills part by part."""
 
   def swap(mask, k, n, drop, grow, regrow=True):
@@ -99,34 +99,34 @@ def swap(mask, k, n, drop, grow, regrow):
   return keep | select.top_k_mask(grow, n, ~(keep if regrow else mask))
 
 
-def nearest_count(counts, k):
+def nearest_count(counts: Sequence[int], k: jax.Array | int) -> jax.Array:
   """Finds the j whose count is nearest k, of rising counts; ties go up."""
   pairs = itertools.pairwise(counts)
   return sum(jnp.asarray(k >= (a + b + 1) // 2, jnp.int32) for a, b in pairs)
 
 
-def in_units(k, unit):
+def in_units(k: jax.Array | int, unit: int) -> jax.Array | int:
   """Rounds k weights to a number of units, half up."""
   return (k + unit // 2) // unit
 
 
-def nearest_multiple(shape, n, unit) -> int:
+def nearest_multiple(shape: tuple[int, ...], n: int, unit: int) -> int:
   """Rounds n to a multiple of a unit: at least one, at most the shape."""
   units = max(1, in_units(n, unit))
   return min(units * unit, math.prod(shape))
 
 
-def empty_mask(x):
+def empty_mask(x: jax.Array) -> jax.Array:
   """Makes a mask of nothing."""
   return jnp.zeros(x.shape, bool)
 
 
-def or_everywhere(where, x):
+def or_everywhere(where: jax.Array | None, x: jax.Array) -> jax.Array:
   """Makes candidates of everything if there are none."""
   return jnp.ones(x.shape, bool) if where is None else where
 
 
-def check_axis(shape, axis):
+def check_axis(shape: tuple[int, ...], axis: int) -> None:
   """Checks that a shape has an axis."""
   if not -len(shape) <= axis < len(shape):
     raise ValueError(
@@ -135,7 +135,7 @@ def check_axis(shape, axis):
     )
 
 
-def check_n_of_m(n, m):
+def check_n_of_m(n: int, m: int) -> None:
   """Checks that 0 < n <= m."""
   if not 0 < n <= m:
     raise ValueError(f"got {n}:{m}, wanted n of m active, 0 < n <= m")
