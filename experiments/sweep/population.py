@@ -29,13 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import algorithms, calling, grid, parts
 from experiments.errors import UserError
-from experiments.runs import (
-  checkpoints,
-  loop,
-  metrics,
-  programs,
-  train,
-)
+from experiments.runs import checkpoints, loop, metrics, programs, train
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.batches import Source, open_source
 from experiments.runs.model import Batches, Scores, no_scores
