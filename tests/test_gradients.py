@@ -1,6 +1,7 @@
 """One loop trains masked, packed, by kernels, and fine-tunes."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import pytest
 import sparsejax
 from sparsejax import finetune, modes, nodes
 from sparsejax.finetune import protocols
+from sparsejax.finetune.moving import GradientEvolution
+from sparsejax.finetune.sm3 import Sm3Evolution
 from sparsejax.gradients import Gradient, check_same_step
 from sparsejax.packed import Structure
 
@@ -122,6 +125,19 @@ def test_parts_and_what_they_make_are_as_the_protocols_say(name):
   assert matrix.shape == SHAPE
   dense = finetune.merge(values, state)["w"]
   np.testing.assert_allclose(matrix.matmul(X), X @ dense, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [GradientEvolution, Sm3Evolution])
+def test_evolutions_are_as_the_protocol_says(kind):
+  wanted = members(protocols.Evolution)
+  assert wanted >= {"schedule", "empty", "probe", "gathered", "move", "seeds"}
+  assert all(hasattr(kind, member) for member in wanted)
+  for name in wanted - {"schedule"}:
+    ours, theirs = (
+      list(inspect.signature(getattr(one, name)).parameters)
+      for one in (kind, protocols.Evolution)
+    )
+    assert ours == theirs
 
 
 def test_structures_implement_places_and_moved():

@@ -80,7 +80,7 @@ class FineTuning(optax.GradientTransformationExtraArgs):
   gradients that `sparsejax.value_and_grad` gives for that.
 
   Attributes:
-    start: `params -> (values, state)`; as `sparsejax.init` does.
+    start: `params -> (values, state)`, as `sparsejax.init` does.
     moves: `step -> Phase`, or False: what the step, a Python int counted from
       0, does besides its gradient step. It is a constant of the compiled step.
     probes: `(values, state, update_masks) -> probes`: what is read off dense

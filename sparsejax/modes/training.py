@@ -35,7 +35,7 @@ class PackedTransformation(SparseTransformation):
   gradients of `value_and_grad`.
 
   Attributes:
-    start: `params -> (values, state)`; as `sparsejax.init` does.
+    start: `params -> (values, state)`, as `sparsejax.init` does.
     probes: `(values, state, update_masks=True) -> probes`: what is read off
       dense gradients when masks move; see `gradients.Probing`.
     pack: `(params, state) -> (values, state)`, from a state of the
