@@ -39,6 +39,16 @@ def is_hole(x: Any) -> bool:
   return isinstance(x, optax.MaskedNode)
 
 
+def stands_for_mask(x: Any) -> bool:
+  """Returns whether `x` is a node in place of a mask, as of a packed array.
+
+  Its method `__sparsejax_mask__()` makes the mask, bool of the leaf's shape.
+  """
+  # Asks the type and not `x`: an `nnx.Param` hands on whatever attribute its
+  # value has, and would pass for the node that it holds.
+  return hasattr(type(x), "__sparsejax_mask__")
+
+
 def apply_masks(tree: PyTree, masks: PyTree) -> PyTree:
   """Sets what is inactive to exactly zero.
 

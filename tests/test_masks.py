@@ -120,3 +120,17 @@ def test_a_bare_array_has_a_name_too():
 def test_overlap_refuses_masks_of_other_params():
   with pytest.raises(ValueError, match="a: masks of shape"):
     lib.overlap(MASKS, {"a": MASKS["a"].T, "b": [True]})
+
+
+def test_what_hands_on_attributes_does_not_stand_for_a_mask():
+  class Stands:
+    def __sparsejax_mask__(self):
+      return jnp.array(True)
+
+  class Proxy:  # as flax.nnx.Param is one of its value
+    def __getattr__(self, name):
+      return getattr(Stands(), name)
+
+  assert lib.stands_for_mask(Stands())
+  assert hasattr(Proxy(), "__sparsejax_mask__")
+  assert not lib.stands_for_mask(Proxy())

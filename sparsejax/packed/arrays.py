@@ -74,7 +74,7 @@ def is_packed(x: Any) -> bool:
 
 def is_structure(x: Any) -> bool:
   """Tells whether `x` is a structure of a packed array."""
-  return isinstance(x, Structure)
+  return masks_lib.stands_for_mask(x)
 
 
 def pack(

@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ from sparsejax.nodes import each
 from sparsejax.packed import matmul
 
 
-@runtime_checkable
 class Structure(Protocol):
   """Where the non-zeros of an array, or of arrays stacked alike, are.
 

@@ -53,15 +53,6 @@ def get_masks(opt_state: optax.OptState) -> PyTree:
 
 
 @runtime_checkable
-class StandsForMask(Protocol):
-  """A pytree node in place of a mask, such as a packed array's structure."""
-
-  def __sparsejax_mask__(self) -> jax.Array:
-    """Returns the mask, bool of the leaf's shape."""
-    ...
-
-
-@runtime_checkable
 class Forward(Protocol):
   """An optimizer state whose params are not what the model is run with."""
 
@@ -81,10 +72,7 @@ class Forward(Protocol):
 
 def _as_masks(tree: PyTree) -> PyTree:
   """Replaces nodes that stand for masks by masks."""
-
-  def stands(node):
-    return isinstance(node, StandsForMask)
-
+  stands = masks_lib.stands_for_mask
   return jax.tree.map(
     lambda m: m.__sparsejax_mask__() if stands(m) else m, tree, is_leaf=stands
   )
