@@ -160,6 +160,7 @@ def test_two_of_four_is_read_by_compressed_tensors(tmp_path):
     np.testing.assert_array_equal(read[name].numpy(), w)
 
 
+@pytest.mark.slow
 def test_the_exports_of_a_folder(tmp_path, capsys):
   model = pruned(0.5, two=True)
   folder = tmp_path / "folder"
