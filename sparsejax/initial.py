@@ -418,7 +418,7 @@ def _budget(params, sparsity, prunable, distribution):
     params, sparsity, distribution or _sizes, prunable
   )
   part = jax.tree_util.tree_map_with_path(
-    lambda path, p: p if path_name(path) in counts else optax.MaskedNode(),
+    lambda path, p: p if path_name(path) in counts else masks_lib.HOLE,
     params,
   )
   if distribution is not None:

@@ -34,6 +34,9 @@ def path_name(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+HOLE = optax.MaskedNode()  # in place of a leaf, in a tree of params' shape
+
+
 def is_hole(x: Any) -> bool:
   """Returns whether `x` marks a leaf that optax has left out of a tree."""
   return isinstance(x, optax.MaskedNode)

@@ -21,11 +21,9 @@ from sparsejax.finetune.matrices import in_place
 from sparsejax.finetune.moving import Phase
 from sparsejax.finetune.protocols import Begin, Evolution
 from sparsejax.gradients import Gradient
-from sparsejax.masks import PyTree, is_hole, path_name
+from sparsejax.masks import HOLE, PyTree, is_hole, path_name
 from sparsejax.nodes import aligned
 from sparsejax.transform import step as steps
-
-HOLE = optax.MaskedNode()
 
 
 class FineTuneState(NamedTuple):

@@ -11,8 +11,8 @@ import optax
 from sparsejax import distributions
 from sparsejax.distributions import Prunable
 from sparsejax.finetune.matrices import dense_gradient, gradient_of_input
-from sparsejax.finetune.transform import HOLE, FineTuning, fine_tune
-from sparsejax.masks import places
+from sparsejax.finetune.transform import FineTuning, fine_tune
+from sparsejax.masks import HOLE, places
 from sparsejax.nodes import each, node
 from sparsejax.packed import Flat, Packed, matmul
 

@@ -6,16 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from sparsejax import masks as masks_lib
-from sparsejax.masks import PyTree, is_hole, path_name
+from sparsejax.masks import HOLE, PyTree, is_hole, path_name
 from sparsejax.nodes import Probe, node
 from sparsejax.packed import matmul
 from sparsejax.packed.formats import Formats, format_of
 from sparsejax.packed.structure import Format, Structure
-
-HOLE = optax.MaskedNode()
 
 
 @node("values", "structure", "probe")
