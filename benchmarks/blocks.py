@@ -68,8 +68,7 @@ def main(argv: Sequence[str]) -> None:
   rows = []
   for side in kernels.SIDES:
     for sparsity in SPARSITIES:
-      times = measure.interleave(layers(side, sparsity), measure.ROUNDS.value)
-      ratio = measure.ratio(times, 1, 0)
+      ratio = measure.gain(*layers(side, sparsity), measure.ROUNDS.value)
       what = f"blocks of {side}, {100 * sparsity:g} %, bfloat16: dense / ours"
       rows.append(measure.row(what, ratio))
   measure.show("blocks on a GPU", "benchmarks.blocks", rows)

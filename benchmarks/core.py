@@ -160,11 +160,8 @@ def train_rows(
       for p in (programs[i], programs[0])
     )
     memory = f"{ours:.0f} MiB (dense {dense:.0f})"
-    goal = ("-", None)
-    if step.limit is not None:
-      goal = (f"<= {step.limit}", measured <= step.limit)
     what = f"{name}: {step.what} / dense"
-    rows.append(measure.row(what, measured, *goal, memory))
+    rows.append(measure.row(what, measured, most=step.limit, memory=memory))
   return rows
 
 
@@ -185,19 +182,17 @@ def groups_row(n: int, rounds: int) -> measure.Row:
     jax.jit(f).lower(scores).compile() for f in (by_counting, by_sorting)
   )
   assert bool(jnp.all(counting(scores) == sorting(scores)))
-  times = measure.interleave(
-    [lambda: counting(scores), lambda: sorting(scores)], max(3, rounds // 3)
+  measured = measure.gain(
+    lambda: counting(scores), lambda: sorting(scores), max(3, rounds // 3)
   )
-  measured = measure.ratio(times, 1, 0)
   ours, theirs = (
     measure.temporary_bytes(p) / scores.nbytes for p in (counting, sorting)
   )
   return measure.row(
     f"{n} x {n}, 2:4: sorting groups / ours",
     measured,
-    ">= 20",
-    measured >= 20,
-    f"{ours:.2f} matrices (argsort {theirs:.1f})",
+    least=20,
+    memory=f"{ours:.2f} matrices (argsort {theirs:.1f})",
   )
 
 
@@ -207,10 +202,7 @@ def selection_row(n: int, rounds: int) -> measure.Row:
   g = jax.random.normal(jax.random.key(1), (n, n))
   mask = sparsejax.select.top_k_mask(jnp.abs(w), n * n // 10)
 
-  def rank(scores):
-    order = jnp.argsort(-scores.reshape(-1))
-    ranks = jnp.zeros(scores.size, jnp.int32)
-    return ranks.at[order].set(jnp.arange(scores.size)).reshape(scores.shape)
+  rank = measure.ranks_by_sorting
 
   def by_counting(w, g, mask):
     top = sparsejax.select.top_k_mask
@@ -230,19 +222,17 @@ def selection_row(n: int, rounds: int) -> measure.Row:
   )
   args = (w, g, mask)
   assert bool(jnp.all(counting(*args) == sorting(*args)))
-  times = measure.interleave(
-    [lambda: counting(*args), lambda: sorting(*args)], max(3, rounds // 3)
+  measured = measure.gain(
+    lambda: counting(*args), lambda: sorting(*args), max(3, rounds // 3)
   )
-  measured = measure.ratio(times, 1, 0)
   ours, theirs = (
     measure.temporary_bytes(p) / w.nbytes for p in (counting, sorting)
   )
   return measure.row(
     f"{n} x {n} mask update: two argsort rankings / ours",
     measured,
-    ">= 12, <= 3 matrices",
-    measured >= 12 and round(ours, 2) <= 3,
-    f"{ours:.2f} matrices (argsort {theirs:.1f})",
+    goal=(">= 12, <= 3 matrices", measured >= 12 and round(ours, 2) <= 3),
+    memory=f"{ours:.2f} matrices (argsort {theirs:.1f})",
   )
 
 
@@ -261,7 +251,7 @@ def quickstart_row() -> measure.Row:
       stdout=subprocess.DEVNULL,
     )
     minutes = (time.perf_counter() - begin) / 60
-  return measure.row("quickstart, minutes", minutes, "<= 3", minutes <= 3)
+  return measure.row("quickstart, minutes", minutes, most=3)
 
 
 def main(argv: Sequence[str]) -> None:

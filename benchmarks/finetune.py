@@ -4,6 +4,7 @@ Run `python -m benchmarks.finetune`. The peak of a step is what its compiled
 program takes: arguments, results that do not replace them, temporaries.
 """
 
+import pathlib
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from experiments.llm.io import load
 from experiments.llm.prune import kernels, layerwise
 from experiments.llm.prune import methods as prune_methods
 from experiments.llm.text import corpora
+from experiments.tables import text
 from sparsejax import finetune, select
 
 _PRUNE = flags.DEFINE_bool(
@@ -184,8 +186,7 @@ def training_rows(
       ours, theirs = (programs[n].peak / measure.MIB for n in (name, other))
       memory = f"{ours:.0f} MiB ({theirs:.0f})"
     what = f"{name} / {other}: {ratio.__name__}"
-    wanted = f"<= {limit}"
-    return measure.row(what, measured, wanted, measured <= limit, memory)
+    return measure.row(what, measured, most=limit, memory=memory)
 
   lora = f"LoRA, rank {RANK}"
   deltas = ("SEFT", "SpIEL", "SpIEL-SM3")
@@ -213,8 +214,8 @@ def training_rows(
 def pruning_row(name: str, limit: float) -> measure.Row:
   """Measures the minutes to prune SmolLM2-135M, compilation included."""
   model = load.smollm2()
-  text = corpora.tokens(corpora.python_help(test=False), model.tokenizer)
-  tokens = corpora.windows(text, length=256, count=32, seed=0)
+  manual = corpora.tokens(corpora.python_help(test=False), model.tokenizer)
+  tokens = corpora.windows(manual, length=256, count=32, seed=0)
   begin = time.perf_counter()
   method = prune_methods.make(name, length=256)
   sparsities = [SPARSITY] * model.config.layers
@@ -225,8 +226,7 @@ def pruning_row(name: str, limit: float) -> measure.Row:
   return measure.row(
     f"SmolLM2-135M, 32 x 256 tokens: {name}, minutes",
     minutes,
-    f"<= {limit}",
-    minutes <= limit,
+    most=limit,
   )
 
 
@@ -239,10 +239,10 @@ def main(argv: Sequence[str]) -> None:
   module = "benchmarks.finetune"
   measure.show("Sparse fine-tuning", module, wanted, columns=COLUMNS)
   title = f"{LAYERS} MLP blocks of {WIDTH} and {HIDDEN}, {TOKENS} tokens"
-  measure.print_table(title, METHODS_COLUMNS, all_methods)
+  lines = [METHODS_COLUMNS, *all_methods]
+  text.print_table(title, lines)
   if _METHODS_CSV.value:
-    path = _METHODS_CSV.value
-    measure.write_csv(path, module, METHODS_COLUMNS, all_methods)
+    text.write_csv(pathlib.Path(_METHODS_CSV.value), lines, module=module)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,17 @@ Functions that are compared run in turns, round by round, and a ratio is the
 median of the rounds' ratios, so that tables mean something on a busy machine.
 """
 
-import csv
 import pathlib
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from rich.console import Console
-from rich.table import Table
+
+from experiments.tables import text
 
 _CSV = flags.DEFINE_string("csv", None, "Also write the table to this file.")
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each comparison.")
@@ -40,8 +38,10 @@ class Row(NamedTuple):
 def row(
   what: str,
   measured: float,
-  wanted: str = "-",
-  met: bool | None = None,
+  *,
+  least: float | None = None,
+  most: float | None = None,
+  goal: tuple[str, bool | None] = ("-", None),
   memory: str = "-",
 ) -> Row:
   """Formats a row of a table.
@@ -49,10 +49,17 @@ def row(
   Args:
     what: What was measured.
     measured: The number.
-    wanted: The goal.
-    met: Whether it was reached; None if there is none.
+    least: The goal, if it is the least number wanted.
+    most: The goal, if it is the largest number wanted.
+    goal: Any other goal in words, and whether it was reached; None if there is
+      none.
     memory: A remark on memory.
   """
+  if least is not None:
+    goal = (f">= {least:g}", measured >= least)
+  elif most is not None:
+    goal = (f"<= {most:g}", measured <= most)
+  wanted, met = goal
   verdict = {None: "-", True: "yes", False: "NO"}[met]
   return Row(what, f"{measured:.3g}", wanted, verdict, memory)
 
@@ -115,6 +122,31 @@ def ratio(times: np.ndarray, i: int, j: int) -> float:
   return float(np.median(times[:, i] / times[:, j]))
 
 
+def gain(
+  ours: Callable[[], Any],
+  theirs: Callable[[], Any],
+  rounds: int,
+  *,
+  pause: float = 0.0,
+) -> float:
+  """Measures how many times as long `theirs` takes as `ours`.
+
+  Args:
+    ours: A function to time.
+    theirs: What it is compared with.
+    rounds: As for `interleave`.
+    pause: As for `interleave`.
+  """
+  return ratio(interleave([ours, theirs], rounds, pause=pause), 1, 0)
+
+
+def ranks_by_sorting(scores: jax.Array) -> jax.Array:
+  """Ranks scores by two argsorts, the highest first, as others do."""
+  order = jnp.argsort(-scores.reshape(-1))
+  ranks = jnp.zeros(scores.size, jnp.int32)
+  return ranks.at[order].set(jnp.arange(scores.size)).reshape(scores.shape)
+
+
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:
   """Counts a program's bytes beyond its arguments and results."""
   return compiled.memory_analysis().temp_size_in_bytes
@@ -134,33 +166,12 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int:
 def show(
   title: str,
   module: str,
-  rows: Sequence[Row],
+  rows: Sequence[Sequence[str]],
   *,
   columns: Sequence[str] = COLUMNS,
 ) -> None:
   """Prints a table, and writes it to the file of --csv."""
-  print_table(title, columns, rows)
+  lines = [columns, *rows]
+  text.print_table(title, lines)
   if _CSV.value:
-    write_csv(_CSV.value, module, columns, rows)
-
-
-def print_table(
-  title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
-  """Prints a table, its first column left-aligned."""
-  table = Table(title=title)
-  for i, name in enumerate(columns):
-    table.add_column(name, justify="right" if i else "left")
-  for line in rows:
-    table.add_row(*line)
-  Console(width=130).print(table)
-
-
-def write_csv(
-  path: str, module: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
-  """Writes a table below a comment with the command that made it."""
-  with pathlib.Path(path).open("w", newline="") as file:
-    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
-    file.write(f"# {command}\n")
-    csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+    text.write_csv(pathlib.Path(_CSV.value), lines, module=module)

@@ -86,24 +86,17 @@ def layer_rows(rounds: int) -> list[measure.Row]:
       ratios = []
       for shape in SHAPES:
         functions = layers(shape, sparsity, by_feature=by_feature)
-        times = measure.interleave(functions, rounds)
-        ratios.append(measure.ratio(times, 1, 0))
-      names = [f"{a}x{b}" for a, b in SHAPES]
+        ratios.append(measure.gain(*functions, rounds))
       each = ", ".join(
-        f"{n} {r:.3g}" for n, r in zip(names, ratios, strict=True)
+        f"{a}x{b} {r:.3g}" for (a, b), r in zip(SHAPES, ratios, strict=True)
       )
       order = "feature" if by_feature else "example"
       what = f"layer, {100 * sparsity:g} %, by {order}: dense / ours"
-      goals = (f">= {worst}", f">= {best}") if by_feature else ("-", "-")
-      verdicts = (
-        (min(ratios) >= worst, max(ratios) >= best)
-        if by_feature
-        else (None, None)
-      )
-      rows += [
-        measure.row(f"{what}, worst", min(ratios), goals[0], verdicts[0], each),
-        measure.row(f"{what}, best", max(ratios), goals[1], verdicts[1], each),
-      ]
+      found = {"worst": (min(ratios), worst), "best": (max(ratios), best)}
+      for which, (measured, goal) in found.items():
+        least = goal if by_feature else None
+        name = f"{what}, {which}"
+        rows.append(measure.row(name, measured, least=least, memory=each))
   return rows
 
 
@@ -115,16 +108,13 @@ def one_example_rows(rounds: int) -> list[measure.Row]:
     x = jax.random.normal(jax.random.key(2), (1, 4096))
     sparse = jax.jit(lambda tree, x: sparsejax.matmul(x, tree))
     dense = jax.jit(lambda w, x: x @ w)
-    times = measure.interleave(
-      [
-        functools.partial(sparse, tree, x),
-        functools.partial(dense, w, x),
-      ],
+    ratio = measure.gain(
+      functools.partial(sparse, tree, x),
+      functools.partial(dense, w, x),
       5 * rounds,
     )
-    ratio = measure.ratio(times, 1, 0)
     what = f"one example, 4096x4096, {100 * sparsity:g} %: dense / ours"
-    rows.append(measure.row(what, ratio, f">= {wanted:g}", ratio >= wanted))
+    rows.append(measure.row(what, ratio, least=wanted))
   return rows
 
 
@@ -221,17 +211,12 @@ def step_rows(rounds: int) -> list[measure.Row]:
       state = steps[i == 0](*state, x, y)
     return state
 
-  times = measure.interleave([sparse_hundred, dense_hundred], rounds)
-  ratio = measure.ratio(times, 1, 0)
-  rows = [
-    measure.row(
-      "step, MLP 784-1024-1024-10, Adam, RigL 95 %: dense / ours",
-      ratio,
-      ">= 2.5",
-      ratio >= 2.5,
-    )
-  ]
-  return [*rows, *_memory_rows(2), *_memory_rows(8)]
+  row = measure.row(
+    "step, MLP 784-1024-1024-10, Adam, RigL 95 %: dense / ours",
+    measure.gain(sparse_hundred, dense_hundred, rounds),
+    least=2.5,
+  )
+  return [row, *_memory_rows(2), *_memory_rows(8)]
 
 
 def _memory_rows(hidden: int) -> list[measure.Row]:
@@ -248,15 +233,14 @@ def _memory_rows(hidden: int) -> list[measure.Row]:
     name = f"{mode.__name__}, 90 %, {hidden} hidden layers"
     share = (_nbytes(state) + _nbytes(state[0])) / held
     what = f"{name}: weights, gradients, optimizer state / dense"
-    rows.append(measure.row(what, share, "<= 0.3", share <= 0.3))
+    rows.append(measure.row(what, share, most=0.3))
     for now, kind, most in ((False, "ordinary", 0.3), (True, "moving", 1)):
       program = steps[now].lower(*state, x, y).compile()
       peak = measure.peak_bytes(program) / whole
-      goal = (f"<= {most}", peak <= most)
       if mode is modes.packed and not now:
-        goal = ("-", None)  # a matrix is dense within its product
+        most = None  # a matrix is dense within its product
       what = f"{name}: peak of a step, {kind} / dense"
-      rows.append(measure.row(what, peak, *goal))
+      rows.append(measure.row(what, peak, most=most))
   return rows
 
 
@@ -270,22 +254,13 @@ def selection_row(rounds: int) -> measure.Row:
   k = scores.size // 10
   assert select._for_kernel(scores)
 
-  def by_sorting(scores):
-    order = jnp.argsort(-scores.reshape(-1))
-    ranks = jnp.zeros(scores.size, jnp.int32)
-    ranks = ranks.at[order].set(jnp.arange(scores.size))
-    return (ranks < k).reshape(scores.shape)
-
   kernel = jax.jit(lambda scores: select.top_k_mask(scores, k))
-  sorting = jax.jit(by_sorting)
+  sorting = jax.jit(lambda scores: measure.ranks_by_sorting(scores) < k)
   assert bool(jnp.all(kernel(scores) == sorting(scores)))
-  times = measure.interleave(
-    [lambda: kernel(scores), lambda: sorting(scores)], max(3, rounds // 3)
+  ratio = measure.gain(
+    lambda: kernel(scores), lambda: sorting(scores), max(3, rounds // 3)
   )
-  ratio = measure.ratio(times, 1, 0)
-  return measure.row(
-    "selection, 10 % of 16 M: argsort / ours", ratio, ">= 30", ratio >= 30
-  )
+  return measure.row("selection, 10 % of 16 M: argsort / ours", ratio, least=30)
 
 
 def sparselab_rows(rounds: int) -> list[measure.Row]:
@@ -296,12 +271,11 @@ def sparselab_rows(rounds: int) -> list[measure.Row]:
   for sparsity in LAYERS:
     for shape in SHAPES:
       ours, _ = layers(shape, sparsity, by_feature=False)
-      functions = [ours, _sparselab(shape, sparsity)]
-      times = measure.interleave(functions, rounds, pause=0.03)
-      ratio = measure.ratio(times, 1, 0)
+      theirs = _sparselab(shape, sparsity)
+      ratio = measure.gain(ours, theirs, rounds, pause=0.03)
       a, b = shape
       what = f"layer, {100 * sparsity:g} %, {a}x{b}: sparselab / ours"
-      rows.append(measure.row(what, ratio, ">= 2", ratio >= 2))
+      rows.append(measure.row(what, ratio, least=2))
   return rows
 
 
