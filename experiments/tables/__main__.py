@@ -90,7 +90,9 @@ def rebuild(file: pathlib.Path) -> list[Row]:
       lines,
       command="python -m experiments.tables --table=all",
     )
-    beside(f"{name}.md").write_text(sweep.markdown(sweep.parts(rows, config)))
+    parts = sweep.parts(rows, config)
+    page = text.render(text.TEMPLATES / "sweep.md", tables=parts)
+    beside(f"{name}.md").write_text(f"{page}\n")
     beside(f"{name}.tex").write_text(text.latex(lines) + "\n")
     if any(row.setting is not None for row in rows):
       sweep.draw_sparsities(rows, beside(f"{name}.png"))

@@ -49,25 +49,24 @@ def summarize(runs: Runs) -> list[Row]:
   Returns:
     One row per entry. FLOPs are those of its first run.
   """
-  return [_row(entry, group) for entry, group in runs.items()]
-
-
-def _row(entry: Entry, group: Sequence[Run]) -> Row:
-  first = group[0]
-  final = {run.config.seed: run.result.metrics for run in group}
-  cost = costs.of(first.config, first.result.history)
-  training, inference = cost.relative
-  sparsity = entry.sparsity if entry.sparsity is None else float(entry.sparsity)
-  return Row(
-    entry.method,
-    sparsity,
-    values={seed: 100 * m["accuracy"] for seed, m in final.items()},
-    nnz=round(means.fmean(m["nnz"] for m in final.values())),
-    size=first.result.metrics["size"],
-    training=training,
-    estimated=cost.estimated,
-    inference=inference,
-  )
+  rows = []
+  for entry, group in runs.items():
+    first = group[0]
+    final = {run.config.seed: run.result.metrics for run in group}
+    cost = costs.of(first.config, first.result.history)
+    training, inference = cost.relative
+    row = Row(
+      entry.method,
+      None if entry.sparsity is None else float(entry.sparsity),
+      values={seed: 100 * m["accuracy"] for seed, m in final.items()},
+      nnz=round(means.fmean(m["nnz"] for m in final.values())),
+      size=first.result.metrics["size"],
+      training=training,
+      estimated=cost.estimated,
+      inference=inference,
+    )
+    rows.append(row)
+  return rows
 
 
 def print_summary(

@@ -246,15 +246,6 @@ def parts(rows: Sequence[Row], config: types.ModuleType) -> list[Part]:
   return made
 
 
-def markdown(tables: Sequence[Part]) -> str:
-  """Renders the tables of a sweep as Markdown, the first without a heading."""
-  blocks = []
-  for i, part in enumerate(tables):
-    blocks += [f"## {part.heading}"] if i else []
-    blocks += [text.markdown(part.lines), part.note]
-  return "\n\n".join(blocks) + "\n"
-
-
 def draw_sparsities(rows: Sequence[Row], file: pathlib.Path) -> None:
   """Draws accuracy against sparsity."""
   draw_settings(rows, _styles(rows), file)
