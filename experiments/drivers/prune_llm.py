@@ -7,7 +7,6 @@ command goes on with the cells that are missing.
 import ml_collections
 
 from experiments.config import calling, check
-from experiments.config.entry import Cell
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import load
 from experiments.runs import progress as progress_lib
@@ -78,12 +77,4 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         )
         rows.append(llm.row(cell, results, measure))
         advance(len(rows))
-    llm.write_report(
-      path,
-      config.name,
-      rows,
-      measure,
-      dense=dense[measure.name],
-      published={Cell(*line[:2]): line[2] for line in config.published},
-      expected=config.expected,
-    )
+    llm.write_report(path, config, rows, measure, dense[measure.name])

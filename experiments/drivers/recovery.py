@@ -5,7 +5,6 @@ pruned ones; and the runs of finetune.py. What is there is not done again, so
 the same command goes on.
 """
 
-import functools
 from pathlib import Path
 
 import ml_collections
@@ -13,8 +12,6 @@ import ml_collections
 from experiments.config import calling
 from experiments.config.defaults import fine_tuning_run
 from experiments.config.entry import Cell
-from experiments.llm.evaluate import tasks
-from experiments.llm.io import load
 from experiments.runs import finetune, recovery
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
@@ -64,12 +61,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   planned = recovery.plan(config, Path(workdir))
   with workdir_lib.locked(workdir) as path, progress_lib.bar() as progress:
     workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
-    source = recovery.dense_source(config, Path(workdir))
-    model = functools.cache(lambda: calling.call("model", load.MODELS, source))
-    task = functools.cache(lambda: tasks.make(model(), config.base.task))
-    dense = recovery.evaluate_dense(
-      config, Path(workdir), model, task, progress
-    )
+    model, task, dense = recovery.dense_model(config, Path(workdir), progress)
+    measure = Measure(task.measure, task.lower_is_better)
     advance = progress("all cells", len(planned), 0)
     rows = []
     for base in config.bases:
@@ -83,15 +76,6 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
             one.seed: finetune.train(one, folder, progress=progress).metrics
             for one, folder in planned[Cell(base, method)]
           }
-        rows.append((Cell(base, method), results))
+        rows.append(llm.row(Cell(base, method), results, measure))
         advance(len(rows))
-    measure = Measure(task().measure, task().lower_is_better)
-  llm.write_report(
-    path,
-    config.name,
-    [llm.row(cell, results, measure) for cell, results in rows],
-    measure,
-    dense=dense[measure.name],
-    published={Cell(*line[:2]): line[2] for line in config.published},
-    expected=config.expected,
-  )
+  llm.write_report(path, config, rows, measure, dense[measure.name])

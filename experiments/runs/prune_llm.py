@@ -3,6 +3,7 @@
 The result of a cell is a file: what is there is not made again.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,20 +52,21 @@ def evaluate_cell(
   progress: progress_lib.Track,
 ) -> dict[int, dict[str, Any]]:
   """Prunes and tests for a cell, or reads the files; gives numbers by seed."""
-  results = {}
-  for seed in config.seeds:
 
-    def make(seed: int = seed) -> dict[str, Any]:
-      name = f"{cell}, seed {seed}"
-      advance = progress(name, model.config.layers, 0)
-      pruned = pruners.prune(
-        model, task.text, {**options, "seed": seed}, advance=advance
-      )
-      if config.save:
-        folder = path / "models" / f"{cell.folder}-{seed}"
-        huggingface.write_model(folder, pruned)
-      return tasks.evaluate(pruned, task)
+  def make(seed: int) -> dict[str, Any]:
+    advance = progress(f"{cell}, seed {seed}", model.config.layers, 0)
+    pruned = pruners.prune(
+      model, task.text, {**options, "seed": seed}, advance=advance
+    )
+    if config.save:
+      folder = path / "models" / f"{cell.folder}-{seed}"
+      huggingface.write_model(folder, pruned)
+    return tasks.evaluate(pruned, task)
 
-    file = path / "cells" / f"{cell.folder}-{seed}.json"
-    results[seed] = workdir_lib.read_or_make(file, make)
-  return results
+  return {
+    seed: workdir_lib.read_or_make(
+      path / "cells" / f"{cell.folder}-{seed}.json",
+      functools.partial(make, seed),
+    )
+    for seed in config.seeds
+  }

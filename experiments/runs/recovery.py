@@ -4,16 +4,17 @@ In the workdir lie the dense model, tuned on the task if the config says so; the
 pruned ones; and the runs of finetune.py. What is there is not made again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from experiments.config import calling
 from experiments.config.entry import Cell
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
-from experiments.llm.io import huggingface
+from experiments.llm.io import huggingface, load
 from experiments.llm.io.model import Model
 from experiments.llm.prune import pruners
 from experiments.runs import finetune
@@ -64,7 +65,7 @@ def _config(
   if one.prune_again.name != NONE:
     one.prune_again = {**prune, **one.prune_again.to_dict()}
   if one.teacher.name == DENSE:
-    one.teacher = dense_source(config, workdir)
+    one.teacher = _dense_source(config, workdir)
   one.model = {"name": "huggingface", "path": str(_folder(workdir, cell.base))}
   one.seed = seed
   one.name = f"{cell}, seed {seed}"
@@ -85,7 +86,7 @@ def _changed(
   return one
 
 
-def dense_source(
+def _dense_source(
   config: ml_collections.ConfigDict, workdir: Path
 ) -> dict[str, Any]:
   """Returns the `model` part of a config that loads the dense model."""
@@ -94,41 +95,43 @@ def dense_source(
   return {"name": "huggingface", "path": str(workdir / "dense" / "model")}
 
 
-def evaluate_dense(
+def dense_model(
   config: ml_collections.ConfigDict,
   workdir: Path,
-  model: Callable[[], Model],
-  task: Callable[[], tasks.Task],
   progress: progress_lib.Track,
-) -> dict[str, Any]:
-  """Tests the dense model, tuned first if the config says so."""
-  if not config.dense:
-    file = workdir / "dense.json"
-    return workdir_lib.read_or_make(
-      file, lambda: tasks.evaluate(model(), task())
-    )
-  one = _changed(config.base, config.dense)
-  one.name = f"{config.name}: dense"
-  return finetune.train(one, workdir / "dense", progress=progress).metrics
+) -> tuple[Model, tasks.Task, dict[str, Any]]:
+  """Loads and tests the dense model, tuned first if the config says so."""
+  tuned = None
+  if config.dense:
+    one = _changed(config.base, config.dense)
+    one.name = f"{config.name}: dense"
+    tuned = finetune.train(one, workdir / "dense", progress=progress).metrics
+  source = _dense_source(config, workdir)
+  model = calling.call("model", load.MODELS, source)
+  task = tasks.make(model, config.base.task)
+  metrics = tuned or workdir_lib.read_or_make(
+    workdir / "dense.json", lambda: tasks.evaluate(model, task)
+  )
+  return model, task, metrics
 
 
 def evaluate_pruned(
   config: ml_collections.ConfigDict,
   workdir: Path,
   base: str,
-  model: Callable[[], Model],
-  task: Callable[[], tasks.Task],
+  model: Model,
+  task: tasks.Task,
   progress: progress_lib.Track,
 ) -> dict[str, Any]:
   """Prunes the dense model and tests it, or reads the numbers."""
   folder = _folder(workdir, base)
 
   def make() -> dict[str, Any]:
-    advance = progress(base, model().config.layers, 0)
+    advance = progress(base, model.config.layers, 0)
     options = config.starts[base].prune
-    pruned = pruners.prune(model(), task().text, options, advance=advance)
+    pruned = pruners.prune(model, task.text, options, advance=advance)
     huggingface.write_model(folder, pruned)
-    return tasks.evaluate(pruned, task())
+    return tasks.evaluate(pruned, task)
 
   return workdir_lib.read_or_make(folder.with_name(f"{folder.name}.json"), make)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_collections
 import numpy as np
 
 from experiments.config.entry import Cell
@@ -149,30 +150,27 @@ def order_sentences(
 
 def write_report(
   workdir: Path,
-  title: str,
+  config: ml_collections.ConfigDict,
   rows: Sequence[Row],
   measure: Measure,
-  *,
   dense: float,
-  published: Mapping[Cell, str],
-  expected: Sequence[tuple[str, str]],
 ) -> None:
   """Writes report.md, table.csv and models.png, and prints the table.
 
   Args:
     workdir: Where they go.
-    title: Of the report.
+    config: Its `name` is the title; `published` holds lines (base, method, what
+      papers found), and `expected` is as for `order_sentences`.
     rows: The rows, the dense model's not among them.
     measure: What the values are.
     dense: The dense model's value.
-    published: What papers found, by cell.
-    expected: As for `order_sentences`.
   """
+  published = {Cell(*line[:2]): line[2] for line in config.published}
   lines = table(rows, measure, dense, published)
-  sentences = order_sentences(rows, measure, expected)
+  sentences = order_sentences(rows, measure, config.expected)
   report = text.render(
     text.TEMPLATES / "models.md",
-    title=title,
+    title=config.name,
     table=lines,
     dense=measure.shown(dense),
     measure=measure.name,
@@ -183,7 +181,7 @@ def write_report(
     text.write_csv(workdir / "table.csv", lines)
     _draw(rows, measure, dense, workdir / "models.png")
   # What papers found is in report.md only: there is no room for it here.
-  text.print_table(title, lines, hidden=(_PUBLISHED,), left=2)
+  text.print_table(config.name, lines, hidden=(_PUBLISHED,), left=2)
   for sentence in sentences:
     print(sentence)
   print(f"\nThe report is {workdir / 'report.md'}")

@@ -61,9 +61,7 @@ def group(shape: tuple[int, int], pattern: Pattern | None) -> int | None:
   if pattern is None or pattern.density is None:
     return None
   inputs, outputs = shape
-
-  def alone(rows):
-    kept = pattern.budget((rows, outputs), 0)
-    return kept == pattern.density * rows * outputs
-
-  return next((rows for rows in range(1, inputs) if alone(rows)), inputs)
+  for rows in range(1, inputs):
+    if pattern.budget((rows, outputs), 0) == pattern.density * rows * outputs:
+      return rows
+  return inputs

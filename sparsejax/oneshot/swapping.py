@@ -78,21 +78,12 @@ def dsnot(
   if stop_at_flip is None:
     stop_at_flip = group is not None
   return _dsnot(
-    w,
-    mask,
-    statistics,
-    cycles=cycles,
-    threshold=threshold,
-    power=power,
-    group=group,
-    stop_at_flip=stop_at_flip,
+    w, mask, statistics, cycles, threshold, power, group, stop_at_flip
   )
 
 
 @functools.partial(jax.jit, static_argnames=("group", "stop_at_flip"))
-def _dsnot(
-  w, mask, statistics, *, cycles, threshold, power, group, stop_at_flip
-):
+def _dsnot(w, mask, statistics, cycles, threshold, power, group, stop_at_flip):
   gives = wide(w) * statistics.mean[:, None]
   sureness = statistics.variance[:, None] ** -power
   importance = wanda(w, statistics)

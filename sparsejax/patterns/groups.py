@@ -1,5 +1,6 @@
 """N:M: of every m neighbours n are active, along one axis or along two."""
 
+import functools
 import itertools
 import math
 from fractions import Fraction
@@ -167,17 +168,16 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
     return whole((allowed > 0)[found], scores.shape)
 
   def fill(scores, k, keep, where):
-    size = scores.size
-    branches = [lambda: base.empty_mask(scores)] + [
-      lambda j=j: best(scores, j, keep, where) for j in range(1, m + 1)
+    counts = [scores.size * j // m for j in range(m + 1)]
+    branches = [
+      functools.partial(best, scores, j, keep, where) for j in range(m + 1)
     ]
-    j = base.nearest_count([size * j // m for j in range(m + 1)], k)
-    return lax.switch(j, branches)
+    return lax.switch(base.nearest_count(counts, k), branches)
 
   def top_k(scores, k, where=None):
     where = base.or_everywhere(where, scores)
-    best_mask = fill(scores, k, base.empty_mask(scores), where)
-    return best_mask & where  # if there are fewer
+    # A tile with fewer candidates than its share is filled up with others.
+    return fill(scores, k, base.empty_mask(scores), where) & where
 
   def swap(mask, k, n, drop, grow, regrow=True):
     keep = select.top_k_mask(drop, k - n, mask)

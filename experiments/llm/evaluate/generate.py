@@ -1,6 +1,7 @@
 """Greedy continuation of prompts, token by token, with a cache."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +69,10 @@ def greedy(
   check_tokens(network.config, tokens)
   stop = -1 if stop is None else stop  # which no token is
   made = _generate(network, params, tokens, lengths, stop, steps=steps)
-  return [_until(stop, one) for one in np.asarray(made).tolist()]
+  return [
+    list(itertools.takewhile(lambda token: token != stop, one))
+    for one in np.asarray(made).tolist()
+  ]
 
 
 # Step, last tokens, which sequences have stopped, all tokens, cache.
@@ -125,8 +129,3 @@ def _generate(
 
   state = (jnp.int32(1), token, token == stop, out, cache)
   return jax.lax.while_loop(goes_on, advance, state)[3]
-
-
-def _until(stop: int, tokens: list[int]) -> list[int]:
-  """Returns the tokens before the first `stop`."""
-  return tokens[: tokens.index(stop)] if stop in tokens else tokens

@@ -64,7 +64,8 @@ def evaluate(model: Model, task: Task) -> dict[str, Any]:
   """Computes the task's metrics and the kernels' nnz and size of a model."""
   params = jax.device_put(model.params)
   scores = task.evaluate(model.network(), params)
-  return {**scores, **kernels.count(model.params)._asdict()}
+  nnz, size = kernels.count(model.params)
+  return {**scores, "nnz": nnz, "size": size}
 
 
 def text(

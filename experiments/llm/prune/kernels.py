@@ -1,28 +1,11 @@
 """The kernels that pruning and sparse fine-tuning change, and their zeros."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
 from experiments.llm.families.protocol import is_layer_kernel
-
-
-class Count(NamedTuple):
-  """The weights of all layers' kernels.
-
-  Attributes:
-    nnz: the number of weights that are not 0.
-    size: the number of weights.
-  """
-
-  nnz: int
-  size: int
-
-  @property
-  def density(self) -> float:
-    """The share that is not 0."""
-    return self.nnz / self.size
 
 
 def prunable(path: str, leaf: Any) -> bool:
@@ -49,7 +32,7 @@ def nonzeros(params: Any) -> dict[str, np.ndarray]:
   }
 
 
-def count(params: Any) -> Count:
-  """Counts the weights of all layers' kernels."""
+def count(params: Any) -> tuple[int, int]:
+  """Counts the non-zeros and all weights of all layers' kernels."""
   size = sum(kernel.size for kernel in by_path(params).values())
-  return Count(sum(int(n.sum()) for n in nonzeros(params).values()), size)
+  return sum(int(n.sum()) for n in nonzeros(params).values()), size

@@ -117,17 +117,11 @@ def prune(
   """
   layers = jax.tree.map(np.array, model.params[LAYERS])
   for i, layer, params, inputs in _walk(model, tokens, layers):
-    sparsity = float(sparsities[i])
-    pruned = prune_layer(
-      layer,
-      params,
-      inputs,
-      lambda w, seen, s=sparsity: method.prune(w, seen, s),
-      gram=method.gram,
-    )
-    jax.tree.map(
-      lambda all_, one, i=i: all_.__setitem__(i, one), layers, pruned
-    )
+    prune = functools.partial(method.prune, sparsity=float(sparsities[i]))
+    pruned = prune_layer(layer, params, inputs, prune, gram=method.gram)
+    leaves = jax.tree.leaves(layers), jax.tree.leaves(pruned)
+    for stacked, one in zip(*leaves, strict=True):
+      stacked[i] = one
     advance(i + 1)
   return model._replace(params={**model.params, LAYERS: layers})
 
@@ -175,9 +169,8 @@ def _walk(
   layer = network.block()
   check_tokens(model.config, tokens)
   embed = jax.jit(functools.partial(network.apply, method="embed"))
-  rest = {k: v for k, v in model.params.items() if k != LAYERS}
   streams = [
-    embed({"params": {**rest, LAYERS: {}}}, tokens[i : i + _BATCH])
+    embed({"params": {**model.params, LAYERS: {}}}, tokens[i : i + _BATCH])
     for i in range(0, len(tokens), _BATCH)
   ]
   for i in range(model.config.layers):

@@ -25,4 +25,3 @@ def test_only_kernels_of_layers_are_counted():
   assert nonzeros["layers/a/kernel"].tolist() == [9, 11]
   assert nonzeros["layers/b/c/kernel"].tolist() == [0, 0]
   assert kernels.count(params) == (20, 48)
-  assert kernels.count(params).density == 20 / 48
