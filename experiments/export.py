@@ -60,7 +60,7 @@ def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
   result = train.train(one.config, one.folder)
   variables = {"params": result.params, "batch_stats": result.batch_stats}
   about = {"config": calling.plain(one.config)}
-  path = _with_parents(to)
+  path = pathlib.Path(to)
   if form == "packed":
     masks = {
       "params": result.masks,
@@ -98,7 +98,7 @@ def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
   if dtype not in dtypes:
     raise unknown(f"dtype of {form} models", dtype, dtypes)
   whole = packed_model.unpack(load.model_at(model))
-  path = _with_parents(to)
+  path = pathlib.Path(to)
   if form == "packed":
     packed_model.write_model(path, packed_model.pack(whole, dtype=dtype))
   elif form == "dense":
@@ -106,13 +106,6 @@ def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
   else:
     two_of_four.write_model(path, whole, dtype=dtype)
   _print_sizes(path, whole.params, model)
-
-
-def _with_parents(to: str) -> pathlib.Path:
-  """Makes the directory that a file will lie in."""
-  path = pathlib.Path(to)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  return path
 
 
 def _print_sizes(path: pathlib.Path, variables: Any, title: str) -> None:

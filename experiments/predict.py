@@ -9,15 +9,16 @@ logits are float32[n, classes].
 """
 
 import pathlib
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
 from flax import linen as nn
 
 from experiments import cli
+from experiments.data import Dataset
 from experiments.errors import UserError
 from experiments.llm.io import files, packed_files
 from experiments.runs.model import load
@@ -26,26 +27,34 @@ from sparsejax.linen import packed_layers
 _BATCH = 1000
 
 
-class Predictor:
-  """A model in memory, packed.
+def read_predictor(
+  path: str,
+) -> tuple[Dataset, Callable[[np.ndarray], np.ndarray]]:
+  """Reads a model from a packed file of `experiments.export`.
 
-  Attributes:
-    dataset: The data set that it was trained on.
-    logits: `x [n, ...] -> float32[n, classes]`.
+  Args:
+    path: The file.
+
+  Returns:
+    The data set that it was trained on; and `x [n, ...] -> float32[n, classes]`
+    of logits, some examples at a time.
+
+  Raises:
+    UserError: The file is missing or damaged.
   """
+  variables, about = packed_files.read_tree(path)
+  dataset, model = load(ml_collections.ConfigDict(about["config"]))
 
-  def __init__(self, path: pathlib.Path):
-    """Reads it from a packed file of `experiments.export`."""
-    variables, about = packed_files.read_tree(path)
-    config = ml_collections.ConfigDict(about["config"])
-    self.dataset, model = load(config)
+  @jax.jit
+  def some(x: jax.Array) -> jax.Array:
+    with nn.intercept_methods(packed_layers):
+      return model.apply(variables, dataset.prepare(x), False)
 
-    @jax.jit
-    def logits(x: jax.Array) -> jax.Array:
-      with nn.intercept_methods(packed_layers):
-        return model.apply(variables, self.dataset.prepare(x), False)
+  def logits(x: np.ndarray) -> np.ndarray:
+    starts = range(0, len(x), _BATCH)
+    return np.concatenate([some(x[i : i + _BATCH]) for i in starts])
 
-    self.logits = logits
+  return dataset, logits
 
 
 def run(
@@ -61,14 +70,12 @@ def run(
   Raises:
     UserError: If a file is missing or does not fit.
   """
-  predictor = Predictor(pathlib.Path(model))
+  dataset, logits = read_predictor(model)
   if inputs is None:
-    if predictor.dataset.test is None:
-      raise UserError(
-        f"{predictor.dataset.name} does not fit in memory: give --inputs"
-      )
-    x, y = predictor.dataset.test
-    right = np.argmax(_in_batches(predictor, x), axis=1) == np.asarray(y)
+    if dataset.test is None:
+      raise UserError(f"{dataset.name} does not fit in memory: give --inputs")
+    x, y = dataset.test
+    right = np.argmax(logits(x), axis=1) == np.asarray(y)
     print(f"accuracy {right.mean():.4f} of {len(right)} test examples")
     return
   if to is None:
@@ -77,24 +84,15 @@ def run(
     x = np.load(inputs)
   except (OSError, ValueError) as error:
     raise UserError(f"{inputs} cannot be read: {error}") from error
-  wanted = predictor.dataset.like.shape
+  wanted = dataset.like.shape
   if x.shape[1:] != wanted:
     raise UserError(
       f"{inputs} holds an array of shape {x.shape}; wanted [n, "
       f"{', '.join(map(str, wanted))}], as the model was trained on"
     )
   with files.replacing(pathlib.Path(to)) as part, part.open("wb") as file:
-    np.save(file, _in_batches(predictor, x))
+    np.save(file, logits(x))
   print(f"{to}: logits of {len(x)} inputs")
-
-
-def _in_batches(predictor: Predictor, x: np.ndarray) -> np.ndarray:
-  """Computes the logits of all inputs, some at a time."""
-  parts = [
-    np.asarray(predictor.logits(jnp.asarray(x[i : i + _BATCH])))
-    for i in range(0, len(x), _BATCH)
-  ]
-  return np.concatenate(parts)
 
 
 def main() -> None:

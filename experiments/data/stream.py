@@ -38,7 +38,6 @@ def stream(
   process_count: int = 1,
   data_dir: str | None = None,
   num_threads: int = 16,
-  worker_count: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields this process's slice of each global batch, from a step on.
 
@@ -60,8 +59,6 @@ def stream(
     process_count: Number of slices, e.g. `jax.process_count()`.
     data_dir: TFDS's folder; None is its own default.
     num_threads: Threads that read; each prepares one batch ahead.
-    worker_count: Processes that read; 0 reads in this one. Others want absl's
-      flags parsed, as they are under `absl.app.run`.
 
   Returns:
     An iterator of {"image": uint8[batch_size / process_count, image_size,
@@ -130,14 +127,10 @@ def stream(
   # global batch is process_count pieces in a row: each process takes its own.
   pieces = examples.batch(batch_size // process_count, drop_remainder=True)
   pieces = pieces[start_step * process_count + process_index :: process_count]
-  batches = pieces.to_iter_dataset(
-    grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
+  options = grain.ReadOptions(
+    num_threads=num_threads, prefetch_buffer_size=num_threads
   )
-  if worker_count:
-    batches = batches.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=worker_count)
-    )
-  return iter(batches)
+  return iter(pieces.to_iter_dataset(options))
 
 
 def random_crop(

@@ -79,7 +79,7 @@ def test_predictions_are_those_of_the_run(workdir, tmp_path, capsys):
   predict.run(str(file))
   accuracy = result(workdir).metrics["accuracy"]
   assert f"accuracy {accuracy:.4f} of 360" in capsys.readouterr().out
-  x = np.asarray(predict.Predictor(file).dataset.test[0])
+  x = np.asarray(predict.read_predictor(file)[0].test[0])
   np.save(tmp_path / "x.npy", x[:50])
   predict.run(
     str(file), inputs=str(tmp_path / "x.npy"), to=str(tmp_path / "y.npy")

@@ -42,11 +42,13 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary path to write to, renamed to `path` on success.
 
   Args:
-    path: the file to replace, which stays as it is when writing fails.
+    path: the file to replace, which stays as it is when writing fails. Its
+      folder is made if need be.
 
   Yields:
     A path in the same folder.
   """
+  path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(path.name + ".part")
   try:
     yield part

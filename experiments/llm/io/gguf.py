@@ -30,7 +30,7 @@ _SMOLLM2_SHA256 = (
 
 
 def read_model(
-  path: str | pathlib.Path, *, dtype: jax.typing.DTypeLike = np.float32
+  path: str | pathlib.Path, *, dtype: jax.typing.DTypeLike = "float32"
 ) -> Model:
   """Reads a model of any family.
 

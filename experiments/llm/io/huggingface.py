@@ -27,12 +27,12 @@ _IN_FILES = ("F32", "F16", "BF16")
 
 
 def read_model(
-  folder: str | pathlib.Path, *, dtype: jax.typing.DTypeLike = np.float32
+  path: str | pathlib.Path, *, dtype: jax.typing.DTypeLike = "float32"
 ) -> Model:
   """Reads a model of any family.
 
   Args:
-    folder: the model's, downloaded whole.
+    path: the model's folder, downloaded whole.
     dtype: of the parameters; files hold float32, float16 or bfloat16.
 
   Returns:
@@ -42,7 +42,7 @@ def read_model(
     UserError: a file is missing or damaged, the config asks for what its
       family does not compute, or the tensors are not those of the config.
   """
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(path)
   path = folder / "config.json"
   raw = files.read_json(path)
   family = registry.reader(
@@ -142,7 +142,6 @@ def write_folder(
     words: the tokenizer.
   """
   folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
   with files.replacing(folder / "model.safetensors") as path:
     # transformers asks for this metadata, whatever wrote the file.
     safetensors.numpy.save_file(dict(by_name), path, metadata={"format": "pt"})

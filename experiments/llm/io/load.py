@@ -26,7 +26,7 @@ def model_at(path: str) -> Model:
     return huggingface.read_model(path)
   if path.endswith(".gguf"):
     return gguf.read_model(path)
-  return packed_model.read_model(pathlib.Path(path))
+  return packed_model.read_model(path)
 
 
 def random(
@@ -78,8 +78,8 @@ def random(
 # The functions' keywords are the options that a config may set.
 MODELS = {
   "smollm2": smollm2,
-  "gguf": lambda *, path: gguf.read_model(path),
-  "huggingface": lambda *, path: huggingface.read_model(path),
-  "packed": lambda *, path: packed_model.read_model(pathlib.Path(path)),
+  "gguf": gguf.read_model,
+  "huggingface": huggingface.read_model,
+  "packed": packed_model.read_model,
   "random": random,
 }

@@ -12,7 +12,6 @@ describes the parameters. The classes document their arrays.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -42,7 +41,9 @@ _KINDS = {
 }
 
 
-def write_tree(path: pathlib.Path, tree: Any, about: dict[str, Any]) -> None:
+def write_tree(
+  path: str | pathlib.Path, tree: Any, about: dict[str, Any]
+) -> None:
   """Writes parameters to a file, which is replaced when complete.
 
   Args:
@@ -59,28 +60,31 @@ def write_tree(path: pathlib.Path, tree: Any, about: dict[str, Any]) -> None:
       tensors[name] = np.asarray(leaf)
       continue
     tensors[f"{name}:values"] = np.asarray(leaf.values)
-    structures[name] = {"kind": type(leaf.structure).__name__}
-    for field in dataclasses.fields(leaf.structure):
-      value = getattr(leaf.structure, field.name)
-      if isinstance(value, Back):
-        for part in dataclasses.fields(value):
-          array = np.asarray(getattr(value, part.name))
-          tensors[f"{name}:{field.name}.{part.name}"] = array
-      elif isinstance(value, jax.Array | np.ndarray):
-        tensors[f"{name}:{field.name}"] = np.asarray(value)
-      else:
-        structures[name][field.name] = value
+    arrays = {
+      path_name(at).replace("/", "."): x
+      for at, x in jax.tree_util.tree_leaves_with_path(leaf.structure)
+    }
+    for field, x in arrays.items():
+      tensors[f"{name}:{field}"] = np.asarray(x)
+    of_arrays = {field.partition(".")[0] for field in arrays}
+    structures[name] = {"kind": type(leaf.structure).__name__} | {
+      field.name: getattr(leaf.structure, field.name)
+      for field in dataclasses.fields(leaf.structure)
+      if field.name not in of_arrays
+    }
   metadata = {
     "format": FORMAT,
     "version": VERSION,
     "structures": json.dumps(structures),
     "about": json.dumps(about),
   }
-  with files.replacing(path) as part:
+  with files.replacing(pathlib.Path(path)) as part:
     safetensors.numpy.save_file(tensors, part, metadata=metadata)
 
 
-def read_tree(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_tree(
+  path: str | pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Reads parameters that `write_tree` wrote, and checks their structures.
 
   Args:
@@ -106,11 +110,12 @@ def read_tree(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     )
   try:
     structures = json.loads(metadata["structures"])
-    leaves = {
-      name: jnp.asarray(x) for name, x in tensors.items() if ":" not in name
-    }
+    leaves, arrays = {}, {name: {} for name in structures}
+    for key, x in tensors.items():
+      name, _, field = key.partition(":")
+      (arrays[name] if field else leaves)[field or name] = jnp.asarray(x)
     for name, fields in structures.items():
-      leaves[name] = _packed(name, dict(fields), tensors)
+      leaves[name] = _packed(fields, arrays[name])
     tree = traverse_util.unflatten_dict(leaves, sep="/")
     packed.check(tree)
     return tree, json.loads(metadata["about"])
@@ -119,22 +124,13 @@ def read_tree(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _packed(
-  name: str, fields: dict[str, Any], tensors: Mapping[str, np.ndarray]
+  fields: dict[str, Any], arrays: dict[str, jax.Array]
 ) -> packed.Packed:
-  """Makes the packed leaf of a name from its fields and the file's tensors."""
+  """Makes a packed leaf from its fields and its arrays by name in the file."""
+  arrays = traverse_util.unflatten_dict(arrays, sep=".")
+  if "back" in arrays:
+    arrays["back"] = Back(**arrays["back"])
+  values = arrays.pop("values", None)
   kind = _KINDS[fields.pop("kind")]
-  values, arrays, back = None, {}, {}
-  for key, x in tensors.items():
-    if not key.startswith(f"{name}:"):
-      continue
-    field = key.removeprefix(f"{name}:")
-    if field == "values":
-      values = jnp.asarray(x)
-    elif field.startswith("back."):
-      back[field.removeprefix("back.")] = jnp.asarray(x)
-    else:
-      arrays[field] = jnp.asarray(x)
-  if back:
-    arrays["back"] = Back(**back)
   fields["sizes"] = tuple(fields["sizes"])
   return packed.Packed(values, kind(**arrays, **fields))

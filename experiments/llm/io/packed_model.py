@@ -6,7 +6,6 @@ under the name of its family, and `tokenizer`, its text and special tokens.
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +71,7 @@ def unpack(model: Model) -> Model:
   return model._replace(params=dense)
 
 
-def write_model(path: pathlib.Path, model: Model) -> None:
+def write_model(path: str | pathlib.Path, model: Model) -> None:
   """Writes a packed model to one file.
 
   Args:
@@ -91,7 +90,7 @@ def write_model(path: pathlib.Path, model: Model) -> None:
   packed_files.write_tree(path, model.params, about)
 
 
-def read_model(path: pathlib.Path) -> Model:
+def read_model(path: str | pathlib.Path) -> Model:
   """Reads a model that `write_model` wrote.
 
   Args:
@@ -117,20 +116,12 @@ def read_model(path: pathlib.Path) -> Model:
       name: tuple(value) if isinstance(value, list) else value
       for name, value in about[family.NAME].items()
     }
-    config, words = family.Config(**fields), _tokenizer(about["tokenizer"])
+    config = family.Config(**fields)
+    fields = dict(about["tokenizer"])
+    words = tokenizer.Tokenizer(tokenizer.backend(fields.pop("text")), **fields)
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path} is damaged: {error}") from error
   model = Model(config, params, words)
   check_vocabulary(model)
   tensors.check_params(config, params, where=path)
   return model
-
-
-def _tokenizer(fields: dict[str, Any]) -> tokenizer.Tokenizer:
-  """Makes the tokenizer from its fields in the file."""
-  return tokenizer.Tokenizer(
-    tokenizer.backend(fields["text"]),
-    fields["eos"],
-    fields["bos"],
-    fields["chat_template"],
-  )

@@ -5,7 +5,7 @@ the layers, kernels [in, out].
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ def params_from_tensors(
   shapes: Mapping[str, Shape],
   load: Callable[[str], np.ndarray],
   where: Any,
-  dtype: jax.typing.DTypeLike = np.float32,
+  dtype: jax.typing.DTypeLike,
 ) -> dict[str, Any]:
   """Makes the parameters from a file's tensors, loading one at a time.
 
@@ -62,7 +62,7 @@ def params_from_tensors(
   _compare(shapes, wanted, where)
   params = {}
   for path, shape in leaves.items():
-    params[path] = np.empty(shape, dtype)
+    params[path] = np.empty(shape, jnp.dtype(dtype))
     stacked = params[path] if is_stacked(path) else params[path][None]
     for i, x in enumerate(stacked):
       tensor = load(names[path].format(i))
@@ -156,24 +156,25 @@ def _compare(
     for name in wanted
     if name in got and tuple(got[name]) != tuple(wanted[name])
   ]
-  complaints = [
-    _some("missing", [name for name in wanted if name not in got]),
-    _some("not expected", [name for name in got if name not in wanted]),
-    _some("of another shape", wrong),
-  ]
-  if any(complaints):
+  complaints = {
+    "missing": [name for name in wanted if name not in got],
+    "not expected": [name for name in got if name not in wanted],
+    "of another shape": wrong,
+  }
+  if any(complaints.values()):
     raise UserError(
       f"{where}: the tensors are not those of the config. "
-      + " ".join(filter(None, complaints))
+      + " ".join(
+        f"{len(names)} {what}: {listed(names)}."
+        for what, names in complaints.items()
+        if names
+      )
       + " Its parts may be of different models, or it is a model of another "
       "kind."
     )
 
 
-def _some(what: str, names: Collection[str]) -> str:
-  """Counts names and lists the first of them; empty if there are none."""
-  if not names:
-    return ""
-  shown = ", ".join(list(names)[:_SHOWN])
+def listed(names: Sequence[str]) -> str:
+  """Joins the first names of a list, and says how many more there are."""
   more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-  return f"{len(names)} {what}: {shown}{more}."
+  return ", ".join(names[:_SHOWN]) + more

@@ -16,11 +16,10 @@ import numpy as np
 from experiments.errors import UserError
 from experiments.llm.io import huggingface
 from experiments.llm.io.model import Model
-from experiments.llm.io.tensors import kernel_names
+from experiments.llm.io.tensors import kernel_names, listed
 from sparsejax import patterns
 
 _PATTERN = patterns.n_of_m(2, 4, axis=-1)
-_SHOWN = 3
 
 
 def write_model(
@@ -41,10 +40,9 @@ def write_model(
   names = kernel_names(model.config, model.family.huggingface.TENSORS)
   wrong = [n for n in names if not _is_two_of_four(tensors[n])]
   if wrong:
-    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     raise UserError(
-      f"these matrices are not 2:4: {', '.join(wrong[:_SHOWN])}{more}. Prune "
-      "with n_of_m=(2, 4), or export with --format=packed."
+      f"these matrices are not 2:4: {listed(wrong)}. Prune with n_of_m=(2, 4), "
+      "or export with --format=packed."
     )
   size = sum(x.size for x in tensors.values())
   zeros = sum(np.count_nonzero(x == 0) for x in tensors.values())

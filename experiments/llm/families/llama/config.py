@@ -79,26 +79,13 @@ class Config:
       )
 
 
-def from_sizes(
-  *,
-  vocab_size: int,
-  dim: int,
-  layers: int,
-  heads: int,
-  kv_heads: int,
-  hidden: int,
-  context: int,
-) -> Config:
+def from_sizes(*, dim: int, heads: int, **sizes: int) -> Config:
   """Makes the config of a model that is to be trained from scratch.
 
   Args:
-    vocab_size: the number of tokens.
     dim: width of the residual stream.
-    layers: the number of blocks.
     heads: the number of heads of the queries, a divisor of `dim`.
-    kv_heads: the number of heads of keys and values.
-    hidden: units of the feed-forward layer.
-    context: the length of the longest sequence, in tokens.
+    **sizes: of `Config`: vocab_size, layers, kv_heads, hidden, context.
 
   Returns:
     The config: a tied embedding, and LLaMA 2's rope_theta and norm_eps.
@@ -111,17 +98,13 @@ def from_sizes(
       f"model: got dim={dim} and heads={heads}, wanted heads that divide dim"
     )
   return Config(
-    vocab_size=vocab_size,
     dim=dim,
-    layers=layers,
     heads=heads,
-    kv_heads=kv_heads,
     head_dim=dim // heads,
-    hidden=hidden,
-    context=context,
     rope_theta=10_000.0,
     norm_eps=1e-5,
     tied=True,
+    **sizes,
   )
 
 
