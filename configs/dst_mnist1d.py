@@ -67,8 +67,6 @@ def _run(
     t_end=config.steps * 3 // 4,
     fraction=0.3,
     begin=config.steps // 4 // every * every,
-    end=config.steps * 3 // 4 // every * every,
-    prune_every=every,
   )
   return config
 

@@ -25,6 +25,7 @@ import ml_collections
 
 from experiments.config import args
 from experiments.drivers import lottery
+from experiments.recipes import vision
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -46,11 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   base = config.base
   base.steps = 40 if smoke else 12_000
   base.batch_size = 128
-  base.data = {
-    "name": "fashion_mnist",
-    "data_dir": ml_collections.config_dict.placeholder(str),  # Debian's
-    "source": "idx",
-  }
+  base.data = vision.fashion_mnist_files()
   base.model = {"name": "lenet_300_100"}
   base.algorithm.prunable = r"dense\d/kernel"
   base.optimizer = {"name": "sgd", "momentum": 0.0}

@@ -67,9 +67,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "fraction": 0.3,
     "delta_t": 10 if smoke else 100,
     "t_end": steps * 3 // 4,
-    "begin": 0,
-    "end": 1,
-    "prune_every": 1,
   }
   starts = ("random", "snip") if smoke else tuple(INITIAL)
   config.methods = (

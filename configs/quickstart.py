@@ -49,19 +49,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   base.tensorboard = False
 
   steps = base.get_ref("steps")
-  every = 10 if smoke else 100
   config.methods = ("dense", "static", "set", "rigl", "seft", "gmp")
   config.algorithms = {
     name: vision.algorithm(
       name,
       sparsity=0.9,
       distribution="erdos_renyi_kernel",
-      delta_t=every,
+      delta_t=10 if smoke else 100,
       fraction=0.3,
       t_end=steps * 3 // 4,
       begin=steps // 4,
-      end=steps * 3 // 4,
-      prune_every=every,
     )
     for name in config.methods
   }

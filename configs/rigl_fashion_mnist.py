@@ -38,11 +38,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.name = f"{algorithm}_fashion_mnist_{model}"
   config.steps = 40 if smoke else 24_000
   config.batch_size = 100
-  config.data = {
-    "name": "fashion_mnist",
-    "data_dir": ml_collections.config_dict.placeholder(str),  # Debian's
-    "source": "idx",
-  }
+  config.data = vision.fashion_mnist_files()
   config.model = {"name": MODELS[model]}
   config.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
   config.schedule = {"name": "cosine", "learning_rate": 0.05}
@@ -50,16 +46,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.eval_every = 20 if smoke else 2000
   config.checkpoint_every = 20 if smoke else 4000
   steps = config.get_ref("steps")
-  every = 10 if smoke else 100
   config.algorithm = vision.algorithm(
     algorithm,
     sparsity=0.95,
     distribution="erdos_renyi_kernel",
-    delta_t=every,
+    delta_t=10 if smoke else 100,
     fraction=0.3,
     t_end=steps * 3 // 4,
     begin=steps // 4,
-    end=steps * 3 // 4,
-    prune_every=every,
   )
   return config

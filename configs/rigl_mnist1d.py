@@ -48,17 +48,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.checkpoint_every = 30 if smoke else 1000
 
   steps = config.get_ref("steps")
-  every = 10 if smoke else 100
   config.algorithm = vision.algorithm(
     algorithm,
     sparsity=0.9,
     distribution="erdos_renyi_kernel",
-    delta_t=every,
+    delta_t=10 if smoke else 100,
     fraction=0.3,
     t_end=steps * 3 // 4,
     begin=steps // 4,
-    end=steps * 3 // 4,
-    prune_every=every,
   )
   return config
 

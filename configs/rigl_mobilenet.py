@@ -102,7 +102,6 @@ def _run(
     # Gale et al., arXiv:1902.09574, prune by another recipe. Here pruning
     # begins after an eighth of training and ends with RigL's updates.
     begin=config.steps // 8,
-    end=config.steps * 25 // 32,
     prune_every=1 if smoke else 100,
   )
   if algorithm != "dense":

@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from experiments.errors import UserError, unknown
@@ -84,3 +84,25 @@ def keywords(
     if p.kind in (kinds.KEYWORD_ONLY, kinds.POSITIONAL_OR_KEYWORD)
   }
   return names, any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+
+
+def check_options(
+  kind: str,
+  options: Iterable[str],
+  known: Collection[str],
+  others: bool = False,
+) -> None:
+  """Checks that options in a config are known.
+
+  Args:
+    kind: What they are options of, such as `'model wrn'`, for errors.
+    options: Their names.
+    known: The names that are right.
+    others: Whether any others are.
+
+  Raises:
+    UserError: If one is unknown; the near ones are listed.
+  """
+  for option in options:
+    if option not in known and not others:
+      raise unknown(f"option of {kind}", option, known)

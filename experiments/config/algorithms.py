@@ -100,16 +100,8 @@ def _option(net: Net, key: str) -> Any:
   return net.config.algorithm.get(key, default.parameters[key].default)
 
 
-def _dense_cost(net: Net) -> float:
-  return flops.dense_training_flops(net.dense)
-
-
 def _static_cost(net: Net) -> float:
   return flops.static_training_flops(net.sparse)
-
-
-def _snfs_cost(net: Net) -> float:
-  return flops.snfs_training_flops(net.dense, net.sparse)
 
 
 def _rigl_cost(net: Net) -> float:
@@ -155,11 +147,6 @@ def _straight_through_cost(net: Net) -> float:
 
 
 # Keywords of recipes.
-
-
-def _no_keywords(timing: Timing) -> dict[str, Any]:
-  del timing
-  return {}
 
 
 def _moving(timing: Timing) -> dict[str, Any]:
@@ -214,15 +201,15 @@ def _str_shares(steps: int, every: int) -> dict[str, Any]:
 ALGORITHMS = {
   "dense": Algorithm(
     sparsejax.dense,
-    cost=_dense_cost,
+    cost=lambda net: flops.dense_training_flops(net.dense),
     chooses_first_masks=True,
-    timing=_no_keywords,
+    timing=lambda timing: {},
   ),
   "static": Algorithm(
     sparsejax.static,
     cost=_static_cost,
     budgets_in_state=True,
-    timing=_no_keywords,
+    timing=lambda timing: {},
   ),
   "set": Algorithm(
     sparsejax.set_, cost=_static_cost, budgets_in_state=True, timing=_moving
@@ -231,7 +218,10 @@ ALGORITHMS = {
     sparsejax.rigl, cost=_rigl_cost, budgets_in_state=True, timing=_moving
   ),
   "snfs": Algorithm(
-    sparsejax.snfs, cost=_snfs_cost, budgets_in_state=True, timing=_moving
+    sparsejax.snfs,
+    cost=lambda net: flops.snfs_training_flops(net.dense, net.sparse),
+    budgets_in_state=True,
+    timing=_moving,
   ),
   "seft": Algorithm(
     sparsejax.seft, cost=_rigl_cost, budgets_in_state=True, timing=_moving

@@ -61,7 +61,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   for i, name in enumerate(config.methods):
     if name not in config.branches:
       raise unknown("branch of the config", name, config.branches)
-    _check_branch(config, name, config.branches[name], config.methods[:i])
+    _check_branch(config, name, config.methods[:i])
   for name in config.stability.branches:
     if name not in config.methods:
       raise unknown("branch in stability", name, config.methods)
@@ -79,16 +79,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_branch(
-  config: ml_collections.ConfigDict,
-  name: str,
-  options: Mapping[str, Any],
-  before: Sequence[str],
+  config: ml_collections.ConfigDict, name: str, before: Sequence[str]
 ) -> None:
   where = f"config.branches.{name}"
-  for key in options:
+  branch = complete(config, name)
+  for key in branch:
     if key not in DEFAULTS:
       raise unknown(f"key of {where}", key, DEFAULTS)
-  branch = {**DEFAULTS, **options}
   if branch["retrain"] not in RETRAIN:
     raise unknown(f"way to retrain of {where}", branch["retrain"], RETRAIN)
   kinds = OWN_MASKS + MASKS_OF_ANOTHER
@@ -117,7 +114,7 @@ def dense_run(
   dense = config.base.copy_and_resolve_references()
   dense.seed = seed
   dense.name = f"seed {seed}, dense"
-  steps = {{**DEFAULTS, **b}["step"] for b in config.branches.values()}
+  steps = {complete(config, name)["step"] for name in config.branches}
   dense.keep_steps = tuple(sorted(steps))
   return dense
 

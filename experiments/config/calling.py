@@ -5,7 +5,7 @@ wrong one raises a UserError.
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import ml_collections
@@ -32,7 +32,7 @@ def call(
   table: Mapping[str, Callable[..., Any]],
   config: Mapping[str, Any],
   *args: Any,
-  excluded: Collection[str] = (),
+  excluded: Set[str] = frozenset(),
   **fixed: Any,
 ) -> Any:
   """Calls the function that a part of a config names, with its keywords.
@@ -56,9 +56,8 @@ def call(
     raise unknown(kind, name, table)
   known, others = names.keywords(table[name], after=len(args))
   known -= {*fixed, *excluded}
-  for option in options:
-    if option in excluded or (option not in known and not others):
-      raise unknown(f"option of {kind} {name}", option, known)
+  names.check_options(f"{kind} {name}", excluded & options.keys(), known)
+  names.check_options(f"{kind} {name}", options, known, others)
   try:
     return table[name](*args, **fixed, **options)
   except (TypeError, ValueError, ZeroDivisionError) as error:

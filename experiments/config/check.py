@@ -76,9 +76,7 @@ def _check_initial(config: ml_collections.ConfigDict) -> None:
         f"config.initial is {name}, but algorithm {config.algorithm.name} "
         f"chooses its first masks by itself; wanted initial {parts.DRAWN}"
       )
-  for option in options:
-    if option not in known:
-      raise unknown(f"option of initial {name}", option, known)
+  names.check_options(f"initial {name}", options, known)
   if options.get("score", "sensitivity") not in parts.SCORES:
     raise unknown("score", options["score"], parts.SCORES)
 

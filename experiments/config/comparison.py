@@ -54,12 +54,10 @@ def _config(
       one.algorithm.sparsity = entry.sparsity
   settings = dict(config.settings.get(entry.method, ()))
   one.algorithm.update(settings.get(entry.sparsity, {}))
-  if entry.method in config.initial:
-    one.initial = config.initial[entry.method].copy_and_resolve_references()
-  if entry.method in config.optimizers:
-    one.optimizer = config.optimizers[
-      entry.method
-    ].copy_and_resolve_references()
+  own = {"initial": config.initial, "optimizer": config.optimizers}
+  for key, by_method in own.items():
+    if entry.method in by_method:
+      one[key] = by_method[entry.method].copy_and_resolve_references()
   one.seed = seed
   one.name = f"{entry}, seed {seed}"
   check.training_run(one)

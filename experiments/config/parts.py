@@ -21,6 +21,7 @@ from experiments.config import algorithms, calling
 from experiments.config.optimizers import OPTIMIZERS, SCHEDULES
 from experiments.errors import UserError, unknown
 from sparsejax import distributions, initial, lottery, patterns, scores
+from sparsejax.keys import wrapped
 
 # What may be traced, so that runs that differ in it share a program.
 NUMBERS = ("schedule.learning_rate", "algorithm.fraction")
@@ -47,16 +48,11 @@ def streams(seed: int) -> dict[str, jax.Array]:
   return {name: stream(name) for name in STREAMS}
 
 
-def wrap(key: jax.Array) -> jax.Array:
-  """Makes a key of raw data uint32[2] of `streams`."""
-  return jax.random.wrap_key_data(key, impl="threefry2x32")
-
-
 def folded(
   keys: Mapping[str, jax.Array], name: str, number: int
 ) -> dict[str, jax.Array]:
   """Folds a number into the key of one stream; the others stay."""
-  other = jax.random.key_data(jax.random.fold_in(wrap(keys[name]), number))
+  other = jax.random.key_data(jax.random.fold_in(wrapped(keys[name]), number))
   return {**keys, name: other}
 
 
@@ -127,13 +123,6 @@ def with_numbers(
     with one[part].unlocked(), one[part].ignore_type():
       one[part][name] = number
   return one
-
-
-def masked_mode(
-  tx: sparsejax.SparseTransformation,
-) -> sparsejax.SparseTransformation:
-  """Returns the transformation as it is: dense arrays with zeros in place."""
-  return tx
 
 
 def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -248,7 +237,7 @@ def initial_masks(
 # How an algorithm runs; checkpoints are those of masked mode in all of them.
 
 MODES = {
-  "masked": masked_mode,
+  "masked": lambda tx: tx,  # dense arrays with zeros in place
   "packed": sparsejax.modes.packed,
   "kernels": sparsejax.modes.kernels,
 }

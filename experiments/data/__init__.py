@@ -6,7 +6,7 @@ examples; `stream.stream` gives batches of sets that do not fit.
 
 import functools
 
-from experiments import errors, names
+from experiments import names
 from experiments.data import characters, sets
 from experiments.data.failures import DataError, MissingDataError
 from experiments.data.order import batch_indices
@@ -55,7 +55,5 @@ def load(name: str, *, data_dir: str | None = None, **options) -> Dataset:
   accepted, others = names.keywords(make)
   if data_dir is not None or "data_dir" in accepted:
     options["data_dir"] = data_dir
-  for option in options:
-    if option not in accepted and not others:
-      raise errors.unknown(f"option of data set {name}", option, accepted)
+  names.check_options(f"data set {name}", options, accepted, others)
   return make(**options)

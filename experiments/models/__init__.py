@@ -8,7 +8,7 @@ import functools
 
 from flax import linen as nn
 
-from experiments import errors, names
+from experiments import names
 from experiments.models import (
   feedforward,
   mobilenet,
@@ -65,7 +65,5 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
   accepted, others = names.keywords(make)
   fixed = getattr(make, "keywords", {})
   accepted -= {"num_classes", "parent", "name", *fixed}
-  for option in options:
-    if option not in accepted and not others:
-      raise errors.unknown(f"option of model {name}", option, accepted)
+  names.check_options(f"model {name}", options, accepted, others)
   return make(num_classes=num_classes, **options)

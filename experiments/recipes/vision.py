@@ -22,11 +22,11 @@ def algorithm(
   sparsity: float,
   delta_t: int,
   t_end: Any,
-  begin: Any,
-  end: Any,
-  prune_every: int,
   fraction: float,
   distribution: str,
+  begin: Any = 0,
+  end: Any = None,
+  prune_every: int | None = None,
 ) -> dict[str, Any]:
   """Makes a config's `algorithm`, with those of the keywords that it takes.
 
@@ -35,11 +35,11 @@ def algorithm(
     sparsity: The share of zeros; `dense` ignores it.
     delta_t: Steps between mask updates of dynamic sparse training.
     t_end: The step from which its masks stay, or a reference to one.
-    begin: The first step that prunes, in `gmp`, or a reference.
-    end: The last step that prunes, or a reference.
-    prune_every: Steps between two that prune.
     fraction: The drop fraction of dynamic sparse training at its start.
     distribution: How non-zeros are divided among layers.
+    begin: The first step that prunes, in `gmp`, or a reference.
+    end: The last step that prunes, or a reference; None for `t_end`.
+    prune_every: Steps between two that prune; None for `delta_t`.
 
   Returns:
     The mapping.
@@ -48,8 +48,10 @@ def algorithm(
   if not row.takes("sparsity"):
     return {"name": name}
   config = {"name": name, "sparsity": sparsity, "distribution": distribution}
+  end = t_end if end is None else end
+  every = prune_every or delta_t
   return config | row.timing(
-    Timing(delta_t, t_end, fraction, begin, end, prune_every)
+    Timing(delta_t, t_end, fraction, begin, end, every)
   )
 
 
@@ -109,11 +111,7 @@ def fashion_mnist(
   """
   config = defaults.training_run()
   config.steps = 40 if smoke else steps
-  config.data = {
-    "name": "fashion_mnist",
-    "data_dir": ml_collections.config_dict.placeholder(str),  # Debian's
-    "source": "idx",
-  }
+  config.data = fashion_mnist_files()
   conv = {"name": "small_conv", "features": (8, 16), "hidden": (64,)}
   config.model = conv if net == "conv" else {"name": "lenet_300_100"}
   config.log_every = 20 if smoke else steps // 8
@@ -123,6 +121,12 @@ def fashion_mnist(
   for key in ("steps", "log_every", "eval_every", "checkpoint_every"):
     config[key] *= times
   return config
+
+
+def fashion_mnist_files() -> dict[str, Any]:
+  """Makes a config's `data`: Fashion-MNIST as IDX files, Debian's if unset."""
+  folder = ml_collections.config_dict.placeholder(str)
+  return {"name": "fashion_mnist", "data_dir": folder, "source": "idx"}
 
 
 def imagenet(

@@ -18,6 +18,7 @@ from experiments import data
 from experiments.config import parts
 from experiments.runs.devices import Sharing
 from experiments.runs.model import Batches
+from sparsejax.keys import wrapped
 
 
 class Source(NamedTuple):
@@ -70,7 +71,7 @@ def open_source(
   @functools.lru_cache(maxsize=1)
   def drawn(first: int) -> Batches:
     order = data.batch_indices(
-      parts.wrap(key),
+      wrapped(key),
       n=n,
       batch_size=config.batch_size,
       start=first,

@@ -31,6 +31,7 @@ from experiments.runs import checkpoints, finetune_step, loop, metrics, recorder
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.finetune_step import NONE, State
+from sparsejax.keys import wrapped
 
 
 class Result(NamedTuple):
@@ -283,7 +284,7 @@ def _batches(
   config: ml_collections.ConfigDict, examples: Examples, first: int
 ) -> Iterator[Examples]:
   """Draws the batch of every step from `first` on."""
-  key = parts.wrap(parts.streams(config.seed)["data"])
+  key = wrapped(parts.streams(config.seed)["data"])
   for step in range(first, config.steps):
     (chosen,) = order.batch_indices(
       key,

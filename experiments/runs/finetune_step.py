@@ -24,6 +24,7 @@ from experiments.llm.prune import kernels
 from experiments.llm.text.examples import Examples
 from experiments.runs.step import NEVER
 from sparsejax import distill, finetune
+from sparsejax.keys import wrapped
 
 NONE = "none"  # a part of the config that is not there
 LOSSES = ("cross_entropy", "kl", "square_head")
@@ -288,7 +289,7 @@ def begin(config: ml_collections.ConfigDict, params: Any) -> State:
     UserError: If these parameters cannot be fine-tuned so.
   """
   keys = parts.streams(config.seed)
-  key = parts.wrap(keys["masks"])
+  key = wrapped(keys["masks"])
   try:
     params = jax.tree.map(jnp.array, params)
     values, tuned = transformation(config, key).start(params)

@@ -22,6 +22,7 @@ from experiments.runs.batches import open_source
 from experiments.runs.model import Keys, no_scores
 from experiments.runs.step import State
 from sparsejax import distributions, lottery, scores
+from sparsejax.keys import wrapped
 
 
 class Level(NamedTuple):
@@ -240,7 +241,7 @@ def _masks(
     The masks, NumPy arrays.
   """
   rounds = _rounds(seed.config)
-  key = parts.wrap(parts.streams(seed.dense.seed)["masks"])
+  key = wrapped(parts.streams(seed.dense.seed)["masks"])
   match branch["masks"]:
     case "pruned":
       new = rounds.prune(last.params, last.masks)

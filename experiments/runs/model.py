@@ -18,6 +18,7 @@ from flax import linen as nn
 from experiments import data, models
 from experiments.config import parts
 from experiments.models import convolutions
+from sparsejax.keys import wrapped
 from sparsejax.linen import packed_layers
 
 Keys = dict[str, jax.Array]  # raw key data by stream, see `parts.streams`
@@ -96,7 +97,7 @@ def _drawing(text: str) -> Callable[[Keys], Any]:
 
   def draw(keys: Keys) -> Any:
     x = jnp.zeros((1, *dataset.like.shape), dataset.like.dtype)
-    key = parts.wrap(keys["init"])
+    key = wrapped(keys["init"])
     return module.init(key, dataset.prepare(x), False)
 
   return jax.jit(draw)
@@ -134,7 +135,7 @@ class Model:
     x, y = batches.taken(step)
     x = self.dataset.prepare(x)
     if self.config.augment:
-      key = jax.random.fold_in(parts.wrap(keys["augment"]), step)
+      key = jax.random.fold_in(wrapped(keys["augment"]), step)
       x = self.dataset.augment(key, x)
     return x, y
 
@@ -163,7 +164,7 @@ class Model:
       The mean loss; and int32: right predictions, and the new running averages.
     """
     variables = {"params": params, "batch_stats": batch_stats}
-    dropout = jax.random.fold_in(parts.wrap(keys["dropout"]), step)
+    dropout = jax.random.fold_in(wrapped(keys["dropout"]), step)
     logits, new = self.apply(
       variables, x, True, mutable=["batch_stats"], rngs={"dropout": dropout}
     )
@@ -208,5 +209,5 @@ class Model:
       loss=loss,
       outputs=outputs,
       x=jax.ShapeDtypeStruct((1, *self.dataset.like.shape), jnp.float32),
-      key=parts.wrap(keys["masks"]),
+      key=wrapped(keys["masks"]),
     )

@@ -21,6 +21,7 @@ from experiments.runs import step
 from experiments.runs.model import Batches, Keys, Model, Scores, drawing
 from experiments.runs.step import State
 from sparsejax import lottery
+from sparsejax.keys import wrapped
 
 
 class Steps(NamedTuple):
@@ -145,7 +146,7 @@ def _starts(
   masked.mode = "masked"
 
   def transformation(keys: Keys, masks: Any = None) -> Any:
-    return parts.transformation(masked, parts.wrap(keys["masks"]), masks)
+    return parts.transformation(masked, wrapped(keys["masks"]), masks)
 
   def begin(keys: Keys, variables: dict[str, Any], masks: Any = None) -> State:
     params, opt_state = sparsejax.init(
@@ -174,7 +175,7 @@ def _packing(
     return lambda state: state
 
   def function(state: State) -> State:
-    tx = parts.transformation(config, parts.wrap(state.keys["masks"]))
+    tx = parts.transformation(config, wrapped(state.keys["masks"]))
     try:
       params, opt_state = change(tx, state.params, state.opt_state)
     except ValueError as error:

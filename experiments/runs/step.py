@@ -16,6 +16,7 @@ import sparsejax
 from experiments.config import parts
 from experiments.runs.model import Batches, Keys, Model
 from sparsejax import masks as masks_lib
+from sparsejax.keys import wrapped
 
 NEVER = np.iinfo(np.int32).max
 # What `inspect` counts in a layer.
@@ -129,7 +130,7 @@ def step(
   config = model.config
   if numbers:
     config = parts.with_numbers(config, numbers)
-  tx = parts.transformation(config, parts.wrap(state.keys["masks"]))
+  tx = parts.transformation(config, wrapped(state.keys["masks"]))
   (loss, (correct, batch_stats)), grads = sparsejax.value_and_grad(
     loss_of, tx, has_aux=True
   )(state.params, state.opt_state, update_masks=update_masks)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import errors
+from experiments import errors, names
 from experiments.errors import UserError
 from experiments.llm import optional
 from experiments.llm.io.tokenizer import Tokenizer
@@ -80,9 +80,7 @@ def generate(
   gym = optional.load("reasoning_gym")
   known = [x.name for x in dataclasses.fields(gym.factory.DATASETS[task][1])]
   known = set(known) - {"size", "seed"}
-  for option in options:
-    if option not in known:
-      raise errors.unknown(f"option of {task}", option, known)
+  names.check_options(task, options, known)
   options = TASKS[task] | options
   try:
     # Question i is drawn from seed + i alone, so seeds next to each other would
