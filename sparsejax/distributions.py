@@ -7,7 +7,7 @@ sparsity to the number of weights that each keeps. It sees no arrays.
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -105,13 +105,9 @@ def erdos_renyi(
     adaptive sparse connectivity inspired by network science,
     arXiv:1707.04780, 2018, equation 1.
   """
-
-  def features(shape):
-    shape = (1,) * (2 - len(shape)) + tuple(shape)
-    return tuple(shape[a] for a in axes)
-
-  ratio = {p: _ratio(features(s), power_scale) for p, s in shapes.items()}
-  return _scaled(shapes, sparsity, ratio)
+  matrices = {p: (1,) * (2 - len(s)) + tuple(s) for p, s in shapes.items()}
+  features = {p: [s[a] for a in axes] for p, s in matrices.items()}
+  return _scaled(shapes, features, sparsity, power_scale)
 
 
 def erdos_renyi_kernel(
@@ -143,8 +139,7 @@ def erdos_renyi_kernel(
     >>> erdos_renyi_kernel({"a": (100, 100), "b": (100, 10)}, 0.9)
     {'a': 710, 'b': 390}
   """
-  ratio = {p: _ratio(s, power_scale) for p, s in shapes.items()}
-  return _scaled(shapes, sparsity, ratio)
+  return _scaled(shapes, shapes, sparsity, power_scale)
 
 
 def by_path(
@@ -171,24 +166,39 @@ def by_path(
     check_sparsity(sparsity, f"rule {pattern!r}")
 
   def distribution(shapes, sparsity):
-    ruled = {}
-    for path in shapes:
-      hits = (r for r in rules if re.search(r, path))
-      if (rule := next(hits, None)) is not None:
-        ruled[path] = rule
-    for rule in rules:
-      if not any(re.search(rule, path) for path in shapes):
-        near = difflib.get_close_matches(rule, shapes, n=3, cutoff=0.1)
-        raise ValueError(
-          f"rule {rule!r} names no sparse leaf. Near it: {', '.join(near)}"
-        )
+    ruled = rules_by_path(rules, shapes)
     others = {p: s for p, s in shapes.items() if p not in ruled}
     counts = dict(rest(others, sparsity)) if others else {}
-    for path, rule in ruled.items():
-      counts |= uniform({path: shapes[path]}, rules[rule])
+    for path, own in ruled.items():
+      counts |= uniform({path: shapes[path]}, own)
     return {path: counts[path] for path in shapes}
 
   return distribution
+
+
+def rules_by_path(
+  rules: Mapping[str, Any], paths: Collection[str]
+) -> dict[str, Any]:
+  """Finds what the first rule says that `re.search` finds in each key path.
+
+  Args:
+    rules: Anything by regular expression.
+    paths: Key paths of the sparse leaves.
+
+  Returns:
+    What is said of a leaf, by key path; leaves that no rule names are missing.
+
+  Raises:
+    ValueError: If a rule names no leaf.
+  """
+  for rule in rules:
+    if not any(re.search(rule, path) for path in paths):
+      near = difflib.get_close_matches(rule, paths, n=3, cutoff=0.1)
+      raise ValueError(
+        f"rule {rule!r} names no sparse leaf. Near it: {', '.join(near)}"
+      )
+  hits = {p: [r for r in rules if re.search(r, p)] for p in paths}
+  return {path: rules[found[0]] for path, found in hits.items() if found}
 
 
 def budgets(
@@ -277,12 +287,14 @@ def check_sparsity(sparsity: float, where: str = "sparsity") -> Fraction:
   return Fraction(repr(value))
 
 
-def _ratio(shape, power_scale) -> float:
-  return (sum(shape) / math.prod(shape)) ** power_scale
+def _scaled(shapes, features, sparsity, power_scale) -> dict[str, int]:
+  """Keeps eps x ratio x size of each leaf, at most all of it.
 
-
-def _scaled(shapes, sparsity, ratio) -> dict[str, int]:
-  """Keeps eps x ratio x size of each leaf, at most all of it."""
+  The ratio is sum(features) / prod(features), to the power.
+  """
+  ratio = {
+    p: (sum(f) / math.prod(f)) ** power_scale for p, f in features.items()
+  }
   sizes = {p: math.prod(s) for p, s in shapes.items()}
   budget = sum(sizes.values()) * (1 - check_sparsity(sparsity))
   scaled = set(shapes)

@@ -415,7 +415,10 @@ def _budget(params, sparsity, prunable, distribution):
   all together, or a tree of one for each leaf: a prefix of the part.
   """
   counts = distributions.budgets(
-    params, sparsity, distribution or _sizes, prunable
+    params,
+    sparsity if distribution else 0.0,
+    distribution or distributions.uniform,
+    prunable,
   )
   part = jax.tree_util.tree_map_with_path(
     lambda path, p: p if path_name(path) in counts else masks_lib.HOLE,
@@ -434,11 +437,6 @@ def _budget(params, sparsity, prunable, distribution):
       "leaves, wanted at least one: lower it"
     )
   return part, kept
-
-
-def _sizes(shapes, sparsity):
-  del sparsity
-  return {path: math.prod(shape) for path, shape in shapes.items()}
 
 
 def _keep(kept, rated, *where):

@@ -274,12 +274,7 @@ def dead_units(
 
   def leaf(mask):
     mask = jnp.reshape(mask, (1,) * (2 - mask.ndim) + mask.shape)
-    every = range(mask.ndim)
-    used = (
-      jnp.any(mask, axis=tuple(a for a in every if a != axis % mask.ndim))
-      for axis in axes
-    )
-    return Dead(*map(jnp.logical_not, used))
+    return Dead(*(select.count_of_each(mask, axis) == 0 for axis in axes))
 
   return {
     path_name(path): leaf(mask)

@@ -197,12 +197,7 @@ def _rate(score, params, grads, key):
 def _check_masks(masks, params):
   masks_lib.check_like(masks, params, "masks")
   for path, mask in jax.tree_util.tree_leaves_with_path(masks):
-    if not jnp.issubdtype(jnp.result_type(mask), jnp.bool_):
-      raise TypeError(
-        f"{path_name(path) or 'the array'}: got a mask of "
-        f"{jnp.result_type(mask)}, wanted bool, True where active: convert it, "
-        "for example with mask != 0"
-      )
+    masks_lib.check_bool(path, mask)
 
 
 def rewind(
@@ -298,16 +293,12 @@ def _with_masks(state, masks, params):
       )
     return old
 
-  def budget_leaf(mask, p):
-    if is_hole(mask):
-      return mask
-    return jnp.sum(mask, dtype=jnp.int32) if mask.ndim else jnp.int32(p.size)
-
   masks = jax.tree_util.tree_map_with_path(
     mask_leaf, state.masks, masks, is_leaf=is_hole
   )
-  budget = jax.tree.map(budget_leaf, masks, params, is_leaf=is_hole)
-  return state._replace(masks=masks, budget=budget)
+  return state._replace(
+    masks=masks, budget=masks_lib.active_of_each(masks, params)
+  )
 
 
 def shuffle(masks: PyTree, *, key: jax.Array) -> PyTree:

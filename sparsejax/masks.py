@@ -83,12 +83,39 @@ def apply_masks(tree: PyTree, masks: PyTree) -> PyTree:
 def _apply(path, mask, x):
   if is_hole(mask) or is_hole(x) or jnp.ndim(mask) == 0:
     return x
-  if mask.dtype != bool:
-    raise TypeError(
-      f"{path_name(path) or 'the array'}: got a mask of {mask.dtype}, wanted "
-      "bool, True where active: convert it, for example with mask != 0"
-    )
+  check_bool(path, mask)
   return jnp.where(mask, x, jnp.zeros_like(x))
+
+
+def check_bool(path: tuple[Any, ...], mask: Any) -> None:
+  """Raises a TypeError that names the leaf if its mask is not bool."""
+  dtype = jnp.result_type(mask)
+  if not jnp.issubdtype(dtype, jnp.bool_):
+    raise TypeError(
+      f"{path_name(path) or 'the array'}: got a mask of {dtype}, wanted bool, "
+      "True where active: convert it, for example with mask != 0"
+    )
+
+
+def active_of_each(masks: PyTree, params: PyTree) -> PyTree:
+  """Counts each leaf's active weights: a tree of int32 scalars.
+
+  Args:
+    masks: A mask tree. Holes stay.
+    params: The params, for the sizes of the leaves that stay dense.
+
+  Returns:
+    The tree, of the structure of `masks`.
+  """
+
+  def leaf(mask, p):
+    if is_hole(mask):
+      return mask
+    if jnp.ndim(mask):
+      return jnp.sum(mask, dtype=jnp.int32)
+    return jnp.int32(np.size(p))
+
+  return jax.tree.map(leaf, masks, params, is_leaf=is_hole)
 
 
 def everything(params: PyTree, paths: Collection[str]) -> PyTree:

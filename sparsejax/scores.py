@@ -143,7 +143,7 @@ def movement(
     penalty = optax.constant_schedule(penalty)
 
   def init(params):
-    first = jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
+    first = _wide_zeros(params)
     return {
       "step": jnp.zeros([], jnp.int32),
       "score": first,
@@ -239,7 +239,7 @@ def accumulated(score: Score, steps: int, *, period: int) -> Score:
   def init(params):
     return {
       "step": jnp.zeros([], jnp.int32),
-      "mean": jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params),
+      "mean": _wide_zeros(params),
     }
 
   def update(grads, state, params=None):
@@ -286,7 +286,7 @@ def _average(decay: float) -> optax.GradientTransformation:
     raise ValueError(f"got decay={decay}, wanted one in [0, 1)")
 
   def init(params):
-    return {"average": jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)}
+    return {"average": _wide_zeros(params)}
 
   def update(grads, state, params=None):
     del params
@@ -298,6 +298,10 @@ def _average(decay: float) -> optax.GradientTransformation:
     return new, {"average": kept}
 
   return optax.GradientTransformation(init, update)
+
+
+def _wide_zeros(params):
+  return jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
 
 
 def wide(x: jax.Array) -> jax.Array:

@@ -292,10 +292,7 @@ def pruning_training_flops(sparse: Iterable[float]) -> float:
     Evci et al., Rigging the Lottery: Making All Tickets Winners,
     arXiv 1911.11134, 2020, appendix H.
   """
-  steps = [static_training_flops(s) for s in sparse]
-  if not steps:
-    raise ValueError("the mean over the steps of training needs a step")
-  return math.fsum(steps) / len(steps)
+  return _mean_over_steps(static_training_flops(s) for s in sparse)
 
 
 def straight_through_training_flops(
@@ -322,7 +319,11 @@ def straight_through_training_flops(
     >>> flops.straight_through_training_flops(1000, [300, 100])
     1400.0
   """
-  steps = [snfs_training_flops(dense, s) for s in sparse]
+  return _mean_over_steps(snfs_training_flops(dense, s) for s in sparse)
+
+
+def _mean_over_steps(costs: Iterable[float]) -> float:
+  steps = list(costs)
   if not steps:
     raise ValueError("the mean over the steps of training needs a step")
   return math.fsum(steps) / len(steps)

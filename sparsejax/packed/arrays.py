@@ -110,13 +110,9 @@ def pack(
   def leaf(path, mask, p):
     if np.ndim(mask) == 0:
       return p
-    name = path_name(path) or "the array"
     host = np.asarray(mask)
-    if host.dtype != bool:
-      raise TypeError(
-        f"{name}: got a mask of {host.dtype}, wanted bool, True where active: "
-        "convert it, for example with mask != 0"
-      )
+    masks_lib.check_bool(path, host)
+    name = path_name(path) or "the array"
     structure = format_of(formats, name, host).structure(host)
     return Packed(structure.gather(jnp.asarray(p)), structure)
 

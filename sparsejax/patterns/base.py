@@ -91,7 +91,7 @@ def swap_of(fill: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   return swap
 
 
-def swap(mask, k, n, drop, grow, regrow):
+def swap(mask, k, n, drop, grow, regrow=True):
   """Swaps the worst of a leaf for its best: `Pattern.swap` without balance."""
   if not regrow:
     n = jnp.minimum(n, mask.size - k)
@@ -126,13 +126,18 @@ def or_everywhere(where: jax.Array | None, x: jax.Array) -> jax.Array:
   return jnp.ones(x.shape, bool) if where is None else where
 
 
+def misfit(shape: tuple[int, ...], wanted: str) -> ValueError:
+  """Makes the error of a leaf whose shape does not fit a pattern."""
+  return ValueError(
+    f"got the shape {shape}, wanted {wanted}: give this leaf another pattern "
+    "with patterns.by_path, or leave it out of `prunable`"
+  )
+
+
 def check_axis(shape: tuple[int, ...], axis: int) -> None:
   """Checks that a shape has an axis."""
   if not -len(shape) <= axis < len(shape):
-    raise ValueError(
-      f"got the shape {shape}, wanted one with an axis {axis}: leave this leaf "
-      "out of `prunable`, or give it another pattern with patterns.by_path"
-    )
+    raise misfit(shape, f"one with an axis {axis}")
 
 
 def check_n_of_m(n: int, m: int) -> None:

@@ -191,11 +191,7 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
   def budget(shape, wanted):
     del wanted
     if len(shape) < 2 or shape[-1] % m or shape[-2] % m:
-      raise ValueError(
-        f"got the shape {shape}, wanted last two axes that divide by {m}: give "
-        "this leaf another pattern with patterns.by_path, or leave it out of "
-        "`prunable`"
-      )
+      raise base.misfit(shape, f"last two axes that divide by {m}")
     return math.prod(shape) * n // m
 
   return base.pattern_of(

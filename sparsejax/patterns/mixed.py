@@ -1,12 +1,10 @@
 """Patterns of a tree: several by path, and the budgets that they leave."""
 
-import difflib
-import re
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from sparsejax.distributions import Distribution, check_sparsity
+from sparsejax.distributions import Distribution, check_sparsity, rules_by_path
 from sparsejax.patterns.base import Pattern, Patterns
 from sparsejax.patterns.simple import unstructured
 
@@ -39,16 +37,7 @@ def by_path(
   rest = rest or unstructured()
 
   def patterns(paths):
-    for rule in rules:
-      if not any(re.search(rule, path) for path in paths):
-        near = difflib.get_close_matches(rule, paths, n=3, cutoff=0.1)
-        raise ValueError(
-          f"rule {rule!r} names no sparse leaf. Near it: {', '.join(near)}"
-        )
-    return {
-      path: next((p for r, p in rules.items() if re.search(r, path)), rest)
-      for path in paths
-    }
+    return dict.fromkeys(paths, rest) | rules_by_path(rules, paths)
 
   return patterns
 

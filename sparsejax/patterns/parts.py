@@ -1,6 +1,7 @@
 """Patterns of parts of a leaf that are zero, or not, as one."""
 
 import math
+import operator
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -47,15 +48,12 @@ def blocks(shape: tuple[int, ...], *, pool: Callable = jnp.mean) -> Pattern:
     )
 
   def parted(leaf):
-    lead = len(leaf) - len(shape)
-    if lead < 0 or any(a % b for a, b in zip(leaf[lead:], shape, strict=True)):
-      raise ValueError(
-        f"got the shape {leaf}, wanted last axes that divide by blocks of "
-        f"{tuple(shape)}: give this leaf another pattern with "
-        "patterns.by_path, or leave it out of `prunable`"
+    sides = (1,) * (len(leaf) - len(shape)) + tuple(shape)
+    if len(sides) > len(leaf) or any(map(operator.mod, leaf, sides)):
+      raise base.misfit(
+        leaf, f"last axes that divide by blocks of {tuple(shape)}"
       )
-    tiles = [(a // b, b) for a, b in zip(leaf[lead:], shape, strict=True)]
-    return [(a, 1) for a in leaf[:lead]] + tiles
+    return [(a // b, b) for a, b in zip(leaf, sides, strict=True)]
 
   square = len(shape) == 2 and shape[0] == shape[1]
   layout = SquareBlocks(shape[0]) if square else None
@@ -172,11 +170,7 @@ def _sliced(shape, axis, groups):
   along = axis % len(shape)
   groups = groups or shape[along]
   if shape[along] % groups:
-    raise ValueError(
-      f"got the shape {shape}, wanted axis {axis} to divide by {groups} groups:"
-      " give this leaf another pattern with patterns.by_path, or leave it out "
-      "of `prunable`"
-    )
+    raise base.misfit(shape, f"axis {axis} to divide by {groups} groups")
   return [
     (groups, n // groups) if a == along else (1, n) for a, n in enumerate(shape)
   ]

@@ -19,15 +19,11 @@ def unstructured() -> Pattern:
     >>> print(unstructured().top_k(jnp.array([1.0, 3.0, 2.0]), 2))
     [False  True  True]
   """
-
-  def swap(mask, k, n, drop, grow, regrow=True):
-    return base.swap(mask, k, n, drop, grow, regrow)
-
   return Pattern(
     density=None,
     budget=lambda shape, n: n,
     top_k=select.top_k_mask,
-    swap=swap,
+    swap=base.swap,
     holds=lambda mask: jnp.array(True),
   )
 

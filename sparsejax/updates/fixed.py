@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import distributions, keys
+from sparsejax import masks as masks_lib
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, path_name
 from sparsejax.patterns import Patterns
@@ -110,14 +111,7 @@ def broadcast_masks(
   full = _broadcast(masks, params)
   if pattern is not None:
     _check_pattern(full, pattern)
-  budget = jax.tree.map(
-    lambda m, p: (
-      jnp.sum(m, dtype=jnp.int32) if m.ndim else jnp.int32(np.size(p))
-    ),
-    full,
-    params,
-  )
-  return full, budget
+  return full, masks_lib.active_of_each(full, params)
 
 
 def _check_pattern(masks, pattern):
@@ -153,11 +147,7 @@ def _broadcast(masks: PyTree, params: PyTree) -> PyTree:
         f"{name}: got a mask of shape {np.shape(mask)} for params of shape "
         f"{np.shape(p)}: give one of that shape, or True to stay dense"
       )
-    if not jnp.issubdtype(jnp.result_type(mask), jnp.bool_):
-      raise TypeError(
-        f"{name}: got a mask of {jnp.result_type(mask)}, wanted bool, True "
-        "where active: convert it, for example with mask != 0"
-      )
+    masks_lib.check_bool(path, mask)
     traced = isinstance(mask, jax.core.Tracer)
     if np.ndim(mask) == 0 and not traced and not mask:
       raise ValueError(
