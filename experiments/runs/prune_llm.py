@@ -4,13 +4,14 @@ The result of a cell is a file: what is there is not made again.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from experiments.config.entry import Cell
+from experiments.config.entry import Cell, percent
 from experiments.errors import UserError, unknown
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import huggingface
@@ -30,16 +31,14 @@ def plan(
     if name not in config.pruners:
       raise unknown("pruner of the config", name, config.pruners)
   shared = config.calibration.to_dict()
-  for sparsity in config.sparsities:
-    for name in config.methods:
-      options = {**shared, **config.pruners[name], "sparsity": sparsity}
-      yield Cell(f"{round(100 * sparsity, 6):g} %", name), options
-  for n, m in config.n_of_m:
-    for name in config.methods:
-      options = {**shared, **config.pruners[name], "n_of_m": (n, m)}
-      # N:M has one density for all layers, and its own groups.
-      if not options.get("owl") and options.get("per_output") is None:
-        yield Cell(f"{n}:{m}", name), options
+  levels = [(percent(s), {"sparsity": s}) for s in config.sparsities]
+  levels += [(f"{n}:{m}", {"n_of_m": (n, m)}) for n, m in config.n_of_m]
+  for (zeros, level), name in itertools.product(levels, config.methods):
+    options = {**shared, **config.pruners[name], **level}
+    # N:M has one density for all layers, and its own groups.
+    chosen = options.get("owl") or options.get("per_output") is not None
+    if not (chosen and "n_of_m" in level):
+      yield Cell(zeros, name), options
 
 
 def evaluate_cell(
