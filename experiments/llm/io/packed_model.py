@@ -6,11 +6,11 @@ under the name of its family, and `tokenizer`, its text and special tokens.
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from experiments.errors import UserError
 from experiments.llm.families import registry
@@ -18,6 +18,7 @@ from experiments.llm.families.protocol import is_layer_kernel
 from experiments.llm.io import packed_files, tensors, tokenizer
 from experiments.llm.io.model import Model, check_vocabulary
 from sparsejax import packed
+from sparsejax.masks import path_name
 
 DTYPES = ("float32", "bfloat16")  # what the kernels multiply
 # Above this density rows take more memory than bit masks, and more time.
@@ -37,15 +38,14 @@ def pack(model: Model, *, dtype: str = "float32") -> Model:
     as rows for the CPU's kernels up to a density of 0.4, as bit masks up to
     0.9; denser ones stay arrays.
   """
-  leaves = traverse_util.flatten_dict(model.params, sep="/")
-  masks = dict.fromkeys(leaves, True)
-  for name, x in leaves.items():
-    if is_layer_kernel(name):
-      mask = np.asarray(x) != 0
-      if mask.mean() <= _MOST_PACKED:
-        masks[name] = mask
+
+  def mask_of(path: tuple[Any, ...], x: Any) -> Any:
+    mask = np.asarray(x) != 0
+    packs = is_layer_kernel(path_name(path)) and mask.mean() <= _MOST_PACKED
+    return mask if packs else True
+
+  masks = jax.tree_util.tree_map_with_path(mask_of, model.params)
   params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
-  masks = traverse_util.unflatten_dict(masks, sep="/")
   return model._replace(params=packed.pack(params, masks, formats=_format))
 
 

@@ -11,6 +11,9 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jinja2
+import jinja2.sandbox
+
 from experiments.errors import UserError
 from experiments.llm import optional
 from experiments.llm.io import files
@@ -92,7 +95,6 @@ class Tokenizer:
         "tokenizer: this one has no chat template; encode plain text instead, "
         "or take a model that was trained to chat."
       )
-    exceptions = optional.load("jinja2.exceptions")
     try:
       return _compile(self.chat_template).render(
         messages=messages,
@@ -100,7 +102,7 @@ class Tokenizer:
         bos_token=self._name(self.bos),
         eos_token=self._name(self.eos),
       )
-    except exceptions.TemplateError as error:
+    except jinja2.TemplateError as error:
       raise UserError(
         f"tokenizer: the chat template does not take these messages: {error}"
       ) from error
@@ -241,14 +243,12 @@ def _byte_names() -> list[str]:
 @functools.cache
 def _compile(template: str) -> Any:
   """Compiles a template in a sandbox, since its author may not be trusted."""
-  sandbox = optional.load("jinja2.sandbox")
-  exceptions = optional.load("jinja2.exceptions")
 
   def raise_exception(message: str) -> None:
-    raise exceptions.TemplateError(message)
+    raise jinja2.TemplateError(message)
 
   # The settings under which templates are written, those of transformers.
-  environment = sandbox.ImmutableSandboxedEnvironment(
+  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True,
     lstrip_blocks=True,
     extensions=["jinja2.ext.loopcontrols"],
