@@ -67,8 +67,12 @@ def picture(
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     yield figure, figure.subplots(rows, columns, **options)
-    # Without the version, so that equal pictures have equal bytes.
-    figure.savefig(file, metadata={"Software": None})
+    save(figure, file)
+
+
+def save(figure: "Figure", file: Path) -> None:
+  """Writes a PNG; equal pictures have equal bytes."""
+  figure.savefig(file, metadata={"Software": None})
 
 
 def coloured(items: Iterable[Item]) -> Iterator[tuple[str, Item]]:
