@@ -28,7 +28,7 @@ def cross_entropy(
   """
   logs = jax.nn.log_softmax(logits.astype(jnp.float32))
   chosen = jnp.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
-  return -_mean(chosen, where)
+  return -jnp.mean(chosen, where=where)
 
 
 def kl_divergence(
@@ -71,7 +71,7 @@ def kl_divergence(
     for x in (logits, teacher_logits)
   )
   divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
-  return _mean(divergence, where) * temperature**2
+  return jnp.mean(divergence, where=where) * temperature**2
 
 
 def square_head(
@@ -125,7 +125,3 @@ def square_head(
     return jnp.mean(per_token, axis=axes, where=where)
 
   return jnp.sum(mean((student - teacher) ** 2) / (mean(teacher**2) + eps))
-
-
-def _mean(x, where):
-  return jnp.mean(x, where=where)

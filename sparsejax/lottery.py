@@ -22,8 +22,7 @@ from sparsejax.scores import Score
 from sparsejax.transform import state as states
 from sparsejax.transform import step
 from sparsejax.updates import MaskState
-
-_SCOPES = ("global", "layer")
+from sparsejax.updates.base import check_scope
 
 
 def full_masks(
@@ -100,11 +99,7 @@ def prune_round(
     >>> print(masks["a"], masks["b"])
     [ True  True] [False False]
   """
-  if scope not in _SCOPES:
-    raise ValueError(
-      f"got scope={scope!r}, wanted 'global', one threshold over all sparse "
-      "leaves, or 'layer', each of them by itself"
-    )
+  check_scope(scope)
   keep = _decimals(1 - distributions.check_sparsity(rate, "rate"))
   _check_masks(masks, params)
   candidates = _sparse(masks, masks)

@@ -203,7 +203,7 @@ def test_scores_that_are_not_finite_prune_nothing(scope):
 def test_what_a_round_refuses():
   prune = lottery.prune_round
   with pytest.raises(
-    ValueError, match=r"scope='leaf', wanted 'global'.*'layer'"
+    ValueError, match=r"scope='leaf', wanted 'layer'.*'global'"
   ):
     prune(PARAMS, MASKS, 0.2, scope="leaf")
   for rate in (1.0, -0.1, float("nan")):

@@ -8,8 +8,15 @@ where masks move (step_on_update, grown_values, grown_moments, restart).
 """
 
 from sparsejax.algorithms.baselines import dense, fixed, static
-from sparsejax.algorithms.dynamic import mest, rigl, seft, set_, snfs, srigl
-from sparsejax.algorithms.exploration import dst_ee
+from sparsejax.algorithms.dynamic import (
+  dst_ee,
+  mest,
+  rigl,
+  seft,
+  set_,
+  snfs,
+  srigl,
+)
 from sparsejax.algorithms.pruning import ac_dc, gmp, granet
 from sparsejax.algorithms.straight import (
   movement,

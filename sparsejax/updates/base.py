@@ -10,11 +10,9 @@ import optax
 
 from sparsejax import distributions, keys, patterns, select
 from sparsejax.distributions import Distribution, Prunable
-from sparsejax.masks import PyTree, path_name
+from sparsejax.masks import PyTree, everything, path_name
 from sparsejax.patterns import Patterns
 from sparsejax.scores import Score
-
-SCOPES = ("layer", "global")
 
 
 class MaskState(NamedTuple):
@@ -73,6 +71,14 @@ def first_state(
     refused=jnp.zeros([], jnp.int32),
     scores=(),
   )
+
+
+def dense_state(
+  params: PyTree, counts: dict[str, int], key: jax.Array
+) -> MaskState:
+  """Makes a first state that begins dense, of what sparse leaves will keep."""
+  masks = everything(params, counts)
+  return first_state(masks, budget_tree(counts, params), keys.raw(key))
 
 
 def now_key(state: MaskState) -> jax.Array:
@@ -137,6 +143,42 @@ def rate(
   )
 
 
+def rated_update(
+  move: Callable[..., MaskState], *scores: Score
+) -> Callable[..., MaskState]:
+  """Makes the `update` of a mask update whose masks move by scores.
+
+  Args:
+    move: `(state, params, *by) -> MaskState`, called only where masks move,
+      with what each score rates weights by.
+    *scores: The scores. `state.scores` is the state of a single one, and
+      begins with those of several.
+
+  Returns:
+    The function, as `MaskUpdate.update`.
+  """
+
+  def update(
+    grads: PyTree,
+    state: MaskState,
+    params: PyTree,
+    now: bool,
+    *,
+    after: PyTree | None = None,
+  ) -> MaskState:
+    old = state.scores if len(scores) > 1 else (state.scores,)
+    rated = [
+      rate(score, scored, grads, state, params, now, after)
+      for score, scored in zip(scores, old, strict=False)
+    ]
+    by, new = zip(*rated, strict=True)
+    new += old[len(scores) :]
+    state = state._replace(scores=new if len(scores) > 1 else new[0])
+    return move(state, params, *by) if now else state
+
+  return update
+
+
 def move_masks(
   state: MaskState, pattern: Patterns | None, leaf: Callable, *trees: PyTree
 ) -> MaskState:
@@ -156,7 +198,9 @@ def move_masks(
   moved = jax.tree_util.tree_map_with_path(
     guarded, state.masks, state.budget, *trees
   )
-  masks, refused = unzip(moved, state.masks)
+  masks, refused = jax.tree.transpose(
+    jax.tree.structure(state.masks), jax.tree.structure((0, 0)), moved
+  )
   return state._replace(
     masks=masks, refused=state.refused + sum(jax.tree.leaves(refused))
   )
@@ -194,9 +238,9 @@ def patterns_by_path(
   return patterns.resolve(pattern, paths)
 
 
-def check_scope(scope: str, pattern: Patterns | None) -> None:
+def check_scope(scope: str, pattern: Patterns | None = None) -> None:
   """Checks a scope: "layer", or "global" without a pattern."""
-  if scope not in SCOPES:
+  if scope not in ("layer", "global"):
     raise ValueError(
       f"got scope={scope!r}, wanted 'layer', each leaf by itself, or 'global', "
       "all sparse leaves under one threshold"
@@ -211,9 +255,3 @@ def check_scope(scope: str, pattern: Patterns | None) -> None:
 def finite(x: jax.Array) -> jax.Array:
   """Returns whether all of an array is finite, a bool scalar."""
   return jnp.all(jnp.isfinite(x))
-
-
-def unzip(pairs: PyTree, like: PyTree) -> tuple[PyTree, PyTree]:
-  """Makes a tree of pairs, at the leaves of `like`, a pair of trees."""
-  pair = jax.tree.structure((0, 0))
-  return jax.tree.transpose(jax.tree.structure(like), pair, pairs)

@@ -5,20 +5,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsejax import distributions, keys
+from sparsejax import distributions
 from sparsejax.distributions import Distribution, Prunable
-from sparsejax.masks import PyTree, everything
+from sparsejax.masks import PyTree
 from sparsejax.patterns import Patterns
 from sparsejax.schedules import When
 from sparsejax.scores import Score
 from sparsejax.updates import base
 from sparsejax.updates.base import MaskState, MaskUpdate
-from sparsejax.updates.pruning import (
-  Progress,
-  check_sparsities,
-  scheduled_budget,
-  total_budget,
-)
+from sparsejax.updates.pruning import Progress, keep_best
 
 
 def best(
@@ -55,51 +50,19 @@ def best(
   Raises:
     ValueError: As from `prune`.
   """
-  check_sparsities(sparsity, initial_sparsity)
-  base.check_scope(scope, pattern)
-
-  def choose(state, by, params):
-    left = jnp.zeros([]) if progress is None else 1 - progress(state.count)
-    first = base.budget_tree(
-      base.budgets(params, initial_sparsity, distribution, prunable), params
-    )
-    final = base.budgets(params, sparsity, distribution, prunable, pattern)
-    if scope == "global":
-      return base.move_globally(
-        state, by, total_budget(final, first, left), None
-      )
-
-    def leaf(pattern, mask, budget, by, first):
-      del mask
-      k = budget if progress is None else scheduled_budget(budget, first, left)
-      return pattern.top_k(by, k, None), base.finite(by)
-
-    return base.move_masks(state, pattern, leaf, by, first)
+  choose = keep_best(
+    sparsity, initial_sparsity, progress, scope, distribution, prunable, pattern
+  )
 
   def init(key: jax.Array, params: PyTree) -> MaskState:
     final = base.budgets(params, sparsity, distribution, prunable, pattern)
-    state = base.first_state(
-      everything(params, final), base.budget_tree(final, params), keys.raw(key)
-    )
+    state = base.dense_state(params, final, key)
     scored = score.init(params)
     nothing = jax.tree.map(jnp.zeros_like, params)
     by, _ = base.rate(score, scored, nothing, state, params, True)
-    return choose(state, by, params)._replace(scores=scored)
+    return choose(state, params, by)._replace(scores=scored)
 
-  def update(
-    grads: PyTree,
-    state: MaskState,
-    params: PyTree,
-    now: bool,
-    *,
-    after: PyTree | None = None,
-  ) -> MaskState:
-    by, scored = base.rate(
-      score, state.scores, grads, state, params, now, after
-    )
-    state = state._replace(scores=scored)
-    return choose(state, by, params) if now else state
-
+  update = base.rated_update(choose, score)
   return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
 
 

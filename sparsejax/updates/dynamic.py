@@ -84,20 +84,8 @@ def drop_and_grow(
       state = _with_surplus(key, params, state, pattern, room)
     return state._replace(scores=(drop.init(params), grow.init(params)))
 
-  def update(
-    grads: PyTree,
-    state: MaskState,
-    params: PyTree,
-    now: bool,
-    *,
-    after: PyTree | None = None,
-  ) -> MaskState:
-    (by_drop, by_grow), scored = _rated(
-      drop, grow, grads, state, params, now, after
-    )
-    state = state._replace(scores=scored)
-    if not now:
-      return state
+  def move(state, params, dropped_by, grown_by):
+    del params
     share = fraction(state.count)
 
     def leaf(pattern, mask, budget, dropped_by, grown_by):
@@ -111,9 +99,9 @@ def drop_and_grow(
       new = pattern.swap(mask, k, n, dropped_by, grown_by, regrow)
       return new, base.finite(dropped_by) & base.finite(grown_by)
 
-    return base.move_masks(state, pattern, leaf, by_drop, by_grow)
+    return base.move_masks(state, pattern, leaf, dropped_by, grown_by)
 
-  return MaskUpdate(init, update, pattern)
+  return MaskUpdate(init, base.rated_update(move, drop, grow), pattern)
 
 
 def _with_surplus(key, params, state, pattern, room):
@@ -207,21 +195,8 @@ def constant_fan_in(
     scores = (drop.init(params), grow.init(params), whole)
     return state._replace(scores=scores)
 
-  def update(
-    grads: PyTree,
-    state: MaskState,
-    params: PyTree,
-    now: bool,
-    *,
-    after: PyTree | None = None,
-  ) -> MaskState:
-    (by_drop, by_grow), scored = _rated(
-      drop, grow, grads, state, params, now, after
-    )
-    whole = state.scores[2]
-    state = state._replace(scores=(*scored, whole))
-    if not now:
-      return state
+  def move(state, params, dropped_by, grown_by):
+    del params
     share = fraction(state.count)
 
     def leaf(pattern, mask, budget, dropped_by, grown_by, whole):
@@ -245,18 +220,10 @@ def constant_fan_in(
       grown = select.top_k_of_each(grown_by, missing, axis, ~keep)
       return keep | grown, base.finite(dropped_by) & base.finite(grown_by)
 
-    return base.move_masks(state, None, leaf, by_drop, by_grow, whole)
+    whole = state.scores[2]
+    return base.move_masks(state, None, leaf, dropped_by, grown_by, whole)
 
-  return MaskUpdate(init, update)
-
-
-def _rated(drop, grow, grads, state, params, now, after):
-  """Rates weights to drop and to grow by, and returns both states."""
-  pairs = [
-    base.rate(score, scored, grads, state, params, now, after)
-    for score, scored in zip((drop, grow), state.scores[:2], strict=True)
-  ]
-  return tuple(zip(*pairs, strict=True))
+  return MaskUpdate(init, base.rated_update(move, drop, grow))
 
 
 def check_fraction(fraction: float, name: str = "fraction") -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax import distributions, keys
+from sparsejax import distributions, keys, patterns
 from sparsejax import masks as masks_lib
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, path_name
@@ -84,23 +84,15 @@ def random_masks(
   key: jax.Array,
 ) -> MaskState:
   """Draws random masks of so many weights by key path: a first state."""
-  full = jax.tree_util.tree_map_with_path(
-    lambda path, p: (
-      keys.uniform(keys.of_leaf(draw, path), p)
-      if path_name(path) in counts
-      else jnp.array(True)
-    ),
-    params,
-  )
-  of = base.patterns_by_path(full, pattern)
-  masks = jax.tree_util.tree_map_with_path(
-    lambda path, noise: (
-      of[path_name(path)].top_k(noise, counts[path_name(path)], None)
-      if noise.ndim
-      else noise
-    ),
-    full,
-  )
+  of = patterns.resolve(pattern, list(counts))
+
+  def leaf(path, p):
+    if (name := path_name(path)) not in counts:
+      return jnp.array(True)
+    noise = keys.uniform(keys.of_leaf(draw, path), p)
+    return of[name].top_k(noise, counts[name], None)
+
+  masks = jax.tree_util.tree_map_with_path(leaf, params)
   return base.first_state(masks, base.budget_tree(counts, params), key)
 
 

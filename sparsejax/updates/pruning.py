@@ -1,14 +1,15 @@
 """Masks that lose weights for good, along a schedule."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sparsejax import distributions, keys
+from sparsejax import distributions
 from sparsejax.distributions import Distribution, Prunable
-from sparsejax.masks import PyTree, everything, path_name
+from sparsejax.masks import PyTree, path_name
 from sparsejax.patterns import Patterns
 from sparsejax.scores import Score
 from sparsejax.updates import base
@@ -56,56 +57,25 @@ def prune(
     ValueError: If a sparsity is out of range, or the initial one is above
       the final one, or the scope is none of these or has a pattern.
   """
-  check_sparsities(sparsity, initial_sparsity)
-  base.check_scope(scope, pattern)
+  keep = keep_best(
+    sparsity, initial_sparsity, progress, scope, distribution, prunable, pattern
+  )
 
   def init(key: jax.Array, params: PyTree) -> MaskState:
     final = base.budgets(params, sparsity, distribution, prunable, pattern)
-    first, budget = everything(params, final), base.budget_tree(final, params)
+    state = base.dense_state(params, final, key)
     if masks is not None:
       first, left = broadcast_masks(masks, params, pattern)
       budget = jax.tree.map(
         lambda mask, k, n: jnp.minimum(k, n) if mask.ndim else n,
         first,
-        budget,
+        state.budget,
         left,
       )
-    state = base.first_state(first, budget, keys.raw(key))
+      state = state._replace(masks=first, budget=budget)
     return state._replace(scores=score.init(params))
 
-  def update(
-    grads: PyTree,
-    state: MaskState,
-    params: PyTree,
-    now: bool,
-    *,
-    after: PyTree | None = None,
-  ) -> MaskState:
-    by, scored = base.rate(
-      score, state.scores, grads, state, params, now, after
-    )
-    state = state._replace(scores=scored)
-    if not now:
-      return state
-    left = 1 - progress(state.count)
-    first = base.budget_tree(
-      base.budgets(params, initial_sparsity, distribution, prunable), params
-    )
-    if scope == "global":
-      final = base.budgets(params, sparsity, distribution, prunable)
-      sparse = base.patterns_by_path(
-        state.masks, None
-      )  # not what was given as True
-      final = {path: n for path, n in final.items() if path in sparse}
-      k = total_budget(final, first, left)
-      return base.move_globally(state, by, k, state.masks)
-
-    def leaf(pattern, mask, budget, by, first):
-      k = scheduled_budget(budget, first, left)
-      return pattern.top_k(by, k, mask), base.finite(by)
-
-    return base.move_masks(state, pattern, leaf, by, first)
-
+  update = base.rated_update(functools.partial(keep, active=True), score)
   return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
 
 
@@ -164,6 +134,10 @@ def prune_and_regrow(
     masks=masks,
   )
 
+  keep = keep_best(
+    sparsity, initial_sparsity, progress, scope, distribution, prunable, pattern
+  )
+
   def init(key: jax.Array, params: PyTree) -> MaskState:
     state = pruned.init(key, params)
     if masks is None and initial_sparsity > 0:
@@ -176,26 +150,9 @@ def prune_and_regrow(
       state = state._replace(masks=first.init(key, params).masks)
     return state._replace(scores=(state.scores, grow.init(params)))
 
-  def update(
-    grads: PyTree,
-    state: MaskState,
-    params: PyTree,
-    now: bool,
-    *,
-    after: PyTree | None = None,
-  ) -> MaskState:
-    by_drop, by_grow = state.scores
-    dropped_by, _ = base.rate(drop, by_drop, grads, state, params, now, after)
-    grown_by, by_grow = base.rate(
-      grow, by_grow, grads, state, params, now, after
-    )
+  def move(state, params, dropped_by, grown_by):
     refused = state.refused
-    state = pruned.update(
-      grads, state._replace(scores=by_drop), params, now, after=after
-    )
-    state = state._replace(scores=(state.scores, by_grow))
-    if not now:
-      return state
+    state = keep(state, params, dropped_by, active=True)
     share = fraction(state.count)
 
     def leaf(pattern, mask, budget, dropped_by, grown_by):
@@ -206,12 +163,64 @@ def prune_and_regrow(
       return new, base.finite(dropped_by) & base.finite(grown_by)
 
     # A leaf that could not be pruned is not counted once more.
-    state = base.move_masks(
+    return base.move_masks(
       state._replace(refused=refused), pattern, leaf, dropped_by, grown_by
     )
-    return state
 
+  update = base.rated_update(move, drop, grow)
   return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
+
+
+def keep_best(
+  sparsity: float,
+  initial_sparsity: float,
+  progress: Progress | None,
+  scope: str,
+  distribution: Distribution,
+  prunable: Prunable,
+  pattern: Patterns | None,
+) -> Callable[..., MaskState]:
+  """Makes what keeps the weights rated highest, of all or of the active ones.
+
+  Args:
+    sparsity: As for `prune`, and so are the others.
+    initial_sparsity: The sparsity at progress 0.
+    progress: The share of pruning done by a step; None for all of it.
+    scope: "layer" or "global".
+    distribution: How many weights each sparse leaf keeps.
+    prunable: Which leaves are sparse.
+    pattern: The shape that zeros may take.
+
+  Returns:
+    `(state, params, by, active=False) -> MaskState`, of a tree of scores.
+
+  Raises:
+    ValueError: As from `prune`.
+  """
+  check_sparsities(sparsity, initial_sparsity)
+  base.check_scope(scope, pattern)
+
+  def keep(state, params, by, active=False):
+    left = 1 - (1.0 if progress is None else progress(state.count))
+    first = base.budget_tree(
+      base.budgets(params, initial_sparsity, distribution, prunable), params
+    )
+    if scope == "global":
+      final = base.budgets(params, sparsity, distribution, prunable)
+      # Without the leaves whose mask was given as True.
+      sparse = base.patterns_by_path(state.masks, None)
+      final = {path: n for path, n in final.items() if path in sparse}
+      k = total_budget(final, first, left)
+      return base.move_globally(state, by, k, state.masks if active else None)
+
+    def leaf(pattern, mask, budget, by, first):
+      k = scheduled_budget(budget, first, left)
+      where = mask if active else None
+      return pattern.top_k(by, k, where), base.finite(by)
+
+    return base.move_masks(state, pattern, leaf, by, first)
+
+  return keep
 
 
 def scheduled_budget(

@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from sparsejax import distributions, keys, select
+from sparsejax import distributions, select
 from sparsejax.distributions import Prunable
-from sparsejax.masks import PyTree, everything, is_hole, path_name
+from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.scores import Score
 from sparsejax.updates import base
 from sparsejax.updates.base import MaskState, MaskUpdate
@@ -60,20 +59,8 @@ def above(
     state = _dense(key, params, prunable)
     return state._replace(scores=score.init(params))
 
-  def update(
-    grads: PyTree,
-    state: MaskState,
-    params: PyTree,
-    now: bool,
-    *,
-    after: PyTree | None = None,
-  ) -> MaskState:
-    by, scored = base.rate(
-      score, state.scores, grads, state, params, now, after
-    )
-    state = state._replace(scores=scored)
-    if not now:
-      return state
+  def move(state, params, by):
+    del params
     limit = threshold(state.count)
 
     def leaf(pattern, mask, budget, by):
@@ -90,7 +77,7 @@ def above(
 
     return base.move_masks(state, None, leaf, by)
 
-  return MaskUpdate(init, update)
+  return MaskUpdate(init, base.rated_update(move, score))
 
 
 def soft_threshold(
@@ -175,10 +162,9 @@ def soft_thresholded(params: PyTree, thresholds: PyTree) -> PyTree:
 
 
 def _dense(key, params, prunable):
-  # What is kept settles itself: the budgets serve to find the sparse leaves.
-  sparse = base.budgets(params, 0.0, distributions.uniform, prunable)
-  budget = jax.tree.map(lambda p: jnp.int32(np.size(p)), params)
-  return base.first_state(everything(params, sparse), budget, keys.raw(key))
+  # What is kept settles itself: budgets are the leaves' sizes.
+  sizes = base.budgets(params, 0.0, distributions.uniform, prunable)
+  return base.dense_state(params, sizes, key)
 
 
 def _learned(tree, masks) -> dict[str, jax.Array]:

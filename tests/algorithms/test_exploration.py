@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax.algorithms import exploration
+from sparsejax.algorithms import dynamic
 
 RATE, DELTA_T, T_END, FRACTION = 0.05, 3, 40, 0.4
 STEPS = 45
@@ -103,7 +103,7 @@ def test_what_is_out_of_range_is_told(options):
 
 
 def test_the_bonus_is_that_of_the_formula():
-  score = exploration._gradient_and_exploration(2.0, 0.5, period=3)
+  score = dynamic._gradient_and_exploration(2.0, 0.5, period=3)
   grads = {"w": jnp.array([1.0, -3.0, 0.0])}
   masks = {"w": jnp.array([True, False, False])}
   state = score.init(grads)
