@@ -19,6 +19,7 @@ import numpy as np
 from absl import logging
 
 from experiments.errors import UserError
+from experiments.runs import metrics
 from experiments.runs.workdir import storage
 
 if TYPE_CHECKING:
@@ -65,7 +66,12 @@ def snapshot(state: Any) -> Any:
   return jax.tree.map(np.array, state)
 
 
-def save(manager: "ocp.CheckpointManager", step: int, state: Any) -> None:
+def save(
+  manager: "ocp.CheckpointManager",
+  step: int,
+  state: Any,
+  records: Sequence[Path] = (),
+) -> Any:
   """Saves in the background, once the save before it is complete.
 
   Args:
@@ -73,6 +79,11 @@ def save(manager: "ocp.CheckpointManager", step: int, state: Any) -> None:
     step: The number of steps behind the state.
     state: A pytree of NumPy arrays that nobody writes to any more, as
       `snapshot` makes it.
+    records: Directories of the runs whose records the checkpoint vouches for:
+      they are flushed to the disk first.
+
+  Returns:
+    The state.
 
   Raises:
     UserError: If this save or the one before it failed; older checkpoints
@@ -80,6 +91,8 @@ def save(manager: "ocp.CheckpointManager", step: int, state: Any) -> None:
   """
   import orbax.checkpoint as ocp
 
+  for folder in records:
+    metrics.sync(folder)
   wait(manager)
   try:
     manager.save(
@@ -91,6 +104,7 @@ def save(manager: "ocp.CheckpointManager", step: int, state: Any) -> None:
     )
   except Exception as error:
     raise _failed(manager, error) from None
+  return state
 
 
 def wait(manager: "ocp.CheckpointManager") -> None:

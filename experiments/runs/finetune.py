@@ -129,19 +129,15 @@ def _final_numbers(
   program = finetune_step.get(config, model.config)
   model = model._replace(params=None)  # to be freed
 
-  def take(state: State, batch: Examples, step: int) -> State:
-    return program.step(state, batch, teacher, program.moves(step))
-
   def evaluate(params: Any) -> dict[str, Any]:
     if budget:
       _check_budget(budget, kernels.nonzeros(params))
     scores = tasks.evaluate(model._replace(params=params), task)
     return {**scores, "trained": trained}
 
-  def test(state: State) -> dict[str, Any]:
-    return evaluate(program.merged(state.values, state.tuned))
-
-  state = _trained(config, path, state, task.examples, take, test, progress)
+  state = _trained(
+    config, path, state, task.examples, program, teacher, evaluate, progress
+  )
   params = program.merged(state.values, state.tuned)
   del state
   final = evaluate(params)
@@ -165,8 +161,9 @@ def _trained(
   path: Path,
   state: State,
   examples: Examples,
-  take: Callable[[State, Examples, int], State],
-  evaluate: Callable[[State], dict[str, Any]],
+  program: finetune_step.Program,
+  teacher: Any,
+  evaluate: Callable[[Any], dict[str, Any]],
   progress: progress_lib.Track,
 ) -> State:
   """Trains to the last step, from the first or from a checkpoint.
@@ -176,19 +173,19 @@ def _trained(
     path: Its directory.
     state: The state before the first step.
     examples: The training data.
-    take: `(state, batch, step) -> state`: trains for one step.
-    evaluate: `state -> numbers` of the model that it holds.
+    program: The run's compiled functions.
+    teacher: The teacher's parameters, or None.
+    evaluate: `params -> numbers` of a model.
     progress: Where to show progress.
 
   Returns:
     The last state.
   """
   with contextlib.ExitStack() as stack:
-    manager = stack.enter_context(
-      checkpoints.open_manager(
-        path / "checkpoints", keep=config.checkpoints_to_keep
-      )
+    manager = checkpoints.open_manager(
+      path / "checkpoints", keep=config.checkpoints_to_keep
     )
+    stack.enter_context(manager)
     stack.enter_context(recorder.diverging(path, manager))
     first, saved = checkpoints.restore(manager, state) or (-1, None)
     fresh = saved is None
@@ -204,7 +201,7 @@ def _trained(
 
     def stretch(state: State, step: int, stop: int) -> State:
       del stop  # the next step: `block` is 1
-      return take(state, next(batches), step)
+      return program.step(state, next(batches), teacher, program.moves(step))
 
     def log(state: State, step: int) -> State:
       nonlocal note
@@ -216,14 +213,15 @@ def _trained(
     def test(state: State, step: int) -> State:
       # The last model is tested when it is finished, maybe pruned again.
       if config.eval_every and step < config.steps:
-        write(step, "test", evaluate(state))
+        params = program.merged(state.values, state.tuned)
+        write(step, "test", evaluate(params))
       return state
 
     def save(state: State, step: int) -> None:
       if step < config.steps:  # a finished run leaves its model only
         _means(state)
-        metrics.sync(path)
-        checkpoints.save(manager, step, checkpoints.snapshot(state))
+        host = checkpoints.snapshot(state)
+        checkpoints.save(manager, step, host, [path])
 
     work = loop.Work(
       block=1,

@@ -6,7 +6,7 @@ the same bits. What branches are is in config/branches.py.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,31 +74,34 @@ def train_levels(
     The levels, branch by branch, in order.
   """
   seed = _Seed(config, branches.dense_run(config, number), path, progress)
-  full = _rounds(seed.config).full
+  prunable = config.base.algorithm.get("prunable")
+  picked = (distributions.matching(prunable),) if prunable else ()
+
+  def start(program: programs.Programs) -> State:
+    keys = parts.streams(number)
+    variables = program.draw(keys)
+    full = lottery.full_masks(variables["params"], *picked)
+    return program.begin(keys, variables, full)
+
   dense = train.train(
-    seed.dense,
-    seed.path / "dense",
-    progress=seed.progress,
-    start=functools.partial(_dense_state, parts.streams(seed.dense.seed), full),
+    seed.dense, path / "dense", progress=progress, start=start
   )
   masks = {}  # of the branches so far, level by level
-  for name in seed.config.methods:
-    branch = branches.complete(seed.config, name)
-    folder = seed.path / name
+  for name in config.methods:
+    branch = branches.complete(config, name)
+    folder = path / name
     with workdir_lib.storage(folder):
       folder.mkdir(exist_ok=True)
     workdir_lib.ensure_config(folder, branch)
     masks[name] = []
     last = dense
-    for level in range(seed.config.levels + 1):
+    for level in range(config.levels + 1):
       own = dense.masks
       if level:
         own = _masks(seed, branch, level, dense, last, masks)
       masks[name].append(own)
       trained, line = _train(seed, name, branch, level, last, own)
-      yield Level(
-        seed.dense.seed, name, level, trained.metrics, trained.history, line
-      )
+      yield Level(number, name, level, trained.metrics, trained.history, line)
       last = trained
 
 
@@ -132,15 +135,19 @@ def _train(
     if number:
       config.name += ", second child"
       folder = folder.with_name(f"{folder.name}-child")
-    start = functools.partial(
-      _start,
-      seed,
-      branch,
-      level,
-      last,
-      masks,
-      _keys(config.seed, level, number),
-    )
+
+    def start(program: programs.Programs) -> State:
+      saved = train.state_at(seed.dense, seed.path / "dense", branch["step"])
+      params, batch_stats = saved.params, saved.batch_stats
+      keys = _keys(config.seed, level, number)
+      if branch["retrain"] == "reinit":
+        variables = program.draw(parts.folded(keys, "init", level))
+        params = variables["params"]
+        batch_stats = variables.get("batch_stats", {})
+      elif branch["retrain"] != "weights" and level:
+        params, batch_stats = last.params, last.batch_stats
+      return program.rewind(saved, params, batch_stats, masks, keys)
+
     return train.train(config, folder, progress=seed.progress, start=start)
 
   first = child(0) if level else last
@@ -159,64 +166,12 @@ def _keys(seed: int, level: int, child: int) -> Keys:
   return keys
 
 
-def _dense_state(
-  keys: Keys, full: Callable[[Any], Any], program: programs.Programs
-) -> State:
-  variables = program.draw(keys)
-  return program.begin(keys, variables, full(variables["params"]))
-
-
-def _start(
-  seed: _Seed,
-  branch: Mapping[str, Any],
-  level: int,
-  last: train.Result,
-  masks: Any,
-  keys: Keys,
-  program: programs.Programs,
-) -> State:
-  """Makes the state in which a level starts."""
-  saved = train.state_at(seed.dense, seed.path / "dense", branch["step"])
-  params, batch_stats = saved.params, saved.batch_stats
-  if branch["retrain"] == "reinit":
-    variables = program.draw(parts.folded(keys, "init", level))
-    params = variables["params"]
-    batch_stats = variables.get("batch_stats", {})
-  elif branch["retrain"] != "weights" and level:
-    params, batch_stats = last.params, last.batch_stats
-  return program.rewind(saved, params, batch_stats, masks, keys)
-
-
-class _Rounds(NamedTuple):
-  """What makes masks, compiled once for all levels."""
-
-  full: Callable[[Any], Any]
-  prune: Callable[[Any, Any], Any]
-  prune_at_random: Callable[[Any, Any, jax.Array], Any]
-  shuffle: Callable[[Any, jax.Array], Any]
-
-
-def _rounds(config: ml_collections.ConfigDict) -> _Rounds:
-  prunable = config.base.algorithm.get("prunable")
-  return _compiled_rounds(config.rate, config.scope, prunable)
-
-
-@functools.lru_cache(maxsize=4)
-def _compiled_rounds(rate: float, scope: str, prunable: str | None) -> _Rounds:
-  prune = functools.partial(lottery.prune_round, rate=rate, scope=scope)
-  picked = (
-    distributions.matching(prunable) if prunable else distributions.matrices
-  )
-  return _Rounds(
-    full=jax.jit(functools.partial(lottery.full_masks, prunable=picked)),
-    prune=jax.jit(prune),
-    prune_at_random=jax.jit(
-      lambda params, masks, key: prune(
-        params, masks, score=scores.random(), key=key
-      )
-    ),
-    shuffle=jax.jit(lambda masks, key: lottery.shuffle(masks, key=key)),
-  )
+# Compiled once for all levels.
+_prune = jax.jit(
+  lottery.prune_round, static_argnames=("rate", "scope", "score")
+)
+_shuffle = jax.jit(lottery.shuffle)
+_RANDOM = scores.random()
 
 
 def _masks(
@@ -240,26 +195,26 @@ def _masks(
   Returns:
     The masks, NumPy arrays.
   """
-  rounds = _rounds(seed.config)
+  config = seed.config
+  prune = functools.partial(_prune, rate=config.rate, scope=config.scope)
   key = wrapped(parts.streams(seed.dense.seed)["masks"])
   match branch["masks"]:
     case "pruned":
-      new = rounds.prune(last.params, last.masks)
+      new = prune(last.params, last.masks)
     case "one_shot":
       new = dense.masks
       for _ in range(level):
-        new = rounds.prune(dense.params, new)
+        new = prune(dense.params, new)
     case "random":
       # One draw ranks the weights for all levels.
-      new = rounds.prune_at_random(last.params, last.masks, key)
+      new = prune(last.params, last.masks, score=_RANDOM, key=key)
     case "same":
       new = masks[branch["of"]][level]
     case "shuffled":
-      new = rounds.shuffle(
-        masks[branch["of"]][level], jax.random.fold_in(key, level)
-      )
+      key = jax.random.fold_in(key, level)
+      new = _shuffle(masks[branch["of"]][level], key=key)
     case "nested":
-      new = rounds.shuffle(masks[branch["of"]][level], key)
+      new = _shuffle(masks[branch["of"]][level], key=key)
   return jax.tree.map(np.asarray, new)
 
 

@@ -16,7 +16,7 @@ import optax
 from flax import linen as nn
 
 from experiments import data, models
-from experiments.config import parts
+from experiments.config import calling, parts
 from experiments.models import convolutions
 from sparsejax.keys import wrapped
 from sparsejax.linen import packed_layers
@@ -75,25 +75,20 @@ def load(
   config: ml_collections.ConfigDict,
 ) -> tuple[data.Dataset, nn.Module]:
   """Loads the data set and makes the Linen module of a run's config."""
-  return _load(config.data.to_dict(), config.model.to_dict())
-
-
-def _load(
-  data_options: dict[str, Any], model_options: dict[str, Any]
-) -> tuple[data.Dataset, nn.Module]:
-  dataset = parts.dataset(data_options)
-  module = models.create(num_classes=dataset.num_classes, **model_options)
-  return dataset, module
+  dataset = parts.dataset(config.data.to_dict())
+  options = config.model.to_dict()
+  return dataset, models.create(num_classes=dataset.num_classes, **options)
 
 
 def drawing(config: ml_collections.ConfigDict) -> Callable[[Keys], Any]:
   """Compiles `(keys) -> variables`, for all configs of one model and data."""
-  return _drawing(json.dumps([config.data.to_dict(), config.model.to_dict()]))
+  plain = calling.plain(config)
+  return _drawing(json.dumps({key: plain[key] for key in ("data", "model")}))
 
 
 @functools.lru_cache(maxsize=4)
 def _drawing(text: str) -> Callable[[Keys], Any]:
-  dataset, module = _load(*json.loads(text))
+  dataset, module = load(ml_collections.ConfigDict(json.loads(text)))
 
   def draw(keys: Keys) -> Any:
     x = jnp.zeros((1, *dataset.like.shape), dataset.like.dtype)

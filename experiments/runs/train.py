@@ -234,11 +234,9 @@ def _work(
 
   def save(state: State, step: int) -> State:
     recorder.flush()
-    metrics.sync(path)
     host = checkpoints.snapshot(program.unpack(state))
     check_state(host)
-    checkpoints.save(manager, step, host)
-    return host
+    return checkpoints.save(manager, step, host, [path])
 
   return loop.Work(
     block=examples.block,

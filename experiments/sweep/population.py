@@ -336,11 +336,8 @@ class _Population:
         recorder.flush()
 
     def save(state: State, step: int) -> State:
-      for path in self.paths:
-        metrics.sync(path)
       host = self._on_host(state)
-      checkpoints.save(self.manager, step, host)
-      return host
+      return checkpoints.save(self.manager, step, host, self.paths)
 
     return loop.Work(
       block=block,

@@ -332,11 +332,12 @@ def test_tickets_that_crashed_end_in_the_same_bits(
   config.stability.branches = ()
   save, saves = checkpoints.save, []
 
-  def crashing(manager, step, state):
-    save(manager, step, state)
+  def crashing(manager, step, state, records):
+    saved = save(manager, step, state, records)
     saves.append(step)
     if len(saves) in (3, 5, 8):
       raise Crash
+    return saved
 
   monkeypatch.setattr(checkpoints, "save", crashing)
   for _ in range(3):
@@ -354,7 +355,7 @@ def test_nothing_is_compiled_from_the_second_level_on(tmp_path, monkeypatch):
 
   def watched(config, workdir, **options):
     result = train_one(config, workdir, **options)
-    rounds = runs._rounds(make())
+    rounds = (runs._prune, runs._shuffle)
     sizes[workdir.name] = small.compiled((programs.get(config), rounds))
     return result
 

@@ -48,10 +48,11 @@ def test_a_crash_right_after_a_save(tmp_path, monkeypatch):
   train.train(make(), tmp_path / "whole")
   save = checkpoints.save
 
-  def save_and_crash(manager, step, state):
-    save(manager, step, state)
+  def save_and_crash(manager, step, state, records):
+    saved = save(manager, step, state, records)
     if step == 18:
       raise Crash
+    return saved
 
   with monkeypatch.context() as patch:
     patch.setattr(checkpoints, "save", save_and_crash)
