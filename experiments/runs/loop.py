@@ -104,7 +104,7 @@ def run(
         saved = work.save(state, step)
       if number and step < config.steps:
         work.wait()
-        raise signals.stopped(path, step, config.steps, number)
+        raise signals.Stopped(path, step, config.steps, number)
   work.wait()
   return state, saved
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
 
 from experiments.runs.workdir import storage
 
@@ -58,8 +59,11 @@ def writer(
     with storage(workdir), file.open("a") as out:
       out.write(json.dumps(record, allow_nan=False) + "\n")
     if events:
-      for name, value in _scalars({**record, **(timings or {})}):
-        events.add_scalar(f"{split}/{name}", value, step)
+      numbers = {**record, **(timings or {})}
+      del numbers["step"], numbers["split"]
+      for name, value in traverse_util.flatten_dict(numbers, sep="/").items():
+        if value is not None:
+          events.add_scalar(f"{split}/{name}", value, step)
 
   try:
     yield write
@@ -115,11 +119,3 @@ def _plain(value: Any) -> Any:
     return int(value)
   number = float(str(value[()]))
   return number if math.isfinite(number) else None
-
-
-def _scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple]:
-  for name, value in record.items():
-    if isinstance(value, Mapping):
-      yield from _scalars(value, f"{prefix}{name}/")
-    elif value is not None and name not in ("step", "split"):
-      yield prefix + name, value

@@ -40,11 +40,8 @@ class Scores(NamedTuple):
 
 def no_scores() -> Scores:
   """Makes the scores of no examples."""
-  return Scores(
-    loss=jnp.zeros([]),
-    correct=jnp.zeros([], jnp.int32),
-    examples=jnp.zeros([], jnp.int32),
-  )
+  zero = jnp.zeros([], jnp.int32)
+  return Scores(loss=jnp.zeros([]), correct=zero, examples=zero)
 
 
 class Batches(NamedTuple):

@@ -12,8 +12,20 @@ from experiments.errors import UserError
 class Stopped(UserError):
   """The run was asked to stop, and has saved; the same command goes on."""
 
-  def __init__(self, message: str, number: int):
-    super().__init__(message)
+  def __init__(self, path: Path, step: int, steps: int, number: int):
+    """Says where the run goes on.
+
+    Args:
+      path: The run's directory.
+      step: The step that is saved.
+      steps: How many it was to be.
+      number: The signal's.
+    """
+    name = signal.Signals(number).name
+    super().__init__(
+      f"stopped by {name} after step {step} of {steps}, which is saved in "
+      f"{path}; the same command goes on from there"
+    )
     self.exit_code = 128 + number
 
 
@@ -44,23 +56,3 @@ def caught() -> Iterator[Callable[[], int | None]]:
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-
-
-def stopped(path: Path, step: int, steps: int, number: int) -> Stopped:
-  """Makes the error of a run that has saved because a signal came.
-
-  Args:
-    path: The run's directory.
-    step: The step that is saved.
-    steps: How many it was to be.
-    number: The signal's.
-
-  Returns:
-    The error.
-  """
-  name = signal.Signals(number).name
-  return Stopped(
-    f"stopped by {name} after step {step} of {steps}, which is saved in "
-    f"{path}; the same command goes on from there",
-    number,
-  )
