@@ -34,11 +34,8 @@ def sgd(
   Returns:
     The gradient transformation.
   """
-  return _chain(
-    clip,
-    _decay(weight_decay, decay_vectors),
-    optax.sgd(learning_rate, momentum or None, nesterov),
-  )
+  inner = optax.sgd(learning_rate, momentum or None, nesterov)
+  return _chain(inner, clip, weight_decay, decay_vectors)
 
 
 def adam(
@@ -52,11 +49,8 @@ def adam(
   clip: float = 0.0,
 ) -> optax.GradientTransformation:
   """Adam; its weight decay is L2 regularisation, as for `sgd`."""
-  return _chain(
-    clip,
-    _decay(weight_decay, decay_vectors),
-    optax.adam(learning_rate, b1, b2, eps),
-  )
+  inner = optax.adam(learning_rate, b1, b2, eps)
+  return _chain(inner, clip, weight_decay, decay_vectors)
 
 
 def adamw(
@@ -74,25 +68,24 @@ def adamw(
   inner = optax.adamw(
     learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask
   )
-  return _chain(clip, optax.identity(), inner)
+  return _chain(inner, clip)
 
 
 def _chain(
-  clip: float,
-  decay: optax.GradientTransformation,
   inner: optax.GradientTransformation,
+  clip: float,
+  penalty: float = 0.0,
+  decay_vectors: bool = False,
 ) -> optax.GradientTransformation:
-  first = optax.clip_by_global_norm(clip) if clip else optax.identity()
-  return optax.chain(first, decay, inner)
-
-
-def _decay(
-  weight_decay: float, decay_vectors: bool
-) -> optax.GradientTransformation:
-  if not weight_decay:
-    return optax.identity()
-  mask = None if decay_vectors else _matrices
-  return optax.add_decayed_weights(weight_decay, mask)
+  """Clips gradients, adds the gradient of L2, takes the inner step."""
+  # Three states in any case: checkpoints hold them.
+  first = second = optax.identity()
+  if clip:
+    first = optax.clip_by_global_norm(clip)
+  if penalty:
+    mask = None if decay_vectors else _matrices
+    second = optax.add_decayed_weights(penalty, mask)
+  return optax.chain(first, second, inner)
 
 
 def _matrices(params: Any) -> Any:
