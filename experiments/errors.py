@@ -29,3 +29,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
   else:
     hint = "there are: " + (", ".join(known) or "none")
   return UserError(f"no {kind} is called {name!r}; {hint}")
+
+
+def check_known(kind: str, name: str, known: Iterable[str]) -> None:
+  """Raises the error of `unknown`, with its arguments, if a name is not known.
+
+  Raises:
+    UserError: If it is not.
+  """
+  known = list(known)
+  if name not in known:
+    raise unknown(kind, name, known)

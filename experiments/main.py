@@ -33,8 +33,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main() -> None:
   """Calls the driver with config and workdir."""
   name = _CONFIG.value.get("driver", "train")
-  if name not in DRIVERS:
-    raise errors.unknown("driver", name, DRIVERS)
+  errors.check_known("driver", name, DRIVERS)
   importlib.import_module(DRIVERS[name]).run(_CONFIG.value, _WORKDIR.value)
 
 
@@ -58,8 +57,7 @@ def _parse(argv: list[str]) -> list[str]:
 def _check_key(path: str) -> None:
   """Raises a UserError if the config lacks the key of a dotted path."""
   known = set(_paths(_CONFIG.value))
-  if path not in known:
-    raise errors.unknown("key of the config", path, known)
+  errors.check_known("key of the config", path, known)
 
 
 def _paths(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

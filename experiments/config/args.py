@@ -3,7 +3,7 @@
 import types
 from collections.abc import Iterable, Mapping
 
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_known
 
 SMOKE = "smoke"
 
@@ -31,8 +31,7 @@ def parse(arg: str, **choices: Iterable[str]) -> types.SimpleNamespace:
   words = [word for word in arg.split(",") if word]
   accepted = {SMOKE}.union(*choices.values())
   for word in words:
-    if word not in accepted:
-      raise unknown("argument of the config", word, accepted)
+    check_known("argument of the config", word, accepted)
   chosen = {}
   for name, known in choices.items():
     found = list(dict.fromkeys(w for w in words if w in known))

@@ -23,7 +23,7 @@ import ml_collections
 
 from experiments.config import check as check_lib
 from experiments.config import parts
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_known
 
 RETRAIN = ("weights", "learning_rate", "fine_tune", "reinit")
 OWN_MASKS = ("pruned", "one_shot", "random")
@@ -56,15 +56,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       "config.base.algorithm has to be static with sparsity 0: the dense run, "
       "whose weights are then pruned"
     )
-  if config.scope not in ("global", "layer"):
-    raise unknown("scope", config.scope, ("global", "layer"))
+  check_known("scope", config.scope, ("global", "layer"))
   for i, name in enumerate(config.methods):
-    if name not in config.branches:
-      raise unknown("branch of the config", name, config.branches)
+    check_known("branch of the config", name, config.branches)
     _check_branch(config, name, config.methods[:i])
   for name in config.stability.branches:
-    if name not in config.methods:
-      raise unknown("branch in stability", name, config.methods)
+    check_known("branch in stability", name, config.methods)
   for level in config.stability.levels:
     if not 0 <= level <= config.levels:
       raise UserError(
@@ -84,13 +81,10 @@ def _check_branch(
   where = f"config.branches.{name}"
   branch = complete(config, name)
   for key in branch:
-    if key not in DEFAULTS:
-      raise unknown(f"key of {where}", key, DEFAULTS)
-  if branch["retrain"] not in RETRAIN:
-    raise unknown(f"way to retrain of {where}", branch["retrain"], RETRAIN)
+    check_known(f"key of {where}", key, DEFAULTS)
+  check_known(f"way to retrain of {where}", branch["retrain"], RETRAIN)
   kinds = OWN_MASKS + MASKS_OF_ANOTHER
-  if branch["masks"] not in kinds:
-    raise unknown(f"kind of masks of {where}", branch["masks"], kinds)
+  check_known(f"kind of masks of {where}", branch["masks"], kinds)
   if not 0 <= branch["step"] < config.base.steps:
     raise UserError(
       f"{where}.step is {branch['step']}; wanted a step of the dense run, 0 "

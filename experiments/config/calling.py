@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 
 from experiments import names
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_known
 
 MAPPINGS = (Mapping, ml_collections.ConfigDict)
 
@@ -52,8 +52,7 @@ def call(
     UserError: If the name or a keyword is unknown, or a value is wrong.
   """
   name, options = parted(config)
-  if name not in table:
-    raise unknown(kind, name, table)
+  check_known(kind, name, table)
   known, others = names.keywords(table[name], after=len(args))
   known -= {*fixed, *excluded}
   names.check_options(f"{kind} {name}", excluded & options.keys(), known)

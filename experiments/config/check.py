@@ -10,7 +10,7 @@ from absl import logging
 
 from experiments import names
 from experiments.config import algorithms, calling, defaults, parts
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_known, unknown
 
 
 def training_run(config: ml_collections.ConfigDict) -> None:
@@ -42,8 +42,7 @@ def training_run(config: ml_collections.ConfigDict) -> None:
         f"config.keep_steps has {step!r}; wanted steps of the run, 0 to "
         f"{config.steps}"
       )
-  if config.mode not in parts.MODES:
-    raise unknown("mode", config.mode, parts.MODES)
+  check_known("mode", config.mode, parts.MODES)
   parts.transformation(config, jax.random.key(0))
   _warn_without_cost_model(config.algorithm.name)
   _check_initial(config)
@@ -101,8 +100,7 @@ def keys(
       integer too small.
   """
   for key in config:
-    if key not in wanted:
-      raise unknown("key of a config", key, wanted.keys())
+    check_known("key of a config", key, wanted.keys())
   for key, default in wanted.items():
     if key not in config:
       raise UserError(f"the config lacks {key}; see {where}")

@@ -6,7 +6,7 @@ import ml_collections
 
 from experiments.config import algorithms, check
 from experiments.config.entry import Entry
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_known
 
 
 def runs(
@@ -26,8 +26,7 @@ def runs(
   if not config.methods or not config.seeds:
     raise UserError("config.methods or config.seeds is empty; nothing to run")
   for name in config.methods:
-    if name not in config.algorithms:
-      raise unknown("algorithm of the config", name, config.algorithms)
+    check_known("algorithm of the config", name, config.algorithms)
     for sparsity in _sparsities(config, name):
       entry = Entry(name, sparsity)
       yield entry, [_config(config, entry, seed) for seed in config.seeds]

@@ -19,7 +19,7 @@ import sparsejax
 from experiments import data
 from experiments.config import algorithms, calling
 from experiments.config.optimizers import OPTIMIZERS, SCHEDULES
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_known
 from sparsejax import distributions, initial, lottery, patterns, scores
 from sparsejax.keys import wrapped
 
@@ -288,8 +288,7 @@ def _distribution(options: dict[str, Any]) -> distributions.Distribution:
   Rules are [regular expression, sparsity] pairs.
   """
   name = options.pop("distribution", "erdos_renyi_kernel")
-  if name not in DISTRIBUTIONS:
-    raise unknown("distribution", name, DISTRIBUTIONS)
+  check_known("distribution", name, DISTRIBUTIONS)
   rules = dict(options.pop("by_path", ()))
   rest = DISTRIBUTIONS[name]
   return distributions.by_path(rules, rest=rest) if rules else rest
@@ -309,8 +308,7 @@ def _pattern(config: Any) -> patterns.Patterns:
 def _one_pattern(config: Mapping[str, Any]) -> patterns.Pattern:
   options = dict(config)
   if "pool" in options:
-    if options["pool"] not in POOLS:
-      raise unknown("pool", options["pool"], POOLS)
+    check_known("pool", options["pool"], POOLS)
     options["pool"] = POOLS[options["pool"]]
   if "shape" in options:
     options["shape"] = tuple(options["shape"])

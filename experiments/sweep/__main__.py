@@ -20,7 +20,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.config import grid
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_known
 from experiments.runs import train
 from experiments.runs import workdir as workdir_lib
 from experiments.sweep import launchers
@@ -50,8 +50,7 @@ def run(
     UserError: If there is no such file, grid or launcher, two runs are the
       same, or runs have failed.
   """
-  if launcher not in launchers.LAUNCHERS:
-    raise unknown("launcher", launcher, launchers.LAUNCHERS)
+  check_known("launcher", launcher, launchers.LAUNCHERS)
   planned = grid.plan(config)
   path = pathlib.Path(root)
   with workdir_lib.locked(path), workdir_lib.storage(path):
@@ -78,8 +77,7 @@ def run_one(config: str, root: str, name: str) -> None:
     UserError: As `run`, and if there is no such run.
   """
   planned = grid.plan(config)
-  if name not in planned:
-    raise unknown("run of the sweep", name, planned)
+  check_known("run of the sweep", name, planned)
   train.train(planned[name], pathlib.Path(root) / name)
 
 
