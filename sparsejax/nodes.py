@@ -73,6 +73,28 @@ class Probe:
   read: Read
 
 
+def without_zeros(matrix: Any) -> Any:
+  """Drops the zeros of a node's probe: the backward pass does not need them."""
+  if matrix.probe is None:
+    return matrix
+  probe = dataclasses.replace(matrix.probe, zeros=None)
+  return dataclasses.replace(matrix, probe=probe)
+
+
+def cotangent(matrix: Any, found: Any, **fields: Any) -> Any:
+  """Makes a node's cotangent.
+
+  Args:
+    matrix: The node.
+    found: What its probe has read.
+    **fields: The cotangents of its other fields.
+  """
+  probe = matrix.probe
+  if probe is not None:
+    probe = dataclasses.replace(probe, zeros=found, operands=None)
+  return dataclasses.replace(matrix, probe=probe, **fields)
+
+
 def each(function: Callable[..., Any], *, ndim: int = 2) -> Callable[..., Any]:
   """Maps a function of one matrix over matrices [..., in, out].
 

@@ -6,7 +6,6 @@ layers that a `lax.scan` runs over. Where only some weights are trained, the
 dense gradient of a matrix lives inside the backward pass of that one matrix.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +13,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sparsejax.nodes import Probe, node
+from sparsejax.nodes import Probe, cotangent, node, without_zeros
+
+
+class _OnBase:
+  """What has the shape of its `base`."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the matrix, or of matrices stacked alike."""
+    return self.base.shape
 
 
 @node("base", "deltas", "indices", "probe")
-class Delta:
+class Delta(_OnBase):
   """A matrix of which a few weights are trained.
 
   Attributes:
@@ -34,29 +42,13 @@ class Delta:
   indices: jax.Array
   probe: Probe | None
 
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """The shape of the matrix, or of matrices stacked alike."""
-    return self.base.shape
-
   def matmul(self, x: jax.Array) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
-    if self.probe is None:
-      return _tapped(x, self.base, self.deltas, self.indices)
-    probe = self.probe
-    return _probed(
-      probe.read,
-      x,
-      self.base,
-      self.deltas,
-      self.indices,
-      probe.zeros,
-      probe.operands,
-    )
+    return _product(x, self)
 
 
 @node("base", "down", "up", static=("scale",))
-class LowRank:
+class LowRank(_OnBase):
   """A frozen matrix and a low-rank one beside it: base + scale x down @ up.
 
   Attributes:
@@ -71,11 +63,6 @@ class LowRank:
   up: jax.Array
   scale: float
 
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """The shape of the matrix, or of matrices stacked alike."""
-    return self.base.shape
-
   def matmul(self, x: jax.Array) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
     down, up = (w.astype(x.dtype) for w in (self.down, self.up))
@@ -83,7 +70,7 @@ class LowRank:
 
 
 @node("base", "factors", static=("merge",))
-class Merged:
+class Merged(_OnBase):
   """A frozen matrix and trained factors, multiplied out in the forward pass.
 
   The product is not kept for the backward pass but made again.
@@ -97,11 +84,6 @@ class Merged:
   base: jax.Array
   factors: Any
   merge: Callable[[jax.Array, Any], jax.Array]
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """The shape of the matrix, or of matrices stacked alike."""
-    return self.base.shape
 
   def matmul(self, x: jax.Array) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
@@ -192,41 +174,25 @@ def gradient_of_input(g: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _tapped(x, base, deltas, indices):
-  del deltas, indices
-  return x @ base.astype(x.dtype)
+def _product(x, delta):
+  return x @ delta.base.astype(x.dtype)
 
 
-def _tapped_forward(x, base, deltas, indices):
-  return _tapped(x, base, deltas, indices), (x, base, indices)
+def _product_forward(x, delta):
+  return _product(x, delta), (x, without_zeros(delta))
 
 
-def _tapped_backward(saved, g):
-  x, base, indices = saved
-  deltas = _read_gradient(x, g, indices)
-  return gradient_of_input(g, base), None, deltas, None
+def _product_backward(saved, g):
+  x, delta = saved
+  found = None
+  if delta.probe is None:
+    deltas = _read_gradient(x, g, delta.indices)
+  else:
+    dense = dense_gradient(x, g)
+    deltas = gather(dense, delta.indices)
+    found = delta.probe.read(dense, delta.base, delta.probe.operands)
+  of_delta = cotangent(delta, found, base=None, deltas=deltas, indices=None)
+  return gradient_of_input(g, delta.base), of_delta
 
 
-_tapped.defvjp(_tapped_forward, _tapped_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _probed(read, x, base, deltas, indices, zeros, operands):
-  del read, zeros, operands
-  return _tapped(x, base, deltas, indices)
-
-
-def _probed_forward(read, x, base, deltas, indices, zeros, operands):
-  y = _probed(read, x, base, deltas, indices, zeros, operands)
-  return y, (x, base, indices, operands)
-
-
-def _probed_backward(read, saved, g):
-  x, base, indices, operands = saved
-  dense = dense_gradient(x, g)
-  deltas = gather(dense, indices)
-  found = read(dense, base, operands)
-  return gradient_of_input(g, base), None, deltas, None, found, None
-
-
-_probed.defvjp(_probed_forward, _probed_backward)
+_product.defvjp(_product_forward, _product_backward)

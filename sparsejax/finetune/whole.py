@@ -13,8 +13,8 @@ from sparsejax.distributions import Prunable
 from sparsejax.finetune.matrices import dense_gradient, gradient_of_input
 from sparsejax.finetune.transform import FineTuning, fine_tune
 from sparsejax.masks import HOLE, places
-from sparsejax.nodes import each, node
-from sparsejax.packed import Flat, Packed, matmul
+from sparsejax.nodes import cotangent, each, node
+from sparsejax.packed import Flat, Packed
 
 
 @node("indices", static=("sizes",))
@@ -65,7 +65,9 @@ def _product_backward(saved, g):
   matrix = packed.structure.expand(packed.values)
   gathered = packed.structure.gather(dense_gradient(x, g))
   gathered = gathered.astype(packed.values.dtype)
-  return gradient_of_input(g, matrix), matmul.cotangent(packed, gathered, None)
+  return gradient_of_input(g, matrix), cotangent(
+    packed, None, values=gathered, structure=None
+  )
 
 
 _product.defvjp(_product_forward, _product_backward)

@@ -10,7 +10,7 @@ from jax import lax
 
 from sparsejax.kernels import blocks as kernels
 from sparsejax.masks import places
-from sparsejax.nodes import node
+from sparsejax.nodes import cotangent, node, without_zeros
 from sparsejax.packed import matmul
 from sparsejax.packed.structure import Format, Structure
 
@@ -156,7 +156,7 @@ def _by_blocks(interpret, x, packed):
 
 
 def _by_blocks_forward(interpret, x, packed):
-  return _by_blocks(interpret, x, packed), (x, matmul.residual(packed))
+  return _by_blocks(interpret, x, packed), (x, without_zeros(packed))
 
 
 def _by_blocks_backward(interpret, saved, g):
@@ -184,8 +184,8 @@ def _by_blocks_backward(interpret, saved, g):
   found = None
   if packed.probe is not None:
     of_x, found = matmul.read_off(packed, (x.T @ g).astype(dtype), of_x)
-  gathered = sampled.reshape(-1).astype(dtype)
-  return of_x, matmul.cotangent(packed, gathered, found)
+  values = sampled.reshape(-1).astype(dtype)
+  return of_x, cotangent(packed, found, values=values, structure=None)
 
 
 _by_blocks.defvjp(_by_blocks_forward, _by_blocks_backward)

@@ -4,7 +4,6 @@ In the backward pass the dense gradient of one matrix exists for a moment, if at
 all; the matrix's probe reads what it needs off it there.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsejax import kernels
+from sparsejax.nodes import cotangent, without_zeros
 from sparsejax.xla import materialised
 
 
@@ -22,12 +22,13 @@ def unpacked(packed) -> jax.Array:
 
 
 def _unpacked_forward(packed):
-  return unpacked(packed), residual(packed)
+  return unpacked(packed), without_zeros(packed)
 
 
 def _unpacked_backward(packed, gradient):
   gathered = packed.structure.gather(gradient)
-  return (cotangent(packed, *read_off(packed, gradient, gathered)),)
+  gathered, found = read_off(packed, gradient, gathered)
+  return (cotangent(packed, found, values=gathered, structure=None),)
 
 
 unpacked.defvjp(_unpacked_forward, _unpacked_backward)
@@ -55,26 +56,6 @@ def read_off(packed, gradient: jax.Array, passing: Any) -> tuple[Any, Any]:
   return materialised(read, gradient, packed, passing)
 
 
-def residual(packed):
-  """Drops the probe's zeros, which the backward pass does not need."""
-  if packed.probe is None:
-    return packed
-  return _with_probe(packed, zeros=None)
-
-
-def cotangent(packed, values: jax.Array, found: Any):
-  """Makes a `Packed` array's cotangent of its values' gradient and readings."""
-  packed = dataclasses.replace(packed, values=values, structure=None)
-  if packed.probe is None:
-    return packed
-  return _with_probe(packed, zeros=found, operands=None)
-
-
-def _with_probe(packed, **changes):
-  probe = dataclasses.replace(packed.probe, **changes)
-  return dataclasses.replace(packed, probe=probe)
-
-
 def _times(x, w):
   return x @ w.astype(x.dtype)
 
@@ -91,7 +72,7 @@ def dense_product(x: jax.Array, packed) -> jax.Array:
 
 
 def _dense_forward(x, packed):
-  return dense_product(x, packed), (x, residual(packed))
+  return dense_product(x, packed), (x, without_zeros(packed))
 
 
 def _dense_backward(saved, g):
@@ -104,7 +85,7 @@ def _dense_backward(saved, g):
 
   x, packed = saved
   (of_x, gathered), found = materialised(backward, x, packed, g)
-  return of_x, cotangent(packed, gathered, found)
+  return of_x, cotangent(packed, found, values=gathered, structure=None)
 
 
 dense_product.defvjp(_dense_forward, _dense_backward)
@@ -141,7 +122,7 @@ def _by_kernel(x, packed):
 
 
 def _by_kernel_forward(x, packed):
-  return _by_kernel(x, packed), (x, residual(packed))
+  return _by_kernel(x, packed), (x, without_zeros(packed))
 
 
 def _by_kernel_backward(saved, g):
@@ -159,7 +140,7 @@ def _by_kernel_backward(saved, g):
   if packed.probe is not None:
     gradient = (x @ g.T).astype(values.dtype)
     of_x, found = read_off(packed, gradient, of_x)
-  return of_x, cotangent(packed, sampled, found)
+  return of_x, cotangent(packed, found, values=sampled, structure=None)
 
 
 _by_kernel.defvjp(_by_kernel_forward, _by_kernel_backward)

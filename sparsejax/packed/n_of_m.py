@@ -77,9 +77,9 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Format:
 
   def place(mask: jax.Array, slots: int) -> Structure:
     groups, beyond = grouped(mask, jnp)
-    beyond = jnp.tile(beyond, (len(groups) // len(beyond), 1))
+    groups = groups.reshape(-1, *beyond.shape)
     # What is there, then what is beyond the end, then the rest.
-    order = jnp.where(groups, 0, jnp.where(beyond, 1, 2))
+    order = jnp.where(groups, 0, jnp.where(beyond, 1, 2)).reshape(-1, m)
     codes = jnp.argsort(order, axis=1, stable=True)[:, :n].reshape(-1)
     codes = jnp.pad(codes.astype(jnp.uint8), (0, -slots % 4)).reshape(-1, 4)
     shifts = jnp.arange(0, 8, 2, dtype=jnp.uint8)
@@ -87,13 +87,11 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Format:
     return NOfM(codes, mask.shape, n, m, axis % mask.ndim)
 
   def fits(mask: np.ndarray) -> bool:
-    if m > 4 or mask.ndim < -axis:
+    if not n <= m <= 4 or mask.ndim < -axis:
       return False
     groups, beyond = grouped(mask, np)
-    room = np.tile((~beyond).sum(axis=1), len(groups) // len(beyond))
+    counts = groups.sum(axis=1).reshape(-1, len(beyond))
     # A slot that is too many has to be beyond the end.
-    return bool(np.all(groups.sum(axis=1) == np.minimum(n, room))) and bool(
-      np.all(room + np.tile(beyond.sum(axis=1), len(room) // len(beyond)) >= n)
-    )
+    return bool(np.all(counts == np.minimum(n, (~beyond).sum(axis=1))))
 
   return Format(f"{n}_of_{m}", slots, place, fits)
