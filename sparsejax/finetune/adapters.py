@@ -11,6 +11,7 @@ import optax
 from sparsejax import distributions
 from sparsejax.distributions import Prunable
 from sparsejax.finetune.matrices import LowRank, Merged
+from sparsejax.finetune.protocols import Part
 from sparsejax.finetune.transform import FineTuning, fine_tune
 from sparsejax.nodes import node
 
@@ -28,7 +29,7 @@ class Factors(NamedTuple):
 
 
 @node(static=("scale",))
-class Beside:
+class Beside(Part):
   """A low-rank matrix beside the base.
 
   Attributes:
@@ -46,11 +47,6 @@ class Beside:
     """Adds the product to the base, [..., in, out]."""
     change = self.scale * factors.down @ factors.up
     return (base + change).astype(base.dtype)
-
-  def rebased(self, base, factors) -> jax.Array:
-    """Returns the base, which stays."""
-    del factors
-    return base
 
 
 # Classes, so that two of the same numbers are equal: what is compiled for one
@@ -91,7 +87,7 @@ class ScaledWeights:
 
 
 @node(static=("merge",))
-class Within:
+class Within(Part):
   """A change of the base's non-zeros, made dense in the forward pass.
 
   Attributes:
@@ -108,11 +104,6 @@ class Within:
   def merged(self, base, factors) -> jax.Array:
     """Computes the changed matrices, with the base's zeros."""
     return self.merge(base, factors).astype(base.dtype)
-
-  def rebased(self, base, factors) -> jax.Array:
-    """Returns the base, which stays."""
-    del factors
-    return base
 
 
 def lora(

@@ -56,7 +56,12 @@ class Part(Protocol):
     """Makes the dense matrices [..., in, out], of the base's dtype."""
 
   def rebased(self, base: Any, values: Any) -> Any:
-    """Returns the base [..., in, out] after a step that led to `values`."""
+    """Returns the base [..., in, out] after a step that led to `values`.
+
+    It stays as it is, where a part does not say otherwise.
+    """
+    del values
+    return base
 
 
 class Evolution(Protocol):

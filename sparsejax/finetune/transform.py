@@ -23,6 +23,7 @@ from sparsejax.finetune.protocols import Begin, Evolution
 from sparsejax.gradients import Gradient
 from sparsejax.masks import HOLE, PyTree, is_hole, path_name
 from sparsejax.nodes import aligned
+from sparsejax.schedules import never
 from sparsejax.transform import step as steps
 
 
@@ -191,7 +192,7 @@ def fine_tune(
     rows, treedef = _aligned(state.base, state.parts, state.harvest)
     return treedef.unflatten(leaf(*row) for row in rows)
 
-  moves = _never if evolution is None else evolution.schedule.phase
+  moves = never if evolution is None else evolution.schedule.phase
   return FineTuning(start, update, moves, probes)
 
 
@@ -317,11 +318,6 @@ def _moved(evolution, inner, state, values):
 
 
 _aligned = functools.partial(aligned, is_leaf=is_hole)
-
-
-def _never(step):
-  del step
-  return False
 
 
 def _step_key(state):

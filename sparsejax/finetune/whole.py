@@ -10,7 +10,12 @@ import optax
 
 from sparsejax import distributions
 from sparsejax.distributions import Prunable
-from sparsejax.finetune.matrices import dense_gradient, gradient_of_input
+from sparsejax.finetune.matrices import (
+  dense_gradient,
+  gather,
+  gradient_of_input,
+)
+from sparsejax.finetune.protocols import Part
 from sparsejax.finetune.transform import FineTuning, fine_tune
 from sparsejax.masks import HOLE, places
 from sparsejax.nodes import cotangent, each, node
@@ -18,7 +23,7 @@ from sparsejax.packed import Flat, Packed
 
 
 @node("indices", static=("sizes",))
-class Places(Flat):
+class Places(Part, Flat):
   """Where the non-zeros of a matrix are, and the `protocols.Part` of them.
 
   Attributes:
@@ -44,11 +49,6 @@ class Places(Flat):
     """Makes the dense matrices [..., in, out]."""
     del base
     return self.expand(values)
-
-  def rebased(self, base, values):
-    """Returns the base, which is a hole."""
-    del values
-    return base
 
 
 @jax.custom_vjp
@@ -106,9 +106,7 @@ def fixed(
 
     def one(matrix):
       indices = places(matrix != 0, nnz)
-      return matrix.reshape(-1).at[indices].get(
-        mode="fill", fill_value=0
-      ), indices
+      return gather(matrix, indices), indices
 
     values, indices = jax.jit(each(one))(leaf)
     return HOLE, values, Places(indices, leaf.shape[-2:])

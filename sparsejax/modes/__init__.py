@@ -7,7 +7,7 @@ the values of non-zeros. How these are stored and multiplied is in
 
 from sparsejax.gradients import value_and_grad
 from sparsejax.modes.packing import trimmed
-from sparsejax.modes.state import PackedState
+from sparsejax.modes.slots import PackedState
 from sparsejax.modes.training import PackedTransformation, kernels, packed
 
 __all__ = [

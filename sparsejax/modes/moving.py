@@ -16,7 +16,7 @@ import optax
 from sparsejax import keys
 from sparsejax.masks import PyTree, is_hole
 from sparsejax.modes import slots
-from sparsejax.modes.state import PackedState
+from sparsejax.modes.slots import PackedState
 from sparsejax.nodes import Probe, node
 from sparsejax.transform import Recipe, step
 from sparsejax.xla import materialised

@@ -10,7 +10,7 @@ import optax
 from sparsejax import packed, patterns
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.modes import slots
-from sparsejax.modes.state import PackedState
+from sparsejax.modes.slots import PackedState
 from sparsejax.packed import Format, is_structure
 from sparsejax.packed.formats import Formats, format_of
 from sparsejax.packed.layouts import formats_of

@@ -1,4 +1,7 @@
-"""Trees of values [slots], beside structures that say where they belong."""
+"""Trees of values [slots], beside structures that say where they belong.
+
+And the optimizer state that holds the structures.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,9 +9,10 @@ from typing import Any
 import jax
 import optax
 
-from sparsejax import nodes
+from sparsejax import nodes, packed
 from sparsejax.masks import PyTree, is_hole
 from sparsejax.packed import Structure, is_structure
+from sparsejax.transform.state import SparseState
 
 
 def aligned(structure: PyTree, *trees: PyTree) -> tuple[list[tuple], Any]:
@@ -48,6 +52,14 @@ def used(structure: PyTree) -> PyTree:
 def gathered(structure: PyTree, params: PyTree) -> PyTree:
   """Gathers the values [slots] of params."""
   return _map(jax.jit(lambda s, p: s.gather(p)), structure, params)
+
+
+class PackedState(SparseState):
+  """The state of `modes.packed`: masks are structures of packed arrays."""
+
+  def forward(self, values: PyTree, probes: PyTree = None) -> PyTree:
+    """Joins values and structures for the model: `packed.join`."""
+    return packed.join(values, self.mask_state.masks, probes)
 
 
 # The inner optimizer sees values with as many axes as the array has, for rules

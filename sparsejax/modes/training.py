@@ -16,7 +16,7 @@ import numpy as np
 from sparsejax.gradients import Gradient, check_same_step
 from sparsejax.masks import PyTree, path_name
 from sparsejax.modes import moving, packing, slots
-from sparsejax.modes.state import PackedState
+from sparsejax.modes.slots import PackedState
 from sparsejax.packed import Format
 from sparsejax.packed.formats import Formats
 from sparsejax.transform import (

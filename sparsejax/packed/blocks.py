@@ -12,6 +12,7 @@ from sparsejax.kernels import blocks as kernels
 from sparsejax.masks import places
 from sparsejax.nodes import cotangent, node, without_zeros
 from sparsejax.packed import matmul
+from sparsejax.packed.formats import by_rows, slots_of
 from sparsejax.packed.structure import Format, Structure
 
 
@@ -92,19 +93,10 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
     there = tiles(mask)[:, 0, :, 0]
     n = slots // side**2
     by_column, by_row = places(there.T, n), places(there, n)
-    pointers, inputs = _listed(there.T, by_column)
-    back_pointers, back_outputs = _listed(there, by_row)
-    numbers = jnp.zeros(there.size, jnp.int32)
-    number = jnp.arange(n, dtype=jnp.int32)
-    numbers = numbers.at[by_column].set(number, mode="drop")
-    numbers = numbers.reshape(there.T.shape).T.reshape(-1)
-    back_slots = numbers.at[by_row].get(mode="fill", fill_value=0)
     return Blocks(
-      pointers,
-      inputs,
-      back_pointers,
-      back_outputs,
-      back_slots,
+      *by_rows(there.T, by_column),
+      *by_rows(there, by_row),
+      slots_of(there, by_column, by_row),
       mask.shape,
       side,
       kernel,
@@ -117,14 +109,6 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
     return bool(np.all(parts == parts[:, :1, :, :1]))
 
   return Format(f"blocks_{side}", slots, place, fits)
-
-
-def _listed(there, at):
-  """Finds row pointers, and the columns of flat places in a small mask."""
-  counts = jnp.sum(there, axis=1, dtype=jnp.int32)
-  pointers = jnp.pad(jnp.cumsum(counts, dtype=jnp.int32), (1, 0))
-  pointers = jnp.minimum(pointers, at.shape[0])
-  return pointers, jnp.where(at < there.size, at % there.shape[1], 0)
 
 
 def block_product(

@@ -125,18 +125,15 @@ def rows(*, kernel: bool = False, back: bool = False) -> Format:
   def place(mask: jax.Array, slots: int) -> Structure:
     turned = mask.T
     at = places(turned, slots)
-    pointers, inputs = _by_rows(turned, at)
+    pointers, inputs = by_rows(turned, at)
     backwards = None
     if back:
       entries = places(mask, slots)
-      # The number of each slot, laid out in the matrix turned over.
-      numbers = jnp.zeros(mask.size, jnp.int32)
-      number = jnp.arange(slots, dtype=jnp.int32)
-      numbers = numbers.at[at].set(number, mode="drop")
-      i, o = jnp.divmod(entries, mask.shape[1])
-      there = jnp.where(entries < mask.size, o * mask.shape[0] + i, mask.size)
-      slot = numbers.at[there].get(mode="fill", fill_value=0)
-      backwards = Back(*_by_rows(mask, entries), slot)
+      back_pointers, outputs = by_rows(mask, entries)
+      backwards = Back(
+        back_pointers, outputs.astype(jnp.uint16), slots_of(mask, at, entries)
+      )
+    inputs = inputs.astype(jnp.uint16)
     return Rows(pointers, inputs, backwards, mask.shape, kernel)
 
   def fits(mask: np.ndarray) -> bool:
@@ -145,15 +142,44 @@ def rows(*, kernel: bool = False, back: bool = False) -> Format:
   return Format("rows", _slots_by_eight, place, fits, True)
 
 
-def _by_rows(mask, at):
-  """Finds row pointers, and the columns of flat places in a mask."""
+def by_rows(mask: jax.Array, at: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Finds row pointers, and the columns of flat places in a mask.
+
+  Args:
+    mask: bool[rows, columns].
+    at: int32[n]: its `places`.
+
+  Returns:
+    int32[rows + 1]: row r has the places from there on; and int32[n], 0 in
+    slots that are not used.
+  """
   # Not by counting the mask, which XLA would make integers of beforehand. A
   # mask may have more than there are slots; whoever moves masks asks.
   rows, width = mask.shape
   starts = width * jnp.arange(rows + 1, dtype=jnp.int32)
   pointers = jnp.searchsorted(at, starts).astype(jnp.int32)
-  columns = jnp.where(at < mask.size, at % width, 0)
-  return pointers, columns.astype(jnp.uint16)
+  return pointers, jnp.where(at < mask.size, at % width, 0)
+
+
+def slots_of(mask: jax.Array, at: jax.Array, entries: jax.Array) -> jax.Array:
+  """Finds the slot of each weight of a mask, where slots go by columns.
+
+  Args:
+    mask: bool[rows, columns].
+    at: int32[n]: the places of the mask turned over, by which slots go.
+    entries: int32[n]: the places of the mask.
+
+  Returns:
+    int32[n]: the slot of each of the entries; 0 where there is none.
+  """
+  # The number of each slot, laid out in the matrix turned over.
+  numbers = jnp.zeros(mask.size, jnp.int32)
+  number = jnp.arange(at.shape[0], dtype=jnp.int32)
+  numbers = numbers.at[at].set(number, mode="drop")
+  row, column = jnp.divmod(entries, mask.shape[1])
+  turned = column * mask.shape[0] + row
+  there = jnp.where(entries < mask.size, turned, mask.size)
+  return numbers.at[there].get(mode="fill", fill_value=0)
 
 
 @node("inputs", static=("sizes",))
