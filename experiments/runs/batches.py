@@ -36,14 +36,6 @@ class Source(NamedTuple):
   tests: Callable[[], Iterable[tuple[jax.Array, jax.Array]]]
 
 
-class _Resident(NamedTuple):
-  """A data set in device memory, its test set in batches."""
-
-  x: jax.Array
-  y: jax.Array
-  tests: list[tuple[jax.Array, jax.Array]]
-
-
 def open_source(
   config: ml_collections.ConfigDict,
   key: jax.Array,
@@ -62,10 +54,10 @@ def open_source(
   sharing = sharing or Sharing()
   if parts.dataset(config.data.to_dict()).train is None:
     return _streamed(config, key, sharing)
-  examples = _on_device(
+  x, y, tests = _on_device(
     json.dumps(config.data.to_dict()), config.eval_batch_size, sharing.count
   )
-  n = len(examples.y)
+  n = len(y)
   block = _block(config, n)
 
   @functools.lru_cache(maxsize=1)
@@ -78,12 +70,12 @@ def open_source(
       steps=block,
     )
     order = sharing.order(order)
-    return Batches(examples.x, examples.y, order, np.int32(first))
+    return Batches(x, y, order, np.int32(first))
 
   return Source(
     block=block,
     batches=lambda step: drawn(step - step % block),
-    tests=lambda: examples.tests,
+    tests=lambda: tests,
   )
 
 
@@ -93,8 +85,14 @@ def _block(config: ml_collections.ConfigDict, n: int) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def _on_device(text: str, eval_batch_size: int, count: int) -> _Resident:
-  """Loads a data set, given as JSON, once for all runs of a process."""
+def _on_device(
+  text: str, eval_batch_size: int, count: int
+) -> tuple[jax.Array, jax.Array, list[tuple[jax.Array, jax.Array]]]:
+  """Loads a data set, given as JSON, once for all runs of a process.
+
+  Returns:
+    Inputs and labels of its training set, and the batches of its test set.
+  """
   sharing = Sharing(count)
   dataset = parts.dataset(json.loads(text))
   x, y = dataset.test
@@ -108,7 +106,7 @@ def _on_device(text: str, eval_batch_size: int, count: int) -> _Resident:
     for a, b in zip(np.split(x, batches), np.split(y, batches), strict=True)
   ]
   train = sharing.replicated(tuple(map(jnp.asarray, dataset.train)))
-  return _Resident(*train, tests)
+  return *train, tests
 
 
 def _streamed(

@@ -77,11 +77,11 @@ class Recorder:
 
   def train(self, step: int, sums: Sums) -> None:
     """Adds the sums since the record before."""
-    self._pending.append((step, "train", sums))
+    self._pending.append((self._write_train, step, sums))
 
   def test(self, step: int, scores: Scores, zeros: dict) -> None:
     """Adds an evaluation: what `evaluate` and `inspect` gave."""
-    self._pending.append((step, "test", (scores, zeros)))
+    self._pending.append((self._write_test, step, (scores, zeros)))
 
   def flush(self, *, keep: int = 0) -> None:
     """Writes all but the newest `keep` records.
@@ -90,11 +90,8 @@ class Recorder:
       Diverged: If a loss was not finite; that record is not written.
     """
     while len(self._pending) > keep:
-      step, split, values = self._pending.popleft()
-      if split == "train":
-        self._write_train(step, jax.device_get(values))
-      else:
-        self._write(step, split, self._tested(*jax.device_get(values)))
+      write, step, values = self._pending.popleft()
+      write(step, jax.device_get(values))
 
   def _write_train(self, step: int, sums: Sums) -> None:
     check_loss(sums)
@@ -107,7 +104,8 @@ class Recorder:
     }
     self._write(step, "train", values, {"steps_per_second": rate})
 
-  def _tested(self, scores: Scores, zeros: dict) -> dict[str, Any]:
+  def _write_test(self, step: int, found: tuple[Scores, dict]) -> None:
+    scores, zeros = found
     if zeros["stray"]:
       raise AssertionError(
         f"{zeros['stray']} inactive weights are not 0: the zeros got lost"
@@ -128,7 +126,7 @@ class Recorder:
     examples = int(scores.examples)
     accuracy = int(scores.correct) / examples
     self.note = f"accuracy {accuracy:.3f}"
-    return {
+    values = {
       "loss": scores.loss / np.float32(examples),
       "accuracy": accuracy,
       "size": size,
@@ -138,6 +136,7 @@ class Recorder:
       "explored": total["explored"] / maskable if maskable else 1.0,
       "layers": layers,
     }
+    self._write(step, "test", values)
 
 
 def check_loss(sums: Sums) -> None:
