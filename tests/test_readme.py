@@ -10,13 +10,20 @@ import pytest
 
 import sparsejax
 from experiments.tables.text import fill, markdown
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+# Compiles the steps of SEFT, which tests of fine-tuning do besides.
+EACH = [
+  slow(i) if "finetune.seft(" in text else i for i, text in enumerate(EXAMPLES)
+]
+
+
+@pytest.mark.parametrize("number", EACH)
 def test_examples_run(number):
   exec(compile(EXAMPLES[number], f"README example {number}", "exec"), {})
 

@@ -144,7 +144,9 @@ def transformation(case, inner=ADAMW, **options):
   )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+  "case", [slow(c) if c == "seft_averaged" else c for c in CASES]
+)
 def test_every_step_is_that_of_a_loop_over_weights(case):
   base = sparse_base()
   tx = transformation(case)
@@ -181,7 +183,7 @@ def test_every_step_is_that_of_a_loop_over_weights(case):
   np.testing.assert_array_equal(finetune.merge(values, state) == 0, wanted == 0)
 
 
-@pytest.mark.parametrize("case", ["seft", "seft_averaged"])
+@pytest.mark.parametrize("case", ["seft", slow("seft_averaged")])
 @pytest.mark.parametrize("options", [
   {}, {"grow_at_random": True}, slow({"fold": True}),
   slow({"sensitivity": finetune.magnitude}), slow({"inner": optax.sgd(0.01)}),

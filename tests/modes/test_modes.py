@@ -172,7 +172,7 @@ def masked(tx):
   return tx
 
 
-QUICK = ("static", "rigl", "gmp", "rigl, exploring")
+QUICK = ("static", "rigl", "gmp")
 EACH = [name if name in QUICK else slow(name) for name in ALGORITHMS]
 
 

@@ -11,6 +11,7 @@ from experiments.runs import devices, programs, train
 from experiments.runs.batches import open_source
 from tests.configs.shipped import load, photo
 from tests.experiments import small
+from tests.marks import slow
 
 
 def close(ours, theirs, tolerance):
@@ -18,7 +19,7 @@ def close(ours, theirs, tolerance):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("algorithm", ["rigl", "gmp"])
+@pytest.mark.parametrize("algorithm", ["rigl", slow("gmp")])
 def test_devices_that_share_a_batch_train_the_same_net(algorithm, tmp_path):
   results = []
   for count in (1, 4):

@@ -64,6 +64,7 @@ def test_kernels_keep_the_budget_and_learn(algorithm, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_mode(tmp_path):
   whole = train.train(config("rigl", "masked"), tmp_path / "whole")
   half = config("rigl", "masked")
