@@ -183,6 +183,7 @@ def alternate(
     Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
     Neural Networks, arXiv:2106.12379, 2021, section 3.
   """
+  keep = keep_best(sparsity, 0.0, None, scope, distribution, prunable, pattern)
   chosen = best(
     sparsity=sparsity,
     score=score,
@@ -196,20 +197,11 @@ def alternate(
     state = chosen.init(key, params)
     return state._replace(masks=jax.tree.map(jnp.ones_like, state.masks))
 
-  def update(
-    grads: PyTree,
-    state: MaskState,
-    params: PyTree,
-    now: bool,
-    *,
-    after: PyTree | None = None,
-  ) -> MaskState:
-    state = chosen.update(grads, state, params, now, after=after)
-    if not now:
-      return state
+  def move(state, params, by):
+    state = keep(state, params, by)
     sparse = compressed(state.count)
     return state._replace(
       masks=jax.tree.map(lambda m: m | jnp.logical_not(sparse), state.masks)
     )
 
-  return MaskUpdate(init, update)
+  return MaskUpdate(init, base.rated_update(move, score))

@@ -1,7 +1,7 @@
 """Masks that lose weights for good, along a schedule."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -210,7 +210,10 @@ def keep_best(
       # Without the leaves whose mask was given as True.
       sparse = base.patterns_by_path(state.masks, None)
       final = {path: n for path, n in final.items() if path in sparse}
-      k = total_budget(final, first, left)
+      leaves = jax.tree_util.tree_leaves_with_path(first)
+      before = sum(n for path, n in leaves if path_name(path) in final)
+      total = jnp.int32(sum(final.values()))
+      k = scheduled_budget(total, before, left)
       return base.move_globally(state, by, k, state.masks if active else None)
 
     def leaf(pattern, mask, budget, by, first):
@@ -226,22 +229,13 @@ def keep_best(
 def scheduled_budget(
   budget: jax.Array, first: jax.Array, left: jax.Array
 ) -> jax.Array:
-  """Computes what a leaf keeps with a share `left` of its pruning to come.
+  """Computes what is kept with a share `left` of the pruning to come.
 
   It counts from the budget upwards, so that the last update meets it exactly.
   """
   extra = jnp.maximum(first - budget, 0)
   more = jnp.floor(extra.astype(jnp.float32) * left).astype(jnp.int32)
   return budget + jnp.minimum(more, extra)
-
-
-def total_budget(
-  final: Mapping[str, int], first: PyTree, left: jax.Array
-) -> jax.Array:
-  """Computes what all sparse leaves together keep; see `scheduled_budget`."""
-  leaves = jax.tree_util.tree_leaves_with_path(first)
-  before = sum(n for path, n in leaves if path_name(path) in final)
-  return scheduled_budget(jnp.int32(sum(final.values())), before, left)
 
 
 def check_sparsities(sparsity: float, initial: float) -> None:
