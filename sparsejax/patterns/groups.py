@@ -15,12 +15,17 @@ from sparsejax.patterns.base import Pattern
 from sparsejax.patterns.layouts import NOfM
 
 _MOST_IN_A_TILE = 4
+_STRIDE = 37  # coprime to how many masks tiles have: 2, 6, 24, 90
 
 
 def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
   """Of every m neighbours along an axis, n are active: N:M.
 
-  Nothing is sorted: each weight counts the better ones of its group.
+  Nothing is sorted: each weight counts the better ones of its group. Of equal
+  scores no place in a group is favoured: which of them is the better one goes
+  round from group to group, forwards in m groups and backwards in the next m,
+  by the sum of a group's indices. So weights of few values, such as those of a
+  4-bit model, do not lose the same inputs for every output.
 
   Args:
     n: How many are active.
@@ -104,7 +109,7 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
 
   So the same hardware serves the forward pass and the gradient of the inputs.
   All masks of an m x m tile are compared, 90 of them for 2:4, by the sum of
-  what they keep.
+  what they keep. Of equal ones another is taken from tile to tile.
 
   Args:
     n: How many of m are active, in every row and column of a tile.
@@ -164,7 +169,12 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
     most = jnp.finfo(jnp.float32).max / (m * m)
     finite = jnp.clip(scores.astype(jnp.float32), -most, most)
     sums = total(jnp.where(jnp.isnan(finite), -most, finite))
-    found = jnp.argmax(jnp.where(fits, sums, -jnp.inf), -1)
+    sums = jnp.where(fits, sums, -jnp.inf)
+    # Of equal ones another is taken in each tile, as in `n_of_m`.
+    turn = _turn(sums.shape, sums.ndim - 1)
+    place = (jnp.arange(len(allowed)) + _STRIDE * turn) % len(allowed)
+    best_sum = jnp.max(sums, -1, keepdims=True)
+    found = jnp.argmax(jnp.where(sums == best_sum, place, -1), -1)
     return whole((allowed > 0)[found], scores.shape)
 
   def fill(scores, k, keep, where):
@@ -205,15 +215,28 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
 
 
 def _ranks(keys, axis):
-  """How many of a group come before each of its members."""
+  """Counts how many of a group come before each of its members."""
   size = keys.shape[axis]
-  mine = lax.broadcasted_iota(jnp.int32, keys.shape, axis)
+  turn = _turn(keys.shape, axis)
+
+  def place(j):
+    forwards = (j + turn) % size
+    return jnp.where(turn // size % 2 == 0, forwards, size - 1 - forwards)
+
+  mine = place(lax.broadcasted_iota(jnp.int32, keys.shape, axis))
   rank = jnp.zeros(keys.shape, jnp.int32)
   for j in range(size):
     other = lax.slice_in_dim(keys, j, j + 1, axis=axis)
-    before = (other > keys) | ((other == keys) & (j < mine))
+    before = (other > keys) | ((other == keys) & (place(j) < mine))
     rank = rank + before.astype(jnp.int32)
   return rank
+
+
+def _turn(shape, axis):
+  """Sums the indices along all axes but one, which is of length 1 then."""
+  shape = tuple(1 if a == axis else n for a, n in enumerate(shape))
+  axes = (lax.broadcasted_iota(jnp.int32, shape, a) for a in range(len(shape)))
+  return sum(axes)
 
 
 def _tile_masks(n, m) -> np.ndarray:

@@ -36,6 +36,7 @@ class Row(NamedTuple):
   label: Any = lambda shape: np.zeros(shape, int)
   pool: Any = None  # of weights that stand or fall together
   tile: Any = None  # (n, m) of transposable masks, which have no labels
+  order: Any = lambda shape: np.arange(np.prod(shape))  # of equal scores
 
 
 def along(axis, parts=None):
@@ -57,6 +58,24 @@ def cells(*lengths):
   return label
 
 
+def going_round(axis, m):
+  """Which of equal scores comes first: N:M turns from group to group."""
+
+  def order(shape):
+    index = np.indices(shape)
+    group, place = np.divmod(index[axis], m)
+    turn = index.sum(0) - index[axis] + group
+    forwards = (place + turn) % m
+    return np.where(turn // m % 2 == 0, forwards, m - 1 - forwards).ravel()
+
+  return order
+
+
+def n_of_m(n, m, axis=-2):
+  label, order = cells((axis, m)), going_round(axis, m)
+  return Row(patterns.n_of_m(n, m, axis=axis), label, order=order)
+
+
 ROWS = {
   "unstructured": Row(patterns.unstructured()),
   "blocks": Row(patterns.blocks((2, 4)), cells((-2, 2), (-1, 4)), np.mean),
@@ -67,11 +86,11 @@ ROWS = {
   "heads": Row(patterns.heads(4, -2, pool=jnp.max), along(-2, 4), np.max),
   "fan_in": Row(patterns.fan_in(), along(-1)),
   "fan_in 0": Row(patterns.fan_in(0), along(0)),
-  "2:4": Row(patterns.n_of_m(2, 4), cells((-2, 4))),
-  "2:8": Row(patterns.n_of_m(2, 8), cells((-2, 8))),
-  "3:5": Row(patterns.n_of_m(3, 5), cells((-2, 5))),
-  "1:3 out": Row(patterns.n_of_m(1, 3, axis=-1), cells((-1, 3))),
-  "1:2 at 0": Row(patterns.n_of_m(1, 2, axis=0), cells((0, 2))),
+  "2:4": n_of_m(2, 4),
+  "2:8": n_of_m(2, 8),
+  "3:5": n_of_m(3, 5),
+  "1:3 out": n_of_m(1, 3, axis=-1),
+  "1:2 at 0": n_of_m(1, 2, axis=0),
   "2:4 both": Row(patterns.transposable_n_of_m(2, 4), tile=(2, 4)),
   "1:4 both": Row(patterns.transposable_n_of_m(1, 4), tile=(1, 4)),
 }
@@ -80,16 +99,17 @@ TILED = [name for name, row in ROWS.items() if row.tile]
 COMMON = ("unstructured", "blocks", "channels", "fan_in", "2:4", "2:4 both")
 
 
-def marked(scores, k, where):
+def marked(scores, k, where, ties=None):
   """The k largest by a stable descending argsort; NaN comes last."""
   flat, among = np.ravel(scores), np.ravel(where)
-  order = np.lexsort((np.arange(flat.size), -flat, np.isnan(flat)))
+  ties = np.arange(flat.size) if ties is None else ties
+  order = np.lexsort((ties, -flat, np.isnan(flat)))
   mask = np.zeros(flat.shape, bool)
   mask[order[among[order]][: max(k, 0)]] = True
   return mask.reshape(np.shape(scores))
 
 
-def filled(labels, scores, k, keep, where):
+def filled(labels, scores, k, keep, where, ties):
   """`keep`, and each label's best, up to the share that is nearest to k."""
   mine = [labels == i for i in np.unique(labels)]
   sizes = np.array([m.sum() for m in mine])
@@ -97,7 +117,7 @@ def filled(labels, scores, k, keep, where):
   share = min(range(len(counts)), key=lambda j: (abs(counts[j] - k), -j))
   mask = keep.copy()
   for m in mine:
-    mask |= marked(scores, share - (keep & m).sum(), where & m & ~keep)
+    mask |= marked(scores, share - (keep & m).sum(), where & m & ~keep, ties)
   return mask
 
 
@@ -121,8 +141,8 @@ def wanted_top_k(row, scores, k, where):
   labels, size, pooled, spread = as_units(row, scores.shape)
   among = pooled(where, np.any) if size > 1 else where
   nothing = np.zeros(among.shape, bool)
-  units = (2 * k + size) // (2 * size)
-  return spread(filled(labels, pooled(scores), units, nothing, among))
+  units, ties = (2 * k + size) // (2 * size), row.order(labels.shape)
+  return spread(filled(labels, pooled(scores), units, nothing, among, ties))
 
 
 def wanted_swap(row, mask, k, n, drop, grow, regrow):
@@ -130,11 +150,11 @@ def wanted_swap(row, mask, k, n, drop, grow, regrow):
   labels, size, pooled, spread = as_units(row, mask.shape)
   mask = pooled(mask, np.any) if size > 1 else mask
   drop, grow, k, n = pooled(drop), pooled(grow), k // size, n // size
-  keep = marked(drop, k - n, mask)
+  keep, ties = marked(drop, k - n, mask), row.order(labels.shape)
   if regrow:
-    return spread(filled(labels, grow, k, keep, ~keep))
-  new = filled(labels, grow, k, keep, ~mask)
-  return spread(filled(labels, drop, k, new, mask))
+    return spread(filled(labels, grow, k, keep, ~keep, ties))
+  new = filled(labels, grow, k, keep, ~mask, ties)
+  return spread(filled(labels, drop, k, new, mask, ties))
 
 
 @functools.cache
@@ -299,6 +319,56 @@ def test_tiles_avoid_what_is_no_number(name):
   mask = top_k(ROWS[name].pattern, by, by.size * n // m, by == by)
   assert share_of(ROWS[name], mask) == n
   assert (by[mask] == 1).all()
+
+
+def test_ties_of_n_of_m_by_hand():
+  """Four equal weights: the first two, then one on; after four turns back."""
+  pattern, ones = patterns.n_of_m(2, 4), jnp.ones((4, 8))
+  rows = top_k(pattern, ones, 16, ones == 1).T.astype(int).tolist()
+  assert rows == [
+    *([1, 1, 0, 0], [1, 0, 0, 1], [0, 0, 1, 1], [0, 1, 1, 0]),
+    *([0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 1]),
+  ]
+  # Places 1 and 2 are equal; the next group of inputs is one turn on.
+  scores = jnp.array([[3.0, 2, 2, 1] * 2] * 4).T
+  rows = top_k(pattern, scores, 16, scores > 0).T.astype(int).tolist()
+  first, second = [1, 1, 0, 0], [1, 0, 1, 0]
+  assert [row[:4] for row in rows] == [first, first, second, first]
+  assert [row[4:] for row in rows] == [first, second, first, second]
+
+
+@pytest.mark.parametrize(
+  "pattern",
+  [patterns.n_of_m(2, 4), patterns.transposable_n_of_m(2, 4)],
+  ids=["2:4", "2:4 both"],
+)
+def test_ties_favour_no_input(pattern):
+  """Of weights of few values, as in a model of 4 bits."""
+  rng = np.random.default_rng(0)
+  for high in (1, 2, 4):
+    scores = jnp.asarray(rng.integers(0, high, (64, 360)), jnp.float32)
+    mask = top_k(pattern, scores, scores.size // 2, scores >= 0)
+    of_input = np.asarray(mask).reshape(16, 4, 360).mean((0, 2))
+    np.testing.assert_allclose(of_input, 0.5, atol=0.02)
+    if high == 1:
+      np.testing.assert_array_equal(mask.sum(1), 180)
+
+
+def test_ties_are_the_same_in_any_program():
+  """Eagerly, compiled, mapped and sharded; `where` changes none of them."""
+  pattern = patterns.n_of_m(2, 4)
+  rng = np.random.default_rng(1)
+  scores = jnp.asarray(rng.integers(0, 3, (16, 24)), jnp.float32)
+  want = pattern.top_k(scores, 192)
+  pairs = jnp.stack([scores, scores])
+  mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+  one = NamedSharding(mesh, PartitionSpec(None, "x"))
+  for got in (
+    top_k(pattern, scores, 192, scores >= 0),
+    *jax.vmap(lambda x: pattern.top_k(x, 192))(pairs),
+    jax.jit(lambda x: pattern.top_k(x, 192))(jax.device_put(scores, one)),
+  ):
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("regrow", [True, False])
