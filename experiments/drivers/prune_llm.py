@@ -7,8 +7,10 @@ command goes on with the cells that are missing.
 import ml_collections
 
 from experiments.config import calling, check
+from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import load
+from experiments.llm.prune.layerwise import PruningError
 from experiments.runs import progress as progress_lib
 from experiments.runs import prune_llm
 from experiments.runs import workdir as workdir_lib
@@ -56,7 +58,12 @@ def defaults() -> ml_collections.ConfigDict:
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Prunes and tests what is not finished; writes the report."""
+  """Prunes and tests what is not finished; writes the report.
+
+  Raises:
+    UserError: If something is wrong with the config or the directory; and at
+      the end, with all reasons, if kernels of some cells could not be pruned.
+  """
   check.keys(config, defaults(), where="experiments/drivers/prune_llm.py")
   cells = dict(prune_llm.plan(config))
   with workdir_lib.locked(workdir) as path:
@@ -70,11 +77,22 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       )
       measure = Measure(task.measure, task.lower_is_better)
       advance = progress("all cells", len(cells), 0)
-      rows = []
+      rows, failed = [], {}
       for cell, options in cells.items():
-        results = prune_llm.evaluate_cell(
-          config, path, model, task, cell, options, progress
-        )
-        rows.append(llm.row(cell, results, measure))
-        advance(len(rows))
-    llm.write_report(path, config, rows, measure, dense[measure.name])
+        try:
+          results = prune_llm.evaluate_cell(
+            config, path, model, task, cell, options, progress
+          )
+        except PruningError as error:
+          failed[cell] = str(error)
+        else:
+          rows.append(llm.row(cell, results, measure))
+        advance(len(rows) + len(failed))
+    if rows:
+      llm.write_report(path, config, rows, measure, dense[measure.name], failed)
+    if failed:
+      raise UserError(
+        f"{len(failed)} of {len(cells)} cells could not be made; the others "
+        "are kept:\n"
+        + "\n".join(f"  {cell}: {reason}" for cell, reason in failed.items())
+      )

@@ -4,7 +4,7 @@ Every number comes from the runs; what papers found for other models stands
 beside it, with that model's name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,6 +154,7 @@ def write_report(
   rows: Sequence[Row],
   measure: Measure,
   dense: float,
+  missing: Collection[Cell] = (),
 ) -> None:
   """Writes report.md, table.csv and models.png, and prints the table.
 
@@ -164,10 +165,14 @@ def write_report(
     rows: The rows, the dense model's not among them.
     measure: What the values are.
     dense: The dense model's value.
+    missing: Cells that have no row; no order is expected of them.
   """
+  known = {name for row in rows for name in (row.label, row.method)}
+  lost = {name for cell in missing for name in (str(cell), cell.method)} - known
+  expected = [pair for pair in config.expected if not lost.intersection(pair)]
   published = {Cell(*line[:2]): line[2] for line in config.published}
   lines = table(rows, measure, dense, published)
-  sentences = order_sentences(rows, measure, config.expected)
+  sentences = order_sentences(rows, measure, expected)
   report = text.render(
     text.TEMPLATES / "models.md",
     title=config.name,

@@ -2,12 +2,18 @@
 
 Everything is a mean over positions, so nothing grows with their number, and
 batches are merged without subtracting large sums from each other.
+
+What is not finite, and statistics of nothing, are refused. That needs values,
+which there are none of inside `jax.jit` and `jax.vmap`: what each function
+returns there is said with it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -19,12 +25,15 @@ class Statistics(NamedTuple):
     mean: Of each input, float32 [inputs].
     variance: About that mean, divided by the count, float32 [inputs].
     gram: Mean of x x^T, float32 [inputs, inputs]; None if not asked for.
+    sequence_variance: The variance about the means of sequences instead, each
+      about its own, float32 [inputs]; None if it is not known.
   """
 
   count: jax.Array
   mean: jax.Array
   variance: jax.Array
   gram: jax.Array | None
+  sequence_variance: jax.Array | None = None
 
 
 def statistics(inputs: int, *, gram: bool = False) -> Statistics:
@@ -52,6 +61,7 @@ def statistics(inputs: int, *, gram: bool = False) -> Statistics:
     mean=jnp.zeros([inputs], jnp.float32),
     variance=jnp.zeros([inputs], jnp.float32),
     gram=jnp.zeros([inputs, inputs], jnp.float32) if gram else None,
+    sequence_variance=jnp.zeros([inputs], jnp.float32),
   )
 
 
@@ -62,7 +72,8 @@ def observe(
 
   Args:
     statistics: Those so far.
-    x: [..., inputs], of any floating dtype.
+    x: [..., inputs], of any floating dtype: [batch, time, inputs] for
+      sequences, [time, inputs] for one.
     where: Optional bool array, broadcastable to [...]: the positions that
       count. Whatever the others hold, such as NaN, is ignored.
 
@@ -71,7 +82,9 @@ def observe(
     positions.
 
   Raises:
-    ValueError: If the number of inputs is another.
+    ValueError: If the number of inputs is another, or one at a position that
+      counts is not finite. Inside `jax.jit` and `jax.vmap` the statistics are
+      not finite either then, and are refused later.
 
   Example:
     >>> x = jnp.array([[1.0, 2.0], [3.0, 2.0], [9.0, 9.0]])
@@ -93,14 +106,22 @@ def observe(
   count = jnp.sum(seen, dtype=jnp.int32)
   share = seen / jnp.maximum(count, 1)
   x = jnp.where(seen, x, 0)
+  check_finite(x, "the layer's inputs x", "see what the layers before make")
   mean = jnp.sum(share * x, positions)
   gram = None
   if statistics.gram is not None:
     gram = jnp.tensordot(
       x, share * x, (positions, positions), precision=lax.Precision.HIGHEST
     )
-  variance = jnp.sum(share * (x - mean) ** 2, positions)
-  return merge(statistics, Statistics(count, mean, variance, gram))
+  middle = mean
+  if x.ndim > 2:  # one of each sequence
+    lengths = jnp.sum(seen, -2, keepdims=True)
+    middle = jnp.sum(x, -2, keepdims=True) / jnp.maximum(lengths, 1)
+  variance, sequence_variance = (
+    jnp.sum(share * (x - m) ** 2, positions) for m in (mean, middle)
+  )
+  batch = Statistics(count, mean, variance, gram, sequence_variance)
+  return merge(statistics, batch)
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
@@ -137,25 +158,76 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
   count = a.count + b.count
   share = b.count / jnp.maximum(count, 1)
   apart = b.mean - a.mean
+  # Of everything by count, and for the variance what is between the means.
+  mixed = jax.tree.map(lambda x, y: x + share * (y - x), a, b)
   between = share * (1 - share) * apart**2
-  gram = None if a.gram is None else a.gram + share * (b.gram - a.gram)
-  return Statistics(
-    count=count,
-    mean=a.mean + share * apart,
-    variance=a.variance + share * (b.variance - a.variance) + between,
-    gram=gram,
-  )
+  return mixed._replace(count=count, variance=mixed.variance + between)
 
 
-def check_kernel(w: jax.Array, statistics: Statistics | None = None) -> None:
-  """Refuses what is no kernel [inputs, outputs], or statistics of others."""
-  if jnp.ndim(w) != 2:
+def check_finite(x: jax.Array, name: str, hint: str) -> jax.Array:
+  """Refuses an array with numbers that are NaN or infinite.
+
+  Args:
+    x: The array.
+    name: What to call it.
+    hint: What to do about it.
+
+  Returns:
+    Whether all are finite, a bool scalar: True unless it is traced.
+
+  Raises:
+    ValueError: If one is not, unless the array is traced.
+  """
+  finite = jnp.isfinite(x)
+
+  def message():
+    wrong = np.argwhere(~np.asarray(finite))
+    first = tuple(wrong[0].tolist())
+    return (
+      f"{len(wrong)} of {finite.size} numbers of {name} are NaN or infinite, "
+      f"the first is {jnp.asarray(x)[first]} at {first}; wanted finite ones: "
+      f"{hint}"
+    )
+
+  return _refuse_unless(jnp.all(finite), message)
+
+
+def _refuse_unless(ok: jax.Array, message: Callable[[], str]) -> jax.Array:
+  """Raises a ValueError if something is not so, unless that is traced."""
+  if not isinstance(ok, jax.core.Tracer) and not ok:
+    raise ValueError(message())
+  return ok
+
+
+def check_matrix(x: jax.Array) -> None:
+  """Refuses what has not two axes."""
+  if jnp.ndim(x) != 2:
     raise ValueError(
-      f"got an array of shape {jnp.shape(w)}, wanted [inputs, outputs]: map "
+      f"got an array of shape {jnp.shape(x)}, wanted [inputs, outputs]: map "
       "over further axes with jax.vmap"
     )
+
+
+def check_kernel(
+  w: jax.Array, statistics: Statistics | None = None
+) -> jax.Array:
+  """Refuses a kernel and statistics of its inputs by which it cannot be pruned.
+
+  Args:
+    w: [inputs, outputs], all finite.
+    statistics: Of as many inputs, of at least one position, all finite, and
+      not all 0.
+
+  Returns:
+    Whether they will do, a bool scalar: True unless it is traced.
+
+  Raises:
+    ValueError: If they will not.
+  """
+  check_matrix(w)
+  ok = check_finite(w, "the kernel", "see where it was made or read")
   if statistics is None:
-    return
+    return ok
   inputs, outputs = jnp.shape(w)
   if jnp.shape(statistics.mean) != (inputs,):
     turned = jnp.shape(statistics.mean) == (outputs,)
@@ -164,6 +236,30 @@ def check_kernel(w: jax.Array, statistics: Statistics | None = None) -> None:
       f"{jnp.shape(statistics.mean)}, wanted ({inputs},), one of each input"
       + (": transpose the kernel" if turned else "")
     )
+  count = statistics.count
+  ok &= _refuse_unless(
+    count > 0,
+    lambda: (
+      f"the statistics are of {count} positions, wanted 1 to 2**31 - 1: no "
+      "input has reached this kernel, take more calibration data, or prune by "
+      "magnitude, which needs none"
+      if count == 0
+      else f"the statistics are of {count} positions, more than an int32 "
+      "counts: take less calibration data"
+    ),
+  )
+  for field, x in statistics._asdict().items():
+    if x is not None:
+      hint = "see what the layers before make; sums end at 3e38"
+      ok &= check_finite(x, f"the statistics' {field}", hint)
+  return ok & _refuse_unless(
+    jnp.any(statistics.mean**2 + statistics.variance > 0),
+    lambda: (
+      f"all {inputs} inputs were 0 at all {count} positions, wanted some "
+      "that say which weights matter: take other calibration data, or prune "
+      "by magnitude, which needs none"
+    ),
+  )
 
 
 def check_mask(mask: jax.Array, w: jax.Array) -> None:

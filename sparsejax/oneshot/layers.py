@@ -8,6 +8,7 @@ import numpy as np
 
 from sparsejax.distributions import check_sparsity
 from sparsejax.masks import PyTree
+from sparsejax.oneshot import calibration
 
 _HALVINGS = 100  # of an interval no longer than 2, down to rounding
 
@@ -21,10 +22,12 @@ def outliers(scores: PyTree, *, threshold: float = 5.0) -> jax.Array:
     threshold: M: how many times the mean of all of them a score has to exceed.
 
   Returns:
-    A float32 scalar from 0 to 1.
+    A float32 scalar from 0 to 1. Inside `jax.jit` and `jax.vmap` it is NaN if
+    a score is not finite.
 
   Raises:
-    ValueError: If there is no score.
+    ValueError: If there is no score, one is not finite, or the threshold is no
+      number.
 
   References:
     Yin et al., Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce
@@ -37,13 +40,18 @@ def outliers(scores: PyTree, *, threshold: float = 5.0) -> jax.Array:
   """
   leaves = [jnp.asarray(x) for x in jax.tree.leaves(scores)]
   size = sum(x.size for x in leaves)
+  if np.isnan(threshold):
+    raise ValueError(f"got threshold={threshold}, wanted a number")
   if size == 0:
     raise ValueError("got no scores, wanted those of a layer's kernels")
+  hint = "see the weights, and the statistics of their inputs"
+  finite = [calibration.check_finite(x, "the scores", hint) for x in leaves]
   # By rows first: one sum of millions of float32 numbers would round too often.
   sums = [jnp.sum(jnp.sum(x, -1, dtype=jnp.float32)) for x in leaves]
   limit = threshold * sum(sums) / size
   above = [jnp.sum(x > limit, dtype=jnp.int32) for x in leaves]
-  return sum(n / size for n in above)
+  share = sum(n / size for n in above)
+  return jnp.where(jnp.all(jnp.stack(finite)), share, jnp.nan)
 
 
 def owl_densities(
@@ -92,13 +100,14 @@ def owl_densities(
       "layer"
     )
   weights = np.ones(shares.shape) if sizes is None else np.asarray(sizes)
-  if weights.shape != shares.shape or not (weights > 0).all():
+  positive = np.all((weights > 0) & (weights < np.inf))
+  if weights.shape != shares.shape or not positive:
     raise ValueError(
       f"got the sizes {weights.tolist()}, wanted a positive number for each of "
       f"{shares.size} layers"
     )
-  if deviation < 0:
-    raise ValueError(f"got deviation={deviation}, wanted at least 0")
+  if not 0 <= deviation < np.inf:
+    raise ValueError(f"got deviation={deviation}, wanted a number, at least 0")
   wanted = float(1 - check_sparsity(sparsity))
   span = np.ptp(shares)
   rated = (shares - shares.min()) * (2 * deviation / span if span else 0)

@@ -6,6 +6,7 @@ the inputs that follow.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -18,6 +19,8 @@ from sparsejax.oneshot import calibration, pruning
 from sparsejax.oneshot.calibration import Statistics
 from sparsejax.patterns import Pattern
 from sparsejax.scores import wide
+
+_MOST_DAMPING = 1000.0  # of the Hessian's mean diagonal
 
 
 def sparsegpt(
@@ -42,19 +45,23 @@ def sparsegpt(
       the weights of all later inputs are adapted; of N:M a multiple of m. The
       last block is shorter if the inputs do not divide by it.
     damping: What is added to the diagonal of the Hessian, in units of its mean.
-      Without any, a Gram matrix that is singular gives NaN.
+      Where that leaves it singular in float32, as few positions do without
+      any, ten times as much is, and at least 0.01, with a warning.
 
   Returns:
     The bool mask, with the budget of `prune`, of which each block of inputs has
     its share: the first j inputs keep j / inputs of it, rounded down. And the
     new kernel of w's dtype, computed in float32; what is pruned is exactly 0,
     and so are all weights of inputs that were always 0, which are pruned first.
+    Inside `jax.jit` and `jax.vmap`, where nothing can be refused and no warning
+    given, a kernel that would need it comes back as it is, its mask all True.
 
   Raises:
-    ValueError: If w is no matrix, the statistics are of other inputs or have no
-      Gram matrix, the sparsity is out of range or leaves no weight, the blocks
-      cannot have the pattern, the pattern leaves the density open or has
-      another, or the damping is negative.
+    ValueError: If w is no matrix, the statistics are of other inputs or of no
+      position or have no Gram matrix, something is not finite, the sparsity is
+      out of range or leaves no weight, the blocks cannot have the pattern, the
+      pattern leaves the density open or has another, or the damping is
+      negative.
 
   References:
     Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately
@@ -69,7 +76,7 @@ def sparsegpt(
     [False  True] ['0.00', '3.00']
   """
   w = jnp.asarray(w)
-  _check(w, statistics, block, damping)
+  usable = _check(w, statistics, block, damping)
   inputs, outputs = w.shape
   block = min(block, inputs)
   if pattern is not None and pattern.density is None:
@@ -90,15 +97,18 @@ def sparsegpt(
     stop = min(start + group, inputs)
     share = total * stop // inputs - sum(counts)
     counts.append(pattern.budget((stop - start, outputs), share))
-  return _sparsegpt(
+  factor, definite = _damped_factor(statistics, damping)
+  mask, new = _sparsegpt(
     w,
     statistics.gram,
-    damping,
+    factor,
     jnp.array(counts, jnp.int32),
     top_k=pattern.top_k,
     block=block,
     group=group,
   )
+  usable &= definite & _check_new(new)
+  return mask | ~usable, jnp.where(usable, new, w)
 
 
 def reconstruct(
@@ -121,12 +131,14 @@ def reconstruct(
 
   Returns:
     The new kernel of w's dtype, exactly 0 outside the mask, and for inputs that
-    were always 0.
+    were always 0. Inside `jax.jit` and `jax.vmap`, where nothing can be refused
+    and no warning given, what the mask keeps is NaN in a kernel that would need
+    it.
 
   Raises:
-    ValueError: If w is no matrix, the statistics are of other inputs or have no
-      Gram matrix, the mask is no bool array of w's shape, the block is empty or
-      the damping is negative.
+    ValueError: If w is no matrix, the statistics are of other inputs or of no
+      position or have no Gram matrix, something is not finite, the mask is no
+      bool array of w's shape, the block is empty or the damping is negative.
 
   References:
     Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately
@@ -142,35 +154,37 @@ def reconstruct(
     ['0.00', '3.00']
   """
   w = jnp.asarray(w)
-  _check(w, statistics, block, damping)
+  usable = _check(w, statistics, block, damping)
   calibration.check_mask(mask, w)
+  factor, definite = _damped_factor(statistics, damping)
   block = min(block, w.shape[0])
-  return _reconstruct(w, statistics.gram, damping, mask, block=block)
+  new = _reconstruct(w, statistics.gram, factor, mask, block=block)
+  usable &= definite & _check_new(new)
+  return jnp.where(mask & ~usable, jnp.nan, new)
 
 
 @functools.partial(jax.jit, static_argnames=("top_k", "block", "group"))
-def _sparsegpt(w, gram, damping, counts, *, top_k, block, group):
+def _sparsegpt(w, gram, factor, counts, *, top_k, block, group):
   def choose(scores, start):
     return top_k(scores, counts[start // group])
 
-  return _sweep(w, gram, damping, choose, block, group)
+  return _sweep(w, gram, factor, choose, block, group)
 
 
 @functools.partial(jax.jit, static_argnames=("block",))
-def _reconstruct(w, gram, damping, mask, *, block):
+def _reconstruct(w, gram, factor, mask, *, block):
   def choose(scores, start):
     return lax.dynamic_slice_in_dim(mask, start, len(scores))
 
-  return _sweep(w, gram, damping, choose, block, block)[1]
+  return _sweep(w, gram, factor, choose, block, block)[1]
 
 
-def _sweep(w, gram, damping, choose: Callable, block: int, group: int):
+def _sweep(w, gram, factor, choose: Callable, block: int, group: int):
   """Prunes and adapts the weights of one input after the other.
 
   `choose(scores, start)` gives the mask of a group of inputs from the first one
   on. Errors reach the block at once, and all later inputs when it is through.
   """
-  factor = _factor(gram, damping)
   new = jnp.where(jnp.diagonal(gram)[:, None] == 0, 0, wide(w))
   part_of = lax.dynamic_slice_in_dim
   put = functools.partial(lax.dynamic_update_slice_in_dim, axis=0)
@@ -205,7 +219,8 @@ def _sweep(w, gram, damping, choose: Callable, block: int, group: int):
 
   carry = new, jnp.zeros(new.shape, bool)
   new, mask = _each(len(w), block, prune_block, carry)
-  return mask, new.astype(w.dtype)
+  # Again: what is not finite in a later block reaches the zeros of all.
+  return mask, jnp.where(mask, new, 0).astype(w.dtype)
 
 
 def _each(total, size, body, carry):
@@ -218,6 +233,29 @@ def _each(total, size, body, carry):
   return body(whole * size, rest, carry) if rest else carry
 
 
+def _damped_factor(statistics, damping):
+  """Computes `_factor`, with more damping, and a warning, if that is needed."""
+  factor, definite = _factor(statistics.gram, damping)
+  more = damping
+  while not isinstance(definite, jax.core.Tracer) and not definite:
+    more = max(10 * more, 0.01)  # the authors' value
+    if more > _MOST_DAMPING:
+      raise ValueError(
+        "the statistics' gram is not positive definite with any damping up to "
+        f"{_MOST_DAMPING}, wanted the mean of x x^T as `observe` makes it"
+      )
+    factor, definite = _factor(statistics.gram, more)
+  if more != damping:
+    warnings.warn(
+      f"damping={damping} leaves the Hessian of {len(statistics.gram)} inputs "
+      f"at {statistics.count} positions singular in float32: took damping="
+      f"{more:g} instead",
+      stacklevel=3,
+    )
+  return factor, definite
+
+
+@jax.jit
 def _factor(gram, damping):
   """Computes the upper triangular U of U^T U = (H + damping)^-1.
 
@@ -225,17 +263,31 @@ def _factor(gram, damping):
   the removal of a weight of input j when all earlier ones stand still. With
   both axes turned round, the inverse of the Hessian's Cholesky factor is U: no
   inverse is factored.
+
+  Returns:
+    U, and whether H + damping is positive definite in its precision.
   """
   diagonal = jnp.diagonal(gram)
   # An input that was always 0 stands by itself.
   added = jnp.where(diagonal == 0, 1, 0) + damping * jnp.mean(diagonal)
-  lower = jnp.linalg.cholesky(jnp.flip(gram + jnp.diag(added)))
+  damped = gram + jnp.diag(added)
+  lower = jnp.linalg.cholesky(jnp.flip(damped))
+  # What is left of each input by those after it. Where that is 30 times what
+  # rounding leaves, weights are right to some per cent.
+  rest, whole = jnp.diagonal(lower) ** 2, jnp.flip(jnp.diagonal(damped))
+  definite = jnp.all(rest > 30 * jnp.finfo(gram.dtype).eps * whole)
   identity = jnp.eye(len(gram), dtype=gram.dtype)
-  return jnp.flip(solve_triangular(lower, identity, lower=True))
+  return jnp.flip(solve_triangular(lower, identity, lower=True)), definite
+
+
+def _check_new(new):
+  """Refuses new weights that are beyond their dtype."""
+  hint = f"{new.dtype} does not hold them, prune in float32"
+  return calibration.check_finite(new, "the new kernel", hint)
 
 
 def _check(w, statistics, block, damping):
-  calibration.check_kernel(w, statistics)
+  usable = calibration.check_kernel(w, statistics)
   if statistics.gram is None:
     raise ValueError(
       "the statistics have no Gram matrix, wanted one: gather them with "
@@ -243,5 +295,6 @@ def _check(w, statistics, block, damping):
     )
   if block < 1:
     raise ValueError(f"got a block of {block} inputs, wanted at least 1")
-  if damping < 0:
-    raise ValueError(f"got damping={damping}, wanted at least 0")
+  if not 0 <= damping < jnp.inf:
+    raise ValueError(f"got damping={damping}, wanted a number, at least 0")
+  return usable

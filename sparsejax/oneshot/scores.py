@@ -1,7 +1,10 @@
 """How a weight is rated by itself and by the inputs that it meets.
 
 Every score takes `(w, statistics)` and returns one number per weight, the
-higher, the better it is kept; so one may stand for another.
+higher, the better it is kept; so one may stand for another. What cannot be
+rated is refused. Inside `jax.jit` and `jax.vmap`, where it cannot be refused, a
+weight that is not finite has a score that is not, and statistics of nothing or
+of what is not finite make all scores NaN; `prune` prunes nothing then.
 """
 
 import jax
@@ -23,7 +26,7 @@ def magnitude(w: jax.Array, statistics: Statistics | None = None) -> jax.Array:
     Scores [inputs, outputs], float32 or wider.
 
   Raises:
-    ValueError: If w is no matrix.
+    ValueError: If w is no matrix, or not finite.
 
   Example:
     >>> print(magnitude(jnp.array([[1.0, -2.0]])))
@@ -48,7 +51,8 @@ def wanda(w: jax.Array, statistics: Statistics) -> jax.Array:
     Scores [inputs, outputs], float32 or wider.
 
   Raises:
-    ValueError: If w is no matrix, or the statistics are of other inputs.
+    ValueError: If w is no matrix, the statistics are of other inputs or of no
+      position, or something is not finite.
 
   References:
     Sun et al., A Simple and Effective Pruning Approach for Large Language
@@ -60,8 +64,8 @@ def wanda(w: jax.Array, statistics: Statistics) -> jax.Array:
     >>> print(wanda(jnp.array([[1.0, -2.0]]), seen))
     [[ 5. 10.]]
   """
-  calibration.check_kernel(w, statistics)
-  return jnp.abs(wide(w)) * _norms(statistics)
+  known = calibration.check_kernel(w, statistics)
+  return jnp.abs(wide(w)) * _norms(statistics, known)
 
 
 def ria(
@@ -82,7 +86,8 @@ def ria(
     Scores [inputs, outputs], float32 or wider.
 
   Raises:
-    ValueError: If w is no matrix, or the statistics are of other inputs.
+    ValueError: If w is no matrix, the statistics are of other inputs or of no
+      position, or something is not finite.
 
   References:
     Zhang et al., Plug-and-Play: An Efficient Post-training Pruning Method for
@@ -95,16 +100,19 @@ def ria(
     [[1.25 1.5 ]
      [0.   1.25]]
   """
-  calibration.check_kernel(w, statistics)
+  known = calibration.check_kernel(w, statistics)
   size = jnp.abs(wide(w))
   relative = _share(size, axis=0) + _share(size, axis=1)
-  return relative * _norms(statistics) ** power
+  return relative * _norms(statistics, known) ** power
 
 
-def _norms(statistics):
-  """Computes ||x||_2 of each input over all positions, [inputs, 1]."""
+def _norms(statistics, known):
+  """Computes ||x||_2 of each input over all positions, [inputs, 1].
+
+  NaN unless `known`.
+  """
   square = statistics.variance + statistics.mean**2
-  return jnp.sqrt(statistics.count * square)[:, None]
+  return jnp.sqrt(jnp.where(known, statistics.count * square, jnp.nan))[:, None]
 
 
 def _share(size, axis):

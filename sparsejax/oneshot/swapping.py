@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from sparsejax.oneshot import calibration, pruning
@@ -28,7 +29,8 @@ def dsnot(
 
   An output's error is the mean of what its pruned weights would have given, the
   sum of w mean(x). A cycle grows, in each output, the weight that lessens it
-  most for the variance of its input, by w mean(x) / variance^power; and prunes
+  most for the variance of its input, by w mean(x) / variance^power, the mean of
+  the sequences' own variances as in the authors' code; and prunes
   the one of the least |w| ||x||_2 among those whose removal lessens it too. In
   N:M that is the least of the grown one's group, whatever its sign. No weight
   moves twice, and an output that has no such pair left, as when few weights are
@@ -50,11 +52,15 @@ def dsnot(
       one. None is what the authors' code does: in N:M only.
 
   Returns:
-    A bool mask with as many weights in each output, or group, as before.
+    A bool mask with as many weights in each output, or group, as before. Inside
+    `jax.jit` and `jax.vmap` the mask stays as it is where something would be
+    refused for its values.
 
   Raises:
-    ValueError: If w is no matrix, the statistics are of other inputs, the mask
-      is no bool array of w's shape, or the number of cycles is negative.
+    ValueError: If w is no matrix, the statistics are of other inputs or of no
+      position, something is not finite, the mask is no bool array of w's shape,
+      the number of cycles or the threshold is negative, or the power is not
+      finite.
 
   References:
     Zhang et al., Dynamic Sparse No Training: Training-Free Fine-tuning for
@@ -70,22 +76,30 @@ def dsnot(
     [ True False  True]
   """
   w = jnp.asarray(w)
-  calibration.check_kernel(w, statistics)
+  usable = calibration.check_kernel(w, statistics)
   calibration.check_mask(mask, w)
   if cycles < 0:
     raise ValueError(f"got {cycles} cycles, wanted at least 0")
+  if not threshold >= 0 or not np.isfinite(power):
+    raise ValueError(
+      f"got threshold={threshold} and power={power}, wanted numbers, the "
+      "threshold at least 0"
+    )
   group = pruning.group(w.shape, pattern)
   if stop_at_flip is None:
     stop_at_flip = group is not None
-  return _dsnot(
+  moved = _dsnot(
     w, mask, statistics, cycles, threshold, power, group, stop_at_flip
   )
+  return jnp.where(usable, moved, mask)
 
 
 @functools.partial(jax.jit, static_argnames=("group", "stop_at_flip"))
 def _dsnot(w, mask, statistics, cycles, threshold, power, group, stop_at_flip):
   gives = wide(w) * statistics.mean[:, None]
-  sureness = statistics.variance[:, None] ** -power
+  variance = statistics.sequence_variance
+  variance = statistics.variance if variance is None else variance
+  sureness = variance[:, None] ** -power
   importance = wanda(w, statistics)
   index = jnp.arange(len(w))[:, None]
 

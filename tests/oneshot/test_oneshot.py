@@ -49,6 +49,12 @@ def moments(x):
   return len(x), x.mean(0), x.var(0), x.T @ x / len(x)
 
 
+def within(sequences):
+  """The variance about each sequence's mean, over all positions."""
+  apart = [x.astype(np.float64) - x.mean(0) for x in sequences]
+  return np.mean(np.concatenate(apart) ** 2, 0)
+
+
 @pytest.mark.parametrize("sizes", [[60], [1, 59], [20, 30, 10]])
 def test_statistics_do_not_depend_on_the_batches(sizes):
   x = correlated() + 30.0  # means far above deviations: sums would cancel
@@ -69,7 +75,8 @@ def test_positions_that_do_not_count_may_hold_anything():
   padded = np.where(where[..., None], x, np.nan)
   start = oneshot.statistics(INPUTS, gram=True)
   found = oneshot.observe(start, padded, where=where)
-  for got, want in zip(found, moments(x[where]), strict=True):
+  wanted = *moments(x[where]), within([x[0], x[1, :3], x[3, :9]])
+  for got, want in zip(found, wanted, strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
   # A batch of nothing changes nothing, at the start either.
   nothing = np.zeros((4, 15), bool)
@@ -81,8 +88,27 @@ def test_positions_that_do_not_count_may_hold_anything():
 def test_statistics_of_halves_merge():
   x = correlated()
   both = oneshot.merge(seen(x[:13]), seen(x[13:]))
-  for got, want in zip(both, seen(x), strict=True):
+  # Of two arrays [time, inputs] each is a sequence.
+  for got, want in zip(
+    both, (*moments(x), within([x[:13], x[13:]])), strict=True
+  ):
     np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_variance_within_sequences_is_as_dsnot_gathers_it():
+  """Sequence by sequence, weighed by their lengths, as its code does."""
+  x = correlated(positions=60).reshape(3, 20, INPUTS)
+  variance, tokens = 0, 0
+  for sequence in x:
+    variance = (variance * tokens + sequence.var(0) * 20) / (tokens + 20)
+    tokens += 20
+  found = seen(x, gram=False)
+  np.testing.assert_allclose(found.sequence_variance, variance, rtol=1e-4)
+  assert np.all(found.sequence_variance < found.variance)
+  one_by_one = oneshot.statistics(INPUTS)
+  for sequence in x:
+    one_by_one = oneshot.observe(one_by_one, sequence)
+  np.testing.assert_allclose(one_by_one.sequence_variance, variance, rtol=1e-4)
 
 
 def test_statistics_are_float32_of_any_input():
@@ -151,18 +177,48 @@ def best(scores, k):
 def test_budgets_are_exact_however_many_weights_are_equal(shape, sparsity):
   scores = np.abs(np.round(kernel(shape=shape)))  # four values or so
   whole = int(np.floor(np.prod(shape) * (1 - sparsity) + 0.5))
-  mask = oneshot.prune(scores, sparsity)
+  mask = np.asarray(oneshot.prune(scores, sparsity))
   assert mask.dtype == bool
-  np.testing.assert_array_equal(mask, best(scores, whole))
+  assert mask.sum() == whole
+  assert scores[mask].sum() == scores[best(scores, whole)].sum()
 
   each = int(np.floor(shape[0] * (1 - sparsity) + 0.5))
   mask = oneshot.prune(scores, sparsity, pattern=patterns.fan_in())
+  mask = np.asarray(mask)
   for j in range(shape[1]):
-    np.testing.assert_array_equal(mask[:, j], best(scores[:, j], each))
+    column = scores[:, j]
+    assert mask[:, j].sum() == each
+    assert column[mask[:, j]].sum() == column[best(column, each)].sum()
+
+
+def test_masks_of_different_scores_are_those_of_the_pattern():
+  scores = np.abs(kernel(shape=WIDE))
+  for pattern in (patterns.unstructured(), patterns.fan_in(), N_OF_M):
+    want = pattern.top_k(jnp.asarray(scores, jnp.float32), scores.size // 2)
+    got = oneshot.prune(scores, 0.5, pattern=pattern)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+  "pattern",
+  [None, patterns.unstructured(), patterns.fan_in()],
+  ids=["none", "unstructured", "fan_in"],
+)
+def test_ties_favour_no_input(pattern):
+  """By the lower index all of them would be of the first inputs."""
+  rng = np.random.default_rng(0)
+  for high in (1, 3):
+    scores = rng.integers(0, high, (64, 400)).astype(np.float32)
+    mask = np.asarray(oneshot.prune(scores, 0.5, pattern=pattern))
+    assert mask.sum() == scores.size // 2
+    share = mask.mean(1)
+    assert np.abs(share - 0.5).max() < 0.1  # four standard deviations
+    slope = np.corrcoef(np.arange(64), share)[0, 1]
+    assert abs(slope) < 0.4
 
 
 def test_n_of_m_goes_along_the_inputs():
-  scores = np.abs(np.round(2 * kernel(shape=(10, 3))))
+  scores = np.abs(kernel(shape=(10, 3)))
   mask = oneshot.prune(scores, 0.5, pattern=N_OF_M)
   for j in range(3):
     for start in (0, 4, 8):
@@ -304,9 +360,6 @@ def test_inputs_that_were_always_zero_go_first():
   new = oneshot.reconstruct(w, found, kept)
   want = np.where(norms(x)[:, None] == 0, 0, w)
   np.testing.assert_allclose(new, want, rtol=1e-5)
-  # Of inputs of which nothing is known, the largest weights stay as they are.
-  empty = oneshot.statistics(INPUTS, gram=True)
-  assert np.all(np.isfinite(oneshot.sparsegpt(w, empty, 0.5)[1]))
 
 
 def test_sparsegpt_does_not_depend_on_the_scale_of_inputs():
@@ -373,6 +426,23 @@ def test_owl_of_equal_shares_is_uniform():
 
 
 # DSnoT: sorted lists, taken from their ends.
+
+
+def test_dsnot_goes_by_the_variance_within_sequences():
+  """Two equal weights: the first input varies between sequences only."""
+  x = np.array([[[3.0, 1.0], [3.0, 3.0]], [[1.0, 3.0], [1.0, 1.0]]])
+  x = np.concatenate([x + 0.1 * x[::-1], np.full((2, 2, 1), 2.0)], -1)
+  w = np.array([[1.0], [1.0], [-0.5]])
+  mask = np.array([[False], [False], [True]])
+  found = seen(x, gram=False)
+  np.testing.assert_allclose(found.variance[0], found.variance[1], rtol=1e-5)
+  got = oneshot.dsnot(w, mask, found, cycles=1)
+  assert got.ravel().tolist() == [True, False, False]
+  # Without it all positions count alike, and the first of equal ones grows.
+  found = found._replace(sequence_variance=None, variance=found.variance + 0)
+  apart = found._replace(variance=found.variance.at[0].add(1))
+  got = oneshot.dsnot(w, mask, apart, cycles=1)
+  assert got.ravel().tolist() == [False, True, False]
 
 
 def exchange(
@@ -490,8 +560,151 @@ def test_dsnot_is_unmoved_by_inputs_without_mean_or_variance():
   got = oneshot.dsnot(w, mask, seen(x, gram=False))
   np.testing.assert_array_equal(got.sum(0), mask.sum(0))
   np.testing.assert_array_equal(got[3], mask[3])
-  start = oneshot.statistics(WIDE[0])
-  np.testing.assert_array_equal(oneshot.dsnot(w, mask, start), mask)
+
+
+# What is not finite, and nothing.
+
+BAD = [np.nan, np.inf, -np.inf]
+
+
+def calls(w, found, mask):
+  """Everything that rates or changes a kernel by statistics."""
+  score = lambda s: oneshot.prune(s, 0.5)  # noqa: E731
+  return {
+    "wanda": lambda: score(oneshot.wanda(w, found)),
+    "ria": lambda: score(oneshot.ria(w, found)),
+    "dsnot": lambda: oneshot.dsnot(w, mask, found),
+    "sparsegpt": lambda: oneshot.sparsegpt(w, found, 0.5),
+    "2:4": lambda: oneshot.sparsegpt(w, found, 0.5, pattern=N_OF_M),
+    "reconstruct": lambda: oneshot.reconstruct(w, found, mask),
+  }
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_an_input_that_is_not_finite_is_refused_by_its_place(bad):
+  x = correlated().reshape(4, 15, INPUTS)
+  x[2, 7, 3] = bad
+  with pytest.raises(ValueError, match=r"1 of .* inputs .* at \(2, 7, 3\)"):
+    seen(x)
+  where = np.ones((4, 15), bool)
+  where[2, 7] = False
+  found = oneshot.observe(oneshot.statistics(INPUTS), x, where=where)
+  assert np.isfinite(found.variance).all()
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_statistics_that_are_not_finite_are_refused_by_name(bad):
+  """Gathered by a compiled program, which cannot refuse them."""
+  w, mask = kernel(), np.ones((INPUTS, OUTPUTS), bool)
+  x = correlated()
+  x[7, 3] = bad
+  found = jax.jit(seen)(x)
+  for call in calls(w, found, mask).values():
+    with pytest.raises(ValueError, match=r"statistics' mean are .* at \(3,\)"):
+      call()
+  # A Gram matrix may overflow where means do not.
+  found = seen(correlated())
+  found = found._replace(gram=found.gram.at[4, 2].set(bad))
+  for call in calls(w, found, mask).values():
+    with pytest.raises(ValueError, match=r"statistics' gram .* at \(4, 2\)"):
+      call()
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_weight_that_is_not_finite_is_refused(bad):
+  w, mask = kernel(), np.ones((INPUTS, OUTPUTS), bool)
+  w[5, 1] = bad
+  of_all = calls(w, seen(correlated()), mask)
+  of_all["magnitude"] = lambda: oneshot.magnitude(w)
+  for call in of_all.values():
+    with pytest.raises(ValueError, match=r"1 of 70 .* kernel .* at \(5, 1\)"):
+      call()
+  for call in (lambda: oneshot.prune(w, 0.5), lambda: oneshot.outliers([w])):
+    with pytest.raises(ValueError, match=r"1 of 70 .* scores .* at \(5, 1\)"):
+      call()
+
+
+def test_statistics_of_nothing_are_refused():
+  w, mask = kernel(), np.ones((INPUTS, OUTPUTS), bool)
+  nothing = oneshot.statistics(INPUTS, gram=True)
+  unreached = oneshot.observe(
+    nothing, correlated(), where=np.zeros(len(correlated()), bool)
+  )
+  for found in (nothing, unreached):
+    for call in calls(w, found, mask).values():
+      with pytest.raises(ValueError, match=r"of 0 positions.* magnitude"):
+        call()
+  zeros = seen(np.zeros((9, INPUTS)))
+  for call in calls(w, zeros, mask).values():
+    with pytest.raises(ValueError, match="inputs were 0 at all 9 positions"):
+      call()
+  wrapped = seen(correlated())._replace(count=jnp.int32(-5))
+  for call in calls(w, wrapped, mask).values():
+    with pytest.raises(ValueError, match="more than an int32 counts"):
+      call()
+
+
+def test_new_weights_fit_their_dtype():
+  x = correlated()
+  x[:, 1:] = 1e-3 * x[:, :1]  # mended by one input a thousand times smaller
+  w = jnp.full((INPUTS, 1), 6e4, jnp.float16)
+  mask = np.arange(INPUTS)[:, None] == INPUTS - 1
+  with pytest.raises(ValueError, match=r"new kernel .* float16 does not hold"):
+    oneshot.reconstruct(w, seen(x), mask, damping=1e-6)
+
+
+@pytest.mark.parametrize("damping", [0.0, 1e-9, 1e-7])
+def test_a_singular_hessian_is_damped_more_and_says_so(damping):
+  """Also where Cholesky's factor is finite, but noise."""
+  x, w = correlated(0, WIDE[0], 20), kernel(0, WIDE)
+  found = seen(x)
+  with pytest.warns(UserWarning, match=r"damping=.* 20 positions .*=0.01 "):
+    mask, new = oneshot.sparsegpt(w, found, 0.5, damping=damping)
+  wanted = oneshot.sparsegpt(w, found, 0.5)
+  np.testing.assert_array_equal(mask, wanted[0])
+  np.testing.assert_array_equal(new, wanted[1])
+  with pytest.warns(UserWarning, match=r"took damping=0.01 instead"):
+    again = oneshot.reconstruct(w, found, mask, damping=damping)
+  assert_close(again, oneshot.reconstruct(w, found, mask))
+  assert error(x, w, new) < error(x, w, np.where(mask, w, 0))
+
+
+def test_a_matrix_that_no_damping_helps_is_refused():
+  found = seen(correlated())
+  found = found._replace(gram=-1e6 * found.gram)
+  with pytest.raises(ValueError, match="not positive definite with any"):
+    oneshot.sparsegpt(kernel(), found, 0.5)
+
+
+def test_what_cannot_be_refused_inside_a_program_is_not_pruned():
+  """Mapped over kernels: each by itself, the good ones as ever."""
+  x, w = correlated(), jnp.asarray(kernel(), jnp.float32)
+  good, few = seen(x), seen(x[:5])
+  nothing = oneshot.statistics(INPUTS, gram=True)
+  odd = jax.jit(seen)(np.where(np.arange(60)[:, None] == 9, np.inf, x))
+  founds = jax.tree.map(lambda *a: jnp.stack(a), good, nothing, odd, good, few)
+  ws = jnp.stack([w] * 5).at[3, 2, 1].set(jnp.nan)
+  mask = oneshot.prune(oneshot.magnitude(w), 0.5)
+
+  def everything(w, found):
+    ria = oneshot.prune(oneshot.ria(w, found), 0.5)
+    new = oneshot.sparsegpt(w, found, 0.5, damping=0.0)
+    again = oneshot.reconstruct(w, found, mask, damping=0.0)
+    return ria, oneshot.dsnot(w, mask, found), *new, again
+
+  ria, moved, masks, new, again = jax.vmap(everything)(ws, founds)
+  half = INPUTS * OUTPUTS // 2
+  assert ria.sum((1, 2)).tolist() == [half, 2 * half, 2 * half, 2 * half, half]
+  for i in (1, 2, 3):
+    np.testing.assert_array_equal(moved[i], mask)
+  assert masks.sum((1, 2)).tolist() == [half, *[2 * half] * 4]
+  np.testing.assert_array_equal(new[1:], ws[1:])
+  np.testing.assert_allclose(
+    new[0], oneshot.sparsegpt(w, good, 0.5, damping=0.0)[1], rtol=1e-3
+  )
+  assert np.isfinite(again[0]).all()
+  assert np.isnan(again[1:][:, mask]).all()
+  assert not np.any(again[:, ~mask])
 
 
 # Transformations and errors.
@@ -563,12 +776,20 @@ def test_what_is_refused():
     "leaves the density open": lambda: sparsegpt(pattern=patterns.fan_in()),
     "block of 0 inputs": lambda: sparsegpt(block=0),
     "damping=-1": lambda: sparsegpt(damping=-1),
+    "damping=nan": lambda: sparsegpt(damping=np.nan),
+    "threshold=nan": lambda: oneshot.dsnot(w, mask, found, threshold=np.nan),
     "wanted bool[14, 5]": lambda: oneshot.dsnot(w, mask[:2], found),
     "got a mask float": lambda: oneshot.reconstruct(w, found, mask + 0.0),
     "-1 cycles": lambda: oneshot.dsnot(w, mask, found, cycles=-1),
+    "power=inf": lambda: oneshot.dsnot(w, mask, found, power=np.inf),
     "no scores": lambda: oneshot.outliers({}),
     "finite number": lambda: oneshot.owl_densities([0.1, np.nan], 0.5),
     "each of 2 layers": lambda: oneshot.owl_densities([0, 1], 0.5, sizes=[1]),
+    "threshold=nan,": lambda: oneshot.outliers(w, threshold=np.nan),
+    "deviation=nan": lambda: oneshot.owl_densities(
+      [0, 1], 0.5, deviation=np.nan
+    ),
+    "the sizes": lambda: oneshot.owl_densities([1], 0.5, sizes=[np.inf]),
     "deviation=-1": lambda: oneshot.owl_densities([0, 1], 0.5, deviation=-1),
   }
   for message, call in refused.items():

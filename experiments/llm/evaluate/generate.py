@@ -43,7 +43,8 @@ def greedy(
 
   Raises:
     UserError: a prompt is empty, has tokens that the model does not know, or
-      is too long for `steps` more in the model's context; or steps < 1.
+      is too long for `steps` more in the model's context; steps < 1; or the
+      model's logits are not finite.
   """
   if not len(prompts):
     return []
@@ -68,15 +69,21 @@ def greedy(
     row[: len(prompt)] = prompt
   check_tokens(network.config, tokens)
   stop = -1 if stop is None else stop  # which no token is
-  made = _generate(network, params, tokens, lengths, stop, steps=steps)
+  made, finite = _generate(network, params, tokens, lengths, stop, steps=steps)
+  if not finite:
+    raise UserError(
+      "generate: the model's logits are NaN or infinite, wanted finite ones: "
+      "some of its weights are not, or what it computes of them overflows."
+    )
   return [
     list(itertools.takewhile(lambda token: token != stop, one))
     for one in np.asarray(made).tolist()
   ]
 
 
-# Step, last tokens, which sequences have stopped, all tokens, cache.
-_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Any]
+# Step, last tokens, which sequences have stopped, all tokens, whether all
+# logits were finite, cache.
+_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, Any]
 
 
 @functools.partial(jax.jit, static_argnames=("network", "steps"))
@@ -88,18 +95,20 @@ def _generate(
   stop: jax.Array,
   *,
   steps: int,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
   """Generates int32[batch, steps] after tokens[batch, t], padded on the right.
 
-  The tokens after a `stop` are meaningless.
+  The tokens after a `stop` are meaningless. Also returns whether all logits
+  were finite.
   """
   batch, t = tokens.shape
   run = functools.partial(network.apply, {"params": params})
 
-  def choose(x: jax.Array) -> jax.Array:
+  def choose(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps the last block's output [batch, 1, dim] to tokens int32[batch]."""
-    logits = run(x, method="logits")
-    return jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32)
+    logits = run(x, method="logits")[:, 0]
+    tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return tokens, jnp.all(jnp.isfinite(logits))
 
   x, cache = run(
     tokens,
@@ -108,24 +117,24 @@ def _generate(
     method="extend",
   )
   last = (lengths - 1)[:, None, None]
-  token = choose(jnp.take_along_axis(x, last, axis=1))
+  token, finite = choose(jnp.take_along_axis(x, last, axis=1))
   out = jnp.zeros((batch, steps), jnp.int32).at[:, 0].set(token)
 
   def goes_on(state: _State) -> jax.Array:
-    step, _, stopped, _, _ = state
-    return (step < steps) & ~jnp.all(stopped)
+    step, _, stopped, _, finite, _ = state
+    return (step < steps) & finite & ~jnp.all(stopped)
 
   def advance(state: _State) -> _State:
-    step, token, stopped, out, cache = state
+    step, token, stopped, out, _, cache = state
     x, cache = run(
       token[:, None],
       positions=(lengths + step - 1)[:, None],
       cache=cache,
       method="extend",
     )
-    token = choose(x)
+    token, finite = choose(x)
     out = out.at[:, step].set(token)
-    return step + 1, token, stopped | (token == stop), out, cache
+    return step + 1, token, stopped | (token == stop), out, finite, cache
 
-  state = (jnp.int32(1), token, token == stop, out, cache)
-  return jax.lax.while_loop(goes_on, advance, state)[3]
+  state = (jnp.int32(1), token, token == stop, out, finite, cache)
+  return jax.lax.while_loop(goes_on, advance, state)[3:5]

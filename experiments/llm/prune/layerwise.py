@@ -5,7 +5,9 @@ the next layer's inputs are the pruned layer's outputs. Only one layer, and the
 residual stream of the text, have to be on the device.
 """
 
+import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,14 +17,34 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from experiments.errors import UserError
 from experiments.llm.families.protocol import LAYERS, check_tokens
 from experiments.llm.io.model import Model
 from experiments.llm.prune.methods import Method
 from sparsejax import oneshot
+from sparsejax.oneshot.calibration import check_finite
 
 _BATCH = 8  # calibration sequences per call of a layer
 
 Prune = Callable[[jax.Array, oneshot.Statistics], jax.Array]
+
+
+class PruningError(UserError):
+  """A kernel of a model cannot be pruned by the method on this text."""
+
+
+@contextlib.contextmanager
+def _named(name: str, error: type[Exception] = ValueError) -> Iterator[None]:
+  """Puts a name before the messages of ValueErrors and warnings."""
+  with warnings.catch_warnings(record=True) as heard:
+    warnings.simplefilter("always")
+    try:
+      yield
+    except ValueError as reason:
+      raise error(f"{name}: {reason}") from reason
+  for warning in heard:
+    text = f"{name}: {warning.message}"
+    warnings.warn(text, warning.category, stacklevel=3)
 
 
 def prune_layer(
@@ -45,11 +67,16 @@ def prune_layer(
 
   Returns:
     The parameters, pruned.
+
+  Raises:
+    ValueError: If a parameter is not finite, or `prune` raises one; the message
+      names it, as do those of the warnings.
   """
   flat = traverse_util.flatten_dict(params, sep="/")
   statistics = calibrate(layer, params, inputs, gram=gram)
   for name, seen in statistics.items():
-    flat[name] = prune(flat[name], seen)
+    with _named(name):
+      flat[name] = prune(flat[name], seen)
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -57,9 +84,14 @@ def calibrate(
   layer: nn.Module, params: Any, inputs: Iterable[jax.Array], *, gram: bool
 ) -> dict[str, oneshot.Statistics]:
   """Computes the statistics of the inputs of a module's kernels, by path."""
+  flat = traverse_util.flatten_dict(params, sep="/")
+  # First, lest what a broken parameter makes of the inputs be blamed.
+  for name, x in flat.items():
+    with _named(name):
+      check_finite(x, "the parameter", "see where the model was made or read")
   statistics = {
     name: oneshot.statistics(kernel.shape[0], gram=gram)
-    for name, kernel in traverse_util.flatten_dict(params, sep="/").items()
+    for name, kernel in flat.items()
     if name.rpartition("/")[2] == "kernel" and kernel.ndim == 2
   }
   for x in inputs:
@@ -114,11 +146,15 @@ def prune(
 
   Returns:
     The pruned model, its parameters NumPy arrays.
+
+  Raises:
+    PruningError: If the method refuses a kernel, or statistics of its inputs.
   """
   layers = jax.tree.map(np.array, model.params[LAYERS])
   for i, layer, params, inputs in _walk(model, tokens, layers):
     prune = functools.partial(method.prune, sparsity=float(sparsities[i]))
-    pruned = prune_layer(layer, params, inputs, prune, gram=method.gram)
+    with _named(f"layer {i}", PruningError):
+      pruned = prune_layer(layer, params, inputs, prune, gram=method.gram)
     leaves = jax.tree.leaves(layers), jax.tree.leaves(pruned)
     for stacked, one in zip(*leaves, strict=True):
       stacked[i] = one
@@ -146,13 +182,20 @@ def owl(
 
   Returns:
     The layers' sparsities.
+
+  Raises:
+    PruningError: If a kernel, or statistics of its inputs, have no scores.
   """
   shares = []
-  for _, layer, params, inputs in _walk(model, tokens, model.params[LAYERS]):
+  for i, layer, params, inputs in _walk(model, tokens, model.params[LAYERS]):
     flat = traverse_util.flatten_dict(params, sep="/")
-    seen = calibrate(layer, params, inputs, gram=False)
-    scores = {name: oneshot.wanda(flat[name], seen[name]) for name in seen}
-    shares.append(float(oneshot.outliers(scores, threshold=threshold)))
+    scores = {}
+    with _named(f"layer {i}", PruningError):
+      seen = calibrate(layer, params, inputs, gram=False)
+      for name in seen:
+        with _named(name):
+          scores[name] = oneshot.wanda(flat[name], seen[name])
+      shares.append(float(oneshot.outliers(scores, threshold=threshold)))
   densities = oneshot.owl_densities(shares, sparsity, deviation=deviation)
   return [1 - float(d) for d in densities]
 

@@ -14,7 +14,8 @@ class Method(NamedTuple):
   """A method of pruning one kernel.
 
   Attributes:
-    prune: `(kernel [in, out], statistics, sparsity) -> kernel`, with zeros.
+    prune: `(kernel [in, out], statistics, sparsity) -> kernel`, with zeros. Not
+      to be compiled as a whole: what it refuses, it refuses for its values.
     gram: Whether it needs the Gram matrix of the inputs.
   """
 
@@ -74,7 +75,7 @@ def make(
     ) -> jax.Array:
       return oneshot.sparsegpt(w, statistics, sparsity, pattern=pattern)[1]
 
-    return Method(jax.jit(reconstruct, static_argnums=2), gram=True)
+    return Method(reconstruct, gram=True)
   if name not in SCORES:
     raise unknown("one-shot method", name, [*SCORES, "sparsegpt"])
   if per_output is None:
@@ -93,4 +94,4 @@ def make(
       )
     return jnp.where(mask, w, 0)
 
-  return Method(jax.jit(prune, static_argnums=2))
+  return Method(prune)

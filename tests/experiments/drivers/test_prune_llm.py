@@ -8,6 +8,7 @@ from experiments.drivers import prune_llm
 from experiments.errors import UserError
 from experiments.llm.io import huggingface
 from experiments.llm.prune import kernels
+from experiments.llm.prune import methods as methods_lib
 from experiments.runs import prune_llm as prune_runs
 from tests.experiments.small_finetune import SIZES, TEXT
 
@@ -97,6 +98,38 @@ def test_only_what_is_missing_is_made_again(table):
   assert gone.read_text() == before
   assert kept.stat().st_mtime_ns == stamp
   assert (table / "report.md").read_text() == text
+
+
+def test_a_kernel_that_cannot_be_pruned_costs_its_cell_only(
+  tmp_path, monkeypatch
+):
+  def refuse(w, statistics):
+    raise ValueError("no such luck")
+
+  pruners = {name: {"name": name} for name in ("wanda", "magnitude", "ria")}
+  config = make(
+    seeds=(0,),
+    pruners=pruners,
+    methods=("wanda", "magnitude", "ria"),
+    n_of_m=(),
+    save=False,
+    expected=(("magnitude", "wanda"), ("magnitude", "ria")),
+  )
+  monkeypatch.setitem(methods_lib.SCORES, "wanda", refuse)
+  with pytest.raises(UserError) as error:
+    prune_llm.run(config, tmp_path)
+  assert "1 of 3 cells could not be made" in str(error.value)
+  assert "  wanda, 50 %: layer 0: attention/" in str(error.value)
+  assert "no such luck" in str(error.value)
+  files = {file.stem for file in (tmp_path / "cells").iterdir()}
+  assert files == {"dense", "50-magnitude-0", "50-ria-0"}
+  text = (tmp_path / "report.md").read_text()
+  assert "- magnitude, 50 %" in text
+  assert "wanda" not in text
+  monkeypatch.undo()
+  prune_llm.run(config, tmp_path)
+  assert "- magnitude, 50 %" in (tmp_path / "report.md").read_text()
+  assert "wanda" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -67,7 +68,10 @@ def test_the_loop_ends_once_all_have_stopped(wanted):
   assert len(stops) > 1
   for stop in stops:
     taken = row[: row.index(stop) + 1]
-    rows = generate._generate(MODEL, PARAMS, tokens, lengths, stop, steps=STEPS)
+    rows, finite = generate._generate(
+      MODEL, PARAMS, tokens, lengths, stop, steps=STEPS
+    )
+    assert finite
     filled = taken + [0] * (STEPS - len(taken))
     np.testing.assert_array_equal(rows, [filled] * 4)
 
@@ -109,3 +113,11 @@ def test_no_prompts_no_continuations():
 def test_errors(prompts, steps, match):
   with pytest.raises(UserError, match=match):
     run(prompts, steps=steps)
+
+
+def test_a_model_that_is_broken_generates_nothing():
+  """Argmax of NaN is token 0, and an accuracy of 0 would be no surprise."""
+  params = jax.tree.map(np.array, PARAMS)
+  params["layers"]["mlp"]["up"]["kernel"][1, 2, 3] = np.nan
+  with pytest.raises(UserError, match=r"logits are NaN or infinite"):
+    generate.greedy(MODEL, params, PROMPTS, steps=STEPS)

@@ -159,6 +159,90 @@ def test_any_linen_module():
   )
 
 
+def changed(model, name, value):
+  """The model with one other number in layer 1."""
+  layers = jax.tree.map(np.copy, model.params["layers"])
+  part = layers
+  for key in name.split("/"):
+    parent, part = part, part[key]
+  parent[key][1].flat[3] = value
+  return model._replace(params={**model.params, "layers": layers})
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "ria", "sparsegpt"])
+def test_a_weight_that_is_not_finite_is_named(model, name):
+  broken = changed(model, "mlp/up/kernel", np.nan)
+  for n_of_m in ((), (2, 4)):
+    method = methods.make(name, n_of_m=n_of_m)
+    with pytest.raises(
+      layerwise.PruningError,
+      match=r"^layer 1: mlp/up/kernel: 1 of 320 .* are NaN .* at \(0, 3\)",
+    ):
+      layerwise.prune(broken, TOKENS, method, [0.5, 0.5])
+  with pytest.raises(layerwise.PruningError, match=r"^layer 1: mlp/up/kernel"):
+    layerwise.owl(broken, TOKENS, 0.5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_inputs_that_are_not_finite_are_named(model, value):
+  broken = changed(model, "attention_norm/scale", value)
+  with pytest.raises(
+    layerwise.PruningError, match=r"^layer 1: attention_norm/scale: 1 of 16 "
+  ):
+    layerwise.prune(broken, TOKENS, methods.make("wanda"), [0.5, 0.5])
+  embedding = model.params["embed"]["embedding"].copy()
+  embedding[TOKENS[3, 2], 5] = value
+  embed = {"embedding": embedding}
+  broken = model._replace(params={**model.params, "embed": embed})
+  for name in ("wanda", "ria", "sparsegpt"):
+    with pytest.raises(
+      layerwise.PruningError,
+      match=r"^layer 0: attention/\w+/kernel: .* the statistics' mean are NaN",
+    ):
+      layerwise.prune(broken, TOKENS, methods.make(name), [0.5, 0.5])
+
+
+def test_an_expert_that_is_never_reached_is_named():
+  class Net(nn.Module):
+    reached: int
+
+    @nn.compact
+    def __call__(self, x):
+      return [nn.Dense(4, name=f"expert_{i}")(x) for i in range(self.reached)]
+
+  x = jax.random.normal(jax.random.key(0), (16, 6))
+  params = Net(2).init(jax.random.key(1), x)["params"]
+  wanda, magnitude = methods.make("wanda"), methods.make("magnitude")
+  with pytest.raises(ValueError, match=r"^expert_1/kernel: .* of 0 positions"):
+    layerwise.prune_layer(
+      Net(1), params, [x], lambda w, seen: wanda.prune(w, seen, 0.5)
+    )
+  pruned = layerwise.prune_layer(
+    Net(1), params, [x], lambda w, seen: magnitude.prune(w, seen, 0.5)
+  )
+  assert np.count_nonzero(pruned["expert_1"]["kernel"]) == 12
+
+
+def test_more_damping_is_told_by_layer_and_kernel(model):
+  def prune(w, seen, sparsity):
+    return oneshot.sparsegpt(w, seen, sparsity, damping=0)[1]
+
+  method = methods.Method(prune, gram=True)
+  few = small_llama.make_tokens(1, 12)  # of 20 inputs
+  with pytest.warns(UserWarning, match="damping") as heard:
+    pruned = layerwise.prune(model, few, method, [0.5, 0.5])
+  told = [str(w.message) for w in heard]
+  for layer in range(2):
+    assert any(
+      text.startswith(f"layer {layer}: mlp/down/kernel: damping=0 ")
+      and "took damping=0.01" in text
+      for text in told
+    )
+    w = kernel(pruned, "mlp/down", layer)
+    assert np.isfinite(w).all()
+    assert np.count_nonzero(w) == w.size // 2
+
+
 def test_text_longer_than_the_context(model):
   long = small_llama.make_tokens(1, CONFIG.context + 1)
   with pytest.raises(UserError, match="context"):
