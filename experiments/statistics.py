@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 CONFIDENCE = 0.95
+LEAST = 3  # seeds that a verdict needs
+_FEW = ("no seed", "one seed", "two seeds")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -20,8 +22,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     values: [n], one number per seed; differences, for a paired comparison.
 
   Returns:
-    Its lower and upper end; infinite where seeds do not spread: for a single
-    value, or if all are equal up to rounding.
+    Its lower and upper end; infinite where there is none: for a single value,
+    if all are equal up to rounding, or if one is not finite.
 
   Example:
     >>> low, high = interval([1.1, 1.0, 1.2])
@@ -34,7 +36,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def _t_test(values: Sequence[float]) -> tuple[float, float, float]:
   """The 95 % interval of a mean, and the two-sided p of its being zero."""
   values = np.asarray(values, float)
-  if len(values) < 2 or np.allclose(values, values[0], rtol=1e-9, atol=1e-9):
+  if (
+    len(values) < 2
+    or not np.isfinite(values).all()
+    or np.allclose(values, values[0], rtol=1e-9, atol=1e-9)
+  ):
     return -np.inf, np.inf, np.nan
   # Imported here: what trains imports this module, and scipy is slow to import.
   from scipy import special
@@ -46,6 +52,27 @@ def _t_test(values: Sequence[float]) -> tuple[float, float, float]:
   return mean - half, mean + half, p
 
 
+def undecidable(values: Sequence[float]) -> str:
+  """Says why seeds allow no verdict.
+
+  Args:
+    values: [n], one number per seed; not finite for one that diverged.
+
+  Returns:
+    The reason; empty if there are seeds enough, and none diverged.
+
+  Example:
+    >>> undecidable([1.0, 2.0])
+    'two seeds: no verdict'
+    >>> undecidable([1.0, 2.0, float("nan")])
+    '1 of 3 seeds diverged: no verdict'
+  """
+  diverged = np.size(values) - np.count_nonzero(np.isfinite(values))
+  if diverged:
+    return f"{diverged} of {len(values)} seeds diverged: no verdict"
+  return f"{_FEW[len(values)]}: no verdict" if len(values) < LEAST else ""
+
+
 class Difference(NamedTuple):
   """The mean of better - worse over seeds, where papers report better > worse.
 
@@ -54,17 +81,24 @@ class Difference(NamedTuple):
     interval: Its 95 % interval, paired by seed; infinite if it has none.
     p: Of the paired t-test; NaN if there is none.
     n: The number of seeds that both have.
+    undecidable: Why there can be no verdict; empty if there can.
   """
 
   mean: float
   interval: tuple[float, float]
   p: float
   n: int
+  undecidable: str = ""
 
   @property
   def verdict(self) -> str:
-    """`holds`, `reversed` or `undecided`: where 0 lies to the interval."""
+    """`holds`, `reversed` or `undecided`: where 0 lies to the interval.
+
+    Or why there is none, such as `one seed: no verdict`.
+    """
     low, high = self.interval
+    if self.undecidable:
+      return self.undecidable
     if low > 0:
       return "holds"
     return "reversed" if high < 0 else "undecided"
@@ -72,8 +106,10 @@ class Difference(NamedTuple):
   @property
   def sentence(self) -> str:
     """The verdict, for people."""
+    if self.undecidable:
+      return self.undecidable
     order = "as papers report" if self.mean > 0 else "NOT what papers report"
-    if self.n > 1 and self.verdict == "undecided":
+    if self.verdict == "undecided":
       return f"{order}, but {self.n} seeds cannot tell"
     return order
 
@@ -92,7 +128,8 @@ def difference(gaps: Sequence[float]) -> Difference:
     'holds'
   """
   low, high, p = _t_test(gaps)
-  return Difference(float(np.mean(gaps)), (low, high), p, len(gaps))
+  mean, n = float(np.mean(gaps)), len(gaps)
+  return Difference(mean, (low, high), p, n, undecidable(gaps))
 
 
 def paired(

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.plots import style
-from experiments.plots.sparsities import Series
+from experiments.plots import style, titles
 
 _SHOWN = 5  # levels in a picture that has a curve or a colour for each
 
@@ -46,78 +45,53 @@ class Barriers(NamedTuple):
   values: Sequence[float]
 
 
-def tickets(dense: float, series: Sequence[Series], file: Path) -> None:
-  """Draws test accuracy against weights left, with 95 % intervals.
-
-  Args:
-    dense: The dense net's accuracy, in percent.
-    series: The branches; their `x` are weights left, in percent.
-    file: Where the PNG goes.
-  """
-  with style.picture(file, width=8, height=5) as (_, axes):
-    axes.axhline(dense, color=style.GREY, linewidth=1, linestyle="--")
-    axes.annotate("dense", (100, dense), (0, 4), textcoords="offset points")
-    for i, one in enumerate(series):
-      # Side by side, so that the intervals can be told apart.
-      shift = 1.02 ** (i - (len(series) - 1) / 2)
-      one.draw(axes, [shift * left for left in one.x])
-    _weights_left(axes, min(x for one in series for x in one.x))
-    axes.set(ylabel="test accuracy [%]")
-    axes.legend(loc="best")
-
-
 def panels(
-  curves: Mapping[str, Sequence[Curve]], file: Path, **labels: Any
+  curves: Mapping[str, Sequence[Curve]],
+  file: Path,
+  *,
+  ylim: tuple[float | None, float | None] = (None, None),
+  **options: Any,
 ) -> None:
   """Draws a panel for each branch, with a curve for each of some levels.
 
   Args:
     curves: By branch, its levels.
     file: Where the PNG goes.
-    **labels: `ylabel`, and what else `Axes.set` takes.
+    ylim: The ends of the axis.
+    **options: Of `style.grid`.
   """
   levels = sorted({curve.level for group in curves.values() for curve in group})
   colours = _shades(style.evenly_spaced(levels, _SHOWN))
-  columns = min(4, len(curves))
-  rows = -(-len(curves) // columns)
-  with style.picture(
-    file,
-    columns=columns,
-    rows=rows,
-    width=1.5 + 2.8 * columns,
-    height=0.8 + 2.8 * rows,
-    sharey=True,
-    squeeze=False,
-  ) as (figure, all_axes):
-    for axes, (name, group) in zip(all_axes.flat, curves.items(), strict=False):
+  with style.grid(file, len(curves), sharey=True, **options) as (figure, shown):
+    for axes, (name, group) in zip(shown, curves.items(), strict=True):
       for curve in group:
         if curve.level in colours:
           color, label = colours[curve.level], f"{curve.left:.1f}"
           axes.plot(curve.x, curve.y, color=color, lw=1.3, label=label)
-      axes.set_title(name)
+      axes.set_title(titles.published(name), fontsize=10)
       axes.locator_params(axis="x", nbins=5)
-      axes.set(**labels)
-    for axes in all_axes.flat[len(curves) :]:
-      axes.remove()
-    for axes in all_axes[:, 1:].flat:
-      axes.set(ylabel="")
-    style.legend(figure, all_axes.flat[0], title="weights left [%]")
+      axes.set_ylim(*ylim)
+    handles, labels = shown[0].get_legend_handles_labels()
+    place = "outside right center"
+    figure.legend(handles, labels, loc=place, title="weights left [%]")
 
 
-def barriers(found: Sequence[Barriers], file: Path) -> None:
+def barriers(found: Sequence[Barriers], file: Path, *, title: str) -> None:
   """Draws error barriers against weights left, and over rewinding steps.
 
   Args:
     found: Those of all levels that were examined.
     file: Where the PNG goes.
+    title: What the nets are.
   """
   steps = {one.branch: one.step for one in found}
   shown = style.evenly_spaced(sorted({one.level for one in found}), _SHOWN)
-  with style.picture(file, columns=2, width=11, height=4.4) as (_, panels):
-    by_left, by_step = panels
+  title += "; dashed: 2 %, below which nets count as stable"
+  with style.grid(file, 2, title=title, width=5.5, height=3.8) as (_, both):
+    by_left, by_step = both
     for color, (name, step) in style.coloured(steps.items()):
       own = [one for one in found if one.branch == name]
-      label = f"{name} ({step})"
+      label = f"{titles.published(name)} ({step})"
       _with_seeds(by_left, [one.left for one in own], own, label, color)
     _weights_left(by_left, min(one.left for one in found))
     for level, color in _shades(shown).items():
@@ -130,7 +104,7 @@ def barriers(found: Sequence[Barriers], file: Path) -> None:
     ticks = sorted(set(steps.values()))
     by_step.set_xticks(ticks, [f"{step}" for step in ticks])
     by_step.minorticks_off()
-    for axes in panels:
+    for axes in both:
       # Two points count as stable in Frankle et al., arXiv:1912.05671.
       axes.axhline(2, color=style.GREY, lw=1, ls="--")
       axes.set(ylabel="error barrier [%]")

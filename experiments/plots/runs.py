@@ -1,123 +1,163 @@
 """Pictures of runs over their steps, from the records of metrics.jsonl."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.plots import style
+from experiments.plots import style, titles
 
 History = Sequence[Mapping[str, Any]]
 Runs = Mapping[str, Sequence[History]]
 
 
-def accuracy(runs: Runs, file: Path) -> None:
+def accuracy(runs: Runs, file: Path, *, title: str) -> None:
   """Draws test accuracy over steps: mean and standard deviation over seeds.
 
   Args:
     runs: By method, the records of the run of each seed.
     file: Where the PNG goes.
+    title: What the runs are.
   """
-  _over_steps(runs, file, "accuracy", "test accuracy [%]", unit=100)
+  _over_steps(runs, file, title, "accuracy", "test accuracy [%]")
 
 
-def losses(runs: Runs, file: Path) -> None:
+def losses(runs: Runs, file: Path, *, title: str) -> None:
   """Draws the training loss over steps: mean and standard deviation.
 
   Args:
     runs: By method, the records of the run of each seed.
     file: Where the PNG goes.
+    title: What the runs are.
   """
-  _over_steps(runs, file, "loss", "training loss", split="train", scale="log")
+  how = {"unit": 1, "split": "train", "yscale": "log"}
+  _over_steps(runs, file, title, "loss", "training loss", **how)
 
 
-def _over_steps(
-  runs: Runs,
-  file: Path,
-  key: str,
-  label: str,
-  *,
-  unit: float = 1,
-  split: str = "test",
-  scale: str = "linear",
-) -> None:
-  with style.picture(file) as (_, axes):
-    for color, (name, histories) in style.coloured(runs.items()):
-      steps, values = curves(histories, key, split=split)
-      style.band(axes, steps, unit * values, name, color=color)
-    axes.set(xlabel="step", ylabel=label, yscale=scale)
-    axes.legend(loc="best")
-
-
-def layers(runs: Runs, file: Path) -> None:
-  """Draws the sparsity of every sparse layer at the end of training.
-
-  Args:
-    runs: By method, the records of the run of each seed, of which the first is
-      drawn; dense methods have no bars.
-    file: Where the PNG goes.
-  """
-  last = {name: _tests(histories[0])[-1] for name, histories in runs.items()}
-  last = {name: record for name, record in last.items() if record["layers"]}
-  paths = list(dict.fromkeys(p for r in last.values() for p in r["layers"]))
-  with style.picture(file, width=max(7, 0.9 * len(paths))) as (figure, axes):
-    width = 0.8 / max(len(last), 1)
-    colours = {name: color for color, name in style.coloured(runs)}
-    for i, (name, record) in enumerate(last.items()):
-      counts = [record["layers"][path] for path in paths]
-      sparsity = [100 * (1 - c["nnz"] / c["size"]) for c in counts]
-      at = np.arange(len(paths)) + (i - (len(last) - 1) / 2) * width
-      axes.bar(at, sparsity, width, label=name, color=colours[name])
-    axes.set_xticks(range(len(paths)), paths, rotation=20, ha="right")
-    axes.set(ylabel="zeros at the end [%]", ylim=(0, 100))
-    style.legend(figure, axes)
-
-
-def churn(runs: Runs, file: Path) -> None:
-  """Draws the share of new weights since the last evaluation, and the first.
+def churn(runs: Runs, file: Path, *, title: str, key: str = "churn") -> None:
+  """Draws the share of active weights that are new since another evaluation.
 
   Args:
     runs: By method, the records of the run of each seed; dense ones are left
       out.
     file: Where the PNG goes.
+    title: What the runs are.
+    key: `churn`, since the evaluation before; `churn_since_start`, the first.
   """
-  labels = {
-    "churn": "new since the last evaluation",
-    "churn_since_start": "new since the first step",
+  since = "last evaluation" if key == "churn" else "first step"
+  label = f"new since the {since} [% of active]"
+  sparse = {
+    name: histories
+    for name, histories in runs.items()
+    if _tests(histories[0])[-1]["layers"]
   }
-  with style.picture(file, columns=2, width=10) as (figure, panels):
-    for axes, (key, label) in zip(panels, labels.items(), strict=True):
-      for color, (name, histories) in style.coloured(runs.items()):
-        if not _tests(histories[0])[-1]["layers"]:
-          continue
-        steps, values = curves(histories, key)
-        style.band(axes, steps[1:], 100 * values[:, 1:], name, color=color)
-      axes.set(xlabel="step", ylabel=f"{label} [% of active]")
+  _over_steps(sparse, file, title, key, label, first=1)
+
+
+churn_since_start = functools.partial(churn, key="churn_since_start")
+
+
+def _over_steps(
+  runs: Runs,
+  file: Path,
+  title: str,
+  key: str,
+  label: str,
+  *,
+  unit: float = 100,
+  split: str = "test",
+  yscale: str = "linear",
+  first: int = 0,
+) -> None:
+  found = {name: curves(runs[name], key, split=split) for name in runs}
+  spread = "mean ± standard deviation of "
+  seeds = [len(values) for _, values in found.values()] or [1]
+  spread = spread * (max(seeds) > 1) + titles.seeds(seeds)
+
+  def draw(
+    axes: Any, name: str, offset: float, label: str | None, **look: Any
+  ) -> None:
+    del offset
+    steps, values = found[name]
+    if label is None:
+      look |= {"zorder": 1, "lw": 0.8}
+    style.band(axes, steps[first:], unit * values[:, first:], label, **look)
+
+  def finish(axes: Any, names: Sequence[str]) -> None:
+    del names
+    axes.set(yscale=yscale)
+    if first:
       axes.set_ylim(bottom=0)
-    style.legend(figure, panels[0])
+
+  style.multiples(
+    {name: (name, "") for name in found},
+    draw,
+    file,
+    finish=finish,
+    title=f"{title}\n{spread}",
+    xlabel="step",
+    ylabel=label,
+  )
 
 
-def finetuning(history: History, measure: str, file: Path) -> None:
+def layers(runs: Runs, file: Path, *, title: str) -> None:
+  """Draws the sparsity of every sparse layer at the end of training.
+
+  Args:
+    runs: By method, the records of the run of each seed, of which the first is
+      drawn; dense methods have no panel.
+    file: Where the PNG goes.
+    title: What the runs are.
+  """
+  last = {name: _tests(histories[0])[-1] for name, histories in runs.items()}
+  last = {name: record for name, record in last.items() if record["layers"]}
+  paths = list(dict.fromkeys(p for r in last.values() for p in r["layers"]))
+  with style.grid(
+    file,
+    max(len(last), 1),
+    title=f"{title}\none seed of each method",
+    xlabel="zeros at the end [%]",
+    height=0.5 + 0.24 * len(paths),
+    sharex=True,
+    sharey=True,
+  ) as (_, panels):
+    for axes, (name, record) in zip(panels, last.items(), strict=False):
+      counts = [record["layers"][path] for path in paths]
+      sparsity = [100 * (1 - c["nnz"] / c["size"]) for c in counts]
+      axes.barh(range(len(paths)), sparsity, 0.7, color=style.DOT)
+      axes.set_yticks(range(len(paths)), paths, fontsize=8)
+      axes.set_title(titles.published(name), fontsize=10)
+      axes.set(xlim=(0, 100), ylim=(len(paths) - 0.4, -0.6))
+
+
+def finetuning(
+  history: History, measure: str, file: Path, *, title: str
+) -> None:
   """Draws the training losses, and the test measure, of one run over steps.
 
   Args:
     history: The run's records.
     measure: The key of the test measure.
     file: Where the PNG goes.
+    title: What the run is.
   """
   training = [record for record in history if record["split"] == "train"]
   tests = _tests(history)
   terms = [key for key in training[0] if key not in ("step", "split")]
   terms = terms if len(terms) > 2 else ["loss"]  # which is its only term
-  with style.picture(file, columns=2, width=10) as (_, (left, right)):
+  with style.grid(file, 2, title=title, width=5, height=3) as (_, axes):
+    left, right = axes
     steps = [r["step"] for r in training]
     for color, key in style.coloured(terms):
-      values, label = [r[key] for r in training], key.replace("_", " ")
+      values = np.array([r[key] for r in training], float)
+      label = titles.published(key.replace("_", " "))
       left.plot(steps, values, label=label, color=color)
     left.set(xlabel="step", ylabel="training loss")
     left.legend()
-    right.plot([r["step"] for r in tests], [r[measure] for r in tests], "o-k")
+    values = np.array([r[measure] for r in tests], float)
+    right.plot([r["step"] for r in tests], values, "o-k")
     right.set(xlabel="step", ylabel=f"test {measure}")
 
 
@@ -140,4 +180,5 @@ def curves(
   """
   tests = [[r for r in h if r["split"] == split] for h in histories]
   steps = np.array([record["step"] for record in tests[0]])
-  return steps, np.array([[r[key] for r in records] for records in tests])
+  values = [[record[key] for record in records] for records in tests]
+  return steps, np.array(values, float)  # NaN where a loss was not finite

@@ -1,105 +1,142 @@
 """Pictures of tables: a measure against sparsity, or against training FLOPs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.plots import style
+from experiments.plots import style, titles
 
 
 class Series(NamedTuple):
   """A method's line in a picture: one point for each row of its table.
 
   Attributes:
-    name: For the legend.
-    x: Where each point is: a tick, or a number.
+    features: As for `style.panels`.
+    x: [points] where they are.
     labels: What each point is called.
     mean: [points] means over seeds.
     low: [points] lower ends of their 95 % intervals; infinite where none is.
     high: [points] their upper ends.
-    style: Keywords of `Axes.plot`, `color` among them.
   """
 
-  name: str
-  x: Sequence[Any]
+  features: tuple[str, Hashable]
+  x: Sequence[float]
   labels: Sequence[str]
   mean: np.ndarray
   low: np.ndarray
   high: np.ndarray
-  style: Mapping[str, Any]
 
-  def draw(self, axes: Any, at: Sequence[float]) -> None:
-    """Draws the points and their intervals at these x."""
-    known = np.isfinite(self.low)
-    error = np.where(known, [self.mean - self.low, self.high - self.mean], 0)
-    options = {"marker": "o", **self.style}
-    axes.plot(at, self.mean, ms=4, lw=1.2, label=self.name, **options)
-    axes.errorbar(
-      at, self.mean, error, fmt="none", lw=1, alpha=0.5, ecolor=options["color"]
-    )
+  @property
+  def error(self) -> np.ndarray:
+    """[2, points] from the means to the ends of intervals; 0 without one."""
+    ends = [self.mean - self.low, self.high - self.mean]
+    return np.where(np.isfinite(self.low), ends, 0)
 
 
-def against_settings(
-  series: Sequence[Series],
-  settings: Sequence[float | str],
+def lines(
+  series: Mapping[str, Series],
   file: Path,
   *,
-  levels: Mapping[str, float],
-  xlabel: str = "zeros [%]",
+  levels: Mapping[str, float] = {},
+  ticks: Sequence[str] = (),
+  xscale: str = "linear",
   ylabel: str = "test accuracy [%]",
+  **options: Any,
+) -> None:
+  """Draws accuracies of methods over something, with 95 % intervals.
+
+  Args:
+    series: By method, its line.
+    file: Where the PNG goes.
+    levels: Values of methods that are at no x, as level lines.
+    ticks: What stands at x = 0, 1, ...; points of a panel are then drawn side
+      by side.
+    xscale: Of the axis.
+    ylabel: What the measure is.
+    **options: Of `style.grid`.
+  """
+  means = [mean for one in series.values() for mean in one.mean]
+  bottom = floor([*means, *levels.values()])
+
+  def draw(
+    axes: Any, name: str, offset: float, label: str | None, **look: Any
+  ) -> None:
+    one = series[name]
+    at = np.add(one.x, 0.08 * offset * bool(ticks))
+    if label is None:
+      axes.plot(at, one.mean, lw=0.8, zorder=1, **look)
+      return
+    axes.plot(at, one.mean, marker="o", ms=4, lw=1.4, label=label, **look)
+    axes.errorbar(
+      at, one.mean, one.error, fmt="none", lw=1, alpha=0.6, ecolor=look["color"]
+    )
+
+  def finish(axes: Any, names: Sequence[str]) -> None:
+    for level in levels.values():
+      axes.axhline(level, lw=1, ls=":", color=style.GREY, zorder=1.5)
+    axes.set(xscale=xscale)
+    if ticks:
+      axes.set_xticks(range(len(ticks)), ticks)
+    axes.set_ylim(top=min(100, axes.get_ylim()[1]))
+    if np.isfinite(bottom):
+      highest = max([*means, *levels.values()])
+      axes.set_ylim(bottom, highest + 0.1 * (highest - bottom))
+      _name_below(axes, [series[name] for name in names], bottom)
+
+  features = {name: one.features for name, one in series.items()}
+  style.multiples(features, draw, file, finish=finish, ylabel=ylabel, **options)
+
+
+def dots(
+  panels: Mapping[str, Mapping[str, tuple[float, float, float]]],
+  file: Path,
+  *,
+  title: str,
+  xlabel: str,
+  levels: Mapping[str, float] = {},
   log: bool = False,
 ) -> None:
-  """Draws a measure of each method at each setting, with 95 % intervals.
+  """Draws a measure of methods, a line of the page each, with 95 % intervals.
 
-  Settings stand at equal distances, since what matters happens near the end.
-
-  Args:
-    series: The methods, their `x` among the settings.
-    settings: Sparsities or names, in order.
-    file: Where the PNG goes.
-    levels: Values of methods without a setting, as level lines.
-    xlabel: What the settings are.
-    ylabel: What the measure is.
-    log: Whether its axis is logarithmic; no point is then cut off.
-  """
-  order = {setting: i for i, setting in enumerate(settings)}
-  ticks = [s if isinstance(s, str) else f"{100 * s:g}" for s in settings]
-  width = max(9, 1.3 * len(ticks) + 2.5)
-  with style.picture(file, width=width, height=5) as (figure, axes):
-    for name, level in levels.items():
-      axes.axhline(level, label=name, lw=1, ls=":", color=style.GREY)
-    for i, one in enumerate(series):
-      # Side by side, so that the intervals can be told apart.
-      shift = 0.5 * ((i + 0.5) / len(series) - 0.5)
-      one.draw(axes, [order[x] + shift for x in one.x])
-    axes.set_xticks(range(len(ticks)), ticks)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    if log:
-      axes.set_yscale("log")
-      _plain_numbers(axes.yaxis)
-    else:
-      _cut_off(axes, series, levels.values())
-    figure.legend(loc="outside right center")
-
-
-def against_flops(series: Sequence[Series], file: Path) -> None:
-  """Draws accuracy against the FLOPs of the whole training.
+  For settings that have no order, or for a single one.
 
   Args:
-    series: The methods; their `x` are FLOPs relative to dense.
+    panels: By setting and method, the mean and the ends of its interval, which
+      are infinite where there is none.
     file: Where the PNG goes.
+    title: Above all panels.
+    xlabel: What the measure is.
+    levels: Values without a setting, as vertical lines.
+    log: Whether the axis is logarithmic.
   """
-  with style.picture(file, width=9, height=5) as (figure, axes):
-    for one in series:
-      one.draw(axes, one.x)
-    axes.set_xscale("log")
-    axes.set(
-      xlabel="training FLOPs, relative to dense", ylabel="test accuracy [%]"
-    )
-    _cut_off(axes, series)
-    figure.legend(loc="outside right center")
+  names = list(dict.fromkeys(name for one in panels.values() for name in one))
+  height = 0.5 + 0.24 * len(names)
+  with style.grid(
+    file,
+    len(panels),
+    title=title,
+    xlabel=xlabel,
+    height=height,
+    sharey=True,
+    sharex=True,
+  ) as (_, all_axes):
+    for axes, (setting, found) in zip(all_axes, panels.items(), strict=True):
+      for level in levels.values():
+        axes.axvline(level, lw=1, ls=":", color=style.GREY)
+      for name, (mean, *ends) in found.items():
+        at = names.index(name)
+        axes.plot(mean, at, "o", ms=4.5, color=style.DOT)
+        if np.isfinite(ends).all():
+          axes.plot(ends, [at, at], lw=1.4, color=style.DOT)
+      axes.set_title(titles.published(setting), fontsize=10)
+      axes.set_yticks(range(len(names)), map(titles.published, names))
+      axes.set_ylim(len(names) - 0.4, -0.6)
+      if log:
+        axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
+        axes.tick_params(axis="x", which="both", labelsize=8)
 
 
 def floor(means: Sequence[float]) -> float:
@@ -121,18 +158,10 @@ def floor(means: Sequence[float]) -> float:
   return float(fence) if fence > min(means) else -np.inf
 
 
-def _cut_off(
-  axes: Any, series: Sequence[Series], levels: Sequence[float] = ()
-) -> None:
-  """Ends the axis at 100 % and above far outliers, which it names instead."""
-  axes.set_ylim(top=min(100, axes.get_ylim()[1]))
-  means = np.concatenate([*(one.mean for one in series), [*levels]])
-  bottom = floor(means)
-  if not np.isfinite(bottom):
-    return
-  axes.set_ylim(bottom, max(means) + 0.1 * (max(means) - bottom))
+def _name_below(axes: Any, series: Sequence[Series], bottom: float) -> None:
+  """Names the points below the end of the axis."""
   below = [
-    f"below: {label}, {mean:.1f}"
+    f"below: {titles.published(label)}, {mean:.1f}"
     for one in series
     for label, mean in zip(one.labels, one.mean, strict=True)
     if mean < bottom
@@ -141,7 +170,7 @@ def _cut_off(
     "\n".join(below),
     (0.01, 0.02),
     xycoords="axes fraction",
-    fontsize=8,
+    fontsize=7,
     bbox={"color": "white", "alpha": 0.8},
   )
 

@@ -6,11 +6,20 @@ import its report without it.
 
 import contextlib
 import itertools
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Hashable,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+from experiments.plots import titles
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -23,8 +32,10 @@ COLOURS = (
   "#999999",
 )  # fmt: skip
 GREY = "#555555"  # of lines to compare with
+DOT = "#0072B2"
+_FAINT = "#dddddd"  # of the lines of other panels
+_MOST = 4  # lines that can be told apart in one panel
 LINES = ("-", "--", "-.", (0, (1, 1)))
-MARKERS = "os^Dvph*X<"
 _STYLE = {
   "axes.axisbelow": True,
   "axes.grid": True,
@@ -110,6 +121,134 @@ def line_styles(
   }
 
 
+def panels(
+  features: Mapping[str, tuple[str, Hashable]],
+) -> dict[str, tuple[str, int]]:
+  """Places lines in panels, so that none holds more than can be told apart.
+
+  A few lines share one panel. More are split by the feature of which that
+  leaves fewer panels, or else each has a panel of its own.
+
+  Args:
+    features: By line, two things that it may share with other lines.
+
+  Returns:
+    By line the name of its panel, and the number of its colour.
+
+  Example:
+    >>> lines = {f"{a} {b}": (a, b) for a in "xyz" for b in "uv"}
+    >>> panels(lines)["y v"]
+    ('y', 1)
+  """
+  if len(features) <= _MOST:
+    return {name: ("", i) for i, name in enumerate(features)}
+  found = []
+  for i in (0, 1):
+    groups: dict[str, list[str]] = {}
+    for name, own in features.items():
+      groups.setdefault(str(own[i]), []).append(name)
+    if max(map(len, groups.values())) <= _MOST:
+      found.append((len(groups), i, groups))
+  if not found:
+    return {name: (name, 0) for name in features}
+  _, i, groups = min(found, key=lambda one: one[0])
+  others = list(dict.fromkeys(own[1 - i] for own in features.values()))
+  alike = len({*features.values()}) < len(features)
+  return {
+    name: (panel, j if alike else others.index(features[name][1 - i]))
+    for panel, names in groups.items()
+    for j, name in enumerate(names)
+  }
+
+
+@contextlib.contextmanager
+def grid(
+  file: Path,
+  count: int,
+  *,
+  title: str,
+  xlabel: str = "",
+  ylabel: str = "",
+  width: float = 3.0,
+  height: float = 2.5,
+  **options: Any,
+) -> Iterator[tuple["Figure", list[Any]]]:
+  """Makes a figure of panels with common labels, to be drawn in and saved.
+
+  Args:
+    file: Where the PNG goes.
+    count: Of panels.
+    title: Above all.
+    xlabel: Below all.
+    ylabel: Left of all.
+    width: Of a panel, in inches; a single one is larger.
+    height: Of a panel, in inches.
+    **options: Of `Figure.subplots`.
+
+  Yields:
+    The figure, and the axes of each panel.
+  """
+  columns = min(count, 4 if count not in (5, 6, 9) else 3)
+  rows = -(-count // columns)
+  if count == 1:
+    width, height = max(width, 6.5), max(height, 3.8)
+  with picture(
+    file,
+    columns=columns,
+    rows=rows,
+    width=max(6.5, 0.6 + width * columns),
+    height=1 + height * rows,
+    squeeze=False,
+    **options,
+  ) as (figure, all_axes):
+    shown, spare = np.split(all_axes.ravel(), [count])
+    for axes in spare:
+      axes.remove()
+    for axes in shown[-columns:]:  # above a panel that was removed, too
+      axes.tick_params(labelbottom=True)
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    yield figure, list(shown)
+
+
+def multiples(
+  features: Mapping[str, tuple[str, Hashable]],
+  draw: Callable[..., None],
+  file: Path,
+  *,
+  finish: Callable[[Any, Sequence[str]], None] = lambda axes, names: None,
+  **options: Any,
+) -> None:
+  """Draws lines in as many panels as they need, the others faint behind them.
+
+  Args:
+    features: By line, as for `panels`.
+    draw: `(axes, name, offset, **options)` draws a line; options are `color`,
+      `ls`, and `label`, which is None for a faint one. `offset` counts the
+      lines of a panel from its middle, for those that draw side by side.
+    file: Where the PNG goes.
+    finish: `(axes, names)`, called last for each panel, with its own lines.
+    **options: Of `grid`.
+  """
+  places = panels(features)
+  names = list(dict.fromkeys(panel for panel, _ in places.values()))
+  with grid(file, len(names), sharex=True, sharey=True, **options) as (_, all_):
+    for axes, panel in zip(all_, names, strict=True):
+      own = [name for name in places if places[name][0] == panel]
+      for name in places.keys() - set(own):
+        draw(axes, name, 0, color=_FAINT, ls="-", label=None)
+      for i, name in enumerate(own):
+        color = COLOURS[places[name][1] % len(COLOURS)]
+        label = titles.published(name)
+        offset = i - (len(own) - 1) / 2
+        draw(axes, name, offset, color=color, ls="-", label=label)
+      axes.set_title(titles.published(panel), fontsize=10)
+      if len(own) > 1:
+        axes.legend(loc="best", fontsize=8)
+      finish(axes, own)
+
+
 def evenly_spaced(items: Sequence[Any], most: int) -> list[Any]:
   """Picks at most that many items, the first and the last among them."""
   at = np.linspace(0, len(items) - 1, min(most, len(items)))
@@ -120,7 +259,7 @@ def band(
   axes: Any,
   x: np.ndarray,
   values: np.ndarray,
-  name: str,
+  name: str | None,
   *,
   color: str,
   **options: Any,
@@ -131,13 +270,14 @@ def band(
     axes: Where to.
     x: [points].
     values: [seeds, points].
-    name: For the legend.
+    name: For the legend; None for a line without a band.
     color: Of both.
     **options: Of the line.
   """
   mean, std = values.mean(0), values.std(0, ddof=1 if len(values) > 1 else 0)
   axes.plot(x, mean, label=name, color=color, lw=1.5, **options)
-  axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, lw=0)
+  if name is not None:
+    axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, lw=0)
 
 
 def legend(figure: "Figure", axes: Any, **options: Any) -> None:

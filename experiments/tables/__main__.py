@@ -94,9 +94,10 @@ def rebuild(file: pathlib.Path) -> list[Row]:
     page = text.render(text.TEMPLATES / "sweep.md", tables=parts)
     beside(f"{name}.md").write_text(f"{page}\n")
     beside(f"{name}.tex").write_text(text.latex(lines) + "\n")
+    title = sweep.title(config)
     if any(row.setting is not None for row in rows):
-      sweep.draw_sparsities(rows, beside(f"{name}.png"))
-    sweep.draw_flops(rows, beside(f"{name}_flops.png"))
+      sweep.draw_sparsities(rows, beside(f"{name}.png"), title=title)
+    sweep.draw_flops(rows, beside(f"{name}_flops.png"), title=title)
   return rows
 
 

@@ -60,6 +60,19 @@ def of(config: ml_collections.ConfigDict, history: History) -> Cost:
   return Cost(training, net.sparse, dense_training, net.dense, cost is None)
 
 
+def dense(config: ml_collections.ConfigDict) -> tuple[float, float]:
+  """Computes the FLOPs of a net without zeros, whether it was run or not.
+
+  Args:
+    config: Its config.
+
+  Returns:
+    Those of one example in a training step, and in a forward pass.
+  """
+  forward = sum(jax.tree.leaves(by_leaf(config)))
+  return flops.dense_training_flops(forward), forward
+
+
 def by_leaf(config: ml_collections.ConfigDict) -> Any:
   """Computes the forward FLOPs of one example, by parameter, without zeros."""
   dataset, model = load(config)

@@ -9,12 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from experiments.config import grid
 from experiments.config.entry import percent
 from experiments.plots import runs as run_plots
-from experiments.plots import style
 from experiments.runs import metrics, workdir
 from experiments.tables import sweep, text
 from experiments.tables.rows import Row, at_middle
-
-_MOST = len(style.COLOURS)  # methods in a picture of curves
 
 
 def write_report(
@@ -59,6 +56,7 @@ def _pictures(
   points = f"One point a sparsity. {intervals}"
   spread = f"Mean and standard deviation over seeds{where}."
   zeros = f"At the end of training{where}."
+  churn = run_plots.churn_since_start
   pictures = [
     ("Accuracy against sparsity", sweep.draw_sparsities, rows, intervals),
     ("Accuracy against training FLOPs", sweep.draw_flops, rows, points),
@@ -66,13 +64,15 @@ def _pictures(
     ("Training loss", run_plots.losses, histories, spread),
     ("Zeros by layer", run_plots.layers, histories, zeros),
     ("How the masks moved", run_plots.churn, histories, spread),
+    ("How far they moved from the first ones", churn, histories, spread),
   ]
+  title = sweep.title(grid.module(config.partition(":")[0]))
   if all(row.setting is None for row in rows):
     del pictures[0]
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / "picture.png"
     for heading, draw, values, note in pictures:
-      draw(values, file)
+      draw(values, file, title=title)
       yield heading, base64.b64encode(file.read_bytes()).decode(), note
 
 
@@ -87,11 +87,4 @@ def _histories(
     if done:
       finished[entry] = [metrics.read(folder) for folder in done]
   found, middle = at_middle(finished)
-  where = "" if middle is None else f", at {percent(middle)}"
-  if len(found) > _MOST:  # one distribution of each method
-    last = {name.partition(" (")[0]: name for name in found}
-    found = {name: found[name] for name in last.values()}
-    where += ", methods of several distributions with their last one"
-  if len(found) > _MOST:
-    where += f", the last {_MOST} methods"
-  return dict(list(found.items())[-_MOST:]), where
+  return found, "" if middle is None else f", at {percent(middle)}"

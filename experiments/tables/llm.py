@@ -14,10 +14,9 @@ import numpy as np
 from experiments.config.entry import Cell
 from experiments.errors import unknown
 from experiments.plots import runs as run_plots
-from experiments.plots import style
 from experiments.runs.workdir import storage
 from experiments.tables import orders, text
-from experiments.tables.rows import Row, draw_settings
+from experiments.tables.rows import Row, barred, caption, draw_dots
 
 _PUBLISHED = "published, of another model"
 
@@ -78,7 +77,11 @@ def row(
   return Row(
     cell.method,
     cell.base or None,
-    values={seed: one[measure.name] for seed, one in results.items()},
+    # None, which JSON has for what is not finite, becomes NaN.
+    values={
+      seed: float(np.array(one[measure.name], float))
+      for seed, one in results.items()
+    },
     nnz=max(one["nnz"] for one in results.values()),
     size=first["size"],
     trained=first.get("trained"),
@@ -105,10 +108,10 @@ def table(
   columns = {
     "zeros": lambda r: r.setting or "dense",
     "method": lambda r: r.method,
-    measure.title: lambda r: measure.shown(r.mean),
+    measure.title: lambda r: measure.shown(r.mean) + r.diverged,
     "against dense": lambda r: measure.against(r.mean, dense),
     "95 % interval": measure.interval,
-    "runs": lambda r: str(len(r.values)),
+    "runs": lambda r: r.runs,
     "non-zeros": lambda r: f"{100 * r.nnz / r.size:.2f} %",
     "trained weights": lambda r: "-" if r.trained is None else f"{r.trained:,}",
     _PUBLISHED: lambda r: published.get(Cell(r.setting or "", r.method), "-"),
@@ -142,9 +145,9 @@ def order_sentences(
     rows, expected, lower_is_better=measure.lower_is_better
   )
   return [
-    f"{low.label}: {measure.shown(low.mean)} and {high.label}: "
-    f"{measure.shown(high.mean)}: {gain.sentence}."
-    for low, high, gain in found
+    f"{' and '.join(f'{r.label}: {measure.shown(r.mean)}' for r in order[:2])}"
+    f": {order.sentence}."
+    for order in found
   ]
 
 
@@ -171,6 +174,8 @@ def write_report(
   lost = {name for cell in missing for name in (str(cell), cell.method)} - known
   expected = [pair for pair in config.expected if not lost.intersection(pair)]
   published = {Cell(*line[:2]): line[2] for line in config.published}
+  reason = barred(model=config.get("base", config).model)
+  rows = [row._replace(barred=reason) for row in rows]
   lines = table(rows, measure, dense, published)
   sentences = order_sentences(rows, measure, expected)
   report = text.render(
@@ -184,35 +189,20 @@ def write_report(
   with storage(workdir):
     (workdir / "report.md").write_text(f"{report}\n")
     text.write_csv(workdir / "table.csv", lines)
-    _draw(rows, measure, dense, workdir / "models.png")
+    draw_dots(
+      rows,
+      workdir / "models.png",
+      unit=1 if measure.lower_is_better else 100,
+      levels={"dense": dense},
+      title=caption(config.name, rows, level="dense"),
+      xlabel=measure.title,
+      log=measure.lower_is_better,
+    )
   # What papers found is in report.md only: there is no room for it here.
   text.print_table(config.name, lines, hidden=(_PUBLISHED,), left=2)
   for sentence in sentences:
     print(sentence)
   print(f"\nThe report is {workdir / 'report.md'}")
-
-
-def _draw(
-  rows: Sequence[Row], measure: Measure, dense: float, file: Path
-) -> None:
-  """The measure of each method at each base, with 95 % intervals."""
-  unit = 1 if measure.lower_is_better else 100
-  methods = dict.fromkeys(row.method for row in rows)
-  markers = style.MARKERS  # methods may be more than colours
-  styles = {
-    name: {"color": color, "marker": markers[i % len(markers)], "ls": "none"}
-    for i, (color, name) in enumerate(style.coloured(methods))
-  }
-  draw_settings(
-    rows,
-    styles,
-    file,
-    unit=unit,
-    levels={"dense": dense},
-    xlabel="zeros",
-    ylabel=measure.title,
-    log=measure.lower_is_better,
-  )
 
 
 def write_run_report(
@@ -229,7 +219,7 @@ def write_run_report(
   columns = {
     "step": lambda r: str(r["step"]),
     "": lambda r: "before it is pruned again" if r["split"] == "merged" else "",
-    name: lambda r: f"{r[name]:.4g}",
+    name: lambda r: "not finite" if r[name] is None else f"{r[name]:.4g}",
     "non-zeros": lambda r: f"{100 * r['nnz'] / r['size']:.2f} %",
   }
   tests = [record for record in history if record["split"] != "train"]
@@ -238,5 +228,5 @@ def write_run_report(
     text.TEMPLATES / "finetuning.md", title=title, table=lines, measure=name
   )
   with storage(workdir):
-    run_plots.finetuning(history, name, workdir / "run.png")
+    run_plots.finetuning(history, name, workdir / "run.png", title=title)
     (workdir / "report.md").write_text(f"{report}\n")

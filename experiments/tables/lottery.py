@@ -10,12 +10,19 @@ import ml_collections
 import numpy as np
 
 from experiments import statistics
-from experiments.plots import lottery, style
+from experiments.plots import lottery, sparsities, titles
 from experiments.plots import runs as run_plots
 from experiments.runs.lottery import Level
 from experiments.runs.workdir import storage
 from experiments.tables import orders, text
-from experiments.tables.rows import Row, series
+from experiments.tables.rows import (
+  ACCURACY,
+  Row,
+  accuracy,
+  barred,
+  caption,
+  series,
+)
 from sparsejax.lottery import barrier
 
 Points = tuple[np.ndarray, np.ndarray]  # x and y of a curve
@@ -25,9 +32,9 @@ _COLUMNS = {
   "branch": lambda r: r.method,
   "level": lambda r: str(r.setting or 0),
   "weights left [%]": lambda r: f"{100 * r.density:.2f}",
-  "test accuracy [%]": lambda r: f"{r.mean:.2f}",
+  "test accuracy [%]": lambda r: f"{r.mean:.2f}{r.diverged}",
   "95 % interval": lambda r: statistics.shown(*r.interval),
-  "runs": lambda r: str(len(r.values)),
+  "runs": lambda r: r.runs,
   "by seed": lambda r: " ".join(f"{v:.2f}" for v in r.values.values()),
   "error barrier [%]": lambda r: (
     f"{np.mean(list(r.barriers.values())):.2f}" if r.barriers else "-"
@@ -64,7 +71,7 @@ def _row(branch: str, level: int, group: Sequence[Level]) -> Row:
   return Row(
     branch,
     level,
-    values={one.seed: 100 * one.metrics["accuracy"] for one in group},
+    values={one.seed: accuracy(one.metrics) for one in group},
     density=_density(group),
     barriers={seed: 100 * barrier(line) for seed, line in lines.items()},
   )
@@ -105,7 +112,8 @@ def write_report(
   Returns:
     The rows of table.csv.
   """
-  rows = summarize(levels)
+  reason = barred(data=config.base.data, model=config.base.model)
+  rows = [row._replace(barred=reason) for row in summarize(levels)]
   compared = compare(rows, config.expected)
   with storage(workdir):
     pictures = _draw(workdir, config, rows, levels)
@@ -141,20 +149,31 @@ def _draw(
   levels: Sequence[Level],
 ) -> dict[str, str]:
   """Draws the pictures; their files by their titles."""
+  about = titles.of(config.base)
   dense, *pruned = (row for row in rows if row.setting != 0)
-  pruned = [row._replace(density=100 * row.density) for row in pruned]
-  names = dict.fromkeys(row.method for row in pruned)
-  styles = style.line_styles({name: (name, "") for name in names})
-  lottery.tickets(
-    dense.mean, series(pruned, styles, x="density"), workdir / "tickets.png"
+  left = {row.setting: f"{100 * row.density:.3g}" for row in pruned}
+  sparsities.lines(
+    series(
+      pruned,
+      {row.method: (row.method, "") for row in pruned},
+      lambda row: row.setting - 1,
+    ),
+    workdir / "tickets.png",
+    levels={"dense": dense.mean},
+    ticks=[left[level] for level in sorted(left)],
+    title=caption(about, rows, level="dense"),
+    xlabel="weights left [%]",
+    ylabel=ACCURACY,
   )
-  final = [100 * one.metrics["accuracy"] for one in levels]
+  about += f"\nmeans of {titles.seeds([len(config.seeds)])}"
+  final = [value for row in rows for value in row.finite]
   margin = max(final) - min(final)
   lottery.panels(
     _curves(levels, _learning_curve),
     workdir / "curves.png",
+    title=about,
     xlabel="step",
-    ylabel="test accuracy [%]",
+    ylabel=ACCURACY,
     ylim=(min(final) - margin - 1, max(final) + 1),
   )
   pictures = {
@@ -173,11 +192,12 @@ def _draw(
     if row.barriers
   ]
   if barriers:
-    lottery.barriers(barriers, workdir / "barriers.png")
+    lottery.barriers(barriers, workdir / "barriers.png", title=about)
     connected = [one for one in levels if one.line is not None]
     lottery.panels(
       _curves(connected, _line),
       workdir / "lines.png",
+      title=about,
       xlabel="from the first child to the second",
       ylabel="test error [%]",
     )
@@ -231,13 +251,15 @@ def _verdict(low: str, high: str, found: Sequence[orders.Order]) -> str:
   """Says at how many levels a pair comes in the order that papers report."""
   ahead = sum(order.gain.mean > 0 for order in found)
   verdicts = orders.counts(found)
-  sure, against = verdicts["holds"], verdicts["reversed"]
-  sentence = (
-    f"{high} above {low}: at {ahead} of {len(found)} levels, at {sure} of them "
-    "with 95 % confidence"
-  )
+  sure, undecided, against = (verdicts.pop(v) for v in orders.VERDICTS)
+  sentence = f"{high} above {low}: at {ahead} of {len(found)} levels"
+  if sure + undecided + against:
+    sentence += f", at {sure} of them with 95 % confidence"
   if against:
     sentence += f"; with 95 % confidence below at {against}"
+  for reason, count in verdicts.items():
+    where = "" if count == len(found) else f" at {count}"
+    sentence += f"; {reason}{where}"
   return f"{sentence}."
 
 

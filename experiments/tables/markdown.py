@@ -13,11 +13,19 @@ import ml_collections
 from experiments import statistics
 from experiments.config.entry import Entry, percent
 from experiments.plots import runs as run_plots
-from experiments.plots import style
+from experiments.plots import titles
 from experiments.runs.train import Result
 from experiments.runs.workdir import storage
 from experiments.tables import costs, orders, text
-from experiments.tables.rows import Row, at_middle, draw_settings, estimate_note
+from experiments.tables.rows import (
+  Row,
+  accuracy,
+  at_middle,
+  barred,
+  draw_settings,
+  estimate_note,
+  times,
+)
 from sparsejax import report as library_report
 
 
@@ -33,10 +41,10 @@ _COLUMNS = {
   "method": lambda r: r.label,
   "test accuracy [%]": lambda r: r.spread,
   "95 % interval": lambda r: statistics.shown(*r.interval),
-  "runs": lambda r: str(len(r.values)),
+  "runs": lambda r: r.runs,
   "active weights": lambda r: f"{r.nnz:,} of {r.size:,}",
   "training FLOPs": lambda r: r.training_flops,
-  "inference FLOPs": lambda r: f"{r.inference:.3f}x",
+  "inference FLOPs": lambda r: times(r.inference),
 }
 
 
@@ -58,12 +66,13 @@ def summarize(runs: Runs) -> list[Row]:
     row = Row(
       entry.method,
       None if entry.sparsity is None else float(entry.sparsity),
-      values={seed: 100 * m["accuracy"] for seed, m in final.items()},
+      values={seed: accuracy(m) for seed, m in final.items()},
       nnz=round(means.fmean(m["nnz"] for m in final.values())),
       size=first.result.metrics["size"],
       training=training,
       estimated=cost.estimated,
       inference=inference,
+      barred=barred(data=first.config.data, model=first.config.model),
     )
     rows.append(row)
   return rows
@@ -123,24 +132,34 @@ def write_report(
   with storage(workdir):
     (workdir / "report.md").write_text(f"{report}\n")
     text.write_csv(workdir / "table.csv", lines)
-    run_plots.accuracy(histories, workdir / "accuracy.png")
-    run_plots.layers(histories, workdir / "layers.png")
-    run_plots.churn(histories, workdir / "churn.png")
+    about = titles.of(last.config)
+    at = about if middle is None else f"{about}, {percent(middle)} zeros"
+    for draw, name in _PICTURES:
+      draw(histories, workdir / name, title=at)
     if middle is not None:
       text.write_csv(workdir / "sparsities.csv", sparsities)
-      _draw_sparsities(rows, runs, workdir / "sparsities.png")
+      file = workdir / "sparsities.png"
+      draw_settings(rows, _features(runs), file, title=about)
   return rows
 
 
-def _draw_sparsities(rows: Sequence[Row], runs: Runs, file: Path) -> None:
-  """Methods that begin alike share a colour, algorithms a line style."""
+_PICTURES = (
+  (run_plots.accuracy, "accuracy.png"),
+  (run_plots.layers, "layers.png"),
+  (run_plots.churn, "churn.png"),
+  (run_plots.churn_since_start, "churn_since_start.png"),
+)
+
+
+def _features(runs: Runs) -> dict[str, tuple[str, str]]:
+  """By method what it begins with, and its algorithm."""
   features = {}
   for entry, group in runs.items():
     if entry.sparsity is not None:
       config = group[0].config
-      begin = f"{config.initial} {_pattern(config)}"
+      begin = f"{config.initial.name} {_pattern(config)}"
       features[entry.method] = (begin, config.algorithm.name)
-  draw_settings(rows, style.line_styles(features), file)
+  return features
 
 
 def _pattern(config: ml_collections.ConfigDict) -> Any:

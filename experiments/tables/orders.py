@@ -26,6 +26,21 @@ class Order(NamedTuple):
   high: Row
   gain: statistics.Difference
 
+  @property
+  def undecidable(self) -> str:
+    """Why there is no verdict; empty if there is one."""
+    return self.low.barred or self.high.barred or self.gain.undecidable
+
+  @property
+  def verdict(self) -> str:
+    """One of VERDICTS, or why there is none."""
+    return self.undecidable or self.gain.verdict
+
+  @property
+  def sentence(self) -> str:
+    """The verdict, for people."""
+    return self.undecidable or self.gain.sentence
+
 
 def compare(
   rows: Sequence[Row],
@@ -82,13 +97,13 @@ def sentence(order: Order) -> str:
   points = f"{order.high.label} - {order.low.label}: {gain.mean:+.2f} points"
   if gain.n > 1:
     points += f", 95 % interval {statistics.shown(*gain.interval, '+.2f')}"
-  return f"{points}: {gain.sentence}."
+  return f"{points}: {order.sentence}."
 
 
 def counts(orders: Sequence[Order]) -> dict[str, int]:
-  """Counts the orders of each verdict."""
-  verdicts = [order.gain.verdict for order in orders]
-  return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+  """Counts the orders of each verdict, and of each reason for having none."""
+  verdicts = [order.verdict for order in orders]
+  return {v: verdicts.count(v) for v in dict.fromkeys((*VERDICTS, *verdicts))}
 
 
 def table(orders: Sequence[Order]) -> list[tuple[str, ...]]:
@@ -104,5 +119,5 @@ _COLUMNS = {
   "95 % interval": lambda o: statistics.shown(*o.gain.interval, "+.2f"),
   "p": lambda o: "-" if np.isnan(o.gain.p) else f"{o.gain.p:.2g}",
   "runs": lambda o: str(o.gain.n),
-  "the published order": lambda o: o.gain.verdict,
+  "the published order": lambda o: o.verdict,
 }

@@ -4,7 +4,7 @@ A row holds what the runs of one method at one setting measured. How a table
 shows it, and where its numbers come from, is for the module of that table.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from experiments import statistics
 from experiments.config.entry import Entry, percent
-from experiments.plots import sparsities
+from experiments.plots import sparsities, titles
 
 Group = TypeVar("Group")
+ACCURACY = "test accuracy [%]"
+_NAMED = 10  # missing runs that a note names
 
 
 class Row(NamedTuple):
@@ -25,7 +27,8 @@ class Row(NamedTuple):
     setting: What it is run at: a sparsity, the name of a pruned model, a level
       of lottery tickets; None if there is only one, as for dense nets.
     values: By seed the final measure: accuracies in percent, or what `Measure`
-      of a language model says; by None if no seed changes it.
+      of a language model says; NaN for a seed that diverged; by None if no seed
+      changes it.
     nnz: Active weights, the mean over seeds.
     size: All weights.
     density: Share of the prunable weights that are active.
@@ -38,6 +41,8 @@ class Row(NamedTuple):
     published: The published measure.
     source: Where that is published.
     comparable: Whether it is of the same net and data.
+    missing: By seed, why there is no value of a run that was planned.
+    barred: Why the row allows no verdict, see `barred`.
   """
 
   method: str
@@ -55,6 +60,8 @@ class Row(NamedTuple):
   published: float | None = None
   source: str = ""
   comparable: bool = True
+  missing: Mapping[int, str] = {}
+  barred: str = ""
 
   @property
   def label(self) -> str:
@@ -70,13 +77,20 @@ class Row(NamedTuple):
 
   @property
   def zeros(self) -> str:
-    """Its sparsity, for people; `-` if it has none."""
-    return "-" if self.setting is None else percent(self.setting)
+    """Its setting, for people; `-` if it has none."""
+    if isinstance(self.setting, float):
+      return percent(self.setting)
+    return "-" if self.setting is None else str(self.setting)
+
+  @property
+  def finite(self) -> list[float]:
+    """The values of the seeds that did not diverge."""
+    return [value for value in self.values.values() if np.isfinite(value)]
 
   @property
   def mean(self) -> float:
-    """The mean over seeds."""
-    return float(np.mean(list(self.values.values())))
+    """The mean over the seeds that did not diverge; NaN if there are none."""
+    return float(np.mean(self.finite)) if self.finite else np.nan
 
   @property
   def interval(self) -> tuple[float, float]:
@@ -86,23 +100,104 @@ class Row(NamedTuple):
   @property
   def spread(self) -> str:
     """The mean with the standard deviation over seeds, for people."""
-    values = list(self.values.values())
-    if len(values) < 2:
-      return f"{self.mean:.2f}"
-    return f"{self.mean:.2f} ± {np.std(values, ddof=1):.2f}"
+    text = f"{self.mean:.2f}" if self.finite else "-"
+    if len(self.finite) > 1:
+      text += f" ± {np.std(self.finite, ddof=1):.2f}"
+    return text + self.diverged
+
+  @property
+  def diverged(self) -> str:
+    """How many seeds diverged, to stand behind a mean; empty if none did."""
+    lost = len(self.values) - len(self.finite)
+    return f" ({lost} of {len(self.values)} diverged)" if lost else ""
+
+  @property
+  def runs(self) -> str:
+    """The number of its runs, for people: `2 of 3` where some are missing."""
+    there = len(self.values)
+    if not self.missing:
+      return str(there)
+    return f"{there} of {there + len(self.missing)}"
 
   @property
   def training_flops(self) -> str:
     """FLOPs of training relative to dense, for people; `~` if estimated."""
-    return f"{'~' if self.estimated else ''}{self.training:.3f}x"
+    return f"{'~' if self.estimated else ''}{times(self.training)}"
 
   @property
-  def within(self) -> bool | None:
-    """Whether the published measure is in the interval; None if unknown."""
+  def undecidable(self) -> str:
+    """Why the row allows no verdict; empty if it does."""
+    return self.barred or statistics.undecidable(list(self.values.values()))
+
+  @property
+  def within(self) -> str:
+    """Whether the published measure is in the interval: yes, no or why not.
+
+    `-` where nothing comparable is published, or seeds do not spread.
+    """
     low, high = self.interval
-    if self.published is None or not self.comparable or np.isinf(low):
-      return None
-    return low <= self.published <= high
+    if self.published is None or not self.comparable:
+      return "-"
+    if self.undecidable or np.isinf(low):
+      return self.undecidable or "-"
+    return "yes" if low <= self.published <= high else "no"
+
+
+def times(share: float | None) -> str:
+  """Formats what is relative to dense, `-` if it is not known."""
+  return "-" if share is None else f"{share:.3f}x"
+
+
+def accuracy(metrics: Mapping[str, Any]) -> float:
+  """Reads the accuracy of an evaluation.
+
+  Args:
+    metrics: Its record.
+
+  Returns:
+    The accuracy in percent; NaN if the loss is not finite: a network that
+    diverged answers by chance, and no mean may hold that.
+  """
+  loss = metrics["loss"]
+  diverged = loss is None or not np.isfinite(loss)
+  return np.nan if diverged else 100 * metrics["accuracy"]
+
+
+def barred(**parts: Mapping[str, Any]) -> str:
+  """Says why numbers allow no verdict, however many seeds there are.
+
+  Args:
+    **parts: Parts of the config, by what they are: `data`, `model`.
+
+  Returns:
+    The reason, if one of them is random; empty if not.
+
+  Example:
+    >>> barred(data={"name": "mnist1d"}, model={"name": "random"})
+    'random model: no verdict'
+  """
+  for what, part in parts.items():
+    if part.get("name") == "random":
+      return f"random {what}: no verdict"
+  return ""
+
+
+def missing_note(rows: Iterable[Row]) -> str:
+  """Says which planned runs a table is without; empty if it has all."""
+  rows = list(rows)
+  lost = [
+    f"{row.label}, seed {seed} ({why})"
+    for row in rows
+    for seed, why in row.missing.items()
+  ]
+  if not lost:
+    return ""
+  planned = len(lost) + sum(len(row.values) for row in rows)
+  named = "; ".join(lost[:_NAMED]) + ("; ..." if lost[_NAMED:] else "")
+  return (
+    f" {len(lost)} of {planned} runs are missing, and numbers are of those "
+    f"that are there: {named}."
+  )
 
 
 def estimate_note(rows: Iterable[Row]) -> str:
@@ -136,63 +231,118 @@ def at_middle(
 
 
 def series(
-  rows: Sequence[Row],
-  styles: Mapping[str, Mapping[str, Any]],
-  *,
-  x: str = "setting",
-  unit: float = 1,
-) -> list[sparsities.Series]:
-  """Makes the lines of a picture, one for each method that has a style.
+  rows: Iterable[Row],
+  features: Mapping[str, tuple[str, Hashable]],
+  x: Callable[[Row], float],
+) -> dict[str, sparsities.Series]:
+  """Makes the lines of a picture, one for each method that has features.
 
   Args:
-    rows: The rows of a table.
-    styles: By method, keywords of `Axes.plot`.
-    x: The attribute of rows that says where a point is.
-    unit: What measures are multiplied by.
+    rows: The rows of a table; those without a finite value are left out.
+    features: By method, as for `style.panels`.
+    x: Where the point of a row is.
+
+  Returns:
+    By method, its line.
   """
-  groups = {m: [row for row in rows if row.method == m] for m in styles}
-  return [
-    sparsities.Series(
-      name,
-      [getattr(row, x) for row in group],
-      [row.label for row in group],
-      unit * np.array([row.mean for row in group]),
-      *(unit * np.array([row.interval for row in group]).T),
-      styles[name],
+  groups: dict[str, list[Row]] = {}
+  for row in rows:
+    if row.finite and row.method in features:
+      groups.setdefault(row.method, []).append(row)
+  return {
+    name: sparsities.Series(
+      features[name],
+      [x(row) for row in groups[name]],
+      [row.label for row in groups[name]],
+      np.array([row.mean for row in groups[name]]),
+      *np.array([row.interval for row in groups[name]]).T,
     )
-    for name, group in groups.items()
-    if group
-  ]
+    for name in features
+    if name in groups
+  }
+
+
+def caption(title: str, rows: Iterable[Row], *, level: str = "") -> str:
+  """Makes the title of a picture: what it shows, and of how many seeds.
+
+  Args:
+    title: What it shows.
+    rows: The rows that it shows.
+    level: What its dotted line is, if it has one.
+
+  Returns:
+    The title, and below it the number of seeds, which of them diverged, and why
+    there is no verdict if there can be none.
+  """
+  rows = [row for row in rows if row.values]
+  counts = [len(row.values) for row in rows] or [0]
+  notes = [titles.seeds(counts)]
+  if max(counts) > 1:
+    notes = [f"means of {notes[0]}", "bars: 95 % intervals (t)"]
+  if level:
+    notes.append(f"dotted: {level}")
+  if lost := sum(len(row.values) - len(row.finite) for row in rows):
+    notes.append(f"without {lost} runs that diverged")
+  reason = min((row.undecidable for row in rows), default="")
+  notes += [reason] if reason and reason not in notes else []
+  return f"{title}\n{'; '.join(notes)}"
 
 
 def draw_settings(
   rows: Sequence[Row],
-  styles: Mapping[str, Mapping[str, Any]],
+  features: Mapping[str, tuple[str, Hashable]],
+  file: Path,
+  *,
+  title: str,
+) -> None:
+  """Draws the accuracy of each method at each sparsity.
+
+  Args:
+    rows: The rows; those without a sparsity are level lines.
+    features: By method, as for `style.panels`.
+    file: Where the PNG goes.
+    title: What it shows.
+  """
+  levels = {r.method: r.mean for r in rows if r.setting is None and r.finite}
+  varied = [row for row in rows if row.setting is not None]
+  title = caption(title, rows, level=", ".join(levels))
+  settings = sorted({row.setting for row in varied if row.finite})
+  if len(settings) < 2:
+    draw_dots(varied, file, title=title, xlabel=ACCURACY, levels=levels)
+    return
+  sparsities.lines(
+    series(varied, features, lambda row: settings.index(row.setting)),
+    file,
+    levels=levels,
+    ticks=[f"{100 * setting:g}" for setting in settings],
+    title=title,
+    xlabel="zeros [%]",
+    ylabel=ACCURACY,
+  )
+
+
+def draw_dots(
+  rows: Iterable[Row],
   file: Path,
   *,
   unit: float = 1,
   levels: Mapping[str, float] = {},
   **options: Any,
 ) -> None:
-  """Draws the measure of each method at each setting.
+  """Draws the measure of each method, a panel for each setting.
 
   Args:
-    rows: The rows; those without a setting are level lines.
-    styles: By method, keywords of `Axes.plot`.
+    rows: The rows; those without a finite value are left out.
     file: Where the PNG goes.
     unit: What measures are multiplied by.
-    levels: More level lines, in the unit of `rows`.
-    **options: Of `sparsities.against_settings`.
+    levels: Values of methods without a setting, in the unit of `rows`.
+    **options: Of `sparsities.dots`.
   """
-  fixed = {row.method: row.mean for row in rows if row.setting is None}
-  varied = [row for row in rows if row.setting is not None]
-  settings = list(dict.fromkeys(row.setting for row in varied))
-  if all(isinstance(setting, float) for setting in settings):
-    settings.sort()
-  sparsities.against_settings(
-    series(varied, styles, unit=unit),
-    settings,
-    file,
-    levels={k: unit * v for k, v in {**levels, **fixed}.items()},
-    **options,
-  )
+  panels: dict[str, dict[str, tuple[float, float, float]]] = {}
+  for row in rows:
+    if row.finite:
+      panel = panels.setdefault("" if row.setting is None else row.zeros, {})
+      panel[row.method] = tuple(unit * x for x in (row.mean, *row.interval))
+  if panels:
+    levels = {name: unit * level for name, level in levels.items()}
+    sparsities.dots(panels, file, levels=levels, **options)

@@ -15,30 +15,32 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 
 from experiments import statistics
 from experiments.config import grid
 from experiments.config.entry import Entry
 from experiments.errors import UserError
-from experiments.plots import sparsities, style
+from experiments.plots import sparsities
 from experiments.runs import metrics, workdir
-from experiments.tables import costs, orders, text
-from experiments.tables.rows import Row, draw_settings, estimate_note, series
+from experiments.tables import costs, orders, rows, text
+from experiments.tables.rows import Row
 
-_DENSE = "dense"  # the method whose FLOPs the others' are relative to
+_DENSE = "dense"  # the method that is drawn as a level
+_FINISHED, _UNFINISHED, _FRESH = "finished", "not finished", "not begun"
 
 
 class Record(NamedTuple):
-  """A finished run, as a line of NAME_runs.csv.
+  """A planned run, as a line of NAME_runs.csv.
+
+  What is measured is None where it is not finished.
 
   Attributes:
     method: The method of its row.
     sparsity: The sparsity of its row, None if it has none.
     seed: Its seed.
-    accuracy: On the test set at the end, in percent.
-    loss: On the test set at the end.
+    accuracy: On the test set at the end, in percent; NaN if it diverged.
+    loss: On the test set at the end; None if it is not finite.
     nnz: Active weights at the end, all leaves counted.
     size: All weights.
     bytes: Of the weights that are left, 4 bytes each, and of masks, one bit for
@@ -48,49 +50,68 @@ class Record(NamedTuple):
     inference: FLOPs of a forward pass of one example.
     run: Its directory.
     estimated: Whether its algorithm has no cost model, see `costs.Cost`.
+    dense_training: FLOPs of the whole training of the config file's own model
+      without zeros, for its own steps, by arithmetic: what `training` is
+      relative to, whether the sweep has a dense row or not.
+    dense_inference: FLOPs of a forward pass of that model.
+    barred: Why it allows no verdict, see `rows.barred`.
+    state: `finished`, `not finished`, `not begun`, or how it failed.
   """
 
   method: str
   sparsity: float | None
   seed: int
-  accuracy: float
-  loss: float
-  nnz: int
-  size: int
-  bytes: float
+  accuracy: float | None
+  loss: float | None
+  nnz: int | None
+  size: int | None
+  bytes: float | None
   steps: int
-  training: float
-  inference: float
+  training: float | None
+  inference: float | None
   run: str
-  estimated: bool = False
+  estimated: bool
+  dense_training: float
+  dense_inference: float
+  barred: str
+  state: str
 
 
 def collect_records(config: str, root: pathlib.Path) -> list[Record]:
-  """Reads the finished runs of a sweep.
+  """Reads the runs of a sweep.
 
   Args:
     config: The config file, with its argument after a colon.
     root: The directory of all runs.
 
   Returns:
-    A record each, in the order of the grid.
+    A record of each planned run, in the order of the grid.
 
   Raises:
     UserError: If none is finished.
   """
-  found, known = [], {}
-  for entry, group in grid.rows(config).items():
+  plan, dense, known = grid.rows(config), None, {}
+  found = []
+  for entry, group in plan.items():
     for one in group:
       folder = root / grid.name_of(one)
-      if workdir.finished(folder) is None:
-        continue
-      history = metrics.read(folder)
-      # Seeds do not change what a run costs, if its layers end alike.
-      key = (entry, str(metrics.last_test(history)["layers"]))
-      if key not in known:
-        known[key] = costs.of(one, history)
-      found.append(_record(entry, one, history, known[key], folder.name))
-  if not found:
+      state = _state(folder)
+      record = Record(
+        *(*entry, one.seed, *[None] * 5, one.steps, None, None, folder.name),
+        estimated=False,
+        **(dense or (dense := _dense(config))),
+        barred=rows.barred(data=one.data, model=one.model),
+        state=state,
+      )
+      if state == _FINISHED:
+        history = metrics.read(folder)
+        # Seeds do not change what a run costs, if its layers end alike.
+        key = (entry, str(metrics.last_test(history)["layers"]))
+        if key not in known:
+          known[key] = costs.of(one, history)
+        record = _measured(record, history, known[key])
+      found.append(record)
+  if not any(one.state == _FINISHED for one in found):
     raise UserError(
       f"{root} holds no finished run of {config}. Let the sweep come to its "
       "end, or give another --root; that of a sweep of FILE.py:ARG needs "
@@ -99,27 +120,49 @@ def collect_records(config: str, root: pathlib.Path) -> list[Record]:
   return found
 
 
-def _record(
-  entry: Entry,
-  config: ml_collections.ConfigDict,
-  history: costs.History,
-  cost: costs.Cost,
-  run: str,
+def _dense(config: str) -> dict[str, float]:
+  """The FLOPs of the config file's own model without zeros."""
+  file, _, arg = config.partition(":")
+  base = grid.module(file).get_config(arg)
+  base = base.get("base", base)  # of a comparison
+  training, inference = costs.dense(base)
+  return {
+    "dense_training": _digits(training * base.steps),
+    "dense_inference": _digits(inference),
+  }
+
+
+def _digits(flops: float) -> float:
+  return float(f"{flops:.6g}")
+
+
+def _state(folder: pathlib.Path) -> str:
+  """Whether a run of a sweep is finished, and if not why."""
+  if workdir.finished(folder) is not None:
+    return _FINISHED
+  name = folder.name
+  for file in (folder.parent / "logs").glob("*.txt"):
+    for line in reversed(file.read_text(errors="replace").splitlines()):
+      head, _, why = line.partition(": ")
+      # Of its own log, and of that of a population.
+      if head == name or (head == "Error" and file.stem == name):
+        return f"failed: {why}"
+  return _UNFINISHED if folder.exists() else _FRESH
+
+
+def _measured(
+  record: Record, history: costs.History, cost: costs.Cost
 ) -> Record:
   last = metrics.last_test(history)
   masked = [c["size"] for c in last["layers"].values() if c["nnz"] < c["size"]]
-  return Record(
-    *entry,
-    seed=config.seed,
-    accuracy=round(100 * last["accuracy"], 6),
+  return record._replace(
+    accuracy=round(rows.accuracy(last), 6),
     loss=last["loss"],
     nnz=last["nnz"],
     size=last["size"],
     bytes=4 * last["nnz"] + sum(masked) / 8,
-    steps=config.steps,
-    training=float(f"{cost.training * config.steps:.6g}"),
-    inference=float(f"{cost.inference:.6g}"),
-    run=run,
+    training=_digits(cost.training * record.steps),
+    inference=_digits(cost.inference),
     estimated=cost.estimated,
   )
 
@@ -138,21 +181,26 @@ def load_records(file: pathlib.Path) -> list[Record]:
   Raises:
     UserError: If the file is missing or damaged.
   """
-  kinds = {
-    **Record.__annotations__,
-    "sparsity": float,
-    "estimated": lambda cell: cell == "True",
-  }
+
+  def value(key: str, cell: str) -> Any:
+    if key in ("method", "run", "barred", "state"):
+      return cell
+    if key == "estimated":
+      return cell == "True"
+    number = int if key in ("seed", "nnz", "size", "steps") else float
+    return number(cell) if cell else None
+
   try:
     _, *lines = file.read_text().splitlines()
     return [
-      Record(**{k: kinds[k](v) if v else None for k, v in line.items()})
+      Record(**{k: value(k, v) for k, v in line.items()})
       for line in csv.DictReader(lines)
     ]
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{file} cannot be read as runs of a table: {error}") from (
-      error
-    )
+    raise UserError(
+      f"{file} cannot be read as runs of a table: {error}. Make it again from "
+      "the runs: python -m experiments.tables --table=NAME --root=DIR"
+    ) from error
 
 
 def summarize(records: Iterable[Record], config: types.ModuleType) -> list[Row]:
@@ -169,31 +217,35 @@ def summarize(records: Iterable[Record], config: types.ModuleType) -> list[Row]:
   for one in records:
     entry = Entry(one.method, one.sparsity)
     groups.setdefault(entry, []).append(one)
-  base = next((g for e, g in groups.items() if e.method == _DENSE), None)
-  base = (base or next(iter(groups.values())))[0]
   published = getattr(config, "PUBLISHED", {})
-  rows = []
+  found = []
   for entry, group in groups.items():
     value, source = published.get(entry, (None, ""))
-    mean = {
-      key: np.mean([getattr(one, key) for one in group])
-      for key in ("training", "inference", "bytes", "nnz")
-    }
+    done = [one for one in group if one.state == _FINISHED]
     row = Row(
       *entry,
-      values={one.seed: one.accuracy for one in group},
-      nnz=mean["nnz"],
-      size=group[0].size,
-      training=mean["training"] / base.training,
-      estimated=group[0].estimated,
-      inference=mean["inference"] / base.inference,
-      bytes=mean["bytes"],
+      values={one.seed: one.accuracy for one in done},
+      missing={one.seed: one.state for one in group if one not in done},
       published=value,
       source=source,
       comparable=getattr(config, "SAME", True),
+      barred=group[0].barred,
     )
-    rows.append(row)
-  return rows
+    if done:
+      mean = {
+        key: np.mean([getattr(one, key) for one in done])
+        for key in ("training", "inference", "bytes", "nnz")
+      }
+      row = row._replace(
+        nnz=mean["nnz"],
+        size=done[0].size,
+        training=mean["training"] / done[0].dense_training,
+        estimated=done[0].estimated,
+        inference=mean["inference"] / done[0].dense_inference,
+        bytes=mean["bytes"],
+      )
+    found.append(row)
+  return found
 
 
 _COLUMNS = {
@@ -201,20 +253,20 @@ _COLUMNS = {
   "zeros": lambda r: r.zeros,
   "test accuracy [%]": lambda r: r.spread,
   "95 % interval": lambda r: statistics.shown(*r.interval),
-  "runs": lambda r: str(len(r.values)),
-  "training FLOPs": lambda r: r.training_flops,
-  "inference FLOPs": lambda r: f"{r.inference:.3f}x",
-  "size [kB]": lambda r: f"{r.bytes / 1000:.1f}",
-  "active weights": lambda r: f"{r.nnz:,.0f}",
+  "runs": lambda r: r.runs,
+  "training FLOPs (1x: dense, computed)": lambda r: r.training_flops,
+  "inference FLOPs (1x: dense, computed)": lambda r: rows.times(r.inference),
+  "size [kB]": lambda r: "-" if r.bytes is None else f"{r.bytes / 1000:.1f}",
+  "active weights": lambda r: "-" if r.nnz is None else f"{r.nnz:,.0f}",
   "published": lambda r: "-" if r.published is None else f"{r.published:g}",
-  "within": lambda r: {None: "-", True: "yes", False: "no"}[r.within],
+  "within": lambda r: r.within,
   "source": lambda r: r.source or "-",
 }
 
 
-def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+def table(found: Sequence[Row]) -> list[tuple[str, ...]]:
   """Makes the header and cells of a sweep's table."""
-  return text.cells(_COLUMNS, rows, optional=("published", "within", "source"))
+  return text.cells(_COLUMNS, found, optional=("published", "within", "source"))
 
 
 class Part(NamedTuple):
@@ -231,49 +283,60 @@ class Part(NamedTuple):
   note: str
 
 
-def parts(rows: Sequence[Row], config: types.ModuleType) -> list[Part]:
+def parts(found: Sequence[Row], config: types.ModuleType) -> list[Part]:
   """Makes the tables of a sweep: its rows, and the orders of papers if any."""
-  made = [Part("Table", table(rows), _NOTE + estimate_note(rows))]
-  found = orders.compare(rows, getattr(config, "EXPECTED", ()))
-  if found:
-    counts = ", ".join(f"{n} {v}" for v, n in orders.counts(found).items())
+  note = _NOTE + rows.estimate_note(found) + rows.missing_note(found)
+  made = [Part("Table", table(found), note)]
+  compared = orders.compare(found, getattr(config, "EXPECTED", ()))
+  if compared:
+    counts = ", ".join(f"{n} {v}" for v, n in orders.counts(compared).items())
     note = (
-      f"Of {len(found)} published orders: {counts}. Differences are paired by "
-      "seed; interval and p by Student's t."
+      f"Of {len(compared)} published orders: {counts}. Differences are paired "
+      "by seed; interval and p by Student's t."
     )
     heading = "The order that papers report"
-    made.append(Part(heading, orders.table(found), note))
+    made.append(Part(heading, orders.table(compared), note))
   return made
 
 
-def draw_sparsities(rows: Sequence[Row], file: pathlib.Path) -> None:
+def draw_sparsities(
+  found: Sequence[Row], file: pathlib.Path, *, title: str
+) -> None:
   """Draws accuracy against sparsity."""
-  draw_settings(rows, _styles(rows), file)
+  rows.draw_settings(found, _features(found), file, title=title)
 
 
-def draw_flops(rows: Sequence[Row], file: pathlib.Path) -> None:
+def draw_flops(found: Sequence[Row], file: pathlib.Path, *, title: str) -> None:
   """Draws accuracy against training FLOPs."""
-  sparsities.against_flops(series(rows, _styles(rows), x="training"), file)
+  levels = {r.method: r.mean for r in found if r.method == _DENSE and r.finite}
+  sparsities.lines(
+    rows.series(found, _features(found), lambda row: row.training),
+    file,
+    levels=levels,
+    xscale="log",
+    title=rows.caption(title, found, level=", ".join(levels)),
+    xlabel="training FLOPs; 1 for dense, computed",
+    ylabel=rows.ACCURACY,
+  )
 
 
-def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-  """The colours and line styles of methods.
+def _features(found: Sequence[Row]) -> dict[str, tuple[str, str]]:
+  """By method its name and its distribution: `RigL (uniform)` has both."""
+  names = dict.fromkeys(row.method for row in found if row.method != _DENSE)
+  parts = {name: name.rstrip(")").partition(" (") for name in names}
+  return {name: (base, kind) for name, (base, _, kind) in parts.items()}
 
-  `RigL (uniform)` has RigL's colour and the line style of uniform; a method of
-  one distribution is drawn as if by ERK.
-  """
-  features = {}
-  for row in rows:
-    base, _, kind = row.method.rstrip(")").partition(" (")
-    if base != _DENSE:
-      features[row.method] = (base, kind or "ERK")
-  return {_DENSE: {"color": style.GREY}, **style.line_styles(features)}
+
+def title(config: types.ModuleType) -> str:
+  """Says what a sweep is about: the first line of its config file."""
+  return (config.__doc__ or "").partition("\n")[0].rstrip(".")
 
 
 _NOTE = (
   "Accuracy after the last step, mean ± standard deviation over seeds; the "
   "interval is that of the mean, 95 %, by Student's t. FLOPs are those of the "
-  "whole training and of a forward pass, relative to dense, by the cost model "
-  "of RigL's paper (appendix H). Size: 4 bytes a weight that is left, one bit "
-  "of a mask for each of a sparse layer."
+  "whole training and of a forward pass, by the cost model of RigL's paper "
+  "(appendix H); 1x is the config's own model without zeros, trained for its "
+  "own steps, by the same arithmetic. Size: 4 bytes a weight that is left, one "
+  "bit of a mask for each of a sparse layer."
 )

@@ -58,8 +58,14 @@ def test_an_interval_for_people():
   [
     ([1.0, 1.1, 1.2], "holds", "as papers report"),
     ([-1.0, -1.1, -1.2], "reversed", "NOT what papers report"),
-    ([2.0, -1.0], "undecided", "as papers report, but 2 seeds cannot tell"),
-    ([-2.0], "undecided", "NOT what papers report"),
+    (
+      [2.0, -1.0, 1.0],
+      "undecided",
+      "as papers report, but 3 seeds cannot tell",
+    ),
+    ([1.0] * 3, "undecided", "as papers report, but 3 seeds cannot tell"),
+    ([2.0, -1.0], *["two seeds: no verdict"] * 2),
+    ([-2.0], *["one seed: no verdict"] * 2),
   ],
 )
 def test_what_differences_say_of_an_order(gaps, verdict, sentence):
@@ -67,6 +73,13 @@ def test_what_differences_say_of_an_order(gaps, verdict, sentence):
   assert (found.verdict, found.sentence) == (verdict, sentence)
   assert found.mean == pytest.approx(np.mean(gaps))
   assert found.n == len(gaps)
-  if len(gaps) > 1:
+  if np.std(gaps):
     wanted = stats.ttest_rel(gaps, np.zeros(len(gaps)))
     assert found.p == pytest.approx(wanted.pvalue)
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf, -np.inf])
+def test_a_seed_that_is_not_finite_forbids_a_verdict(lost):
+  found = difference([1.0, 1.1, lost, 1.2])
+  assert found.interval == (-np.inf, np.inf)
+  assert found.verdict == "1 of 4 seeds diverged: no verdict"

@@ -48,7 +48,7 @@ def test_estimates_are_marked_in_tables():
   known = Row("a", None, {0: 1.0}, nnz=1, training=0.5, inference=1, bytes=1)
   estimate = known._replace(method="b", estimated=True)
   header, *lines = sweep.table([known, estimate])
-  column = header.index("training FLOPs")
+  column = header.index("training FLOPs (1x: dense, computed)")
   assert [line[column] for line in lines] == ["0.500x", "~0.500x"]
   assert "~" in estimate_note([known, estimate])
   assert estimate_note([known]) == ""

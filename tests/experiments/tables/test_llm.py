@@ -78,6 +78,7 @@ def test_the_order_of_papers(measure):
     row("70 %", "a", 3.0, 4.0, 5.0),
     row("70 %", "b", 4.0, 3.0, 5.1),
     row("70 %", "c", 5.0),
+    row("70 %", "d", 6.0),
   ]
   low = measure.lower_is_better
   first, second = llm.order_sentences(rows, measure, [("a", "b")])
@@ -90,8 +91,10 @@ def test_the_order_of_papers(measure):
     ("NOT what papers report" if low else "as papers report")
     + ", but 3 seeds cannot tell."
   )
-  (single,) = llm.order_sentences(rows, measure, [("c, 70 %", "a, 50 %")])
-  assert ("as papers report" in single) == low
+  (many,) = llm.order_sentences(rows, measure, [("c, 70 %", "a, 50 %")])
+  assert ("as papers report" in many) == low
+  (single,) = llm.order_sentences(rows, measure, [("c, 70 %", "d, 70 %")])
+  assert single.endswith(": one seed: no verdict.")
   with pytest.raises(UserError, match="did you mean 'a, 50 %'"):
     llm.order_sentences(rows, measure, [("a, 55 %", "b")])
 
@@ -108,7 +111,18 @@ def test_a_single_value_is_compared_with_every_seed(swapped):
 def test_only_seeds_that_both_have_are_compared():
   rows = [row("", "a", 3.0, 4.0, 0.0), row("", "b", 2.0, 2.5)]
   (said,) = llm.order_sentences(rows, PERPLEXITY, [("a", "b")])
-  assert said.endswith("as papers report, but 2 seeds cannot tell.")
+  assert said.endswith(": two seeds: no verdict.")
+
+
+def test_models_whose_measure_is_not_finite_are_not_averaged():
+  numbers = [2.0, None, 3.0]
+  results = {
+    seed: {"perplexity": value, "nnz": 40, "size": 100}
+    for seed, value in enumerate(numbers)
+  }
+  found = llm.row(Cell("2:4", "seft"), results, PERPLEXITY)
+  _, line = llm.table([found], PERPLEXITY, 1.0, {})
+  assert line[2:5] == ("2.50 (1 of 3 diverged)", "2.5x", "3")
 
 
 def test_folders_are_names_that_any_disk_takes():

@@ -31,6 +31,15 @@ def test_leads_are_paired_by_seed():
   assert lottery._verdict("a", "b", found) == (
     "b above a: at 1 of 1 levels, at 1 of them with 95 % confidence."
   )
+  for count, why in ((1, "one seed"), (2, "two seeds")):
+    few = [
+      row._replace(values={s: row.values[s] for s in range(count)})
+      for row in table
+    ]
+    ((_, _, found),) = lottery.compare(few, [("a", "b")])
+    assert lottery._verdict("a", "b", found) == (
+      f"b above a: at 1 of 1 levels; {why}: no verdict."
+    )
   # Level 0 of a branch is the dense run: nothing to compare.
   ((_, _, found),) = lottery.compare(table, [("dense", "a")])
   assert [order.high.setting for order in found] == [1]
@@ -38,7 +47,7 @@ def test_leads_are_paired_by_seed():
 
 def test_levels_become_rows_with_the_dense_run_once():
   def level(branch, number, seed, line=None):
-    metrics = {"accuracy": 0.5 + 0.1 * seed, "density": 0.8**number}
+    metrics = {"accuracy": 0.5 + 0.1 * seed, "density": 0.8**number, "loss": 1}
     return Level(seed, branch, number, metrics, [], line)
 
   line = np.array([0.1, 0.4, 0.2])

@@ -74,21 +74,45 @@ def test_sentences_say_what_the_seeds_say():
   assert orders.sentence(order).endswith(end)
 
 
+@pytest.mark.parametrize(
+  ("values", "why"),
+  [
+    ([1.0], "one seed"),
+    ([1.0, 2.0], "two seeds"),
+    ([1.0, 2.0, float("nan")], "1 of 3 seeds diverged"),
+  ],
+)
+def test_there_is_no_verdict_where_seeds_allow_none(values, why):
+  a, b = row("a", *values), row("b", *(value + 9 for value in values))
+  (order,) = orders.compare([a, b], [("a", "b")])
+  assert order.verdict == order.sentence == f"{why}: no verdict"
+  assert orders.sentence(order).endswith(f": {why}: no verdict.")
+
+
+def test_rows_that_are_barred_have_no_verdict():
+  a, b = row("a", 1.0, 2.0, 3.0), row("b", 2.1, 3.0, 4.2)
+  for pair in ([a._replace(barred="why"), b], [a, b._replace(barred="why")]):
+    (order,) = orders.compare(pair, [("a", "b")])
+    assert order.verdict == order.sentence == "why"
+
+
 def test_tables_and_counts_of_orders():
   rows = [
-    row("a", 1.0, 2.0, at=0.9),
-    row("b", 2.0, 1.5, at=0.9),
-    row("c", 4.0, 5.1, at=0.9),
-    row("dense", 9.0, 10.0),
+    row("a", 1.0, 2.0, 3.0, at=0.9),
+    row("b", 2.0, 1.5, 3.25, at=0.9),
+    row("c", 4.0, 5.1, 6.2, at=0.9),
+    row("dense", 9.0, 10.0, 11.1),
+    row("few", 9.0, 10.0, at=0.9),
   ]
-  pairs = [("a", "b"), ("a", "c"), ("b", "dense"), ("dense", "c")]
+  pairs = [("a", "b"), ("a", "c"), ("few", "a"), ("b", "dense"), ("dense", "c")]
   found = orders.compare(rows, pairs)
-  verdicts = {"holds": 1, "undecided": 2, "reversed": 1}
+  verdicts = {"holds": 2, "undecided": 1, "reversed": 1}
+  verdicts["two seeds: no verdict"] = 1
   assert orders.counts(found) == verdicts
   header, first, *_, last = orders.table(found)
   assert header[-1] == "the published order"
   assert first[:4] == ("a", "b", "90 %", "+0.25")
-  assert first[-2:] == ("2", "undecided")
+  assert first[-2:] == ("3", "undecided")
   assert last[:3] == ("dense", "c", "90 %")
   assert [(a, b, len(group)) for a, b, group in orders.by_pair(found)] == [
     (*pair, 1) for pair in pairs
