@@ -8,6 +8,7 @@ out. Compilation and evaluation are not counted; fetching batches and updating
 masks is.
 """
 
+import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from absl import app, flags
 import sparsejax
 from benchmarks import measure, packed
 from experiments.data import sets
-from experiments.plots import style
+from experiments.plots import style, titles
 from experiments.statistics import interval, shown
 from sparsejax import modes
 
@@ -167,7 +168,17 @@ def _reached(group: list[Curve], goal: float) -> str:
 
 def draw(curves: dict[str, list[Curve]], file: str) -> None:
   """Draws accuracy over time, means over seeds."""
-  with style.picture(file, columns=2, width=10, sharey=True) as (_, panels):
+  seeds = titles.seeds(map(len, curves.values()))
+  with style.grid(
+    pathlib.Path(file),
+    2,
+    title=f"Perceptron on Fashion-MNIST, RigL\nmean of {seeds}",
+    xlabel="time [epochs of dense training]",
+    ylabel="test accuracy [%]",
+    width=5,
+    height=3,
+    sharey=True,
+  ) as (_, panels):
     for axes, zeros in zip(panels, ("95 %", "98 %"), strict=True):
       for color, (name, group) in style.coloured(curves.items()):
         if name != "dense" and not name.startswith(zeros):
@@ -178,10 +189,9 @@ def draw(curves: dict[str, list[Curve]], file: str) -> None:
           label=name,
           color=color,
         )
-      axes.set(xlabel="time [epochs of dense training]")
       axes.legend(loc="lower right")
     low = min(100 * curve.accuracy[2] for g in curves.values() for curve in g)
-    panels[0].set(ylabel="test accuracy [%]", ylim=(low - 1, None))
+    panels[0].set_ylim(bottom=low - 1)
 
 
 def main(argv: Sequence[str]) -> None:

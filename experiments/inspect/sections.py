@@ -93,16 +93,22 @@ def motion_section(
 ) -> str:
   """Reports how masks moved over the steps, and how much was explored."""
   curves = {leader.label: _motion(runs, leader) for leader in leaders}
-  if not any(curves.values()):
+  curves = {label: curve for label, curve in curves.items() if curve}
+  if not curves:
     return ""
-  instruments.motion(curves, path / "mask_motion.png")
+  pictures = {"last": "mask_motion.png", "since": "mask_motion_start.png"}
+  if explored := {k: c for k, c in curves.items() if c.ever is not None}:
+    pictures["ever"] = "explored.png"
+  for key, name in pictures.items():
+    shown = explored if key == "ever" else curves
+    instruments.motion(shown, path / name, key=key)
   rows = [
     (label, str(len(c.last)), *_ends(c.last, c.since, c.ever))
     for label, c in curves.items()
-    if c
   ]
   return render(
     "motion.md",
+    pictures=pictures.values(),
     table=[("method", "runs", *_MOVED), *rows],
     layers=_motion_by_layer(path, run),
     title=run.title,

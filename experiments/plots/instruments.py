@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.plots import style
+from experiments.plots import style, titles
 
 _NO_VALUE = "#e8e8e8"  # the colour of cells without a value
 _MOST_NUMBERS = 12  # columns of a heat map that have room for numbers
@@ -109,35 +109,38 @@ def overlap(
     figure.colorbar(image, ax=shown, label=label, shrink=0.8)
 
 
-def motion(curves: Mapping[str, Motion | None], file: Path) -> None:
-  """Draws the overlap of masks with earlier ones, and R_s, over steps.
+def motion(curves: Mapping[str, Motion], file: Path, *, key: str) -> None:
+  """Draws the overlap of masks with earlier ones, or R_s, over steps.
 
   Args:
-    curves: By the method; None for one to leave out, but for its colour.
+    curves: By the method.
     file: Where the PNG goes.
+    key: What to draw: an attribute of `Motion`.
   """
-  labels = {
-    "last": "IoU with the evaluation before",
-    "since": "IoU with the first masks",
-    "ever": "R_s: share of weights ever active",
-  }
-  if all(curve is None or curve.ever is None for curve in curves.values()):
-    del labels["ever"]
-  styles = style.line_styles({name: (name, "") for name in curves})
-  with style.picture(file, columns=len(labels), width=4.2 * len(labels)) as (
-    figure,
-    panels,
-  ):
-    for axes, (key, label) in zip(panels, labels.items(), strict=True):
-      for name, curve in curves.items():
-        values = getattr(curve, key, None)
-        if values is not None:
-          steps = curve.steps[-values.shape[1] :]
-          marker = "o" if len(steps) < 8 else None
-          options = {"marker": marker, "ms": 3, **styles[name]}
-          style.band(axes, steps, values, name, **options)
-      axes.set(xlabel="step", ylabel=label, ylim=(0, 1.02))
-    style.legend(figure, panels[0])
+  runs = titles.seeds(len(curve.last) for curve in curves.values())
+
+  def draw(axes: Any, name: str, offset: float, **look: Any) -> None:
+    del offset
+    values = getattr(curves[name], key)
+    steps = curves[name].steps[-values.shape[1] :]
+    style.band(axes, steps, values, **look)
+
+  style.multiples(
+    {name: (name, "") for name in curves},
+    draw,
+    file,
+    finish=lambda axes, names: axes.set_ylim(0, 1.02),
+    title=f"{_MOTIONS[key]}\nmean ± standard deviation of {runs}",
+    xlabel="step",
+    ylabel="IoU" if key != "ever" else "R_s",
+  )
+
+
+_MOTIONS = {
+  "last": "Overlap of masks with those of the evaluation before",
+  "since": "Overlap of masks with the first ones",
+  "ever": "R_s: share of weights that were ever active",
+}
 
 
 def motion_by_layer(

@@ -76,14 +76,10 @@ def _over_steps(
   seeds = [len(values) for _, values in found.values()] or [1]
   spread = spread * (max(seeds) > 1) + titles.seeds(seeds)
 
-  def draw(
-    axes: Any, name: str, offset: float, label: str | None, **look: Any
-  ) -> None:
+  def draw(axes: Any, name: str, offset: float, **look: Any) -> None:
     del offset
     steps, values = found[name]
-    if label is None:
-      look |= {"zorder": 1, "lw": 0.8}
-    style.band(axes, steps[first:], unit * values[:, first:], label, **look)
+    style.band(axes, steps[first:], unit * values[:, first:], **look)
 
   def finish(axes: Any, names: Sequence[str]) -> None:
     del names

@@ -61,24 +61,29 @@ def lines(
   bottom = floor([*means, *levels.values()])
 
   def draw(
-    axes: Any, name: str, offset: float, label: str | None, **look: Any
+    axes: Any, name: str, offset: float, *, color: str, label: str | None
   ) -> None:
     one = series[name]
     at = np.add(one.x, 0.08 * offset * bool(ticks))
     if label is None:
-      axes.plot(at, one.mean, lw=0.8, zorder=1, **look)
+      axes.plot(at, one.mean, lw=0.8, zorder=1, color=color)
       return
-    axes.plot(at, one.mean, marker="o", ms=4, lw=1.4, label=label, **look)
+    axes.plot(at, one.mean, "o-", ms=4, lw=1.4, label=label, color=color)
     axes.errorbar(
-      at, one.mean, one.error, fmt="none", lw=1, alpha=0.6, ecolor=look["color"]
+      at, one.mean, one.error, fmt="none", lw=1, alpha=0.6, ecolor=color
     )
 
   def finish(axes: Any, names: Sequence[str]) -> None:
     for level in levels.values():
       axes.axhline(level, lw=1, ls=":", color=style.GREY, zorder=1.5)
-    axes.set(xscale=xscale)
+    if xscale == "log":
+      axes.set_xscale(xscale)
+      _plain_numbers(axes.xaxis)
     if ticks:
-      axes.set_xticks(range(len(ticks)), ticks)
+      # All of them in a large panel, and as many as there is room for else.
+      every = 1 if len(names) == len(series) else -(-len(ticks) // 6)
+      at = range(0, len(ticks), every)
+      axes.set_xticks(at, [ticks[i] for i in at])
     axes.set_ylim(top=min(100, axes.get_ylim()[1]))
     if np.isfinite(bottom):
       highest = max([*means, *levels.values()])
@@ -147,7 +152,7 @@ def floor(means: Sequence[float]) -> float:
 
   Returns:
     Tukey's far-out fence, q1 - 3 (q3 - q1) of the quartiles; minus infinity
-    where no point is below it.
+    where it would not leave out most of the axis.
 
   Example:
     >>> print(floor([88.0, 89.0, 90.0, 90.0, 37.0]))
@@ -155,7 +160,8 @@ def floor(means: Sequence[float]) -> float:
   """
   low, high = np.percentile(means, [25, 75])
   fence = low - 3 * (high - low)
-  return float(fence) if fence > min(means) else -np.inf
+  gained, left = fence - min(means), max(means) - fence
+  return float(fence) if gained > left else -np.inf
 
 
 def _name_below(axes: Any, series: Sequence[Series], bottom: float) -> None:

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, line styles, legends, and the PNG file.
+"""What all pictures share: colours, panels, legends, and the PNG file.
 
 Matplotlib is imported when the first picture is drawn, so that a driver may
 import its report without it.
@@ -35,7 +35,6 @@ GREY = "#555555"  # of lines to compare with
 DOT = "#0072B2"
 _FAINT = "#dddddd"  # of the lines of other panels
 _MOST = 4  # lines that can be told apart in one panel
-LINES = ("-", "--", "-.", (0, (1, 1)))
 _STYLE = {
   "axes.axisbelow": True,
   "axes.grid": True,
@@ -89,36 +88,6 @@ def save(figure: "Figure", file: Path) -> None:
 def coloured(items: Iterable[Item]) -> Iterator[tuple[str, Item]]:
   """Pairs each item with a colour; the colours repeat after the last."""
   return zip(itertools.cycle(COLOURS), items, strict=False)
-
-
-def line_styles(
-  features: Mapping[str, tuple[Hashable, Hashable]],
-) -> dict[str, dict[str, Any]]:
-  """Chooses the colour and the line style of each method.
-
-  Methods with the same first feature share a colour, those with the same second
-  one a line style. Where that leaves two methods alike, or needs more line
-  styles than colours, each has a colour of its own, and the next line style
-  when the colours are used up.
-
-  Args:
-    features: By method, two things that it may share with other methods.
-
-  Returns:
-    By method, the keywords of `Axes.plot`.
-  """
-  if not features:
-    return {}
-  columns = zip(*features.values(), strict=True)
-  first, second = (list(dict.fromkeys(column)) for column in columns)
-  if len(set(features.values())) < len(features) or len(first) < len(second):
-    pairs = [divmod(i, len(COLOURS))[::-1] for i in range(len(features))]
-  else:
-    pairs = [(first.index(a), second.index(b)) for a, b in features.values()]
-  return {
-    name: {"color": COLOURS[i % len(COLOURS)], "ls": LINES[j % len(LINES)]}
-    for name, (i, j) in zip(features, pairs, strict=True)
-  }
 
 
 def panels(
@@ -181,7 +150,7 @@ def grid(
     title: Above all.
     xlabel: Below all.
     ylabel: Left of all.
-    width: Of a panel, in inches; a single one is larger.
+    width: Of a panel, in inches.
     height: Of a panel, in inches.
     **options: Of `Figure.subplots`.
 
@@ -190,8 +159,6 @@ def grid(
   """
   columns = min(count, 4 if count not in (5, 6, 9) else 3)
   rows = -(-count // columns)
-  if count == 1:
-    width, height = max(width, 6.5), max(height, 3.8)
   with picture(
     file,
     columns=columns,
@@ -224,25 +191,28 @@ def multiples(
 
   Args:
     features: By line, as for `panels`.
-    draw: `(axes, name, offset, **options)` draws a line; options are `color`,
-      `ls`, and `label`, which is None for a faint one. `offset` counts the
-      lines of a panel from its middle, for those that draw side by side.
+    draw: `(axes, name, offset, *, color, label)` draws a line; the label of a
+      faint one is None. `offset` counts the lines of a panel from its middle,
+      for those that draw side by side.
     file: Where the PNG goes.
     finish: `(axes, names)`, called last for each panel, with its own lines.
     **options: Of `grid`.
   """
   places = panels(features)
   names = list(dict.fromkeys(panel for panel, _ in places.values()))
-  with grid(file, len(names), sharex=True, sharey=True, **options) as (_, all_):
-    for axes, panel in zip(all_, names, strict=True):
+  if len(names) == 1:
+    options |= {"width": 6.5, "height": 3.8}
+  options |= {"sharex": True, "sharey": True}
+  with grid(file, len(names), **options) as (_, all_axes):
+    for axes, panel in zip(all_axes, names, strict=True):
       own = [name for name in places if places[name][0] == panel]
       for name in places.keys() - set(own):
-        draw(axes, name, 0, color=_FAINT, ls="-", label=None)
+        draw(axes, name, 0, color=_FAINT, label=None)
       for i, name in enumerate(own):
         color = COLOURS[places[name][1] % len(COLOURS)]
         label = titles.published(name)
         offset = i - (len(own) - 1) / 2
-        draw(axes, name, offset, color=color, ls="-", label=label)
+        draw(axes, name, offset, color=color, label=label)
       axes.set_title(titles.published(panel), fontsize=10)
       if len(own) > 1:
         axes.legend(loc="best", fontsize=8)
@@ -256,13 +226,7 @@ def evenly_spaced(items: Sequence[Any], most: int) -> list[Any]:
 
 
 def band(
-  axes: Any,
-  x: np.ndarray,
-  values: np.ndarray,
-  name: str | None,
-  *,
-  color: str,
-  **options: Any,
+  axes: Any, x: np.ndarray, values: np.ndarray, *, color: str, label: str | None
 ) -> None:
   """Draws a mean over seeds with a band of one standard deviation.
 
@@ -270,14 +234,16 @@ def band(
     axes: Where to.
     x: [points].
     values: [seeds, points].
-    name: For the legend; None for a line without a band.
     color: Of both.
-    **options: Of the line.
+    label: For the legend; None for a faint line without a band.
   """
   mean, std = values.mean(0), values.std(0, ddof=1 if len(values) > 1 else 0)
-  axes.plot(x, mean, label=name, color=color, lw=1.5, **options)
-  if name is not None:
-    axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, lw=0)
+  if label is None:
+    axes.plot(x, mean, lw=0.8, color=color, zorder=1)
+    return
+  marker = "o" if len(x) < 8 else None
+  axes.plot(x, mean, label=label, color=color, lw=1.5, marker=marker, ms=3)
+  axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, lw=0)
 
 
 def legend(figure: "Figure", axes: Any, **options: Any) -> None:

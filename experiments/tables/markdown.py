@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from experiments import statistics
+from experiments.config import parts
 from experiments.config.entry import Entry, percent
 from experiments.plots import runs as run_plots
 from experiments.plots import titles
@@ -157,8 +158,11 @@ def _features(runs: Runs) -> dict[str, tuple[str, str]]:
   for entry, group in runs.items():
     if entry.sparsity is not None:
       config = group[0].config
-      begin = f"{config.initial.name} {_pattern(config)}"
-      features[entry.method] = (begin, config.algorithm.name)
+      words = [v for v in config.initial.values() if isinstance(v, str)]
+      if words == [parts.DRAWN]:
+        words = ["random masks"]
+      begin = " ".join([*sorted(words), _pattern(config)])
+      features[entry.method] = (begin.strip(), config.algorithm.name)
   return features
 
 

@@ -275,16 +275,16 @@ def caption(title: str, rows: Iterable[Row], *, level: str = "") -> str:
     there is no verdict if there can be none.
   """
   rows = [row for row in rows if row.values]
-  counts = [len(row.values) for row in rows] or [0]
-  notes = [titles.seeds(counts)]
+  counts = [len(row.values) for row in rows if None not in row.values] or [1]
+  notes = []
   if max(counts) > 1:
-    notes = [f"means of {notes[0]}", "bars: 95 % intervals (t)"]
+    notes = [f"means of {titles.seeds(counts)}", "bars: 95 % intervals (t)"]
   if level:
     notes.append(f"dotted: {level}")
   if lost := sum(len(row.values) - len(row.finite) for row in rows):
     notes.append(f"without {lost} runs that diverged")
-  reason = min((row.undecidable for row in rows), default="")
-  notes += [reason] if reason and reason not in notes else []
+  notes.append(min((row.undecidable for row in rows), default=""))
+  notes = filter(None, notes)
   return f"{title}\n{'; '.join(notes)}"
 
 

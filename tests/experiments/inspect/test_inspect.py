@@ -24,6 +24,7 @@ from tests.experiments import small
 
 PICTURES = (
   *("sensitivity.png", "mask_overlap.png", "mask_motion.png"),
+  *("mask_motion_start.png", "explored.png"),
   *("mask_layers.png", "gradient_flow.png", "dead_units.png"),
 )
 

@@ -41,32 +41,6 @@ def test_many_lines_can_be_told_apart(features):
   assert max(map(groups.count, groups)) <= 4
 
 
-def test_shared_features_share_colour_and_line():
-  features = {"a": (1, "x"), "b": (1, "y"), "c": (2, "x")}
-  styles = style.line_styles(features)
-  assert styles["a"]["color"] == styles["b"]["color"] != styles["c"]["color"]
-  assert styles["a"]["ls"] == styles["c"]["ls"] != styles["b"]["ls"]
-
-
-@pytest.mark.parametrize(
-  "features",
-  [
-    dict.fromkeys("abcdefghij", (1, "x")),  # all alike
-    {name: (1, name) for name in "abcdefghij"},  # fewer colours than lines
-  ],
-)
-def test_methods_that_features_leave_alike_have_styles_of_their_own(features):
-  styles = style.line_styles(features)
-  assert len({tuple(one.values()) for one in styles.values()}) == 10
-  colours = [one["color"] for one in styles.values()]
-  assert colours[:8] == list(style.COLOURS)
-  assert colours[8] == colours[0]
-
-
-def test_no_methods_have_no_styles():
-  assert style.line_styles({}) == {}
-
-
 def test_the_first_and_the_last_are_among_the_spaced():
   assert style.evenly_spaced(range(11), 3) == [0, 5, 10]
   assert style.evenly_spaced("ab", 3) == ["a", "b"]
@@ -130,7 +104,11 @@ def test_a_picture_has_as_many_panels_as_its_lines_need(
 def test_far_outliers_are_named_in_their_own_panel(tmp_path, monkeypatch):
   kept = []
   monkeypatch.setattr(style, "save", lambda figure, file: kept.append(figure))
-  lines = _lines(6)
+  mean = np.array([80.0, 79.0])
+  lines = {
+    name: one._replace(mean=mean, low=mean, high=mean)
+    for name, one in _lines(6).items()
+  }
   none = np.array([-np.inf, -np.inf])
   lines["m3"] = lines["m3"]._replace(mean=np.array([80.0, 1.5]), low=none)
   sparsities.lines(lines, tmp_path / "a.png", title="", xlabel="")

@@ -44,7 +44,7 @@ def test_the_middle_sparsity_and_methods_without_one_are_shown():
 
 def test_captions_say_how_many_seeds_and_why_there_is_no_verdict():
   one, two = Row("a", None, {0: 1.0}), Row("a", None, {0: 1.0, 1: 2.0})
-  assert caption("x", [one]) == "x\none seed; one seed: no verdict"
+  assert caption("x", [one]) == "x\none seed: no verdict"
   said = caption("x", [two], level="dense")
   assert said.endswith(
     "95 % intervals (t); dotted: dense; two seeds: no verdict"
