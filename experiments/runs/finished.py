@@ -68,7 +68,8 @@ def find(root: Path) -> list[Run]:
     UserError: If there are none.
   """
   if not root.is_dir():
-    raise UserError(f"there is no directory {root}. Give another --workdir.")
+    what = "is a file, not a directory" if root.exists() else "does not exist"
+    raise UserError(f"the directory {root} {what}. Give another --workdir.")
   found = []
   for file in root.rglob("finished.json"):
     # Second children of lottery tickets only tell if training is stable.
@@ -77,14 +78,27 @@ def find(root: Path) -> list[Run]:
     if config := config_of(file.parent):
       found.append(_run(root, file.parent, config))
   if not found:
-    raise UserError(
-      f"{root} holds no finished run. Let the command that makes one come to "
-      "its end, or give another --workdir."
-    )
+    raise UserError(f"{root} holds no finished run. {_what_else(root)}")
   methods = [m.replace(" ", "_") for m in _saved(root).get("methods", ())]
   order = {method: i for i, method in enumerate(methods)}
   return sorted(
     found, key=lambda one: (order.get(one.method, -1), natural(one.name))
+  )
+
+
+def _what_else(root: Path) -> str:
+  """Says what a directory without finished runs holds, and what to do."""
+  folders = [file.parent for file in root.rglob("config.json")]
+  drivers = [_saved(folder).get("driver") for folder in folders]
+  if count := drivers.count("train"):
+    return f"{count} began to train; give the command that began them again."
+  if others := ", ".join(sorted({*filter(None, drivers)})):
+    return (
+      f"Runs of the driver {others} are there, whose numbers are in their "
+      "report.md; this command reads runs that train a net."
+    )
+  return (
+    "Let the command that makes one come to its end, or give another --workdir."
   )
 
 

@@ -16,7 +16,7 @@ from experiments.errors import unknown
 from experiments.plots import runs as run_plots
 from experiments.runs.workdir import storage
 from experiments.tables import orders, text
-from experiments.tables.rows import Row, barred, caption, draw_dots
+from experiments.tables.rows import Row, barred, caption, draw_dots, notes
 
 _PUBLISHED = "published, of another model"
 
@@ -185,6 +185,7 @@ def write_report(
     dense=measure.shown(dense),
     measure=measure.name,
     orders=sentences,
+    note=notes(rows),
   )
   with storage(workdir):
     (workdir / "report.md").write_text(f"{report}\n")
@@ -200,8 +201,7 @@ def write_report(
     )
   # What papers found is in report.md only: there is no room for it here.
   text.print_table(config.name, lines, hidden=(_PUBLISHED,), left=2)
-  for sentence in sentences:
-    print(sentence)
+  print("\n".join(filter(None, [notes(rows), *sentences])))
   print(f"\nThe report is {workdir / 'report.md'}")
 
 

@@ -21,6 +21,7 @@ from experiments.tables.rows import (
   accuracy,
   barred,
   caption,
+  notes,
   series,
 )
 from sparsejax.lottery import barrier
@@ -124,6 +125,7 @@ def write_report(
       name=config.name,
       rate=f"{100 * config.rate:g}",
       scope=config.scope,
+      note=notes(rows),
       pictures=pictures,
       orders=[
         (_verdict(*pair), text.cells(_ORDER_COLUMNS, pair[-1]))
@@ -133,12 +135,12 @@ def write_report(
     )
     (workdir / "report.md").write_text(f"{report}\n")
   text.print_table(
-    f"{config.name}: test accuracy [%], {len(config.seeds)} seeds",
+    f"{config.name}: test accuracy [%], {titles.seeds([len(config.seeds)])}",
     _by_level(rows),
     left=0,
   )
-  for pair in compared:
-    print(_verdict(*pair))
+  said = [notes(rows), *(_verdict(*pair) for pair in compared)]
+  print("\n".join(filter(None, said)))
   return rows
 
 

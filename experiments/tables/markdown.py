@@ -24,7 +24,7 @@ from experiments.tables.rows import (
   at_middle,
   barred,
   draw_settings,
-  estimate_note,
+  notes,
   times,
 )
 from sparsejax import report as library_report
@@ -85,8 +85,8 @@ def print_summary(
   """Prints the table on the terminal, and the orders that papers report."""
   hidden = ("95 % interval",)  # for room
   text.print_table(title, text.cells(_COLUMNS, rows), hidden=hidden)
-  for order in orders.compare(rows, expected):
-    print(orders.sentence(order))
+  said = [notes(rows), *map(orders.sentence, orders.compare(rows, expected))]
+  print("\n".join(filter(None, said)))
 
 
 def write_report(
@@ -122,7 +122,7 @@ def write_report(
     text.TEMPLATES / "runs.md",
     name=config.name,
     table=lines,
-    note=estimate_note(rows),
+    note=notes(rows),
     orders=[*map(orders.sentence, orders.compare(rows, expected))],
     middle=None if middle is None else percent(middle),
     sparsities=sparsities,

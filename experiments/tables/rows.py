@@ -182,32 +182,33 @@ def barred(**parts: Mapping[str, Any]) -> str:
   return ""
 
 
-def missing_note(rows: Iterable[Row]) -> str:
-  """Says which planned runs a table is without; empty if it has all."""
-  rows = list(rows)
-  lost = [
+def notes(rows: Sequence[Row]) -> str:
+  """Says what stands below a table: marks, missing runs, why no verdict."""
+  found = []
+  if any(row.estimated for row in rows):
+    found.append(
+      "FLOPs marked ~ are of algorithms without a cost model: the mean over "
+      "steps of three forward passes with the masks of that step."
+    )
+  if lost := _missing(rows):
+    planned = len(lost) + sum(len(row.values) for row in rows)
+    named = "; ".join(lost[:_NAMED]) + ("; ..." if lost[_NAMED:] else "")
+    found.append(
+      f"{len(lost)} of {planned} runs are missing, and numbers are of those "
+      f"that are there: {named}."
+    )
+  for reason in dict.fromkeys(row.barred for row in rows if row.barred):
+    found.append(f"{reason}; these numbers say only that the program runs.")
+  return " ".join(found)
+
+
+def _missing(rows: Iterable[Row]) -> list[str]:
+  """Names the planned runs that rows are without, and says why."""
+  return [
     f"{row.label}, seed {seed} ({why})"
     for row in rows
     for seed, why in row.missing.items()
   ]
-  if not lost:
-    return ""
-  planned = len(lost) + sum(len(row.values) for row in rows)
-  named = "; ".join(lost[:_NAMED]) + ("; ..." if lost[_NAMED:] else "")
-  return (
-    f" {len(lost)} of {planned} runs are missing, and numbers are of those "
-    f"that are there: {named}."
-  )
-
-
-def estimate_note(rows: Iterable[Row]) -> str:
-  """Explains the mark `~`, where a row has it."""
-  if not any(row.estimated for row in rows):
-    return ""
-  return (
-    " FLOPs marked ~ are of algorithms without a cost model: the mean over "
-    "steps of three forward passes with the masks of that step."
-  )
 
 
 def at_middle(

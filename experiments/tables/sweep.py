@@ -113,11 +113,27 @@ def collect_records(config: str, root: pathlib.Path) -> list[Record]:
       found.append(record)
   if not any(one.state == _FINISHED for one in found):
     raise UserError(
-      f"{root} holds no finished run of {config}. Let the sweep come to its "
-      "end, or give another --root; that of a sweep of FILE.py:ARG needs "
-      "--arg=ARG."
+      f"{root} holds no finished run of {config}: {_what_else(root)}"
     )
   return found
+
+
+def _what_else(root: pathlib.Path) -> str:
+  """Says what a directory without runs of a sweep holds, and what to do."""
+  if not root.is_dir():
+    return "there is no such directory. Give another --root."
+  if (root / "config.json").exists():
+    return (
+      "it is the workdir of a command of experiments.main, whose table is "
+      f"{root / 'report.md'}. Give the --root of an experiments.sweep."
+    )
+  count = len(list(root.glob("*/finished.json")))
+  if count:
+    return (
+      f"its {count} finished runs are of another config or argument. A sweep "
+      "of FILE.py:ARG needs --arg=ARG."
+    )
+  return "none has come to its end. Give the command of the sweep again."
 
 
 def _dense(config: str) -> dict[str, float]:
@@ -285,7 +301,7 @@ class Part(NamedTuple):
 
 def parts(found: Sequence[Row], config: types.ModuleType) -> list[Part]:
   """Makes the tables of a sweep: its rows, and the orders of papers if any."""
-  note = _NOTE + rows.estimate_note(found) + rows.missing_note(found)
+  note = f"{_NOTE} {rows.notes(found)}".strip()
   made = [Part("Table", table(found), note)]
   compared = orders.compare(found, getattr(config, "EXPECTED", ()))
   if compared:

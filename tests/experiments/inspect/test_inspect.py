@@ -369,10 +369,16 @@ def test_recorded_exploration_is_shown(runs, tmp_path, monkeypatch):
 
 
 def test_what_is_wrong_is_told(root, tmp_path):
-  with pytest.raises(UserError, match=r"no directory .*Give another --workdir"):
+  with pytest.raises(UserError, match=r"not exist. Give another --workdir"):
     inspect.run(str(tmp_path / "missing"))
+  with pytest.raises(UserError, match="is a file, not a directory"):
+    inspect.run(str(root / "report.md"))
+  head = {"config": {"driver": "prune_llm"}}
+  (tmp_path / "config.json").write_text(json.dumps(head))
+  with pytest.raises(UserError, match="Runs of the driver prune_llm"):
+    inspect.run(str(tmp_path))
   shutil.copytree(root / "runs/gmp-0", tmp_path / "run")
-  with pytest.raises(UserError, match="no finished run"):
+  with pytest.raises(UserError, match=r"no finished run\. 1 began to train"):
     inspect.run(str(tmp_path))
   with pytest.raises(UserError, match="did you mean 'runs/set-0'"):
     inspect.run(str(root), name="set-0")

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.config import algorithms
 from experiments.tables import costs, sweep
-from experiments.tables.rows import Row, estimate_note
+from experiments.tables.rows import Row, notes
 from tests.experiments import small
 
 # 64-8-10: each weight costs two operations.
@@ -50,5 +50,5 @@ def test_estimates_are_marked_in_tables():
   header, *lines = sweep.table([known, estimate])
   column = header.index("training FLOPs (1x: dense, computed)")
   assert [line[column] for line in lines] == ["0.500x", "~0.500x"]
-  assert "~" in estimate_note([known, estimate])
-  assert estimate_note([known]) == ""
+  assert "~" in notes([known, estimate])
+  assert notes([known]) == ""

@@ -261,6 +261,25 @@ def test_committed_tables_are_those_of_their_runs(file, tmp_path):
     ).read_text()
 
 
+@pytest.mark.parametrize(
+  ("file", "message"),
+  [
+    ("config.json", "it is the workdir of a command of experiments.main"),
+    ("abc/finished.json", "its 1 finished runs are of another config or arg"),
+    ("abc/config.json", "none has come to its end"),
+  ],
+)
+def test_a_directory_without_the_sweeps_runs_is_told_from_others(
+  file, message, tmp_path
+):
+  (tmp_path / file).parent.mkdir(exist_ok=True)
+  (tmp_path / file).write_text("{}")
+  with pytest.raises(UserError, match=message):
+    tables.make_table("rigl_mnist1d", tmp_path)
+  with pytest.raises(UserError, match="there is no such directory"):
+    tables.make_table("rigl_mnist1d", tmp_path / "x")
+
+
 def test_an_unknown_table_names_the_known_ones(tmp_path):
   with pytest.raises(UserError, match="dst_mnist1d"):
     tables.make_table("dst_mnist", tmp_path)
