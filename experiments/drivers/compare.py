@@ -12,9 +12,12 @@ import ml_collections
 from experiments.config import calling, comparison
 from experiments.config import defaults as defaults_lib
 from experiments.config.entry import Entry
+from experiments.errors import UserError
+from experiments.plots import titles
 from experiments.runs import progress as progress_lib
 from experiments.runs import train
 from experiments.runs import workdir as workdir_lib
+from experiments.runs.recorder import DivergedError
 from experiments.tables import markdown
 
 # What may change in a workdir: each run has a config of its own.
@@ -57,26 +60,39 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   planned = dict(comparison.runs(config))
   with workdir_lib.locked(workdir) as path:
     workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
-    done = _train(planned, path)
-    rows = markdown.write_report(path, config, done, config.expected)
-  title = f"{config.name}: {len(config.seeds)} seeds"
+    done, diverged = _train(planned, path)
+    if not any(done.values()):
+      raise UserError(f"all runs diverged: {next(iter(diverged.values()))}")
+    rows = markdown.write_report(path, config, done, config.expected, diverged)
+  title = f"{config.name}: {titles.seeds([len(config.seeds)])}"
   markdown.print_summary(rows, title, config.expected)
   print(f"\nThe report is {path / 'report.md'}")
 
 
 def _train(
   planned: Mapping[Entry, Sequence[ml_collections.ConfigDict]], path: Path
-) -> dict[Entry, list[markdown.Run]]:
-  """Trains all runs, or reads what is finished, with a progress bar."""
+) -> tuple[dict[Entry, list[markdown.Run]], dict[tuple[Entry, int], str]]:
+  """Trains all runs, or reads what is finished, with a progress bar.
+
+  Args:
+    planned: The configs of the runs of each row.
+    path: The workdir.
+
+  Returns:
+    The finished runs of each row; and by row and seed, why one diverged.
+  """
   total = sum(map(len, planned.values()))
-  done = {}
+  done, diverged = {}, {}
   with progress_lib.bar() as progress:
     advance = progress("all runs", total, 0)
     for entry, configs in planned.items():
       done[entry] = []
       for config in configs:
         folder = path / "runs" / f"{entry.folder}-{config.seed}"
-        result = train.train(config, folder, progress=progress)
-        done[entry].append(markdown.Run(config, result))
-        advance(sum(map(len, done.values())))
-  return done
+        try:
+          result = train.train(config, folder, progress=progress)
+          done[entry].append(markdown.Run(config, result))
+        except DivergedError as error:
+          diverged[entry, config.seed] = str(error)
+        advance(sum(map(len, done.values())) + len(diverged))
+  return done, diverged

@@ -32,6 +32,10 @@ class Diverged(Exception):
     super().__init__(f"{what} at step {step}")
 
 
+class DivergedError(UserError):
+  """A run's message that it diverged."""
+
+
 @contextlib.contextmanager
 def diverging(path: Path, manager: "ocp.CheckpointManager") -> Iterator[None]:
   """Turns `Diverged` into a message that names the last good checkpoint.
@@ -41,7 +45,7 @@ def diverging(path: Path, manager: "ocp.CheckpointManager") -> Iterator[None]:
     manager: Of its checkpoints.
 
   Raises:
-    UserError: In place of `Diverged`.
+    DivergedError: In place of `Diverged`.
   """
   try:
     yield
@@ -50,7 +54,7 @@ def diverging(path: Path, manager: "ocp.CheckpointManager") -> Iterator[None]:
     good = "there is no checkpoint yet"
     if last is not None:
       good = f"the last good checkpoint is that of step {last}"
-    raise UserError(
+    raise DivergedError(
       f"{error}; {good}, in {path / 'checkpoints'}. Try a lower learning rate, "
       "a warm-up or clipping, in another --workdir."
     ) from None

@@ -3,6 +3,7 @@
 Every number comes from the runs' own records, masks and models.
 """
 
+import math
 import statistics as means
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,38 +44,47 @@ _COLUMNS = {
   "test accuracy [%]": lambda r: r.spread,
   "95 % interval": lambda r: statistics.shown(*r.interval),
   "runs": lambda r: r.runs,
-  "active weights": lambda r: f"{r.nnz:,} of {r.size:,}",
+  "active weights": lambda r: f"{r.nnz:,} of {r.size:,}" if r.finite else "-",
   "training FLOPs": lambda r: r.training_flops,
   "inference FLOPs": lambda r: times(r.inference),
 }
 
 
-def summarize(runs: Runs) -> list[Row]:
+def summarize(
+  runs: Runs, diverged: Mapping[tuple[Entry, int], str] = {}
+) -> list[Row]:
   """Sums up the runs of each method and sparsity.
 
   Args:
     runs: Runs by entry; those of one entry differ in their seed.
+    diverged: By entry and seed, the messages of those that diverged.
 
   Returns:
     One row per entry. FLOPs are those of its first run.
   """
   rows = []
   for entry, group in runs.items():
-    first = group[0]
     final = {run.config.seed: run.result.metrics for run in group}
-    cost = costs.of(first.config, first.result.history)
-    training, inference = cost.relative
+    lost = {seed: why for (e, seed), why in diverged.items() if e == entry}
+    values = {seed: accuracy(metrics) for seed, metrics in final.items()}
     row = Row(
       entry.method,
       None if entry.sparsity is None else float(entry.sparsity),
-      values={seed: accuracy(m) for seed, m in final.items()},
-      nnz=round(means.fmean(m["nnz"] for m in final.values())),
-      size=first.result.metrics["size"],
-      training=training,
-      estimated=cost.estimated,
-      inference=inference,
-      barred=barred(data=first.config.data, model=first.config.model),
+      values={**values, **dict.fromkeys(lost, math.nan)},
+      lost=lost,
     )
+    if group:
+      first = group[0]
+      cost = costs.of(first.config, first.result.history)
+      training, inference = cost.relative
+      row = row._replace(
+        nnz=round(means.fmean(m["nnz"] for m in final.values())),
+        size=first.result.metrics["size"],
+        training=training,
+        estimated=cost.estimated,
+        inference=inference,
+        barred=barred(data=first.config.data, model=first.config.model),
+      )
     rows.append(row)
   return rows
 
@@ -94,6 +104,7 @@ def write_report(
   config: ml_collections.ConfigDict,
   runs: Runs,
   expected: Sequence[tuple[str, str]] = (),
+  diverged: Mapping[tuple[Entry, int], str] = {},
 ) -> list[Row]:
   """Writes report.md, its tables as CSV and its pictures.
 
@@ -102,11 +113,13 @@ def write_report(
     config: The config that was launched.
     runs: Finished runs by entry.
     expected: Pairs of methods, as for `orders.compare`.
+    diverged: As for `summarize`.
 
   Returns:
     The rows of its table.
   """
-  rows = summarize(runs)
+  rows = summarize(runs, diverged)
+  runs = {entry: group for entry, group in runs.items() if group}
   lines = text.cells(_COLUMNS, rows)
   shown, middle = at_middle(runs)
   histories = {

@@ -41,7 +41,8 @@ class Row(NamedTuple):
     published: The published measure.
     source: Where that is published.
     comparable: Whether it is of the same net and data.
-    missing: By seed, why there is no value of a run that was planned.
+    lost: By seed, why a run that was planned is not finished; one that diverged
+      is among `values`, too.
     barred: Why the row allows no verdict, see `barred`.
   """
 
@@ -60,7 +61,7 @@ class Row(NamedTuple):
   published: float | None = None
   source: str = ""
   comparable: bool = True
-  missing: Mapping[int, str] = {}
+  lost: Mapping[int, str] = {}
   barred: str = ""
 
   @property
@@ -114,10 +115,8 @@ class Row(NamedTuple):
   @property
   def runs(self) -> str:
     """The number of its runs, for people: `2 of 3` where some are missing."""
-    there = len(self.values)
-    if not self.missing:
-      return str(there)
-    return f"{there} of {there + len(self.missing)}"
+    there, planned = len(self.values), len({*self.values, *self.lost})
+    return str(there) if there == planned else f"{there} of {planned}"
 
   @property
   def training_flops(self) -> str:
@@ -146,6 +145,11 @@ class Row(NamedTuple):
 def times(share: float | None) -> str:
   """Formats what is relative to dense, `-` if it is not known."""
   return "-" if share is None else f"{share:.3f}x"
+
+
+def diverged(why: str) -> bool:
+  """Returns whether that is why a run of training a net is not finished."""
+  return "not finite" in why
 
 
 def accuracy(metrics: Mapping[str, Any]) -> float:
@@ -190,24 +194,24 @@ def notes(rows: Sequence[Row]) -> str:
       "FLOPs marked ~ are of algorithms without a cost model: the mean over "
       "steps of three forward passes with the masks of that step."
     )
-  if lost := _missing(rows):
-    planned = len(lost) + sum(len(row.values) for row in rows)
+  if lost := _lost(rows):
+    planned = sum(len({*row.values, *row.lost}) for row in rows)
     named = "; ".join(lost[:_NAMED]) + ("; ..." if lost[_NAMED:] else "")
     found.append(
-      f"{len(lost)} of {planned} runs are missing, and numbers are of those "
-      f"that are there: {named}."
+      f"{len(lost)} of {planned} runs have no number, and means are of the "
+      f"others: {named}."
     )
   for reason in dict.fromkeys(row.barred for row in rows if row.barred):
     found.append(f"{reason}; these numbers say only that the program runs.")
   return " ".join(found)
 
 
-def _missing(rows: Iterable[Row]) -> list[str]:
-  """Names the planned runs that rows are without, and says why."""
+def _lost(rows: Iterable[Row]) -> list[str]:
+  """Names the planned runs that are not finished, and says why."""
   return [
-    f"{row.label}, seed {seed} ({why})"
+    f"{row.label}, seed {seed} ({why.partition(';')[0]})"
     for row in rows
-    for seed, why in row.missing.items()
+    for seed, why in row.lost.items()
   ]
 
 

@@ -240,8 +240,12 @@ def summarize(records: Iterable[Record], config: types.ModuleType) -> list[Row]:
     done = [one for one in group if one.state == _FINISHED]
     row = Row(
       *entry,
-      values={one.seed: one.accuracy for one in done},
-      missing={one.seed: one.state for one in group if one not in done},
+      values={
+        one.seed: np.nan if one.accuracy is None else one.accuracy
+        for one in group
+        if one.state == _FINISHED or rows.diverged(one.state)
+      },
+      lost={one.seed: one.state for one in group if one not in done},
       published=value,
       source=source,
       comparable=getattr(config, "SAME", True),
@@ -353,6 +357,7 @@ _NOTE = (
   "interval is that of the mean, 95 %, by Student's t. FLOPs are those of the "
   "whole training and of a forward pass, by the cost model of RigL's paper "
   "(appendix H); 1x is the config's own model without zeros, trained for its "
-  "own steps, by the same arithmetic. Size: 4 bytes a weight that is left, one "
-  "bit of a mask for each of a sparse layer."
+  "own steps, by the same arithmetic. Active weights are counted from masks: a "
+  "few that have just grown may still be 0. Size: 4 bytes a weight that is "
+  "left, one bit of a mask for each of a sparse layer."
 )

@@ -12,6 +12,7 @@ from matplotlib import image
 from experiments.drivers import compare
 from experiments.errors import UserError
 from experiments.runs import loop
+from experiments.runs.recorder import DivergedError
 from tests.experiments import small
 
 
@@ -126,6 +127,35 @@ def test_a_comparison_of_nothing_is_an_error(changes, message, tmp_path):
   with pytest.raises(UserError, match=message):
     compare.run(make(**changes), str(tmp_path / "a"))
   assert not (tmp_path / "a").exists()
+
+
+def test_a_seed_that_diverges_is_told_and_does_not_stop_the_others(
+  copied, monkeypatch, capsys
+):
+  real = compare.train.train
+
+  def train(config, folder, **options):
+    if folder.name in ("set-1", "gmp-0", "gmp-1"):
+      raise DivergedError("the loss is not finite at step 3; there is more")
+    return real(config, folder, **options)
+
+  monkeypatch.setattr(compare.train, "train", train)
+  compare.run(make(), str(copied))
+  _, *lines = (copied / "table.csv").read_text().splitlines()
+  table = {row["method"]: row for row in csv.DictReader(lines)}
+  assert list(table) == ["dense", "set", "rigl", "gmp"]
+  assert table["set"]["test accuracy [%]"].endswith(" (1 of 2 diverged)")
+  assert table["gmp"]["test accuracy [%]"] == "- (2 of 2 diverged)"
+  assert table["gmp"]["training FLOPs"] == table["set"]["95 % interval"] == "-"
+  for said in (capsys.readouterr().out, (copied / "report.md").read_text()):
+    assert "3 of 8 runs have no number" in " ".join(said.split())
+    assert "set, seed 1 (the loss is not finite at step 3" in said
+    assert "1 of 2 seeds diverged: no verdict" in said
+  monkeypatch.setattr(
+    compare.train, "train", lambda *a, **k: train(1, copied / "set-1")
+  )
+  with pytest.raises(UserError, match="all runs diverged: the loss is not"):
+    compare.run(make(), str(copied))
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def test_missing_runs_are_counted_and_named():
   records = [
     record("a", 0, 1.0),
     record("a", 1, 3.0),
-    record("a", 2, **gone, state="failed: the loss is not finite at step 7"),
+    record("a", 2, **gone, state="failed: no room"),
     record("b", 0, **gone, state="not begun"),
   ]
   a, b = sweep_tables.summarize(records, config(PUBLISHED=_SOME))
@@ -97,18 +97,24 @@ def test_missing_runs_are_counted_and_named():
   assert set(lines[1]) == {"b", "90 %", "-", "0 of 1"}
   (part,) = sweep_tables.parts([a, b], config())
   assert part.note.endswith(
-    "2 of 4 runs are missing, and numbers are of those that are there: a, 90 %,"
-    " seed 2 (failed: the loss is not finite at step 7); b, 90 %, seed 0 (not "
-    "begun)."
+    "2 of 4 runs have no number, and means are of the others: a, 90 %, seed 2 "
+    "(failed: no room); b, 90 %, seed 0 (not begun)."
   )
 
 
 _SOME = {Entry("a", 0.9): (2.0, "somebody")}
 
 
-def test_a_seed_that_diverged_is_not_averaged_and_not_hidden():
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"accuracy": float("nan"), "loss": None},
+    {"accuracy": None, "state": "failed: the loss is not finite at step 7"},
+  ],
+)
+def test_a_seed_that_diverged_is_not_averaged_and_not_hidden(changes):
   records = [record("a", s, 50.0 + s) for s in range(3)]
-  records.append(record("a", 3, float("nan"), loss=None))
+  records.append(record("a", 3, **changes))
   (row,) = sweep_tables.summarize(records, config(PUBLISHED=_SOME))
   assert row.spread == "51.00 ± 1.00 (1 of 4 diverged)"
   assert (row.runs, row.interval[1]) == ("4", float("inf"))
@@ -245,7 +251,7 @@ def test_a_sweep_becomes_a_table_and_a_report(tmp_path, monkeypatch):
   (root / "logs" / f"{gone.name}.txt").write_text("x\nError: no: room\ny\n")
   less, other = tables.make_table("digits", root, out=tmp_path / "less")
   assert (less.training, other.training) == (rigl.training, static.training)
-  assert (less.runs, less.missing) == ("1 of 2", {1: "failed: no: room"})
+  assert (less.runs, less.lost) == ("1 of 2", {1: "failed: no: room"})
 
 
 @pytest.mark.parametrize(
