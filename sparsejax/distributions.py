@@ -1,40 +1,41 @@
 """How many weights each leaf keeps: exact integers, settled before training.
 
 A distribution maps the shapes of the sparse leaves, by key path, and a
-sparsity to the number of weights that each keeps. It sees no arrays.
+sparsity to the number of weights that each keeps. It sees no arrays. Of layers
+that are stacked in one array it sees each, as if they were leaves of their own.
 """
 
-import difflib
+import heapq
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.masks import PyTree, is_hole, path_name
+from sparsejax import roles as roles_lib
+from sparsejax.masks import PyTree
+from sparsejax.names import leaf_of, look_up, rules_by_path
+from sparsejax.roles import Prunable, matrices
+from sparsejax.roles.inference import leaves_of
 
 Shapes = Mapping[str, tuple[int, ...]]
-Distribution = Callable[[Shapes, float], Mapping[str, int]]
-Prunable = Callable[[str, Any], bool]
+Distribution = Callable[[Shapes, float], Mapping[str, int]] | str
 
-
-def matrices(path: str, leaf: Any) -> bool:
-  """Returns whether a leaf is floating with at least two axes: the default.
-
-  Args:
-    path: The leaf's key path; not looked at.
-    leaf: The leaf.
-
-  Returns:
-    True for the kernels of linear and convolutional layers, and for
-    embeddings; False for biases, norms and integers.
-  """
-  del path
-  return np.ndim(leaf) > 1 and jnp.issubdtype(leaf.dtype, jnp.floating)
+__all__ = [
+  "Distribution",
+  "Prunable",
+  "Shapes",
+  "budgets",
+  "by_path",
+  "check_sparsity",
+  "erdos_renyi",
+  "erdos_renyi_kernel",
+  "matching",
+  "matrices",
+  "named",
+  "uniform",
+]
 
 
 def matching(pattern: str) -> Prunable:
@@ -83,7 +84,7 @@ def erdos_renyi(
   sparsity: float,
   *,
   power_scale: float = 1.0,
-  axes: tuple[int, int] = (-2, -1),
+  axes: tuple[int, int] | None = None,
 ) -> dict[str, int]:
   """Density in proportion to (n_in + n_out) / (n_in n_out).
 
@@ -91,8 +92,8 @@ def erdos_renyi(
     shapes: The leaves' shapes by key path; vectors count as [1, n].
     sparsity: The share of zeros over all leaves together, in [0, 1).
     power_scale: Exponent of that ratio; 0 gives the uniform distribution.
-    axes: Where input and output features lie: the last two axes in Flax,
-      the first two, (0, 1), in Equinox and PyTorch layouts.
+    axes: Where input and output features lie; by default where `roles` has
+      found them, and in the last two axes where it has not.
 
   Returns:
     The number of weights that each leaf keeps, as in `erdos_renyi_kernel`.
@@ -105,9 +106,17 @@ def erdos_renyi(
     adaptive sparse connectivity inspired by network science,
     arXiv:1707.04780, 2018, equation 1.
   """
-  matrices = {p: (1,) * (2 - len(s)) + tuple(s) for p, s in shapes.items()}
-  features = {p: [s[a] for a in axes] for p, s in matrices.items()}
-  return _scaled(shapes, features, sparsity, power_scale)
+
+  def features(shape):
+    if axes is None:
+      at, sizes = getattr(shape, "features", None) or (-2, -1), shape
+    else:
+      at, sizes = axes, getattr(shape, "own", shape)
+    sizes = (1,) * (2 - len(sizes)) + tuple(sizes)
+    return [sizes[axis] for axis in at]
+
+  pairs = {path: features(shape) for path, shape in shapes.items()}
+  return _scaled(shapes, pairs, sparsity, power_scale)
 
 
 def erdos_renyi_kernel(
@@ -119,7 +128,10 @@ def erdos_renyi_kernel(
   ratio first, and the others make up for it.
 
   Args:
-    shapes: The leaves' shapes by key path, kernel axes included.
+    shapes: The leaves' shapes by key path, kernel axes included. Of queries
+      [in, heads, head size], and all other features of several axes, budgets
+      are those of the matrix [in, heads x head size]: the number of a layer's
+      neurons counts, not how they are stored.
     sparsity: The share of zeros over all leaves together, in [0, 1).
     power_scale: Exponent of the ratio; 0 gives the uniform distribution.
 
@@ -142,6 +154,15 @@ def erdos_renyi_kernel(
   return _scaled(shapes, shapes, sparsity, power_scale)
 
 
+_NAMES = {
+  "uniform": uniform,
+  "erdos_renyi": erdos_renyi,
+  "er": erdos_renyi,
+  "erdos_renyi_kernel": erdos_renyi_kernel,
+  "erk": erdos_renyi_kernel,
+}
+
+
 def by_path(
   rules: Mapping[str, float], rest: Distribution = erdos_renyi_kernel
 ) -> Distribution:
@@ -150,9 +171,9 @@ def by_path(
   Args:
     rules: Sparsity by regular expression; the first that `re.search` finds
       in a leaf's key path holds. 0 keeps a leaf whole.
-    rest: The distribution of the leaves that no rule names. They have the
-      algorithm's sparsity among themselves, as in the code of RigL: leaves
-      set by a rule are left out of that budget.
+    rest: The distribution of the leaves that no rule names, or its name. They
+      have the algorithm's sparsity among themselves, as in the code of RigL:
+      leaves set by a rule are left out of that budget.
 
   Returns:
     A distribution. It raises a ValueError for a rule that names no leaf.
@@ -162,6 +183,7 @@ def by_path(
     >>> d({"first": (2, 5), "second": (10, 10)}, 0.9)
     {'first': 10, 'second': 10}
   """
+  rest = named(rest)
   for pattern, sparsity in rules.items():
     check_sparsity(sparsity, f"rule {pattern!r}")
 
@@ -169,36 +191,12 @@ def by_path(
     ruled = rules_by_path(rules, shapes)
     others = {p: s for p, s in shapes.items() if p not in ruled}
     counts = dict(rest(others, sparsity)) if others else {}
-    for path, own in ruled.items():
-      counts |= uniform({path: shapes[path]}, own)
+    for leaf in dict.fromkeys(map(leaf_of, ruled)):
+      layers = {p: s for p, s in shapes.items() if leaf_of(p) == leaf}
+      counts |= uniform(layers, next(ruled[path] for path in layers))
     return {path: counts[path] for path in shapes}
 
   return distribution
-
-
-def rules_by_path(
-  rules: Mapping[str, Any], paths: Collection[str]
-) -> dict[str, Any]:
-  """Finds what the first rule says that `re.search` finds in each key path.
-
-  Args:
-    rules: Anything by regular expression.
-    paths: Key paths of the sparse leaves.
-
-  Returns:
-    What is said of a leaf, by key path; leaves that no rule names are missing.
-
-  Raises:
-    ValueError: If a rule names no leaf.
-  """
-  for rule in rules:
-    if not any(re.search(rule, path) for path in paths):
-      near = difflib.get_close_matches(rule, paths, n=3, cutoff=0.1)
-      raise ValueError(
-        f"rule {rule!r} names no sparse leaf. Near it: {', '.join(near)}"
-      )
-  hits = {p: [r for r in rules if re.search(r, p)] for p in paths}
-  return {path: rules[found[0]] for path, found in hits.items() if found}
 
 
 def budgets(
@@ -212,12 +210,13 @@ def budgets(
   Args:
     params: A pytree of arrays or `jax.ShapeDtypeStruct`.
     sparsity: The share of zeros, in [0, 1).
-    distribution: How it is shared out.
+    distribution: How it is shared out, or its name; see `named`.
     prunable: `(path, leaf) -> bool`: the leaves to make sparse.
 
   Returns:
-    The number of weights to keep, by key path. Paths that are missing stay
-    dense.
+    The number of weights to keep, by key path; of layers that are stacked in
+    one leaf the sum, of which each keeps as many, or one more. Paths that are
+    missing stay dense.
 
   Raises:
     ValueError: If no leaf is prunable, if one is a scalar or not floating, or
@@ -225,44 +224,88 @@ def budgets(
       0 to a leaf's size for every path.
 
   Example:
+    >>> import jax.numpy as jnp
     >>> params = {"w": jnp.ones((10, 10)), "b": jnp.ones(10)}
     >>> budgets(params, 0.9, uniform)
     {'w': 10}
   """
   check_sparsity(sparsity)
-  leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_hole)
-  leaves = [(path_name(p), x) for p, x in leaves if not is_hole(x)]
-  shapes = {}
-  for path, x in leaves:
-    if not prunable(path, x):
-      continue
-    if np.ndim(x) == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
+  leaves = {leaf.path: leaf for leaf in leaves_of(params)}
+  sparse = roles_lib.sparse(params, prunable, warn=True)
+  for path in sparse:
+    if not leaves[path].shape or not leaves[path].floating:
+      x = leaves[path].array
       raise ValueError(
         f"{path or 'the array'}: {x.dtype}{list(x.shape)} is asked to be "
         "sparse, wanted a floating array of at least one axis. Leave it out "
         "of `prunable`"
       )
-    if path in shapes:
-      raise ValueError(
-        f"two leaves have the key path {path!r}: rename one, since budgets "
-        "and random draws go by path"
-      )
-    shapes[path] = tuple(x.shape)
-  if not shapes:
-    names = ", ".join(f"{p or '.'}{list(x.shape)}" for p, x in leaves[:5])
+  if not sparse:
+    names = ", ".join(
+      f"{path or '.'}{list(leaf.shape)}"
+      for path, leaf in list(leaves.items())[:5]
+    )
     raise ValueError(
       f"no leaf is prunable among {len(leaves)} ({names}): pass `prunable`, "
       "for example distributions.matching('kernel')"
     )
-  counts = distribution(shapes, sparsity)
+  layers = {
+    path: roles_lib.layers(path, role, leaves[path].shape)
+    for path, role in sparse.items()
+  }
+  shapes = {
+    layer: roles_lib.layer_shape(sparse[path], leaves[path].shape)
+    for path, of_leaf in layers.items()
+    for layer in of_leaf
+  }
+  counts = named(distribution)(shapes, sparsity)
   for path, shape in shapes.items():
     n, size = counts.get(path), math.prod(shape)
     if not isinstance(n, int | np.integer) or not 0 <= n <= size:
       raise ValueError(
         f"{path or 'the array'}: the distribution gives {n!r} weights to keep "
-        f"of shape {shape}, wanted an integer from 0 to {size}"
+        f"of shape {tuple(shape)}, wanted an integer from 0 to {size}"
       )
-  return {path: int(counts[path]) for path in shapes}
+  for path, of_leaf in layers.items():
+    kept = {int(counts[layer]) for layer in of_leaf} or {0}
+    if max(kept) - min(kept) > 1:
+      raise ValueError(
+        f"{path}: the distribution gives its {len(of_leaf)} layers from "
+        f"{min(kept)} to {max(kept)} weights to keep, wanted as many for each, "
+        "since they are stacked in one array: keep them in arrays of their own"
+      )
+  return {
+    path: sum(int(counts[layer]) for layer in of_leaf)
+    for path, of_leaf in layers.items()
+  }
+
+
+def named(distribution: Distribution) -> Callable[..., Mapping[str, int]]:
+  """Returns a distribution by its name.
+
+  Args:
+    distribution: "uniform", "erdos_renyi" or "er", "erdos_renyi_kernel" or
+      "erk"; anything else comes back as it is.
+
+  Returns:
+    The function.
+
+  Raises:
+    ValueError: If there is none of that name.
+    TypeError: If it is neither a name nor a function.
+
+  Example:
+    >>> named("uniform")({"a": (5, 5), "b": (3, 5)}, 0.5)
+    {'a': 13, 'b': 7}
+  """
+  if isinstance(distribution, str):
+    return look_up("distribution", distribution, _NAMES)
+  if not callable(distribution):
+    raise TypeError(
+      f"distribution: got {distribution!r}, wanted a function of shapes and "
+      f"sparsity such as distributions.uniform, or one of {', '.join(_NAMES)}"
+    )
+  return distribution
 
 
 def check_sparsity(sparsity: float, where: str = "sparsity") -> Fraction:
@@ -290,14 +333,17 @@ def check_sparsity(sparsity: float, where: str = "sparsity") -> Fraction:
 def _scaled(shapes, features, sparsity, power_scale) -> dict[str, int]:
   """Keeps eps x ratio x size of each leaf, at most all of it.
 
-  The ratio is sum(features) / prod(features), to the power.
+  The ratio is sum(features) / prod(features), to the power. A leaf of no size
+  keeps nothing.
   """
   ratio = {
-    p: (sum(f) / math.prod(f)) ** power_scale for p, f in features.items()
+    p: (sum(f) / math.prod(f)) ** power_scale
+    for p, f in features.items()
+    if math.prod(shapes[p])
   }
   sizes = {p: math.prod(s) for p, s in shapes.items()}
   budget = sum(sizes.values()) * (1 - check_sparsity(sparsity))
-  scaled = set(shapes)
+  scaled = set(ratio)
   while scaled:
     whole = sum(n for p, n in sizes.items() if p not in scaled)
     eps = float(budget - whole) / sum(ratio[p] * sizes[p] for p in scaled)
@@ -316,17 +362,29 @@ def _round(wanted: dict[str, Fraction], shapes: Shapes) -> dict[str, int]:
   """Rounds to integers of the rounded total, each from 1 to its size."""
   sizes = {p: math.prod(s) for p, s in shapes.items()}
   total = math.floor(sum(wanted.values()) + Fraction(1, 2))
-  if total < len(sizes):
+  if total < (full := sum(n > 0 for n in sizes.values())):
+    names = ", ".join(dict.fromkeys(map(leaf_of, sizes)))
     raise ValueError(
-      f"{total} weights in all cannot be shared among {len(sizes)} leaves, "
-      f"which need at least one each ({', '.join(sizes)}): lower the "
+      f"{total} weights in all cannot be shared among {full} leaves, "
+      f"which need at least one each ({names}): lower the "
       "sparsity, or leave small leaves out of `prunable`"
     )
   counts = {p: min(sizes[p], max(1, math.floor(w))) for p, w in wanted.items()}
-  while (left := total - sum(counts.values())) != 0:
-    step = 1 if left > 0 else -1
-    room = [p for p in sizes if 1 <= counts[p] + step <= sizes[p]]
-    # Who is furthest behind its share; the path settles ties.
-    best = min(room, key=lambda p: (step * (counts[p] - wanted[p]), p))
-    counts[best] += step
+  left = total - sum(counts.values())
+  step = 1 if left > 0 else -1
+
+  def turn(path):
+    """Who is furthest behind its share comes first; the path settles ties."""
+    return step * (counts[path] - wanted[path]), path
+
+  def has_room(path):
+    return 1 <= counts[path] + step <= sizes[path]
+
+  room = [turn(path) for path in sizes if has_room(path)]
+  heapq.heapify(room)
+  for _ in range(abs(left)):
+    path = heapq.heappop(room)[1]
+    counts[path] += step
+    if has_room(path):
+      heapq.heappush(room, turn(path))
   return counts

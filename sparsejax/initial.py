@@ -4,7 +4,7 @@ Each function takes `(loss_fn, params, batches, sparsity)` and keywords, and
 returns masks, so that one may stand for another, eagerly or under `jax.jit`.
 All keep exact budgets, ties as `select` settles them: by default one over all
 prunable leaves together, size x (1 - sparsity) rounded half up, under which a
-leaf may keep any number; with a `distribution`, one leaf by leaf. Scores that
+leaf may keep any number; with a `distribution`, one layer by layer. Scores that
 are not finite are refused by name, except under `jax.jit`, where they cannot
 be seen: NaN then ranks last.
 
@@ -16,9 +16,9 @@ Initialization: Why Are We Missing the Mark?, arXiv:2009.08576, 2021).
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from sparsejax import distributions, keys, select
+from sparsejax import distributions, keys, roles, select
 from sparsejax import masks as masks_lib
 from sparsejax import scores as scores_lib
 from sparsejax.distributions import Distribution, Prunable
@@ -390,17 +390,20 @@ def _progressive(rate, params, part, kept, rounds, *, regrow, hint=None):
   done = np.arange(1, rounds + 1) / rounds
 
   def series(n, leaves):
-    size = sum(x.size for x in jax.tree.leaves(leaves))
-    return jnp.asarray(np.rint(size * (n / max(size, 1)) ** done), jnp.int32)
+    n = np.asarray(n)
+    size = sum(x.size for x in jax.tree.leaves(leaves)) // max(n.size, 1)
+    share = (n / max(size, 1)) ** done.reshape(-1, *(1 for _ in n.shape))
+    return jnp.asarray(np.rint(size * share), jnp.int32)
 
-  steps = jax.tree.map(series, kept, part)
+  steps = jax.tree.map(series, kept.counts, part)
 
   def prune(i, carry):
     masks, finite = carry
     rated = rate(masks)
     counts = jax.tree.map(lambda n: n[i], steps)
     finite = jax.tree.map(jnp.logical_and, finite, _finite(rated))
-    return _keep(counts, rated, *(() if regrow else (masks,))), finite
+    now = kept._replace(counts=counts)
+    return _keep(now, rated, *(() if regrow else (masks,))), finite
 
   everything = jax.tree.map(lambda p: jnp.ones_like(p, bool), part)
   start = everything, jax.tree.map(lambda p: jnp.array(True), part)
@@ -408,11 +411,23 @@ def _progressive(rate, params, part, kept, rounds, *, regrow, hint=None):
   return _masks(params, masks, finite, hint)
 
 
+class _Kept(NamedTuple):
+  """How many weights are kept.
+
+  Attributes:
+    counts: One integer for all together, or a tree of those of each leaf, of
+      `roles.budget_shape`: a prefix of the prunable part.
+    roles: The leaves' roles by key path; None for all together.
+  """
+
+  counts: Any
+  roles: Mapping[str, roles.Role] | None
+
+
 def _budget(params, sparsity, prunable, distribution):
   """Returns the prunable part of the params, and how many weights it keeps.
 
-  Holes take the place of what is not prunable. The number is one integer for
-  all together, or a tree of one for each leaf: a prefix of the part.
+  Holes take the place of what is not prunable.
   """
   counts = distributions.budgets(
     params,
@@ -425,8 +440,14 @@ def _budget(params, sparsity, prunable, distribution):
     params,
   )
   if distribution is not None:
-    return part, jax.tree_util.tree_map_with_path(
-      lambda path, p: counts[path_name(path)], part
+    by_path = roles.of(params, prunable)
+
+    def of_layers(path, p):
+      shape = roles.budget_shape(by_path[path_name(path)], np.shape(p))
+      return roles.shared_out(counts[path_name(path)], shape)
+
+    return part, _Kept(
+      jax.tree_util.tree_map_with_path(of_layers, part), by_path
     )
   size = sum(counts.values())
   share = 1 - distributions.check_sparsity(sparsity)
@@ -436,17 +457,19 @@ def _budget(params, sparsity, prunable, distribution):
       f"sparsity: {sparsity} leaves none of {size} weights in {len(counts)} "
       "leaves, wanted at least one: lower it"
     )
-  return part, kept
+  return part, _Kept(kept, None)
 
 
 def _keep(kept, rated, *where):
-  """Keeps the highest of all leaves together, or by leaf, as `kept` is."""
-  return jax.tree.map(
-    lambda n, *trees: select.top_k_masks(trees[0], n, *trees[1:]),
-    kept,
-    rated,
-    *where,
-  )
+  """Keeps the highest of all leaves together, or of each layer."""
+  if kept.roles is None:
+    return select.top_k_masks(rated, kept.counts, *where)
+
+  def leaf(path, n, scores, *where):
+    role = kept.roles[path_name(path)]
+    return roles.by_layer(select.top_k_mask, role)(scores, n, *where)
+
+  return jax.tree_util.tree_map_with_path(leaf, kept.counts, rated, *where)
 
 
 def _select(params, kept, rated):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax import distributions, select
+from sparsejax import distributions, roles, select
 from sparsejax import masks as masks_lib
 from sparsejax.distributions import Prunable
 from sparsejax.masks import PyTree, path_name
@@ -243,7 +243,10 @@ def _squares(g, mask):
 
 
 def dead_units(
-  masks: PyTree, *, axes: tuple[int, int] = (-2, -1)
+  masks: PyTree,
+  *,
+  axes: tuple[int, int] | None = None,
+  params: PyTree | None = None,
 ) -> dict[str, Dead]:
   """The units of every sparse leaf that have no active weight.
 
@@ -253,13 +256,15 @@ def dead_units(
   Args:
     masks: A mask tree. Leaves that are dense have no dead units and are left
       out; vectors count as [1, n].
-    axes: Where input and output units lie: the last two axes in Flax, whose
-      kernels are [..., in, out]; the first two, (0, 1), in the layouts
-      [in, out, ...]; (1, 0) in Equinox and PyTorch. With grouped convolutions
-      the inputs are those of one group.
+    axes: Where input and output units lie, among the axes of one layer; by
+      default where `roles` has found them, or in the last two. With grouped
+      convolutions the inputs are those of one group.
+    params: The params, whose shapes tell more than masks do about what axes
+      are; by default the masks have to do.
 
   Returns:
-    By key path, which input and output units are dead.
+    By key path, which input and output units are dead. Layers that are stacked
+    in one leaf have theirs each, [layers, n_in].
 
   References:
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
@@ -271,13 +276,22 @@ def dead_units(
     >>> print(dead.inputs, dead.outputs)
     [False False] [False False  True]
   """
+  by_path = roles.of(masks if params is None else params)
 
-  def leaf(mask):
-    mask = jnp.reshape(mask, (1,) * (2 - mask.ndim) + mask.shape)
-    return Dead(*(select.count_of_each(mask, axis) == 0 for axis in axes))
+  def leaf(role, mask):
+    at = axes or roles.features(role) or (-2, -1)
+
+    def one(mask):
+      mask = jnp.reshape(mask, (1,) * (2 - mask.ndim) + mask.shape)
+      return Dead(*(select.count_of_each(mask, axis) == 0 for axis in at))
+
+    mask = roles.layers_first(mask, role, merged=axes is None)
+    for _ in role.stacked:
+      one = jax.vmap(one)
+    return one(mask)
 
   return {
-    path_name(path): leaf(mask)
+    path_name(path): leaf(by_path[path_name(path)], mask)
     for path, mask in jax.tree_util.tree_leaves_with_path(masks)
     if np.ndim(mask)
   }

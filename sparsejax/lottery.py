@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import distributions, keys, select, transform, xla
+from sparsejax import distributions, keys, roles, select, transform, xla
 from sparsejax import masks as masks_lib
 from sparsejax import scores as scores_lib
 from sparsejax.distributions import Prunable
@@ -58,6 +58,7 @@ def prune_round(
   score: Score | None = None,
   grads: PyTree | None = None,
   key: jax.Array | None = None,
+  prunable: Prunable = distributions.matrices,
 ) -> PyTree:
   """Prunes a share of the active weights, those with the lowest scores.
 
@@ -71,10 +72,12 @@ def prune_round(
     masks: Their masks; only leaves whose mask is an array take part.
     rate: The share to prune, in [0, 1), read as the decimal that it prints as.
     scope: "global" for one threshold over all sparse leaves together, "layer"
-      to prune each of them by itself.
+      to prune each of them by itself, and each of the layers that one stacks.
     score: The score by which weights are kept; by default their magnitude.
     grads: Gradients of the params' shapes, for scores that need them.
     key: PRNG key, for scores that need one.
+    prunable: As for `full_masks`. Which leaves are sparse the masks say; this
+      is about layers that are stacked in one, where `roles.by_path` says so.
 
   Returns:
     The new masks, which are within the old ones. Under a transformation such
@@ -109,7 +112,12 @@ def prune_round(
       "Begin with lottery.full_masks(params, prunable)"
     )
   by = _sparse(masks, _rate(score, params, grads, key))
-  pruned, finite = _prune(by, candidates, keep, scope)
+  by_path = roles.of(params, prunable)
+  layers = tuple(
+    by_path[path_name(path)]
+    for path, _ in jax.tree_util.tree_leaves_with_path(candidates)
+  )
+  pruned, finite = _prune(by, candidates, keep, scope, layers)
   for path, ok in jax.tree_util.tree_leaves_with_path(finite):
     if not isinstance(ok, jax.core.Tracer) and not ok:
       raise ValueError(
@@ -122,9 +130,12 @@ def prune_round(
   )
 
 
-@functools.partial(jax.jit, static_argnames=("keep", "scope"))
-def _prune(by, masks, keep, scope):
-  """Prunes masks, and returns whether each leaf's scores are finite."""
+@functools.partial(jax.jit, static_argnames=("keep", "scope", "layers"))
+def _prune(by, masks, keep, scope, layers):
+  """Prunes masks, and returns whether each leaf's scores are finite.
+
+  `layers` are the roles of the leaves.
+  """
   counts = jax.tree.map(
     lambda x, m: xla.count(m, m & jnp.isfinite(x)), by, masks
   )
@@ -134,8 +145,17 @@ def _prune(by, masks, keep, scope):
     n = _share(sum(jax.tree.leaves(nnz)), keep)
     pruned = select.top_k_masks(by, n, masks)
   else:
+
+    def one(x, mask):
+      n = _share(xla.count(mask)[0], keep)
+      return select.top_k_mask(x, n, mask)
+
+    treedef = jax.tree.structure(masks)
     pruned = jax.tree.map(
-      lambda x, n, m: select.top_k_mask(x, _share(n, keep), m), by, nnz, masks
+      lambda x, mask, role: roles.by_layer(one, role)(x, mask),
+      by,
+      masks,
+      treedef.unflatten(layers),
     )
   ok = jnp.all(jnp.array(jax.tree.leaves(finite)))
   return jax.tree.map(lambda a, b: jnp.where(ok, a, b), pruned, masks), finite
@@ -292,17 +312,22 @@ def _with_masks(state, masks, params):
     mask_leaf, state.masks, masks, is_leaf=is_hole
   )
   return state._replace(
-    masks=masks, budget=masks_lib.active_of_each(masks, params)
+    masks=masks,
+    budget=masks_lib.active_of_each(masks, params, state.budget),
   )
 
 
-def shuffle(masks: PyTree, *, key: jax.Array) -> PyTree:
-  """Draws random masks with as many active weights in each sparse leaf.
+def shuffle(
+  masks: PyTree, *, key: jax.Array, params: PyTree | None = None
+) -> PyTree:
+  """Draws random masks with as many active weights in each sparse layer.
 
   Args:
     masks: A mask tree.
     key: PRNG key. The draw depends on it and on a leaf's key path and shape
       alone, so that with one key fewer active weights are a subset of more.
+    params: The params, whose shapes tell more than masks do about which leaves
+      stack layers; by default the masks have to do.
 
   Returns:
     A mask tree; the scalar True stays.
@@ -312,12 +337,16 @@ def shuffle(masks: PyTree, *, key: jax.Array) -> PyTree:
     >>> int(masks[0].sum())
     4
   """
+  by_path = roles.of(masks if params is None else params)
+
+  def one(noise, mask):
+    return select.top_k_mask(noise, jnp.sum(mask, dtype=jnp.int32))
 
   def leaf(path, mask):
     if jnp.ndim(mask) == 0:
       return mask
     noise = keys.uniform(keys.of_leaf(key, path), mask)
-    return select.top_k_mask(noise, jnp.sum(mask, dtype=jnp.int32))
+    return roles.by_layer(one, by_path[path_name(path)])(noise, mask)
 
   return jax.tree_util.tree_map_with_path(leaf, masks)
 

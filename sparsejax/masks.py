@@ -97,25 +97,46 @@ def check_bool(path: tuple[Any, ...], mask: Any) -> None:
     )
 
 
-def active_of_each(masks: PyTree, params: PyTree) -> PyTree:
-  """Counts each leaf's active weights: a tree of int32 scalars.
+def count_in(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Counts the active weights of a leaf, or of each of its layers.
+
+  Args:
+    mask: A mask.
+    shape: () for all together; else of the mask's axes, 1 for those to count
+      along.
+
+  Returns:
+    int32 of that shape.
+
+  Example:
+    >>> print(count_in(jnp.eye(2, dtype=bool), (2, 1)).ravel())
+    [1 1]
+  """
+  along = tuple(a for a, n in enumerate(shape) if n == 1)
+  axes, kept = (along, True) if shape else (None, False)
+  return jnp.sum(mask, axis=axes, keepdims=kept, dtype=jnp.int32)
+
+
+def active_of_each(masks: PyTree, params: PyTree, shapes: PyTree) -> PyTree:
+  """Counts each leaf's active weights: a tree of int32.
 
   Args:
     masks: A mask tree. Holes stay.
     params: The params, for the sizes of the leaves that stay dense.
+    shapes: A tree of arrays of the counts' shapes; see `count_in`.
 
   Returns:
     The tree, of the structure of `masks`.
   """
 
-  def leaf(mask, p):
+  def leaf(mask, p, like):
     if is_hole(mask):
       return mask
     if jnp.ndim(mask):
-      return jnp.sum(mask, dtype=jnp.int32)
+      return count_in(mask, np.shape(like))
     return jnp.int32(np.size(p))
 
-  return jax.tree.map(leaf, masks, params, is_leaf=is_hole)
+  return jax.tree.map(leaf, masks, params, shapes, is_leaf=is_hole)
 
 
 def everything(params: PyTree, paths: Collection[str]) -> PyTree:
@@ -141,11 +162,17 @@ def nnz(masks: PyTree) -> int | jax.Array:
 
   Args:
     masks: A mask tree. Dense leaves, whose mask is the scalar True, are
-      left out, since their size cannot be told from it.
+      left out, since their size cannot be told from it. Or params, whose
+      non-zeros are counted, those of dense leaves among them; scalars are left
+      out.
 
   Returns:
     A Python int, exact at any size; inside a transformed function a traced
     int32 scalar.
+
+  Raises:
+    TypeError: If a leaf is neither bool nor floating, as those of packed arrays
+      are that say where values belong.
 
   Example:
     >>> import jax.numpy as jnp
@@ -162,11 +189,15 @@ def density(masks: PyTree) -> float | jax.Array:
   """Computes the share of active weights among the leaves that are sparse.
 
   Args:
-    masks: A mask tree.
+    masks: A mask tree; or params, of which it is the share of non-zeros, in
+      dense leaves, too.
 
   Returns:
     `nnz(masks)` over the number of weights of those leaves, in [0, 1]; 1 if
     every leaf is dense.
+
+  Raises:
+    TypeError: As from `nnz`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -178,7 +209,21 @@ def density(masks: PyTree) -> float | jax.Array:
 
 
 def _sparse_leaves(masks):
-  return [m for m in jax.tree.leaves(masks) if jnp.ndim(m) > 0]
+  """Lists the masks of sparse leaves; of params, where they are not zero."""
+  found = []
+  for path, x in jax.tree_util.tree_leaves_with_path(masks):
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jnp.inexact):
+      x = jnp.not_equal(x, 0)
+    elif not jnp.issubdtype(dtype, jnp.bool_):
+      raise TypeError(
+        f"{path_name(path) or 'the array'}: got {dtype}{list(np.shape(x))}, "
+        "wanted masks, bool, or params, floating: take "
+        "sparsejax.get_masks(opt_state)"
+      )
+    if jnp.ndim(x) > 0:
+      found.append(x)
+  return found
 
 
 def overlap(a: PyTree, b: PyTree) -> PyTree:

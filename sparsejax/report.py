@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from sparsejax import flops as flops_lib
+from sparsejax import roles
 from sparsejax.masks import path_name
 
 
@@ -27,6 +28,8 @@ class Layer(NamedTuple):
       stays dense.
     flops: Dense forward FLOPs, or None if not given.
     sparse_flops: Forward FLOPs with the mask, or None if not given.
+    role: What it is taken for: its kind, and of a weight what its axes are;
+      '' for a total.
   """
 
   path: str
@@ -37,6 +40,7 @@ class Layer(NamedTuple):
   masked: bool
   flops: int | None = None
   sparse_flops: int | float | None = None
+  role: str = ""
 
   @property
   def sparsity(self) -> float:
@@ -44,7 +48,13 @@ class Layer(NamedTuple):
     return (self.size - self.nnz) / max(self.size, 1)
 
 
-def layers(params: Any, masks: Any, flops: Any = None) -> list[Layer]:
+def layers(
+  params: Any,
+  masks: Any,
+  flops: Any = None,
+  *,
+  prunable: roles.Prunable | None = None,
+) -> list[Layer]:
   """One row per leaf of the parameters, in the order of the pytree.
 
   Args:
@@ -53,6 +63,8 @@ def layers(params: Any, masks: Any, flops: Any = None) -> list[Layer]:
       shapes of `params`, or the scalar True for a leaf that stays dense.
     flops: A pytree of the same structure of integers, as
       `sparsejax.flops.param_flops` gives.
+    prunable: That of the algorithm, if it is made by `roles.by_path`, which
+      says what leaves are.
 
   Returns:
     The rows. The path of a bare array is 'params'.
@@ -81,8 +93,9 @@ def layers(params: Any, masks: Any, flops: Any = None) -> list[Layer]:
   costs = [None] * structure.num_leaves
   if flops is not None:
     costs = jax.tree.leaves(flops)
+  by_path = roles.of(params, prunable)
   return [
-    _layer(path_name(path) or "params", param, np.asarray(mask), cost)
+    _layer(path_name(path), param, np.asarray(mask), cost, by_path)
     for (path, param), mask, cost in zip(
       jax.tree_util.tree_leaves_with_path(params),
       jax.tree.leaves(masks),
@@ -143,20 +156,20 @@ def table(rows: Iterable[Layer]) -> str:
   Example:
     >>> import numpy as np
     >>> from sparsejax import report
-    >>> params = {"kernel": np.ones((64, 32)), "bias": np.zeros(32)}
-    >>> masks = {"kernel": np.tri(64, 32, -32, dtype=bool), "bias": True}
+    >>> params = {"kernel": np.ones((8, 4)), "bias": np.zeros(4)}
+    >>> masks = {"kernel": np.tri(8, 4, -4, dtype=bool), "bias": True}
     >>> print(report.table(report.layers(params, masks)))
-    | leaf          | shape   | dtype   |  size | nnz | sparsity |
-    | :------------ | :------ | :------ | ----: | --: | -------: |
-    | bias          | 32      | float64 |    32 |  32 |    dense |
-    | kernel        | 64 x 32 | float64 | 2,048 | 528 |  74.22 % |
-    | sparse leaves |         | float64 | 2,048 | 528 |  74.22 % |
-    | all leaves    |         | float64 | 2,080 | 560 |  73.08 % |
+    | leaf          | shape | dtype   | taken for      | size | nnz | sparsity |
+    | :------------ | :---- | :------ | :------------- | ---: | --: | -------: |
+    | bias          | 4     | float64 | bias           |    4 |   4 |    dense |
+    | kernel        | 8 x 4 | float64 | weight, 8 -> 4 |   32 |  10 |  68.75 % |
+    | sparse leaves |       | float64 |                |   32 |  10 |  68.75 % |
+    | all leaves    |       | float64 |                |   36 |  14 |  61.11 % |
   """
   rows = list(rows)
   sparse = total((row for row in rows if row.masked), "sparse leaves")
   whole = total(rows, "all leaves")
-  columns = ["leaf", "shape", "dtype", "size", "nnz", "sparsity"]
+  columns = ["leaf", "shape", "dtype", "taken for", "size", "nnz", "sparsity"]
   if whole.flops is not None:
     columns += ["FLOPs", "sparse FLOPs"]
   lines = [_cells(row)[: len(columns)] for row in (*rows, sparse, whole)]
@@ -178,11 +191,21 @@ def table(rows: Iterable[Layer]) -> str:
   return "\n".join(map(line, (columns, rule, *lines)))
 
 
-_TEXT_COLUMNS = 3  # leaf, shape and dtype go to the left, numbers to the right
+_TEXT_COLUMNS = 4  # these go to the left, numbers to the right
 
 
-def _layer(path: str, param: Any, mask: np.ndarray, cost: int | None) -> Layer:
+def _layer(
+  path: str,
+  param: Any,
+  mask: np.ndarray,
+  cost: int | None,
+  by_path: dict[str, roles.Role],
+) -> Layer:
   shape, size = tuple(param.shape), math.prod(param.shape)
+  role, path = by_path[path], path or "params"
+  words = role.kind
+  if role.kind == "weight":
+    words += ", " + roles.reading(role, shape)
   if mask.shape not in ((), shape):
     raise ValueError(
       f"the mask of '{path}' must have the shape of its parameter, {shape},"
@@ -198,6 +221,7 @@ def _layer(path: str, param: Any, mask: np.ndarray, cost: int | None) -> Layer:
     masked=bool(mask.shape),
     flops=cost,
     sparse_flops=None if cost is None else flops_lib.sparse_flops(cost, mask),
+    role=words,
   )
 
 
@@ -207,6 +231,7 @@ def _cells(row: Layer) -> list[str]:
     row.path.replace("|", r"\|"),
     " x ".join(map(str, row.shape)),
     row.dtype,
+    row.role,
     f"{row.size:,}",
     f"{row.nnz:,}",
     f"{row.sparsity:.2%}".replace("%", " %") if row.masked else "dense",

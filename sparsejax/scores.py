@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsejax import keys
-from sparsejax import masks as masks_lib
+from sparsejax import keys, roles
 from sparsejax.distributions import matrices
 
 Score = optax.GradientTransformation
@@ -151,9 +150,8 @@ def movement(
     }
 
   def update(grads, state, params=None):
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    sparse = sum(prunable(masks_lib.path_name(p), x) for p, x in leaves)
-    strength = penalty(state["step"]) / max(sparse, 1)
+    sparse = roles.sparse(params, prunable)
+    strength = penalty(state["step"]) / max(len(sparse), 1)
 
     def slope(g, w, s):
       less = jax.nn.sigmoid(s) * jax.nn.sigmoid(-s) * (strength / s.size)

@@ -236,6 +236,7 @@ LAYERS = normal(8, w=(30, 3, 3))["w"]
 ONES = jnp.ones((1, 3))
 
 
+@pytest.mark.filterwarnings("ignore:.*may as well stack layers")
 def test_synflow_on_nets_whose_flow_float32_cannot_hold():
   """Factors of 2**6 and 2**-8 in each of 30 layers: 1e54 and 1e-72."""
 
@@ -253,6 +254,7 @@ def test_synflow_on_nets_whose_flow_float32_cannot_hold():
     same(prune(factor * LAYERS), masks)
 
 
+@pytest.mark.filterwarnings("ignore:.*may as well stack layers")
 def test_synflow_says_that_the_flow_is_out_of_range():
   with pytest.raises(ValueError, match=r"array: .*flow R.*float64"):
     initial.synflow(thirty, 2.0**30 * LAYERS, [ONES], 0.6, rounds=5)

@@ -110,6 +110,7 @@ def test_ties_are_cut_by_leaf_and_index_where_a_threshold_prunes_them_all():
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.filterwarnings("ignore:.*may as well stack layers")
 def test_budgets_are_exact_and_masks_nested_over_14_rounds(scope):
   params = {"k": jnp.ones((37, 11)), "l": jnp.ones((5, 3, 7)), "b": jnp.ones(9)}
   masks = lottery.full_masks(params)

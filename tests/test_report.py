@@ -38,40 +38,43 @@ def test_doctests():
 
 def test_layers(rows):
   assert rows == [
-    ("encoder/bias", (4,), "float32", 4, 4, False, 0, 0),
-    ("encoder/kernel", (8, 4), "float32", 32, 16, True, 640, 320),
-    ("head", (4, 2), "bfloat16", 8, 4, True, 80, 40),
+    ("encoder/bias", (4,), "float32", 4, 4, False, 0, 0, "bias"),
+    (
+      *("encoder/kernel", (8, 4), "float32", 32, 16, True, 640, 320),
+      "weight, 8 -> 4",
+    ),
+    ("head", (4, 2), "bfloat16", 8, 4, True, 80, 40, "weight, 4 -> 2"),
   ]
   assert [row.sparsity for row in rows] == [0, 0.5, 0.5]
 
 
 def test_total(rows):
   whole = report.total(rows)
-  assert whole == ("total", (), "", 44, 24, True, 720, 360)
+  assert whole == ("total", (), "", 44, 24, True, 720, 360, "")
   assert whole.sparsity == 20 / 44
   sparse = report.total((row for row in rows if row.masked), "sparse")
-  assert sparse == ("sparse", (), "", 40, 20, True, 720, 360)
+  assert sparse == ("sparse", (), "", 40, 20, True, 720, 360, "")
   assert report.total(rows[:2]).dtype == "float32"
-  assert report.total([]) == ("total", (), "", 0, 0, False, None, None)
+  assert report.total([]) == ("total", (), "", 0, 0, False, None, None, "")
   assert report.total([]).sparsity == 0
 
 
 def test_table(rows):
   assert report.table(rows) == (
-    "| leaf           | shape | dtype    | size | nnz | sparsity "
-    "| FLOPs | sparse FLOPs |\n"
-    "| :------------- | :---- | :------- | ---: | --: | -------: "
-    "| ----: | -----------: |\n"
-    "| encoder/bias   | 4     | float32  |    4 |   4 |    dense "
-    "|     0 |            0 |\n"
-    "| encoder/kernel | 8 x 4 | float32  |   32 |  16 |  50.00 % "
-    "|   640 |          320 |\n"
-    "| head           | 4 x 2 | bfloat16 |    8 |   4 |  50.00 % "
-    "|    80 |           40 |\n"
-    "| sparse leaves  |       |          |   40 |  20 |  50.00 % "
-    "|   720 |          360 |\n"
-    "| all leaves     |       |          |   44 |  24 |  45.45 % "
-    "|   720 |          360 |"
+    "| leaf           | shape | dtype    | taken for      | size | nnz "
+    "| sparsity | FLOPs | sparse FLOPs |\n"
+    "| :------------- | :---- | :------- | :------------- | ---: | --: "
+    "| -------: | ----: | -----------: |\n"
+    "| encoder/bias   | 4     | float32  | bias           |    4 |   4 "
+    "|    dense |     0 |            0 |\n"
+    "| encoder/kernel | 8 x 4 | float32  | weight, 8 -> 4 |   32 |  16 "
+    "|  50.00 % |   640 |          320 |\n"
+    "| head           | 4 x 2 | bfloat16 | weight, 4 -> 2 |    8 |   4 "
+    "|  50.00 % |    80 |           40 |\n"
+    "| sparse leaves  |       |          |                |   40 |  20 "
+    "|  50.00 % |   720 |          360 |\n"
+    "| all leaves     |       |          |                |   44 |  24 "
+    "|  45.45 % |   720 |          360 |"
   )
 
 
@@ -90,8 +93,8 @@ def test_table_of_nothing_and_of_dense_leaves():
   assert "| all leaves" in report.table([])
   rows = report.layers((jnp.ones((2, 3)),), (True,), (10,))
   sparse, whole = report.table(rows).splitlines()[-2:]
-  assert sparse.split("|")[4:6] == ["    0 ", "   0 "]
-  assert whole.split("|")[4:6] == ["    6 ", "   6 "]
+  assert sparse.split("|")[5:7] == ["    0 ", "   0 "]
+  assert whole.split("|")[5:7] == ["    6 ", "   6 "]
   assert "dense" in whole
 
 

@@ -27,7 +27,7 @@ from experiments import models
 from experiments.config import grid
 from experiments.config.entry import Entry
 from experiments.errors import UserError
-from sparsejax import distributions, masks
+from sparsejax import masks, roles
 
 # Rows of a table with, by dotted key, what a run changes in the config.
 Runs = Iterable[tuple[Entry, dict[str, Any]]]
@@ -297,10 +297,11 @@ def kernel_sizes(
   shapes = jax.eval_shape(
     lambda x: model.init(jax.random.key(0), x, False)["params"], x
   )
+  sparse = roles.sparse(shapes)
   return {
     masks.path_name(path): math.prod(leaf.shape)
     for path, leaf in jax.tree.leaves_with_path(shapes)
-    if distributions.matrices("", leaf)
+    if masks.path_name(path) in sparse
   }
 
 

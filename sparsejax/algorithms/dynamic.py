@@ -517,7 +517,7 @@ def srigl(
   ablation: float = 0.3,
   never_ablate: Prunable | None = None,
   accumulate: int = 1,
-  axis: int = -1,
+  axis: int | None = None,
   distribution: Distribution = distributions.erdos_renyi_kernel,
   prunable: Prunable = distributions.matrices,
   masks: PyTree | None = None,
@@ -547,7 +547,8 @@ def srigl(
       them: an ablated output is a class that is never predicted. Asked for
       unless `ablation` is 0, since params do not tell which layer that is.
     accumulate: How many dense gradients to average for growth.
-    axis: The axis of neurons: the outputs, last in Flax's layers.
+    axis: The axis of neurons, among those of one layer; by default that of
+      outputs.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     masks: The first masks, as for `updates.static`.

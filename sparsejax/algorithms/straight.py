@@ -199,7 +199,8 @@ def top_kast(
     def leaf(g, w, mask, budget):
       if mask.ndim == 0:
         return g
-      strength = penalty * jnp.where(mask, 1.0, mask.size / budget)
+      size = mask.size // budget.size  # of one layer, if several are stacked
+      strength = penalty * jnp.where(mask, 1.0, size / budget)
       return g + (strength * w).astype(g.dtype)
 
     return jax.tree.map(leaf, grads, params, state.masks, state.budget)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import keys
+from sparsejax import keys, roles
 from sparsejax.distributions import Prunable
 from sparsejax.finetune import deprecated, optimizers
 from sparsejax.finetune.matrices import in_place
@@ -236,7 +236,8 @@ def _phase(evolution, update_masks):
 def _parted(begin, key, prunable, rest, params):
   """Parts the leaves: their tree, and lists of bases, values and parts."""
   rows, treedef = _aligned(params)
-  chosen = [prunable(path_name(path), leaf) for path, leaf in rows]
+  sparse = roles.sparse(params, prunable)
+  chosen = [path_name(path) in sparse for path, _ in rows]
   if not any(chosen):
     raise ValueError(
       "nothing is fine-tuned: `prunable` picks no leaf of "

@@ -110,7 +110,7 @@ def trimmed(
 
 def _slots_for(count, sizes, budget):
   """Counts the slots for so many weights: the budget's, or on a grid above."""
-  if count <= int(budget):
+  if count <= int(np.sum(budget)):
     return -(-count // 8) * 8
   room = int(np.prod(sizes))
   while 3 * room // 4 >= count:

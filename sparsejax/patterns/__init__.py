@@ -5,9 +5,9 @@ mask keeps the best by some scores, and how a mask moves. How many weights each
 leaf keeps is decided by `sparsejax.distributions`.
 """
 
-from sparsejax.patterns.base import Pattern, Patterns
+from sparsejax.patterns.base import Pattern, Patterns, for_layer, for_leaf
 from sparsejax.patterns.groups import n_of_m, transposable_n_of_m
-from sparsejax.patterns.mixed import by_path, distribution, resolve
+from sparsejax.patterns.mixed import by_path, distribution, named, resolve
 from sparsejax.patterns.parts import blocks, channels, heads
 from sparsejax.patterns.simple import fan_in, unstructured
 
@@ -19,8 +19,11 @@ __all__ = [
   "channels",
   "distribution",
   "fan_in",
+  "for_layer",
+  "for_leaf",
   "heads",
   "n_of_m",
+  "named",
   "resolve",
   "transposable_n_of_m",
   "unstructured",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsejax import select, xla
+from sparsejax import roles, select, xla
 from sparsejax.patterns.layouts import Layout
 
 
@@ -32,6 +32,11 @@ class Pattern(NamedTuple):
     holds: `(mask) -> bool scalar`: whether a mask is one of those allowed.
     layout: What all its masks have in common, by which places can be stored in
       less room; None for nothing.
+    axis: The axis that it goes by, of those of one layer; None for none.
+    placed: `(inputs, outputs) -> Pattern`: the pattern for a layer whose input
+      and output features are in these axes; None if it goes by position.
+    merged: Whether it sees features of several axes as one, as in the matrix
+      [in, heads x head size].
   """
 
   density: Fraction | None
@@ -40,9 +45,12 @@ class Pattern(NamedTuple):
   swap: Callable[..., jax.Array]
   holds: Callable[[jax.Array], jax.Array]
   layout: Layout | None = None
+  axis: int | None = None
+  placed: Callable[[int, int], "Pattern"] | None = None
+  merged: bool = False
 
 
-Patterns = Pattern | Callable[[Collection[str]], Mapping[str, Pattern]]
+Patterns = Pattern | str | Callable[[Collection[str]], Mapping[str, Pattern]]
 
 
 def pattern_of(
@@ -53,6 +61,8 @@ def pattern_of(
   holds: Callable,
   density: Fraction | None = None,
   layout: Layout | None = None,
+  axis: int | None = None,
+  merged: bool = False,
 ) -> Pattern:
   """Makes a pattern whose functions take leaves of any sharding."""
 
@@ -63,7 +73,59 @@ def pattern_of(
   def best(scores, k, where=None):
     return xla.sharded_as_first(top_k)(scores, k, where)
 
-  return Pattern(density, budget, best, swapped, holds, layout)
+  return Pattern(
+    density, budget, best, swapped, holds, layout, axis, merged=merged
+  )
+
+
+def by_features(make: Callable[[int], Pattern], *, inputs: bool) -> Pattern:
+  """Makes a pattern along inputs or outputs, wherever these are.
+
+  Args:
+    make: `(axis) -> Pattern`.
+    inputs: Whether the axis is that of inputs.
+
+  Returns:
+    The pattern; for leaves of which nothing is known, as in Flax's layers:
+    outputs in the last axis, inputs in the one before.
+  """
+  return make(-2 if inputs else -1)._replace(
+    placed=lambda i, o: make(i if inputs else o)._replace(merged=True)
+  )
+
+
+def for_layer(pattern: Pattern, features: tuple[int, int] | None) -> Pattern:
+  """Places a pattern in a layer, by the axes of its inputs and outputs."""
+  if pattern.placed is None or features is None:
+    return pattern
+  return pattern.placed(*features)
+
+
+def for_leaf(pattern: Pattern, role: roles.Role) -> Pattern:
+  """Makes a pattern one of a whole leaf, whose layers all have it.
+
+  Args:
+    pattern: The pattern.
+    role: The leaf's role.
+
+  Returns:
+    The pattern. Its `top_k` and `swap` take the k and n of each layer, of
+    `roles.budget_shape`; its `budget` and `density` are those of one layer.
+  """
+  pattern = for_layer(pattern, roles.features(role))
+
+  def whole(function):
+    return roles.by_layer(function, role, merged=pattern.merged)
+
+  def swap(mask, k, n, drop, grow, regrow=True):
+    one = functools.partial(pattern.swap, regrow=regrow)
+    return whole(one)(mask, k, n, drop, grow)
+
+  return pattern._replace(
+    top_k=lambda scores, k, where=None: whole(pattern.top_k)(scores, k, where),
+    swap=swap,
+    holds=lambda mask: jnp.all(whole(pattern.holds)(mask)),
+  )
 
 
 # `fill(scores, k, keep, where)` gives the mask of k that holds `keep`, and the

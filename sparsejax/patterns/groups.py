@@ -18,7 +18,7 @@ _MOST_IN_A_TILE = 4
 _STRIDE = 37  # coprime to how many masks tiles have: 2, 6, 24, 90
 
 
-def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
+def n_of_m(n: int, m: int, axis: int | None = None) -> Pattern:
   """Of every m neighbours along an axis, n are active: N:M.
 
   Nothing is sorted: each weight counts the better ones of its group. Of equal
@@ -31,8 +31,10 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
     n: How many are active.
     m: Of how many. If the axis does not divide by m, its last group is shorter,
       and keeps n too, or all that it has: as if it were filled up with zeros.
-    axis: That of the groups; hardware wants that of inputs, which comes
-      second to last in Flax's layers, and last in those of Equinox and PyTorch.
+    axis: That of the groups, among the axes of one layer; by default that of
+      inputs, which hardware wants. In the projection behind attention, [heads,
+      head size, out], that is heads and head size together, the dimension that
+      its product sums over.
 
   Returns:
     The pattern. It settles the budget by itself, whatever a distribution says.
@@ -53,11 +55,13 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
     [False  True  True False]
   """
   base.check_n_of_m(n, m)
+  if axis is None:
+    return base.by_features(lambda axis: n_of_m(n, m, axis), inputs=True)
 
   def counts(shape):
     """How many weights j:m keeps of a shape, for j from 0 to m."""
     whole, rest = divmod(shape[axis], m)
-    lines = math.prod(shape) // shape[axis]
+    lines = math.prod(shape) // max(shape[axis], 1)
     return [lines * (whole * j + min(j, rest)) for j in range(m + 1)]
 
   def grouped(x):
@@ -101,6 +105,7 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Pattern:
     swap=base.swap_of(fill),
     holds=holds,
     layout=NOfM(n, m, axis),
+    axis=axis,
   )
 
 
@@ -211,6 +216,7 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
     swap=swap,
     holds=holds,
     layout=NOfM(n, m, -2),
+    merged=True,
   )
 
 

@@ -1,22 +1,28 @@
 """Patterns of a tree: several by path, and the budgets that they leave."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
+from fractions import Fraction
 
 import numpy as np
 
-from sparsejax.distributions import Distribution, check_sparsity, rules_by_path
-from sparsejax.patterns.base import Pattern, Patterns
-from sparsejax.patterns.simple import unstructured
+from sparsejax import distributions
+from sparsejax.distributions import Distribution, check_sparsity
+from sparsejax.names import leaf_of, look_up, rules_by_path
+from sparsejax.patterns.base import Pattern, Patterns, for_layer
+from sparsejax.patterns.groups import n_of_m
+from sparsejax.patterns.parts import blocks, channels
+from sparsejax.patterns.simple import fan_in, unstructured
 
 
 def by_path(
-  rules: Mapping[str, Pattern], rest: Pattern | None = None
+  rules: Mapping[str, Pattern | str], rest: Pattern | str | None = None
 ) -> Callable[[Collection[str]], dict[str, Pattern]]:
   """Gives leaves patterns of their own, by regular expression.
 
   Args:
-    rules: Pattern by regular expression; the first that `re.search` finds in
-      a sparse leaf's key path holds.
+    rules: Pattern, or its name, by regular expression; the first that
+      `re.search` finds in a sparse leaf's key path holds.
     rest: That of the leaves that no rule names; unstructured by default.
 
   Returns:
@@ -34,7 +40,8 @@ def by_path(
     [[2. 2. 2.]
      [2. 2. 2.]]
   """
-  rest = rest or unstructured()
+  rest = named(rest or unstructured())
+  rules = {rule: named(pattern) for rule, pattern in rules.items()}
 
   def patterns(paths):
     return dict.fromkeys(paths, rest) | rules_by_path(rules, paths)
@@ -57,11 +64,51 @@ def resolve(
   Raises:
     ValueError: If a rule of `by_path` names no leaf.
   """
-  if pattern is None:
-    pattern = unstructured()
+  pattern = named(unstructured() if pattern is None else pattern)
   if isinstance(pattern, Pattern):
     return dict.fromkeys(paths, pattern)
   return dict(pattern(paths))
+
+
+def named(pattern: Patterns) -> Patterns:
+  """Returns a pattern by its name.
+
+  Args:
+    pattern: "unstructured", "fan_in", "channels", N:M such as "2:4", or blocks
+      such as "4x4"; anything else comes back as it is.
+
+  Returns:
+    The pattern, or the function of paths.
+
+  Raises:
+    ValueError: If there is none of that name.
+    TypeError: If it is neither a name, a pattern nor a function.
+
+  Example:
+    >>> named("2:4").density
+    Fraction(1, 2)
+  """
+  if isinstance(pattern, str):
+    if numbers := re.fullmatch(r"(\d+):(\d+)", pattern):
+      return n_of_m(*map(int, numbers.groups()))
+    if numbers := re.fullmatch(r"(\d+)x(\d+)", pattern):
+      return blocks(tuple(map(int, numbers.groups())))
+    return look_up("pattern", pattern, _NAMES)()
+  if not isinstance(pattern, Pattern) and not callable(pattern):
+    raise TypeError(
+      f"pattern: got {pattern!r}, wanted one of sparsejax.patterns, such as "
+      "patterns.n_of_m(2, 4), or its name"
+    )
+  return pattern
+
+
+_NAMES = {
+  "unstructured": unstructured,
+  "fan_in": fan_in,
+  "channels": channels,
+  "2:4": n_of_m,  # stands for all N:M, and 4x4 for all blocks
+  "4x4": blocks,
+}
 
 
 def distribution(rest: Distribution, pattern: Patterns) -> Distribution:
@@ -83,18 +130,24 @@ def distribution(rest: Distribution, pattern: Patterns) -> Distribution:
     >>> d({"a": (8, 8), "b": (8, 4)}, 0.7)
     {'a': 16, 'b': 16}
   """
+  rest = distributions.named(rest)
 
   def counts(shapes, sparsity):
-    of = resolve(pattern, shapes)
+    of_leaf = resolve(pattern, list(dict.fromkeys(map(leaf_of, shapes))))
+    of = {
+      path: for_layer(of_leaf[leaf_of(path)], getattr(shape, "features", None))
+      for path, shape in shapes.items()
+    }
     settled = {p.density for p in of.values()}
     if None not in settled:
       _check_settled(sparsity, settled)
     free = {p: s for p, s in shapes.items() if of[p].density is None}
     wanted = rest(free, sparsity) if free else {}
-    return {
+    kept = {
       path: _budget(path, of[path], shape, wanted.get(path))
       for path, shape in shapes.items()
     }
+    return kept | _as_many_each(kept, wanted, of, shapes)
 
   return counts
 
@@ -102,10 +155,33 @@ def distribution(rest: Distribution, pattern: Patterns) -> Distribution:
 def _budget(path, pattern, shape, wanted):
   if pattern.density is None and not isinstance(wanted, int | np.integer):
     return wanted  # refused, by name, where distributions are checked
+  if 0 in shape:
+    return 0
+  if not pattern.merged:
+    shape = getattr(shape, "own", shape)
   try:
-    return pattern.budget(shape, wanted)
+    return pattern.budget(tuple(shape), wanted)
   except ValueError as error:
     raise ValueError(f"{path or 'the array'}: {error}") from None
+
+
+def _as_many_each(kept, wanted, of, shapes):
+  """Gives the layers of a stack as many parts each, where they are rounded.
+
+  Distributions may give one layer a weight more than another, which rounding to
+  a pattern's parts would make a whole part.
+  """
+  stacks = {}
+  for path in wanted:
+    if path in kept and kept[path] != wanted[path] and path != leaf_of(path):
+      stacks[leaf_of(path)] = of[path]
+  again = {}
+  for leaf, pattern in stacks.items():
+    paths = [path for path in kept if leaf_of(path) == leaf]
+    mean = Fraction(sum(wanted[path] for path in paths), len(paths))
+    each = _budget(leaf, pattern, shapes[paths[0]], round(mean))
+    again |= dict.fromkeys(paths, each)
+  return again
 
 
 def _check_settled(sparsity, densities):

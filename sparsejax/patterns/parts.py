@@ -16,8 +16,9 @@ from sparsejax.patterns.layouts import SquareBlocks
 def blocks(shape: tuple[int, ...], *, pool: Callable = jnp.mean) -> Pattern:
   """Blocks of weights are zero, or not, as one.
 
-  They tile the last axes; every index of the axes before, such as the places
-  in a convolution's kernel, has blocks of its own.
+  They tile the last axes of a layer; every index of the axes before, such as
+  the places in a convolution's kernel, has blocks of its own. Features of
+  several axes count as one, as in the matrix [in, heads x head size].
 
   Args:
     shape: Of a block. The last axes have to divide by it: a leaf whose do not
@@ -57,14 +58,15 @@ def blocks(shape: tuple[int, ...], *, pool: Callable = jnp.mean) -> Pattern:
 
   square = len(shape) == 2 and shape[0] == shape[1]
   layout = SquareBlocks(shape[0]) if square else None
-  return _of_parts(parted, pool)._replace(layout=layout)
+  return _of_parts(parted, pool)._replace(layout=layout, merged=True)
 
 
-def channels(axis: int = -1, *, pool: Callable = jnp.mean) -> Pattern:
+def channels(axis: int | None = None, *, pool: Callable = jnp.mean) -> Pattern:
   """Whole slices along an axis are zero, or not: channels, neurons.
 
   Args:
-    axis: That of the slices: the last one holds the outputs of Flax's layers.
+    axis: That of the slices, among the axes of one layer; by default that of
+      outputs.
     pool: A slice's score, from those of its weights, as for `blocks`.
 
   Returns:
@@ -79,17 +81,20 @@ def channels(axis: int = -1, *, pool: Callable = jnp.mean) -> Pattern:
     [[False  True]
      [False  True]]
   """
-  return _of_parts(lambda leaf: _sliced(leaf, axis, None), pool)
+  return _of_slices(axis, None, pool)
 
 
-def heads(groups: int, axis: int = -1, *, pool: Callable = jnp.mean) -> Pattern:
+def heads(
+  groups: int, axis: int | None = None, *, pool: Callable = jnp.mean
+) -> Pattern:
   """An axis falls into groups, such as the heads of attention.
 
   Args:
     groups: How many groups of neighbours share the axis. A leaf whose axis
       does not divide by them is refused.
-    axis: That axis: the last one for Flax's queries, keys and values
-      [features, heads x size], -2 for the projection behind them.
+    axis: That axis, among those of one layer; by default that of outputs, as
+      for queries, keys and values [features, heads x size]. The projection
+      behind them has its heads in the axis of inputs, -2 in Flax.
     pool: A group's score, from those of its weights, as for `blocks`.
 
   Returns:
@@ -108,7 +113,16 @@ def heads(groups: int, axis: int = -1, *, pool: Callable = jnp.mean) -> Pattern:
   """
   if groups < 1:
     raise ValueError(f"got {groups} groups, wanted at least 1")
-  return _of_parts(lambda leaf: _sliced(leaf, axis, groups), pool)
+  return _of_slices(axis, groups, pool)
+
+
+def _of_slices(axis, groups, pool) -> Pattern:
+  if axis is None:
+    return base.by_features(
+      lambda axis: _of_slices(axis, groups, pool), inputs=False
+    )
+  parts = _of_parts(lambda leaf: _sliced(leaf, axis, groups), pool)
+  return parts._replace(axis=axis)
 
 
 def _of_parts(parted, pool) -> Pattern:

@@ -28,12 +28,12 @@ def unstructured() -> Pattern:
   )
 
 
-def fan_in(axis: int = -1) -> Pattern:
+def fan_in(axis: int | None = None) -> Pattern:
   """Every output has the same number of inputs: constant fan-in.
 
   Args:
-    axis: The axis of outputs: the last one for Flax's layers, the first one
-      for those of Equinox and PyTorch. All other axes are inputs.
+    axis: The axis of outputs, among the axes of one layer; by default where
+      `roles` has found them. All other axes are inputs.
 
   Returns:
     The pattern. Its budgets are multiples of the number of outputs.
@@ -47,6 +47,8 @@ def fan_in(axis: int = -1) -> Pattern:
     [[False  True]
      [ True False]]
   """
+  if axis is None:
+    return base.by_features(fan_in, inputs=False)
 
   def fill(scores, k, keep, where):
     each = base.in_units(k, scores.shape[axis])
@@ -65,4 +67,5 @@ def fan_in(axis: int = -1) -> Pattern:
     swap=base.swap_of(fill),
     holds=lambda mask: jnp.ptp(select.count_of_each(mask, axis)) == 0,
     layout=FanIn() if axis == -1 else None,
+    axis=axis,
   )

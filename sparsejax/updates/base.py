@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import distributions, keys, patterns, select
+from sparsejax import distributions, keys, patterns, roles, select
+from sparsejax import masks as masks_lib
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, everything, path_name
 from sparsejax.patterns import Patterns
@@ -21,7 +22,8 @@ class MaskState(NamedTuple):
   Attributes:
     masks: Bool masks of the params' treedef; the scalar True where dense.
     budget: int32 scalar per leaf: how many weights it keeps, at the end if
-      that changes; the leaf's size where dense, or where nothing limits it.
+      that changes; the leaf's size where dense, or where nothing limits it. Of
+      layers that are stacked in one leaf a number each, [layers, 1, ...].
     count: int32 scalar: steps so far, counted by `sparsify`.
     key: uint32 [2], raw data of the key that all later draws are folded from;
       None if there are none.
@@ -74,11 +76,12 @@ def first_state(
 
 
 def dense_state(
-  params: PyTree, counts: dict[str, int], key: jax.Array
+  params: PyTree, prunable: Prunable, counts: dict[str, int], key: jax.Array
 ) -> MaskState:
   """Makes a first state that begins dense, of what sparse leaves will keep."""
   masks = everything(params, counts)
-  return first_state(masks, budget_tree(counts, params), keys.raw(key))
+  budget = budget_tree(counts, params, prunable)
+  return first_state(masks, budget, keys.raw(key))
 
 
 def now_key(state: MaskState) -> jax.Array:
@@ -99,11 +102,23 @@ def budgets(
   return distributions.budgets(params, sparsity, distribution, prunable)
 
 
-def budget_tree(counts: dict[str, int], params: PyTree) -> PyTree:
-  """Makes counts by key path an int32 tree; a leaf's size where missing."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, p: jnp.int32(counts.get(path_name(path), np.size(p))), params
-  )
+def budget_tree(
+  counts: dict[str, int], params: PyTree, prunable: Prunable
+) -> PyTree:
+  """Makes an int32 tree of counts by key path; a leaf's size where missing.
+
+  Those of leaves that stack layers are shared out to these.
+  """
+  of = roles.of(params, prunable)
+
+  def leaf(path, p):
+    n = counts.get(name := path_name(path))
+    if n is None:
+      return jnp.int32(np.size(p))
+    shape = roles.budget_shape(of[name], np.shape(p))
+    return jnp.asarray(roles.shared_out(n, shape))
+
+  return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def rate(
@@ -180,20 +195,35 @@ def rated_update(
 
 
 def move_masks(
-  state: MaskState, pattern: Patterns | None, leaf: Callable, *trees: PyTree
+  state: MaskState,
+  params: PyTree,
+  prunable: Prunable,
+  pattern: Patterns | None,
+  leaf: Callable,
+  *trees: PyTree,
 ) -> MaskState:
-  """Maps `leaf(pattern, mask, budget, *trees)` over the sparse leaves.
+  """Maps `leaf(pattern, mask, budget, *trees)` over the sparse layers.
 
-  `leaf` returns the new mask, and whether all scores were finite: the old mask
-  stays if not, and that is counted.
+  `leaf` sees one layer of those that are stacked in an array. It returns the
+  new mask, and whether all scores were finite: the old mask stays if not, and
+  that is counted.
   """
   of = patterns_by_path(state.masks, pattern)
+  role = roles.of(params, prunable)
 
   def guarded(path, mask, budget, *xs):
-    if jnp.ndim(mask) == 0:
+    if np.size(mask) == 0 or jnp.ndim(mask) == 0:
       return mask, jnp.int32(0)
-    new, ok = leaf(of[path_name(path)], mask, budget, *xs)
-    return jnp.where(ok, new, mask), 1 - ok.astype(jnp.int32)
+    name = path_name(path)
+    layer = patterns.for_layer(of[name], roles.features(role[name]))
+
+    def one(mask, budget, *xs):
+      new, ok = leaf(layer, mask, budget, *xs)
+      return jnp.where(ok, new, mask), 1 - ok.astype(jnp.int32)
+
+    moved = roles.by_layer(one, role[name], merged=layer.merged)
+    mask, refused = moved(mask, budget, *xs)
+    return mask, jnp.sum(refused) if refused.ndim else refused
 
   moved = jax.tree_util.tree_map_with_path(
     guarded, state.masks, state.budget, *trees
@@ -221,7 +251,7 @@ def move_globally(
   budget = jax.tree.leaves(state.budget)
   for i, mask in zip(sparse, new, strict=True):
     leaves[i] = jnp.where(ok, mask, leaves[i])
-    budget[i] = jnp.sum(leaves[i], dtype=jnp.int32)
+    budget[i] = masks_lib.count_in(leaves[i], jnp.shape(budget[i]))
   return state._replace(
     masks=treedef.unflatten(leaves),
     budget=treedef.unflatten(budget),

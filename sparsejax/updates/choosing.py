@@ -56,7 +56,7 @@ def best(
 
   def init(key: jax.Array, params: PyTree) -> MaskState:
     final = base.budgets(params, sparsity, distribution, prunable, pattern)
-    state = base.dense_state(params, final, key)
+    state = base.dense_state(params, prunable, final, key)
     scored = score.init(params)
     nothing = jax.tree.map(jnp.zeros_like, params)
     by, _ = base.rate(score, scored, nothing, state, params, True)
@@ -141,7 +141,8 @@ def nested(
       return new._replace(scores=Nested(new.scores, state.scores.backward))
     counts = base.budgets(params, backward_sparsity, distribution, prunable)
     before = before._replace(
-      masks=state.scores.backward, budget=base.budget_tree(counts, params)
+      masks=state.scores.backward,
+      budget=base.budget_tree(counts, params, prunable),
     )
     larger = backward.update(grads, before, params, now, after=after).masks
     both = Nested(new.scores, around(new.masks, larger, new.count))

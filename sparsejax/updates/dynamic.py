@@ -81,11 +81,10 @@ def drop_and_grow(
   def init(key: jax.Array, params: PyTree) -> MaskState:
     state = start.init(key, params)
     if has_surplus and masks is None:
-      state = _with_surplus(key, params, state, pattern, room)
+      state = _with_surplus(key, params, prunable, state, pattern, room)
     return state._replace(scores=(drop.init(params), grow.init(params)))
 
   def move(state, params, dropped_by, grown_by):
-    del params
     share = fraction(state.count)
 
     def leaf(pattern, mask, budget, dropped_by, grown_by):
@@ -99,12 +98,14 @@ def drop_and_grow(
       new = pattern.swap(mask, k, n, dropped_by, grown_by, regrow)
       return new, base.finite(dropped_by) & base.finite(grown_by)
 
-    return base.move_masks(state, pattern, leaf, dropped_by, grown_by)
+    return base.move_masks(
+      state, params, prunable, pattern, leaf, dropped_by, grown_by
+    )
 
   return MaskUpdate(init, base.rated_update(move, drop, grow), pattern)
 
 
-def _with_surplus(key, params, state, pattern, room):
+def _with_surplus(key, params, prunable, state, pattern, room):
   """Draws the first masks with the surplus of step 0, by the same key."""
   of = base.patterns_by_path(state.masks, pattern)
   if any(p.density is not None for p in of.values()):
@@ -114,13 +115,13 @@ def _with_surplus(key, params, state, pattern, room):
     )
   budgets = jax.tree_util.tree_leaves_with_path(state.budget)
   counts = {
-    path_name(path): jnp.minimum(k + room(k, 0), np.size(p))
+    path_name(path): jnp.minimum(k + room(k, 0), np.size(p) // k.size)
     for (path, k), p in zip(budgets, jax.tree.leaves(params), strict=True)
     if path_name(path) in of
   }
   draw, _ = jax.random.split(key)
-  more = random_masks(draw, params, counts, pattern, state.key)
-  return state._replace(masks=more.masks)
+  masks = random_masks(draw, params, prunable, counts, pattern)
+  return state._replace(masks=masks)
 
 
 def constant_fan_in(
@@ -131,7 +132,7 @@ def constant_fan_in(
   grow: Score,
   ablation: float,
   never_ablate: Prunable,
-  axis: int = -1,
+  axis: int | None = None,
   distribution: Distribution = distributions.erdos_renyi_kernel,
   prunable: Prunable = distributions.matrices,
   masks: PyTree | None = None,
@@ -152,7 +153,8 @@ def constant_fan_in(
       fan-in that all neurons would have; at least one is asked for. 0 ablates
       no neuron.
     never_ablate: `(path, leaf) -> bool`: leaves that keep all their neurons.
-    axis: The axis of neurons: the outputs, last in Flax's layers.
+    axis: The axis of neurons, among those of one layer: by default that of
+      outputs.
     distribution: How many weights each sparse leaf keeps, to the nearest
       multiple of its neurons; with a neurons left, that is the largest multiple
       of a, so it may be up to a - 1 less.
@@ -196,11 +198,10 @@ def constant_fan_in(
     return state._replace(scores=scores)
 
   def move(state, params, dropped_by, grown_by):
-    del params
     share = fraction(state.count)
 
     def leaf(pattern, mask, budget, dropped_by, grown_by, whole):
-      del pattern
+      axis = pattern.axis
       neurons = mask.shape[axis]
       inputs = mask.size // neurons
       active = jnp.sum(mask, dtype=jnp.int32)
@@ -221,7 +222,9 @@ def constant_fan_in(
       return keep | grown, base.finite(dropped_by) & base.finite(grown_by)
 
     whole = state.scores[2]
-    return base.move_masks(state, None, leaf, dropped_by, grown_by, whole)
+    return base.move_masks(
+      state, params, prunable, pattern, leaf, dropped_by, grown_by, whole
+    )
 
   return MaskUpdate(init, base.rated_update(move, drop, grow))
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax import distributions, keys, patterns
+from sparsejax import distributions, keys, patterns, roles
 from sparsejax import masks as masks_lib
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, path_name
@@ -30,7 +30,8 @@ def fixed(masks: PyTree) -> MaskUpdate:
 
   def init(key: jax.Array, params: PyTree) -> MaskState:
     del key
-    return base.first_state(*broadcast_masks(masks, params), key=None)
+    full, budget = broadcast_masks(masks, params, distributions.matrices)
+    return base.first_state(full, budget, key=None)
 
   return MaskUpdate(init, _stay)
 
@@ -64,9 +65,17 @@ def static(
     draw, rest = jax.random.split(keys.check_key(key))
     key = keys.raw(rest)
     if masks is not None:
-      return base.first_state(*broadcast_masks(masks, params, pattern), key=key)
+      full, budget = broadcast_masks(masks, params, prunable, pattern)
+      return base.first_state(full, budget, key)
     counts = base.budgets(params, sparsity, distribution, prunable, pattern)
-    return random_masks(draw, params, counts, pattern, key)
+    budget = base.budget_tree(counts, params, prunable)
+    by_layer = {
+      path_name(path): n
+      for path, n in jax.tree_util.tree_leaves_with_path(budget)
+      if path_name(path) in counts
+    }
+    full = random_masks(draw, params, prunable, by_layer, pattern)
+    return base.first_state(full, budget, key)
 
   return MaskUpdate(init, _stay, pattern)
 
@@ -79,40 +88,53 @@ def _stay(grads, state, params, now, *, after=None):
 def random_masks(
   draw: jax.Array,
   params: PyTree,
-  counts: Mapping[str, int | jax.Array],
+  prunable: Prunable,
+  counts: Mapping[str, jax.Array],
   pattern: Patterns | None,
-  key: jax.Array,
-) -> MaskState:
-  """Draws random masks of so many weights by key path: a first state."""
+) -> PyTree:
+  """Draws random masks that keep so many weights, by key path."""
   of = patterns.resolve(pattern, list(counts))
+  role = roles.of(params, prunable)
 
   def leaf(path, p):
     if (name := path_name(path)) not in counts:
       return jnp.array(True)
+    if np.size(p) == 0:
+      return jnp.ones(np.shape(p), bool)
     noise = keys.uniform(keys.of_leaf(draw, path), p)
-    return of[name].top_k(noise, counts[name], None)
+    own = patterns.for_leaf(of[name], role[name])
+    return own.top_k(noise, counts[name], None)
 
-  masks = jax.tree_util.tree_map_with_path(leaf, params)
-  return base.first_state(masks, base.budget_tree(counts, params), key)
+  return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def broadcast_masks(
-  masks: PyTree, params: PyTree, pattern: Patterns | None = None
+  masks: PyTree,
+  params: PyTree,
+  prunable: Prunable,
+  pattern: Patterns | None = None,
 ) -> tuple[PyTree, PyTree]:
-  """Broadcasts masks to the params' treedef, and counts each leaf's weights."""
+  """Broadcasts masks to the params' treedef; counts each layer's weights."""
   full = _broadcast(masks, params)
+  role = roles.of(params, prunable)
   if pattern is not None:
-    _check_pattern(full, pattern)
-  return full, masks_lib.active_of_each(full, params)
+    _check_pattern(full, pattern, role)
+  shapes = jax.tree_util.tree_map_with_path(
+    lambda path, p: np.empty(
+      roles.budget_shape(role[path_name(path)], np.shape(p))
+    ),
+    params,
+  )
+  return full, masks_lib.active_of_each(full, params, shapes)
 
 
-def _check_pattern(masks, pattern):
+def _check_pattern(masks, pattern, role):
   of = base.patterns_by_path(masks, pattern)
   for path, mask in jax.tree_util.tree_leaves_with_path(masks):
     if mask.ndim == 0 or isinstance(mask, jax.core.Tracer):
       continue
     name = path_name(path)
-    if not of[name].holds(mask):
+    if not patterns.for_leaf(of[name], role[name]).holds(mask):
       raise ValueError(
         f"{name or 'the array'}: the mask of shape {mask.shape} has not the "
         "pattern that is asked for: make it with that pattern's `top_k`, or "

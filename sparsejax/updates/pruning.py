@@ -63,9 +63,9 @@ def prune(
 
   def init(key: jax.Array, params: PyTree) -> MaskState:
     final = base.budgets(params, sparsity, distribution, prunable, pattern)
-    state = base.dense_state(params, final, key)
+    state = base.dense_state(params, prunable, final, key)
     if masks is not None:
-      first, left = broadcast_masks(masks, params, pattern)
+      first, left = broadcast_masks(masks, params, prunable, pattern)
       budget = jax.tree.map(
         lambda mask, k, n: jnp.minimum(k, n) if mask.ndim else n,
         first,
@@ -163,8 +163,9 @@ def prune_and_regrow(
       return new, base.finite(dropped_by) & base.finite(grown_by)
 
     # A leaf that could not be pruned is not counted once more.
+    state = state._replace(refused=refused)
     return base.move_masks(
-      state._replace(refused=refused), pattern, leaf, dropped_by, grown_by
+      state, params, prunable, pattern, leaf, dropped_by, grown_by
     )
 
   update = base.rated_update(move, drop, grow)
@@ -202,16 +203,15 @@ def keep_best(
 
   def keep(state, params, by, active=False):
     left = 1 - (1.0 if progress is None else progress(state.count))
-    first = base.budget_tree(
-      base.budgets(params, initial_sparsity, distribution, prunable), params
-    )
+    first = base.budgets(params, initial_sparsity, distribution, prunable)
+    first = base.budget_tree(first, params, prunable)
     if scope == "global":
       final = base.budgets(params, sparsity, distribution, prunable)
       # Without the leaves whose mask was given as True.
       sparse = base.patterns_by_path(state.masks, None)
       final = {path: n for path, n in final.items() if path in sparse}
       leaves = jax.tree_util.tree_leaves_with_path(first)
-      before = sum(n for path, n in leaves if path_name(path) in final)
+      before = sum(jnp.sum(n) for p, n in leaves if path_name(p) in final)
       total = jnp.int32(sum(final.values()))
       k = scheduled_budget(total, before, left)
       return base.move_globally(state, by, k, state.masks if active else None)
@@ -221,7 +221,7 @@ def keep_best(
       where = mask if active else None
       return pattern.top_k(by, k, where), base.finite(by)
 
-    return base.move_masks(state, pattern, leaf, by, first)
+    return base.move_masks(state, params, prunable, pattern, leaf, by, first)
 
   return keep
 

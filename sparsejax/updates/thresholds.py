@@ -20,7 +20,8 @@ class Thresholds(NamedTuple):
 
   Attributes:
     raw: float32 scalar s per leaf, whose sigmoid is the threshold; minus
-      infinity, and so a threshold of 0, where dense.
+      infinity, and so a threshold of 0, where dense. Of layers that are stacked
+      in one leaf one each, [layers, 1, ...].
     optimizer: The state of what trains them.
   """
 
@@ -60,7 +61,6 @@ def above(
     return state._replace(scores=score.init(params))
 
   def move(state, params, by):
-    del params
     limit = threshold(state.count)
 
     def leaf(pattern, mask, budget, by):
@@ -75,7 +75,7 @@ def above(
         )
       return over, base.finite(by)
 
-    return base.move_masks(state, None, leaf, by)
+    return base.move_masks(state, params, prunable, None, leaf, by)
 
   return MaskUpdate(init, base.rated_update(move, score))
 
@@ -108,7 +108,11 @@ def soft_threshold(
   def init(key: jax.Array, params: PyTree) -> MaskState:
     state = _dense(key, params, prunable)
     raw = jax.tree.map(
-      lambda m: jnp.float32(initial if m.ndim else -jnp.inf), state.masks
+      lambda m, k: jnp.full(
+        k.shape, initial if m.ndim else -jnp.inf, jnp.float32
+      ),
+      state.masks,
+      state.budget,
     )
     thresholds = Thresholds(raw, optimizer.init(_learned(raw, state.masks)))
     masks = jax.tree.map(_over, state.masks, params, raw)
@@ -164,7 +168,7 @@ def soft_thresholded(params: PyTree, thresholds: PyTree) -> PyTree:
 def _dense(key, params, prunable):
   # What is kept settles itself: budgets are the leaves' sizes.
   sizes = base.budgets(params, 0.0, distributions.uniform, prunable)
-  return base.dense_state(params, sizes, key)
+  return base.dense_state(params, prunable, sizes, key)
 
 
 def _learned(tree, masks) -> dict[str, jax.Array]:
@@ -189,4 +193,6 @@ def _slope(mask, p, g, s):
     return jnp.zeros_like(s)
   over = jnp.abs(p) > jax.nn.sigmoid(s).astype(p.dtype)
   down = jnp.where(over, g * jnp.sign(p), 0).astype(jnp.float32)
-  return -jnp.sum(down) * jax.nn.sigmoid(s) * jax.nn.sigmoid(-s)
+  along = tuple(a for a, n in enumerate(s.shape) if n == 1) if s.ndim else None
+  total = jnp.sum(down, along, keepdims=s.ndim > 0)
+  return -total * jax.nn.sigmoid(s) * jax.nn.sigmoid(-s)

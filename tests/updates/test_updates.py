@@ -100,6 +100,7 @@ def test_a_leaf_whose_scores_are_not_finite_stays(bad):
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.97])
+@pytest.mark.filterwarnings("ignore:.*may as well stack layers")
 def test_the_budget_is_exact_after_every_update(sparsity):
   params = {"a": jnp.ones((33, 17)), "b": jnp.ones((5, 7, 3), jnp.bfloat16)}
   update = updates.drop_and_grow(
