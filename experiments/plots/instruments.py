@@ -85,24 +85,19 @@ def overlap(
       intersection over union.
     file: Where the PNG goes.
   """
-  columns = min(len(panels), 3)
-  rows = -(-len(panels) // columns)
   side = 1.9 + 0.38 * max(len(names) for _, names, _ in panels)
-  with style.picture(
+  with style.grid(
     file,
-    columns=columns,
-    rows=rows,
-    width=max(5.0, side * columns + 1),
-    height=side * rows,
-    squeeze=False,
-  ) as (figure, all_axes):
-    shown, spare = np.split(all_axes.ravel(), [len(panels)])
-    for axes in spare:
-      axes.remove()
+    len(panels),
+    title="Overlap of the final masks of two runs",
+    width=side,
+    height=side,
+  ) as (figure, shown):
     for axes, (title, names, iou) in zip(shown, panels, strict=True):
+      names = [titles.published(name) for name in names]
       text = np.vectorize("{:.2f}".format)(iou)
       image = _heat(axes, iou, names, names, text)
-      axes.set_title(title, fontsize=10)
+      axes.set_title(titles.published(title), fontsize=10)
       axes.tick_params(axis="x", rotation=90 * (max(map(len, names)) > 2))
       axes.set_aspect("equal")
     label = "intersection over union"
@@ -117,7 +112,7 @@ def motion(curves: Mapping[str, Motion], file: Path, *, key: str) -> None:
     file: Where the PNG goes.
     key: What to draw: an attribute of `Motion`.
   """
-  runs = titles.seeds(len(curve.last) for curve in curves.values())
+  runs = titles.spread(len(curve.last) for curve in curves.values())
 
   def draw(axes: Any, name: str, offset: float, **look: Any) -> None:
     del offset
@@ -130,7 +125,7 @@ def motion(curves: Mapping[str, Motion], file: Path, *, key: str) -> None:
     draw,
     file,
     finish=lambda axes, names: axes.set_ylim(0, 1.02),
-    title=f"{_MOTIONS[key]}\nmean ± standard deviation of {runs}",
+    title=f"{_MOTIONS[key]}\n{runs}",
     xlabel="step",
     ylabel="IoU" if key != "ever" else "R_s",
   )
@@ -263,9 +258,9 @@ def _lists(
   ) as (figure, all_axes):
     pairs = list(zip(all_axes[:, 0], panels.values(), strict=True))
     for title, (axes, lines) in zip(panels, pairs, strict=True):
-      axes.set_yticks(range(len(lines)), lines)
+      axes.set_yticks(range(len(lines)), map(titles.published, lines))
       axes.set_ylim(len(lines) - 0.4, -0.6)
-      axes.set_title(title, fontsize=10)
+      axes.set_title(titles.published(title), fontsize=10)
       axes.grid(visible=False, axis="y")
     yield figure, pairs
 

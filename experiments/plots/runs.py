@@ -72,9 +72,7 @@ def _over_steps(
   first: int = 0,
 ) -> None:
   found = {name: curves(runs[name], key, split=split) for name in runs}
-  spread = "mean ± standard deviation of "
   seeds = [len(values) for _, values in found.values()] or [1]
-  spread = spread * (max(seeds) > 1) + titles.seeds(seeds)
 
   def draw(axes: Any, name: str, offset: float, **look: Any) -> None:
     del offset
@@ -92,7 +90,7 @@ def _over_steps(
     draw,
     file,
     finish=finish,
-    title=f"{title}\n{spread}",
+    title=f"{title}\n{titles.spread(seeds)}",
     xlabel="step",
     ylabel=label,
   )

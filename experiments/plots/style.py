@@ -241,6 +241,7 @@ def band(
   if label is None:
     axes.plot(x, mean, lw=0.8, color=color, zorder=1)
     return
+  axes.xaxis.get_major_locator().set_params(integer=True)  # of steps
   marker = "o" if len(x) < 8 else None
   axes.plot(x, mean, label=label, color=color, lw=1.5, marker=marker, ms=3)
   axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, lw=0)

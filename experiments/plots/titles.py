@@ -98,6 +98,12 @@ def of(config: Mapping[str, Any]) -> str:
   return f"{published(model)} on {published(data)}"
 
 
+def spread(counts: Iterable[int]) -> str:
+  """Says what a line with a band is, of as many seeds as methods have."""
+  found = seeds(counts)
+  return found if found == "one seed" else f"mean ± s.d. of {found}"
+
+
 def seeds(counts: Iterable[int]) -> str:
   """Says how many seeds there are, where methods may differ in it.
 

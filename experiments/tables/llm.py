@@ -57,6 +57,11 @@ class Measure(NamedTuple):
     return f"{100 * (value - dense):+.1f}"
 
 
+def number(value: float | None) -> float:
+  """Reads a measure: None, which JSON has for what is not finite, as NaN."""
+  return np.nan if value is None else value
+
+
 def row(
   cell: Cell,
   results: Mapping[int | None, Mapping[str, Any]],
@@ -77,11 +82,7 @@ def row(
   return Row(
     cell.method,
     cell.base or None,
-    # None, which JSON has for what is not finite, becomes NaN.
-    values={
-      seed: float(np.array(one[measure.name], float))
-      for seed, one in results.items()
-    },
+    values={seed: number(one[measure.name]) for seed, one in results.items()},
     nnz=max(one["nnz"] for one in results.values()),
     size=first["size"],
     trained=first.get("trained"),
@@ -174,6 +175,7 @@ def write_report(
   lost = {name for cell in missing for name in (str(cell), cell.method)} - known
   expected = [pair for pair in config.expected if not lost.intersection(pair)]
   published = {Cell(*line[:2]): line[2] for line in config.published}
+  dense = number(dense)
   reason = barred(model=config.get("base", config).model)
   rows = [row._replace(barred=reason) for row in rows]
   lines = table(rows, measure, dense, published)
