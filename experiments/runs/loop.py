@@ -4,15 +4,21 @@ Single runs, populations and fine-tuning differ in what each of these does;
 when it is done, and in which order, is decided here.
 """
 
+import collections
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import ml_collections
 
 from experiments.runs import signals
 
-State = Any  # a pytree on the device
+State = Any  # a pytree on the device, whose `step` is a scalar
+# What a stretch is to last at most: a signal waits for two of them. A longer
+# one would not be faster, for the device has the next one when one is done.
+SECONDS = 0.5
 
 
 class Work(NamedTuple):
@@ -20,9 +26,10 @@ class Work(NamedTuple):
 
   Attributes:
     block: How many steps, at multiples of it, one stretch may span.
-    moves: `(step) -> bool`: whether masks move at the step. A stretch is of
-      one kind.
+    moves: `(step) -> bool`: whether masks move at the step, which then is a
+      stretch of its own.
     stretch: `(state, step, stop) -> state`: trains from one step to another.
+      The bits must not depend on where a stretch is cut into two.
     log: `(state, step) -> state`: records the sums since the last log point,
       and gives the state with sums of nothing.
     evaluate: `(state, step) -> state`: tests and records.
@@ -75,10 +82,11 @@ def run(
       state = work.evaluate(state, step)
       if step in keep_steps:
         saved = work.save(state, step)
+    pace = _Pace()
     # The order of these lines decides the bits of metrics.jsonl and of
     # checkpoints, and that a resumed run ends in those of one never stopped:
-    # - A stretch ends wherever something below is due, or steps of the other
-    #   kind begin, wherever it began.
+    # - A stretch ends wherever something below is due, or masks move, or its
+    #   time is over, wherever it began. Bits do not depend on the latter.
     # - Logging zeroes the sums, so it precedes the save, which holds them. The
     #   record has a step's line of training before that of its test.
     # - Evaluation precedes the save: it sets `seen_masks`, and resuming keeps
@@ -91,7 +99,11 @@ def run(
     # - A signal during the last stretch changes nothing: the run is finished.
     while step < config.steps:
       stop = stretch_end(config, step, work.block, work.moves)
+      if not work.moves(step):
+        stop = min(stop, step + pace.steps)
+      began = time.monotonic()
       state = work.stretch(state, step, stop)
+      pace.started(state, 0 if work.moves(step) else stop - step, began)
       step = stop
       if due(config, step, config.log_every):
         state = work.log(state, step)
@@ -120,10 +132,49 @@ def stretch_end(
   ends = [(step // p + 1) * p for p in (*periods, block) if p]
   ends += [kept for kept in config.get("keep_steps", ()) if kept > step]
   end = min(*ends, config.steps)
-  kind = bool(moves(step))
-  return next((s for s in range(step + 1, end) if moves(s) != kind), end)
+  if moves(step):
+    return step + 1
+  return next((s for s in range(step + 1, end) if moves(s)), end)
 
 
 def due(config: ml_collections.ConfigDict, step: int, every: int) -> bool:
   """Returns whether a period of `every` steps, or the run, ends at a step."""
   return step == config.steps or (every > 0 and step % every == 0)
+
+
+class _Pace:
+  """Keeps one stretch of steps waiting behind the one that is under way.
+
+  Attributes:
+    steps: How many steps the next stretch may have.
+  """
+
+  def __init__(self):
+    self.steps = 1
+    self._under_way = collections.deque()
+    self._free = 0.0  # when the device was done with what was before
+
+  def started(self, state: State, steps: int, began: float) -> None:
+    """Waits for the stretch before one that has been started.
+
+    Args:
+      state: What the stretch makes.
+      steps: How many it has; 0 if they tell nothing of others.
+      began: When it was started, in seconds.
+    """
+    # A copy: the state itself is donated to the next stretch.
+    self._under_way.append((jnp.copy(state.step), steps, began))
+    if len(self._under_way) > 1:
+      self._wait()
+    if self._under_way[0][0].is_ready():  # some backends compute at once
+      self._wait()
+
+  def _wait(self) -> None:
+    step, steps, began = self._under_way.popleft()
+    step.block_until_ready()
+    now = time.monotonic()
+    if steps:
+      seconds = max(now - max(self._free, began), 1e-6)
+      # Little by little: the first steps wait for compilers and files.
+      self.steps = max(1, min(int(SECONDS * steps / seconds), 4 * self.steps))
+    self._free = now

@@ -206,14 +206,13 @@ def _work(
 
   def stretch(state: State, step: int, stop: int) -> State:
     batches = examples.batches(step)
-    moving = bool(moves(step))
-    take = program.moving if moving else program.ordinary
-    if one_by_one or (moving and stop == step + 1):
+    if moves(step):
+      return program.trim(program.moving.one(state, batches))
+    if one_by_one:
       for _ in range(step, stop):
-        state = take.one(state, batches)
-    else:
-      state = take.many(state, batches, np.int32(stop))
-    return program.trim(state) if moving else state
+        state = program.ordinary.one(state, batches)
+      return state
+    return program.ordinary.many(state, batches, np.int32(stop))
 
   def log(state: State, step: int) -> State:
     recorder.train(step, state.sums)

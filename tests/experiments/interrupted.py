@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -19,12 +20,25 @@ class Crash(Exception):
 
 def crash_at(steps):
   """A progress that ends the run at the first such step."""
+
+  def crash():
+    raise Crash
+
+  return _progress(steps, crash)
+
+
+def stop_at(steps):
+  """A progress that sends the run a signal to stop at the first such step."""
+  return _progress(steps, lambda: signal.raise_signal(signal.SIGTERM))
+
+
+def _progress(steps, do):
   steps = set(steps)
 
   def track(name, total, start=0):
     def advance(step, note=""):
       if step in steps:
-        raise Crash
+        do()
 
     return advance
 

@@ -1,12 +1,14 @@
 """Real processes, really killed: they resume to the same bits."""
 
 import random
+import re
 import signal
+import time
 
 import pytest
 
 from experiments.runs import checkpoints, metrics
-from tests.experiments.interrupted import assert_same_run, finish, stop
+from tests.experiments.interrupted import assert_same_run, finish, launch, stop
 
 SMALL = (
   "--config=tests/experiments/small.py:set",
@@ -52,6 +54,31 @@ def test_a_request_to_stop_saves_first(tmp_path, whole):
   code, _, err = finish(*command)
   assert code == 0, err
   assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_does_not_wait_for_a_log_point(tmp_path, number):
+  """Long before the first: the run would go on for half a minute."""
+  steps = 300_000
+  never = [f"--config.{key}={steps}" for key in ("log_every", "eval_every")]
+  command = [*SMALL, *never, f"--config.steps={steps}"]
+  command += ["--config.checkpoint_every=0", "--config.keep_steps=(5,)"]
+  process = launch(*command, f"--workdir={tmp_path}")
+  while not (tmp_path / "checkpoints" / "5").exists():  # it trains
+    assert process.poll() is None, process.communicate()[1]
+    time.sleep(0.1)
+  time.sleep(2)
+  begin = time.monotonic()
+  process.send_signal(number)
+  _, err = process.communicate(timeout=120)
+  seconds = time.monotonic() - begin
+  assert process.returncode == 128 + number, err
+  saved = int(re.search(r"after step (\d+) of", err)[1])
+  assert 5 < saved < steps
+  assert (tmp_path / "checkpoints" / str(saved)).exists()
+  # A second for steps, the rest to write and to end, on a busy machine.
+  assert seconds < 10
 
 
 @pytest.mark.slow

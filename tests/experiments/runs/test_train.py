@@ -1,5 +1,7 @@
 """The trainer in one process: what a run writes, and that it can be resumed."""
 
+import functools
+import itertools
 import os
 
 import jax
@@ -11,9 +13,23 @@ import sparsejax
 from experiments import models
 from experiments.config import parts as build
 from experiments.errors import UserError
-from experiments.runs import batches, checkpoints, metrics, programs, train
+from experiments.runs import (
+  batches,
+  checkpoints,
+  loop,
+  metrics,
+  programs,
+  signals,
+  train,
+)
 from tests.experiments import small
-from tests.experiments.interrupted import Crash, assert_same_run, crash_at
+from tests.experiments.interrupted import (
+  Crash,
+  assert_same_run,
+  crash_at,
+  stop_at,
+)
+from tests.marks import slow
 
 pytestmark = pytest.mark.core
 
@@ -60,6 +76,47 @@ def test_a_crash_right_after_a_save(tmp_path, monkeypatch):
       train.train(make(), tmp_path / "part")
   train.train(make(), tmp_path / "part")
   assert_same_run(tmp_path / "whole", tmp_path / "part")
+
+
+class Pace:
+  """Stretches of lengths that no clock chose."""
+
+  def __init__(self, lengths):
+    self.lengths = itertools.cycle(lengths)
+
+  @property
+  def steps(self):
+    return next(self.lengths)
+
+  def started(self, state, steps, began):
+    pass
+
+
+def moving_often(mode):
+  """Pruning whose updates follow one another."""
+  config = make("gmp")
+  config.mode = mode
+  config.algorithm.delta_t = 1
+  config.algorithm.end = 9
+  return config
+
+
+@pytest.mark.parametrize(
+  "config", [make(), slow(moving_often("masked")), slow(moving_often("packed"))]
+)
+def test_bits_do_not_depend_on_where_stretches_are_cut(
+  config, tmp_path, monkeypatch
+):
+  """Nor on stops in the middle of what would have been one stretch."""
+  whole, part = tmp_path / "whole", tmp_path / "part"
+  monkeypatch.setattr(loop, "_Pace", functools.partial(Pace, (10**6,)))
+  train.train(config, whole)
+  monkeypatch.setattr(loop, "_Pace", functools.partial(Pace, (1, 3, 2)))
+  for step in (7, 13):
+    with pytest.raises(signals.Stopped, match="of 24, which is saved"):
+      train.train(config, part, progress=stop_at(range(step, 24)))
+  train.train(config, part)
+  assert_same_run(whole, part)
 
 
 def test_the_order_does_not_depend_on_how_much_is_drawn(tmp_path, monkeypatch):
