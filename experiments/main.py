@@ -5,15 +5,14 @@ python -m experiments.main --config=configs/FILE.py[:arg] \
 """
 
 import importlib
-import re
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+import types
 
-from absl import app, flags
-from ml_collections import config_flags
+import ml_collections
+from absl import flags
 
 from experiments import cli, errors
+from experiments.config import describe, grid, overrides
 
 DRIVERS = {
   "train": "experiments.drivers.single",
@@ -24,48 +23,50 @@ DRIVERS = {
   "recovery": "experiments.drivers.recovery",
 }
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's own directory.")
-_OVERRIDE = re.compile(r"--?config\.([^=\[]+)")
-flags.mark_flags_as_required(["config", "workdir"])
 
-
-def main() -> None:
+def main(changes: overrides.Changes) -> None:
   """Calls the driver with config and workdir."""
-  name = _CONFIG.value.get("driver", "train")
+  config, driver = load(flags.FLAGS.config, changes)
+  driver.run(config, flags.FLAGS.workdir)
+
+
+def load(
+  config: str, changes: overrides.Changes
+) -> tuple[ml_collections.ConfigDict, types.ModuleType]:
+  """Makes a config, and imports its driver.
+
+  Args:
+    config: The config file, with its argument after a colon.
+    changes: Dotted keys, and the text of their values. What a changed name
+      brings and takes is printed to standard error.
+
+  Raises:
+    UserError: If there is no such file, argument, driver, key or value.
+  """
+  made = grid.config(config)
+  name = made.get("driver", "train")
   errors.check_known("driver", name, DRIVERS)
-  importlib.import_module(DRIVERS[name]).run(_CONFIG.value, _WORKDIR.value)
+  driver = importlib.import_module(DRIVERS[name])
+  for note in overrides.apply(made, changes, driver.SECTION):
+    print(note, file=sys.stderr)
+  return made, driver
 
 
-def _parse(argv: list[str]) -> list[str]:
-  """Parses flags; explains a key that the config lacks, or no config."""
-  try:
-    rest = app.parse_flags_with_usage(argv)
-    _CONFIG.value.keys()  # raises if there is no such file
-    return rest
-  except OSError as error:
-    raise errors.UserError(str(error).splitlines()[-1].strip()) from error
-  except (AttributeError, KeyError, TypeError):
-    # config_flags looks for overrides in sys.argv itself.
-    sys.argv = [a for a in argv if not _OVERRIDE.match(a)]
-    flags.FLAGS(sys.argv)
-    for override in filter(None, map(_OVERRIDE.match, argv)):
-      _check_key(override[1])
-    raise
+def _describe(config: str | None, changes: overrides.Changes) -> str:
+  """Returns what `--help` says of configs, and of the keys of one."""
+  if config is None:
+    return describe.configs()
+  made, driver = load(config, changes)
+  return describe.keys(config, made, driver.SECTION)
 
 
-def _check_key(path: str) -> None:
-  """Raises a UserError if the config lacks the key of a dotted path."""
-  known = set(_paths(_CONFIG.value))
-  errors.check_known("key of the config", path, known)
-
-
-def _paths(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-  for key, value in config.items():
-    yield prefix + key
-    if hasattr(value, "items"):
-      yield from _paths(value, f"{prefix}{key}.")
+def _define_flags() -> None:
+  flags.DEFINE_string(
+    "config", None, "The config file, with its argument after a colon."
+  )
+  flags.DEFINE_string("workdir", None, "The run's own directory.")
+  flags.mark_flags_as_required(["config", "workdir"])
 
 
 if __name__ == "__main__":
-  cli.run(main, parse=_parse)
+  cli.run(main, _define_flags, describe=_describe)

@@ -76,6 +76,8 @@ class Algorithm(NamedTuple):
     shares: `(steps, every) -> keywords`: its paper's shares of training, in a
       run of so many steps, with `every` steps between updates of the methods
       that make some hundreds of them. None if `timing` says it all.
+    last: The keyword of the last mask update, where that has to be a multiple
+      of `delta_t` steps after the first; "" where any step will do.
   """
 
   function: Callable[..., sparsejax.SparseTransformation]
@@ -84,6 +86,7 @@ class Algorithm(NamedTuple):
   budgets_in_state: bool = False
   timing: Callable[[Timing], dict[str, Any]] | None = None
   shares: Callable[[int, int], dict[str, Any]] | None = None
+  last: str = ""
 
   def takes(self, keyword: str) -> bool:
     """Returns whether its function has a keyword, or takes any."""
@@ -234,6 +237,7 @@ ALGORITHMS = {
     cost=by_density,  # with a surplus it has more weights at first
     budgets_in_state=True,
     shares=_mest_shares,
+    last="t_end",
   ),
   "srigl": Algorithm(
     sparsejax.srigl,
@@ -242,10 +246,14 @@ ALGORITHMS = {
     shares=_srigl_shares,
   ),
   "gmp": Algorithm(
-    sparsejax.gmp, cost=by_density, budgets_in_state=True, timing=_pruning
+    sparsejax.gmp,
+    cost=by_density,
+    budgets_in_state=True,
+    timing=_pruning,
+    last="end",
   ),
   "granet": Algorithm(
-    sparsejax.granet, cost=_granet_cost, shares=_granet_shares
+    sparsejax.granet, cost=_granet_cost, shares=_granet_shares, last="end"
   ),
   "ac_dc": Algorithm(
     sparsejax.ac_dc,
@@ -260,7 +268,10 @@ ALGORITHMS = {
     sparsejax.sr_ste, cost=_straight_through_cost, chooses_first_masks=True
   ),
   "top_kast": Algorithm(
-    sparsejax.top_kast, cost=_top_kast_cost, chooses_first_masks=True
+    sparsejax.top_kast,
+    cost=_top_kast_cost,
+    chooses_first_masks=True,
+    last="t_end",
   ),
   "movement": Algorithm(
     sparsejax.movement,
@@ -281,6 +292,27 @@ ALGORITHMS = {
     shares=_str_shares,
   ),
 }
+
+
+def by_shares(name: str, steps: int, every: int) -> dict[str, Any]:
+  """Makes an algorithm's keywords from its paper's shares of training.
+
+  Args:
+    name: The algorithm.
+    steps: Training steps.
+    every: Steps between mask updates of the methods that make some hundreds
+      of them.
+
+  Returns:
+    The keywords, none if the registry has no shares; without a sparsity.
+  """
+  row = find(name)
+  if row.shares:
+    return row.shares(steps, every)
+  if row.timing:
+    begin, end = steps // 4, steps * 3 // 4
+    return row.timing(Timing(every, end, 0.3, begin, end, every))
+  return {}
 
 
 def find(name: str) -> Algorithm:

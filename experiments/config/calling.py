@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 
 from experiments import names
-from experiments.errors import UserError, check_known
+from experiments.errors import UserError
 
 MAPPINGS = (Mapping, ml_collections.ConfigDict)
 
@@ -39,7 +39,7 @@ def call(
 
   Args:
     kind: What the functions make, for errors.
-    table: The functions by name.
+    table: The functions by name; others are imported, as by `names.find`.
     config: A name and keywords.
     *args: Its positional arguments.
     excluded: Keywords that only code may set: trees, functions.
@@ -52,12 +52,12 @@ def call(
     UserError: If the name or a keyword is unknown, or a value is wrong.
   """
   name, options = parted(config)
-  check_known(kind, name, table)
-  known, others = names.keywords(table[name], after=len(args))
+  function = names.find(kind, name, table)
+  known, others = names.keywords(function, after=len(args))
   known -= {*fixed, *excluded}
   names.check_options(f"{kind} {name}", excluded & options.keys(), known)
   names.check_options(f"{kind} {name}", options, known, others)
   try:
-    return table[name](*args, **fixed, **options)
+    return function(*args, **fixed, **options)
   except (TypeError, ValueError, ZeroDivisionError) as error:
     raise UserError(f"{kind} {name}: {error}") from error

@@ -10,8 +10,32 @@ def training_run() -> ml_collections.ConfigDict:
   `experiments.data.load`, `model` for `experiments.models.create`, and the
   others for the functions that `experiments.config` and `sparsejax` have.
 
+  Keys:
+    driver: What runs the config, a key of `experiments.main.DRIVERS`.
+    name: A title, for people.
+    seed: What everything random follows from.
+    steps: Training steps.
+    batch_size: Examples in each.
+    augment: Whether training images are cropped and mirrored at random.
+    label_smoothing: The share of each label given to all classes.
+    data: The data set.
+    model: The net.
+    optimizer: The optimizer of the dense net.
+    schedule: The learning rate by the step.
+    algorithm: How it becomes sparse.
+    mode: How zeros are held: masked, packed or kernels.
+    devices: Devices that share each batch.
+    initial: Where the first masks come from.
+    log_every: Steps between records of training.
+    eval_every: Steps between tests.
+    eval_batch_size: Examples that are tested at once.
+    checkpoint_every: Steps between checkpoints; 0 for one at the end.
+    checkpoints_to_keep: How many of the newest are kept.
+    keep_steps: Steps whose checkpoints are kept besides.
+    tensorboard: Whether records go to TensorBoard too.
+
   Returns:
-    The config, locked: only keys that are here can be set.
+    The config, locked: no other keys can be set.
   """
   config = ml_collections.ConfigDict()
   config.driver = "train"
@@ -42,16 +66,33 @@ def training_run() -> ml_collections.ConfigDict:
 def fine_tuning_run() -> ml_collections.ConfigDict:
   """Makes the config of fine-tuning a language model.
 
+  Keys:
+    driver: What runs the config, a key of `experiments.main.DRIVERS`.
+    name: A title, for people.
+    seed: What everything random follows from.
+    steps: Training steps.
+    batch_size: Examples in each.
+    model: The model, a name of `load.MODELS` and keywords.
+    task: What it is tuned to and tested on.
+    prune: How to prune it first, as for `pruners.prune`, or "none".
+    n_of_m: The (n, m) that the zeros of the base must have and keep.
+    method: What is trained, a name of `finetune_step.METHODS` and keywords.
+    optimizer: The optimizer; "none" for a method that has its own.
+    schedule: The learning rate by the step.
+    loss: The weights of `finetune_step.LOSSES`, and a `temperature`.
+    teacher: A model as `model`, or "none".
+    prune_again: How to prune the merged model at last, or "none".
+    remat: What backpropagation computes again: "none", "full" or a policy.
+    dtype: In what numbers the model computes.
+    log_every: Steps between records of training.
+    eval_every: Steps between tests; 0 to test at the end only.
+    checkpoint_every: Steps between checkpoints; 0 for one at the end.
+    checkpoints_to_keep: How many of the newest are kept.
+    tensorboard: Whether records go to TensorBoard too.
+    save: Whether to write the finished model to the folder `model`.
+
   Returns:
-    The config: `model`, a name of `load.MODELS` and keywords; `prune`, how
-    to prune it first, as for `pruners.prune`, or "none"; `method`, a name of
-    `finetune_step.METHODS` and keywords, where `rank` says that as many weights
-    are trained as by LoRA of that rank; `loss`, the weights of
-    `finetune_step.LOSSES` and a `temperature`; `teacher`, a model as `model`,
-    or "none"; `prune_again`, how to prune the merged model at last, or "none";
-    `n_of_m`, the (n, m) that the zeros of the base must have and keep; `save`,
-    whether to write the finished model to the folder `model`; `eval_every`, 0
-    to test at the end only; and the rest as for a training run.
+    The config, locked: no other keys can be set.
   """
   config = ml_collections.ConfigDict()
   config.driver = "finetune"

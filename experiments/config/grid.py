@@ -5,54 +5,114 @@ what to change in the config of `get_config(arg)`, by dotted keys. A config of
 the driver `compare` is a grid as it is.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import pathlib
+import re
 import types
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ml_collections
 from flax import traverse_util
 
-from experiments.config import calling, check, comparison, defaults
+from experiments.config import (
+  calling,
+  check,
+  comparison,
+  defaults,
+  describe,
+  overrides,
+  sections,
+)
 from experiments.config.entry import Entry
 from experiments.errors import UserError, unknown
 
 Rows = dict[Entry, list[ml_collections.ConfigDict]]
 
 
+class Grid(NamedTuple):
+  """Which runs of a config file, and what is changed in their configs.
+
+  Attributes:
+    config: The config file, with its argument after a colon.
+    changes: Dotted keys and the text of their values, see `overrides`.
+    only: A regular expression for the names of the rows that are wanted.
+  """
+
+  config: str
+  changes: overrides.Changes = ()
+  only: str = ""
+
+  def __str__(self) -> str:
+    return " ".join([self.config, *self.flags()[1:]])
+
+  def flags(self) -> list[str]:
+    """Returns the words of a command line that ask for it."""
+    changes = [f"--config.{key}={text}" for key, text in self.changes]
+    rows = [f"--rows={self.only}"] if self.only else []
+    return [f"--config={self.config}", *changes, *rows]
+
+
+def of(grid: Grid | str) -> Grid:
+  """Returns which runs, if only the config file is given."""
+  return grid if isinstance(grid, Grid) else Grid(grid)
+
+
+def told(grid: Grid | str) -> list[str]:
+  """Says of each change that not all runs can have, how many do."""
+  grid = of(grid)
+  configs = [flat(one) for one in plan(grid).values()]
+  lines = []
+  for key, text in grid.changes:
+    have = sum(any(_under(key, k) for k in one) for one in configs)
+    if 0 < have < len(configs):
+      lines.append(
+        f"config.{key}={text} holds in {have} of {len(configs)} runs; the "
+        "others have no such key"
+      )
+  return lines
+
+
+def _under(key: str, path: str) -> bool:
+  return path == key or path.startswith(f"{key}.")
+
+
 @functools.cache
-def rows(config: str) -> Rows:
+def rows(grid: Grid | str) -> Rows:
   """Makes and checks the configs of all runs, by their row of the table.
 
   Args:
-    config: The config file, with its argument after a colon; it is read once.
+    grid: Which runs; or the config file alone, with its argument after a colon.
+      It is read once.
 
   Returns:
     The configs of each row; they are named after it, and after their seed.
 
   Raises:
-    UserError: If there is no such file or grid, or two runs are the same.
+    UserError: If there is no such file, grid, row or key, or two runs are the
+      same.
   """
-  file, _, arg = config.partition(":")
+  grid = of(grid)
+  file, _, arg = grid.config.partition(":")
   found = module(file)
-  base = found.get_config(arg)
   if hasattr(found, "sweep"):
-    made: Rows = {}
-    for entry, change in found.sweep(arg):
-      one = changed(base, change)
-      one.name = f"{entry}, seed {one.seed}"
-      made.setdefault(entry, []).append(one)
-  elif base.get("driver") == "compare":
-    made = dict(comparison.runs(base))
+    planned = [(e, c) for e, c in found.sweep(arg) if _wanted(grid, e)]
+    made = _changed_runs(grid, planned)
+  elif (own := base(grid)).get("driver") == "compare":
+    made = {e: g for e, g in comparison.runs(own) if _wanted(grid, e)}
   else:
     raise UserError(
       f"{file} has no function sweep(arg), and its config is no comparison: "
       "nothing tells which runs there are"
     )
+  if not made and grid.only:
+    known = map(str, rows(grid._replace(only="")))
+    raise unknown(f"row of {file} that --rows finds", grid.only, known)
   if not made:
     raise UserError(f"the grid of {file} is empty; nothing to run")
   seen = {}
@@ -67,17 +127,101 @@ def rows(config: str) -> Rows:
   return made
 
 
+def base(grid: Grid | str) -> ml_collections.ConfigDict:
+  """Makes the config file's own config, with the changes that it can have.
+
+  Args:
+    grid: As for `rows`.
+
+  Raises:
+    UserError: If a comparison cannot have one. Of a sweep, `rows` says if no
+      run can.
+  """
+  grid = of(grid)
+  file, _, arg = grid.config.partition(":")
+  made = module(file).get_config(arg)
+  if made.get("driver") == "compare":
+    overrides.apply(made, grid.changes, sections.COMPARISON)
+  else:
+    with contextlib.suppress(UserError):
+      overrides.apply(made, grid.changes, sections.TRAINING, refused={})
+  return made
+
+
+def _wanted(grid: Grid, entry: Entry) -> bool:
+  try:
+    return re.search(grid.only, str(entry)) is not None
+  except re.error as error:
+    raise UserError(
+      f"--rows={grid.only} is no regular expression: {error}"
+    ) from error
+
+
+def _changed_runs(
+  grid: Grid, planned: Sequence[tuple[Entry, Mapping[str, Any]]]
+) -> Rows:
+  """Makes the configs of a sweep, each with the changes that it can take.
+
+  Raises:
+    UserError: If no run can take a change, or it would make a row be what its
+      name does not say.
+  """
+  plain = base(grid._replace(changes=()))
+  before = [changed(plain, change) for _, change in planned]
+  _check_told_apart(grid, before, [change for _, change in planned])
+  # What refers to a changed value in the config file follows it.
+  own = base(grid)
+  made: Rows = {}
+  taken = set()
+  other = any(key in ("algorithm", "algorithm.name") for key, _ in grid.changes)
+  for (entry, change), old in zip(planned, before, strict=True):
+    if other and entry.method != old.algorithm.name:
+      raise UserError(
+        f"the row {entry} would be called so with another algorithm; "
+        f"{grid.config} decides which rows there are"
+      )
+    one, refused = changed(own, change), {}
+    overrides.apply(one, grid.changes, sections.TRAINING, refused=refused)
+    taken.update(key for key, _ in grid.changes if key not in refused)
+    if other:
+      entry = entry._replace(method=one.algorithm.name)
+    one.name = f"{entry}, seed {one.seed}"
+    made.setdefault(entry, []).append(one)
+  for key, _ in grid.changes:
+    if made and key not in taken:
+      raise refused[key]
+  return made
+
+
+def _check_told_apart(
+  grid: Grid,
+  configs: Sequence[ml_collections.ConfigDict],
+  changes: Sequence[Mapping[str, Any]],
+) -> None:
+  """Refuses to set a key that tells the runs of the config file apart."""
+  for key, _ in grid.changes:
+    own = key in ("seed", "algorithm.sparsity") or any(
+      key in c for c in changes
+    )
+    found = dict.fromkeys(str(flat(one).get(key)) for one in configs if own)
+    if len(found) > 1:
+      raise UserError(
+        f"config.{key} is what runs of {grid.config} differ in: "
+        f"{', '.join(found)}. It cannot be set for all; --rows chooses rows"
+      )
+
+
 @functools.cache
-def plan(config: str) -> Mapping[str, ml_collections.ConfigDict]:
+def plan(grid: Grid | str) -> Mapping[str, ml_collections.ConfigDict]:
   """Makes the configs of all runs, by the names of their directories.
 
   Args:
-    config: As for `rows`.
+    grid: As for `rows`.
 
   Raises:
     UserError: As `rows`.
   """
-  configs = [one for group in rows(config).values() for one in group]
+  configs = [one for group in rows(grid).values() for one in group]
   return types.MappingProxyType({name_of(one): one for one in configs})
 
 
@@ -92,11 +236,42 @@ def module(file: str) -> types.ModuleType:
   """
   path = pathlib.Path(file)
   if not path.is_file():
-    raise UserError(f"there is no config file {path}")
+    there = (*path.parent.glob("*.py"), *describe.files())
+    known = {one.stem: one for one in there}
+    error = unknown("config file", path.stem, known)
+    if path.stem in known:
+      error = f"did you mean {known[path.stem]}?"
+    raise UserError(
+      f"{error} (looked for {path.absolute()}; the project's lie in "
+      f"{describe.FOLDER})"
+    )
   spec = importlib.util.spec_from_file_location(path.stem, path)
   made = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(made)
   return made
+
+
+def config(text: str) -> ml_collections.ConfigDict:
+  """Makes the config of a config file.
+
+  Args:
+    text: The config file, with its argument after a colon.
+
+  Raises:
+    UserError: If there is no such file, or it makes no config.
+  """
+  file, colon, arg = text.partition(":")
+  make = getattr(module(file), "get_config", None)
+  if make is None:
+    raise UserError(f"{file} has no function get_config(arg), so no config")
+  given = [arg] if colon else []
+  try:
+    inspect.signature(make).bind(*given)
+  except TypeError as error:
+    raise UserError(
+      f"--config={text}: get_config of {file}: {error}"
+    ) from error
+  return make(*given)
 
 
 def changed(

@@ -48,7 +48,20 @@ def adam(
   decay_vectors: bool = False,
   clip: float = 0.0,
 ) -> optax.GradientTransformation:
-  """Adam; its weight decay is L2 regularisation, as for `sgd`."""
+  """Adam; its weight decay is L2 regularisation, as for `sgd`.
+
+  Args:
+    learning_rate: A number or a schedule.
+    b1: Weight of the past in the mean of gradients.
+    b2: Weight of the past in the mean of their squares.
+    eps: Added to the root of that mean.
+    weight_decay: As for `sgd`.
+    decay_vectors: Whether it applies to biases and norms too.
+    clip: Largest global norm of the gradient, before L2; 0 for no limit.
+
+  Returns:
+    The gradient transformation.
+  """
   inner = optax.adam(learning_rate, b1, b2, eps)
   return _chain(inner, clip, weight_decay, decay_vectors)
 
@@ -63,7 +76,21 @@ def adamw(
   decay_vectors: bool = False,
   clip: float = 0.0,
 ) -> optax.GradientTransformation:
-  """Adam with decoupled weight decay."""
+  """Adam with decoupled weight decay.
+
+  Args:
+    learning_rate: A number or a schedule.
+    b1: Weight of the past in the mean of gradients.
+    b2: Weight of the past in the mean of their squares.
+    eps: Added to the root of that mean.
+    weight_decay: The share of each weight, times the learning rate, that is
+      taken off in a step.
+    decay_vectors: Whether it applies to biases and norms too.
+    clip: Largest global norm of the gradient; 0 for no limit.
+
+  Returns:
+    The gradient transformation.
+  """
   mask = None if decay_vectors else _matrices
   inner = optax.adamw(
     learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask
@@ -101,7 +128,16 @@ OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw}
 def constant(
   *, steps: int, learning_rate: float, warmup: int = 0
 ) -> optax.Schedule:
-  """Stays at the learning rate."""
+  """Stays at the learning rate.
+
+  Args:
+    steps: Training steps.
+    learning_rate: Its largest value.
+    warmup: Steps in which it rises to that from 0.
+
+  Returns:
+    The schedule.
+  """
   del steps
   return _warmed(optax.constant_schedule, learning_rate, warmup)
 
@@ -116,8 +152,16 @@ def cosine(
 ) -> optax.Schedule:
   """Falls along half a cosine to `end` at the last step.
 
-  It stays the same for the steps of an `epoch`: what it is at the first of
-  them, or, while it rises, after the last.
+  Args:
+    steps: Training steps.
+    learning_rate: Its largest value.
+    warmup: Steps in which it rises to that from 0.
+    end: Its value at the last step.
+    epoch: Steps for which it stays the same: what it is at the first of them,
+      or, while it rises, after the last.
+
+  Returns:
+    The schedule.
   """
   after = functools.partial(
     optax.cosine_decay_schedule,
@@ -130,7 +174,17 @@ def cosine(
 def linear(
   *, steps: int, learning_rate: float, warmup: int = 0, end: float = 0.0
 ) -> optax.Schedule:
-  """Falls along a line to `end` at the last step."""
+  """Falls along a line to `end` at the last step.
+
+  Args:
+    steps: Training steps.
+    learning_rate: Its largest value.
+    warmup: Steps in which it rises to that from 0.
+    end: Its value at the last step.
+
+  Returns:
+    The schedule.
+  """
   after = functools.partial(
     optax.linear_schedule,
     end_value=end,
@@ -147,7 +201,18 @@ def piecewise(
   factor: float,
   warmup: int = 0,
 ) -> optax.Schedule:
-  """Multiplies the rate by `factor` at each of the steps `boundaries`."""
+  """Multiplies the rate by `factor` at each of the steps `boundaries`.
+
+  Args:
+    steps: Training steps.
+    learning_rate: Its largest value.
+    boundaries: The steps at which it changes.
+    factor: What it is multiplied by.
+    warmup: Steps in which it rises from 0.
+
+  Returns:
+    The schedule.
+  """
   del steps
   after = functools.partial(
     optax.piecewise_constant_schedule,

@@ -14,13 +14,21 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jax.nn import initializers
 
 import sparsejax
-from experiments import data
+from experiments import data, names
 from experiments.config import algorithms, calling
 from experiments.config.optimizers import OPTIMIZERS, SCHEDULES
 from experiments.errors import UserError, check_known
-from sparsejax import distributions, initial, lottery, patterns, scores
+from sparsejax import (
+  distributions,
+  initial,
+  lottery,
+  patterns,
+  schedules,
+  scores,
+)
 from sparsejax.keys import wrapped
 
 # What may be traced, so that runs that differ in it share a program.
@@ -94,7 +102,7 @@ def transformation(
     {name: row.function},
     {"name": name, **algorithm_functions(config)},
     inner,
-    excluded=_IN_CODE,
+    excluded=IN_CODE,
     **drawn,
   )
   try:
@@ -134,8 +142,18 @@ def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
       options[key] = distributions.matching(options[key])
     else:  # a placeholder that nobody has filled in
       options.pop(key, None)
-  if "pattern" in options:
+  if options.get("pattern") is not None:
     options["pattern"] = _pattern(options["pattern"])
+  if "grown_values" in options:
+    options["grown_values"] = calling.call(
+      "initializer", GROWN, options["grown_values"]
+    )
+  if isinstance(options.get("restart"), (tuple, list)):
+    options["restart"] = schedules.at(*options["restart"])
+  for key in ("restart", "grown_moments", "fraction", "surplus"):
+    if isinstance(options.get(key), str):
+      known = RESTARTS if key == "restart" else {}
+      options[key] = names.find(key, options[key], known)
   if "optimizer" in options:
     options["optimizer"] = _second_optimizer(
       name, options["optimizer"], _schedule(config)
@@ -242,8 +260,20 @@ MODES = {
   "kernels": sparsejax.modes.kernels,
 }
 
-# Trees and functions, which a config cannot name.
-_IN_CODE = {"masks", "grown_values", "grown_moments", "restart"}
+IN_CODE = {"masks"}  # a tree, which a config cannot name
+
+# First values of newly grown weights, and when moments start from zero.
+_INITIALIZERS = (
+  *("normal", "truncated_normal", "uniform", "constant", "variance_scaling"),
+  *("glorot_normal", "glorot_uniform", "he_normal", "he_uniform"),
+  *("lecun_normal", "lecun_uniform", "orthogonal"),
+)
+GROWN = {
+  "zeros": lambda: initializers.zeros,
+  "ones": lambda: initializers.ones,
+  **{name: getattr(initializers, name) for name in _INITIALIZERS},
+}
+RESTARTS = {"never": schedules.never, "always": schedules.always}
 
 PATTERNS = {
   "unstructured": patterns.unstructured,
@@ -299,13 +329,15 @@ def _pattern(config: Any) -> patterns.Patterns:
 
   Rules are [regular expression, pattern] pairs; "" holds for all the rest.
   """
-  if isinstance(config, calling.MAPPINGS):
+  if isinstance(config, (str, *calling.MAPPINGS)):
     return _one_pattern(config)
   rules = {rule: _one_pattern(pattern) for rule, pattern in config}
   return patterns.by_path(rules)
 
 
-def _one_pattern(config: Mapping[str, Any]) -> patterns.Pattern:
+def _one_pattern(config: Mapping[str, Any] | str) -> patterns.Pattern | str:
+  if isinstance(config, str):
+    return config  # a name of the library's own, such as "2:4"
   options = dict(config)
   if "pool" in options:
     check_known("pool", options["pool"], POOLS)

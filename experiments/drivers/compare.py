@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ml_collections
 
-from experiments.config import calling, comparison
+from experiments.config import calling, comparison, schema, sections
 from experiments.config import defaults as defaults_lib
 from experiments.config.entry import Entry
 from experiments.errors import UserError
@@ -30,15 +30,23 @@ _FREE = (
 def defaults() -> ml_collections.ConfigDict:
   """Makes the config of a comparison, to be filled in by a config file.
 
+  Keys:
+    driver: What runs the config.
+    name: A title, for people.
+    seeds: The seeds of each method.
+    base: The config of a run but for what differs.
+    algorithms: The algorithm by the method's name.
+    initial: Where first masks come from, by the name of a method that has not
+      the base's.
+    optimizers: The optimizer by the name of a method that has not the base's.
+    settings: For methods that need other keywords at each sparsity,
+      [sparsity, keywords] pairs by name; they are run at those sparsities only.
+    methods: Those to run, in the order of the table.
+    sparsities: At each of which to run them, if not only at their own.
+    expected: Pairs of methods of which papers report the first to do worse.
+
   Returns:
-    The config: `base`, the config of a run but for what differs;
-    `algorithms`, `initial` and `optimizers`, these parts of it by the method's
-    name, the latter two only where they are not the base's; `methods`, those
-    to run, in the order of the table; `sparsities`, at each of which to run
-    them, if not only at their own; `settings`, for methods that need other
-    keywords at each of them, [sparsity, keywords] pairs by name: these are run
-    at those sparsities only; `seeds`; and `expected`, pairs of methods of which
-    papers report the first to do worse.
+    The config.
   """
   config = ml_collections.ConfigDict()
   config.driver = "compare"
@@ -53,6 +61,10 @@ def defaults() -> ml_collections.ConfigDict:
   config.sparsities = ()
   config.expected = ()
   return config
+
+
+# What a config can have.
+SECTION = sections.COMPARISON._replace(more=schema.of_defaults(defaults))
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -84,7 +96,7 @@ def _train(
   total = sum(map(len, planned.values()))
   done, diverged = {}, {}
   with progress_lib.bar() as progress:
-    advance = progress("all runs", total, 0)
+    advance = progress("all runs", total, 0, "run")
     for entry, configs in planned.items():
       done[entry] = []
       for config in configs:

@@ -6,12 +6,13 @@ import ml_collections
 
 from experiments.config.defaults import fine_tuning_run
 from experiments.llm.evaluate import tasks
-from experiments.runs import finetune
+from experiments.runs import finetune, sections
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.tables import llm
 
 defaults = fine_tuning_run
+SECTION = sections.FINE_TUNING  # what a config can have
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from experiments.config import branches, calling
+from experiments.config import branches, calling, schema, sections
 from experiments.config import defaults as defaults_lib
 from experiments.runs import lottery
 from experiments.runs import progress as progress_lib
@@ -16,14 +16,22 @@ _FREE = ("seeds", "levels", "branches", "methods", "stability", "expected")
 def defaults() -> ml_collections.ConfigDict:
   """Makes the config of lottery tickets, to be filled in by a config file.
 
+  Keys:
+    driver: What runs the config.
+    name: A title, for people.
+    seeds: The seeds of dense runs.
+    base: The config of the dense run.
+    levels: How often to prune.
+    rate: The share of weights that each round prunes.
+    scope: Over the whole net, "global", or in each layer, "layer".
+    branches: By name what `branches.DEFAULTS` lists.
+    methods: The branches to run, in order.
+    stability: The `branches` and `levels` whose linear mode connectivity to
+      examine, and at how many `points`.
+    expected: Pairs of branches of which papers report the first to do worse.
+
   Returns:
-    The config: `base`, the config of the dense run; `levels`, how often to
-    prune; `rate`, the share of weights that each round prunes, over the whole
-    net (`scope` global) or in each layer (layer); `branches`, by name what
-    `branches.DEFAULTS` lists, and `methods`, those to run, in order; `seeds`;
-    `stability`, the branches and levels whose linear mode connectivity to
-    examine, and at how many `points`; and `expected`, pairs of branches of
-    which papers report the first to do worse.
+    The config.
   """
   config = ml_collections.ConfigDict()
   config.driver = "lottery"
@@ -42,6 +50,10 @@ def defaults() -> ml_collections.ConfigDict:
   return config
 
 
+# What a config can have.
+SECTION = sections.LOTTERY._replace(more=schema.of_defaults(defaults))
+
+
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs what is not finished, then prints the table and writes the report."""
   branches.check_config(config)
@@ -49,7 +61,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
     with progress_lib.bar() as progress:
       runs = (config.levels + 1) * len(config.methods)
-      advance = progress("all levels", len(config.seeds) * runs, 0)
+      advance = progress("all levels", len(config.seeds) * runs, 0, "level")
       levels = []
       for number in config.seeds:
         folder = path / f"seed-{number}"

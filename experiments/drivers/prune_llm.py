@@ -6,13 +6,13 @@ command goes on with the cells that are missing.
 
 import ml_collections
 
-from experiments.config import calling, check
+from experiments.config import calling, check, schema
 from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import load
 from experiments.llm.prune.layerwise import PruningError
 from experiments.runs import progress as progress_lib
-from experiments.runs import prune_llm
+from experiments.runs import prune_llm, sections
 from experiments.runs import workdir as workdir_lib
 from experiments.tables import llm
 from experiments.tables.llm import Measure
@@ -27,16 +27,25 @@ _FREE = (
 def defaults() -> ml_collections.ConfigDict:
   """Makes the config of a table of one-shot pruning.
 
+  Keys:
+    driver: What runs the config.
+    name: A title, for people.
+    seeds: The seeds of calibration windows.
+    model: The model, a name of `load.MODELS` and keywords.
+    task: What it is tested on, of `tasks.TASKS`; calibration windows are drawn
+      from its text.
+    calibration: The number `sequences` of windows, and their `length`.
+    pruners: By the method's name the keywords of `pruners.prune` besides
+      sparsity and seed.
+    methods: Those to run, in the order of the table.
+    sparsities: At each of which to run them.
+    n_of_m: Pairs (n, m), at each of which to run them.
+    save: Whether to keep the pruned models as folders of Hugging Face's layout.
+    published: Lines (zeros, method, what papers found).
+    expected: As for `tables.llm.order_sentences`.
+
   Returns:
-    The config: `model`, a name of `load.MODELS` and its keywords; `task`, of
-    `tasks.TASKS`, whose text calibration windows are drawn from; `calibration`,
-    their number `sequences` and their `length`; `pruners`, by the method's name
-    the keywords of `pruners.prune` besides sparsity and seed; `methods`, those
-    to run, in the order of the table; `sparsities` and `n_of_m`, at each of
-    which to run them; `seeds` of the windows; `save`, whether to keep the
-    pruned models as folders of Hugging Face's layout; `published`, lines
-    (zeros, method, what papers found); and `expected`, as for
-    `tables.llm.order_sentences`.
+    The config.
   """
   config = ml_collections.ConfigDict()
   config.driver = "prune_llm"
@@ -55,6 +64,10 @@ def defaults() -> ml_collections.ConfigDict:
   config.published = ()
   config.expected = ()
   return config.lock()
+
+
+# What a config can have.
+SECTION = sections.PRUNING._replace(more=schema.of_defaults(defaults))
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -76,7 +89,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         file, lambda: tasks.evaluate(model, task)
       )
       measure = Measure(task.measure, task.lower_is_better)
-      advance = progress("all cells", len(cells), 0)
+      advance = progress("all cells", len(cells), 0, "cell")
       rows, failed = [], {}
       for cell, options in cells.items():
         try:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import ml_collections
 
-from experiments.config import calling
+from experiments.config import calling, schema
 from experiments.config.defaults import fine_tuning_run
 from experiments.config.entry import Cell
-from experiments.runs import finetune, recovery
+from experiments.runs import finetune, recovery, sections
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.finetune_step import NONE
@@ -29,17 +29,25 @@ _FREE = (
 def defaults() -> ml_collections.ConfigDict:
   """Makes the config of a table of repaired models.
 
+  Keys:
+    driver: What runs the config.
+    name: A title, for people.
+    seeds: The seeds of each method.
+    base: The config of a run of finetune.py but for what differs.
+    dense: The keys of it in which the run differs that tunes the dense model on
+      the task; empty to take the model as it is.
+    starts: By name the keys in which runs on one pruned model differ, `prune`
+      among them.
+    bases: The starts to run, in the order of the table.
+    settings: By method the keys in which its runs differ; a teacher called
+      "dense" is the dense model, and `prune_again` needs no more than a name,
+      the rest is as for `prune`.
+    methods: Those to run, in the order of the table; "none" for no tuning.
+    published: Lines (base, method, what papers found).
+    expected: As for `tables.llm.order_sentences`.
+
   Returns:
-    The config: `base`, the config of a run of finetune.py but for what differs;
-    `dense`, the keys of it in which the run differs that tunes the dense model
-    on the task, empty to take the model as it is; `starts`, by name the keys in
-    which runs on one pruned model differ, `prune` among them; `bases`, those to
-    run, in the order of the table; `settings`, by method the keys in which its
-    runs differ: a teacher called "dense" is the dense model, and `prune_again`
-    needs no more than a name, the rest is as for `prune`; `methods`, those to
-    run, in the order of the table, "none" for no tuning; `seeds`; `published`,
-    lines (base, method, what papers found); and `expected`, as for
-    `tables.llm.order_sentences`.
+    The config.
   """
   config = ml_collections.ConfigDict()
   config.driver = "recovery"
@@ -56,6 +64,10 @@ def defaults() -> ml_collections.ConfigDict:
   return config
 
 
+# What a config can have.
+SECTION = sections.RECOVERY._replace(more=schema.of_defaults(defaults))
+
+
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs what is not finished; prints the table and writes the report."""
   planned = recovery.plan(config, Path(workdir))
@@ -63,7 +75,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
     model, task, dense = recovery.dense_model(config, Path(workdir), progress)
     measure = Measure(task.measure, task.lower_is_better)
-    advance = progress("all cells", len(planned), 0)
+    advance = progress("all cells", len(planned), 0, "cell")
     rows = []
     for base in config.bases:
       before = recovery.evaluate_pruned(

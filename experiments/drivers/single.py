@@ -5,12 +5,14 @@ from pathlib import Path
 import ml_collections
 
 from experiments.config import defaults as defaults_lib
+from experiments.config import sections
 from experiments.config.entry import Entry
 from experiments.runs import progress, train
 from experiments.runs import workdir as workdirs
 from experiments.tables import markdown
 
 defaults = defaults_lib.training_run
+SECTION = sections.TRAINING  # what a config can have
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:

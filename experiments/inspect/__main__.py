@@ -36,7 +36,7 @@ def run(root: str, *, name: str | None = None, examples: int = 1000) -> None:
   profiled = list({one.name: one for one in (*leaders, chosen)}.values())
   with progress_lib.bar() as progress:
     total = len(profiled) + len(groups) + 1
-    advance = progress("measuring networks", total, 0)
+    advance = progress("measuring networks", total, 0, "measurement")
     done = iter(range(1, total + 1))
     sensitivity = measure.sensitivity(chosen, examples)
     advance(next(done), "sensitivity")

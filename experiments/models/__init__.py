@@ -17,7 +17,9 @@ from experiments.models import (
   vgg,
 )
 
-__all__ = ["MODELS", "create"]
+__all__ = ["MODELS", "OUTPUT", "create"]
+
+OUTPUT = "logits"  # the name of the output layer
 
 MODELS = {
   "lenet_300_100": feedforward.MLP,

@@ -83,14 +83,8 @@ def algorithm_by_shares(
       "fraction": 0.0,
       "surplus": 0.5,
     }
-  row = algorithms.find(name)
-  config = {"name": name}
-  if row.shares:
-    config |= row.shares(steps, every)
-  elif row.timing:
-    begin, end = steps // 4, steps * 3 // 4
-    config |= row.timing(Timing(every, end, 0.3, begin, end, every))
-  if row.takes("never_ablate"):
+  config = {"name": name, **algorithms.by_shares(name, steps, every)}
+  if algorithms.find(name).takes("never_ablate"):
     config["never_ablate"] = output
   return config
 

@@ -261,7 +261,7 @@ def _prune(
   name: str,
   progress: progress_lib.Track,
 ) -> Model:
-  advance = progress(f"{name}: pruning", model.config.layers, 0)
+  advance = progress(f"{name}: pruning", model.config.layers, 0, "layer")
   return pruners.prune(model, task.text, options, advance=advance)
 
 

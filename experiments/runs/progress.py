@@ -13,13 +13,15 @@ if TYPE_CHECKING:
   import rich.console
 
 Advance = Callable[..., None]  # advance(step, note=""), after each stretch
-Track = Callable[..., Advance]  # track(name, total, start=0)
+Track = Callable[..., Advance]  # track(name, total, start=0, unit="step")
 _QUIET = 30.0  # seconds between two lines
 
 
-def untracked(name: str, total: int, start: int = 0) -> Advance:
+def untracked(
+  name: str, total: int, start: int = 0, unit: str = "step"
+) -> Advance:
   """Shows nothing."""
-  del name, total, start
+  del name, total, start, unit
   return lambda step, note="": None
 
 
@@ -32,8 +34,9 @@ def bar(console: "rich.console.Console | None" = None) -> Iterator[Track]:
       terminal, a line now and then takes the bar's place.
 
   Yields:
-    `track(name, total, start)`, called once per run. It returns
-    `advance(step, note)`, called whenever the run is further on.
+    `track(name, total, start, unit)`, called once per run, or for several of
+    them: `unit` is what is counted. It returns `advance(step, note)`, called
+    whenever that is further on.
   """
   import rich.console
   import rich.progress
@@ -52,14 +55,16 @@ def bar(console: "rich.console.Console | None" = None) -> Iterator[Track]:
   )
   with rich.progress.Progress(*columns, console=console) as display:
 
-    def track(name: str, total: int, start: int = 0) -> Advance:
+    def track(
+      name: str, total: int, start: int = 0, unit: str = "step"
+    ) -> Advance:
       task = display.add_task(
         name, total=total, completed=start, rate="", note=""
       )
 
       def advance(step: int, note: str = "") -> None:
         speed = display.tasks[task].speed
-        rate = f"{speed:.0f} steps/s" if speed else ""
+        rate = _told(speed, unit) if speed else ""
         fields = {"note": note} if note else {}
         display.update(task, completed=step, rate=rate, **fields)
         if step >= total:  # leave a line, and the room to the runs to come
@@ -71,8 +76,19 @@ def bar(console: "rich.console.Console | None" = None) -> Iterator[Track]:
     yield track
 
 
+def _told(rate: float, unit: str) -> str:
+  """Returns a rate for people: so many a second, or seconds for each."""
+  if rate < 1:
+    return f"{1 / rate:.1f} s a {unit}"
+  return f"{rate:.0f} {unit}s/s"
+
+
 def _lines(
-  console: "rich.console.Console", name: str, total: int, start: int = 0
+  console: "rich.console.Console",
+  name: str,
+  total: int,
+  start: int = 0,
+  unit: str = "step",
 ) -> Advance:
   began = last = time.monotonic()
 
@@ -82,10 +98,13 @@ def _lines(
     if step < total and now - last < _QUIET:
       return
     last = now
-    rate = (step - start) / max(now - began, 1e-9)
-    left = (total - step) / max(rate, 1e-9)
+    speed = ""
+    if step > start:  # nothing is known before
+      rate = (step - start) / max(now - began, 1e-9)
+      left = (total - step) / rate
+      speed = f", {_told(rate, unit)}, {left:.0f} s left"
     console.print(
-      f"{name}: step {step} of {total}, {rate:.0f} steps/s, {left:.0f} s left",
+      f"{name}: {unit} {step} of {total}{speed}",
       f"{note}",
       markup=False,
       highlight=False,

@@ -53,7 +53,7 @@ def evaluate_cell(
   """Prunes and tests for a cell, or reads the files; gives numbers by seed."""
 
   def make(seed: int) -> dict[str, Any]:
-    advance = progress(f"{cell}, seed {seed}", model.config.layers, 0)
+    advance = progress(f"{cell}, seed {seed}", model.config.layers, 0, "layer")
     pruned = pruners.prune(
       model, task.text, {**options, "seed": seed}, advance=advance
     )

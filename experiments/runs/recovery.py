@@ -127,7 +127,7 @@ def evaluate_pruned(
   folder = _folder(workdir, base)
 
   def make() -> dict[str, Any]:
-    advance = progress(base, model.config.layers, 0)
+    advance = progress(base, model.config.layers, 0, "layer")
     options = config.starts[base].prune
     pruned = pruners.prune(model, task.text, options, advance=advance)
     huggingface.write_model(folder, pruned)

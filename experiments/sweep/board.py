@@ -13,6 +13,7 @@ import rich.table
 from experiments.errors import UserError
 from experiments.runs import metrics
 from experiments.sweep import workers
+from experiments.sweep.forecast import Forecast, told
 
 
 class Board:
@@ -23,6 +24,8 @@ class Board:
     planned: Mapping[str, ml_collections.ConfigDict],
     left: Sequence[str],
     root: pathlib.Path,
+    forecast: Forecast,
+    at_once: int | None,
   ):
     """Starts with nothing running.
 
@@ -30,8 +33,12 @@ class Board:
       planned: The configs of all runs, by name.
       left: The names of those that are not finished.
       root: The directory of all runs.
+      forecast: How long runs take; it learns from those that finish.
+      at_once: How many run at once, None if that is not known.
     """
     self.planned, self.root = planned, root
+    self.left = dict.fromkeys(left)
+    self.forecast, self.at_once = forecast, at_once
     self.done = len(planned) - len(left)
     self.running: dict[str, float] = {}
     self.failed: dict[str, str] = {}
@@ -57,19 +64,30 @@ class Board:
     if event.what == "begun":
       self.running[event.name] = time.monotonic()
       return
-    del self.running[event.name]
+    del self.running[event.name], self.left[event.name]
     if event.what == "failed":
       self.failed[event.name] = event.why
     else:
       self.done += 1
+      if self.at_once:  # members of a population take as long as all of it
+        self.forecast.add(self.planned[event.name], event.seconds)
 
   def _counts(self) -> str:
     waiting = len(self.planned) - self.done - len(self.failed)
     return (
       f"{self.done} of {len(self.planned)} finished, "
       f"{len(self.running)} running, {waiting - len(self.running)} waiting, "
-      f"{len(self.failed)} failed"
+      f"{len(self.failed)} failed{self._time_left()}"
     )
+
+  def _time_left(self) -> str:
+    seconds = self.forecast.left(self.planned[name] for name in self.left)
+    if not self.at_once or not seconds:
+      return ""
+    now = time.monotonic()
+    seconds -= sum(now - since for since in self.running.values())
+    seconds /= min(self.at_once, len(self.left))
+    return f", about {told(max(0, seconds))} left"
 
   def _line(self, event: workers.Event) -> str:
     title = self.planned[event.name].name

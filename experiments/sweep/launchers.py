@@ -15,6 +15,7 @@ import jax
 import ml_collections
 
 from experiments.config import grid
+from experiments.config.grid import Grid
 from experiments.errors import UserError
 from experiments.runs import train
 from experiments.runs import workdir as workdir_lib
@@ -29,14 +30,14 @@ class Task(NamedTuple):
   """The runs that a launcher has to train, and how.
 
   Attributes:
-    config: The config file, with its argument after a colon.
+    grid: Which runs there are.
     root: The directory of all runs.
     left: The names of those that are not finished.
     jobs: How many at once; None leaves it to the launcher.
     options: Further options of the launcher.
   """
 
-  config: str
+  grid: Grid
   root: pathlib.Path
   left: list[str]
   jobs: int | None
@@ -61,33 +62,53 @@ def option(text: str) -> tuple[str, int | str]:
 
 
 def local(task: Task) -> Iterator[Event | None]:
-  """Trains runs in processes on this machine, each on its own cores.
+  """Trains runs in processes on this machine, each on its own cores and GPU.
 
-  As many at once as there are cores, unless `jobs` says otherwise.
+  As many at once as there are GPUs for them, or cores if there is none, unless
+  `jobs` says otherwise.
   """
   _without_options("local", task)
-  work = functools.partial(_one, task.config, task.root)
+  work = functools.partial(_one, task.grid, task.root)
   pieces = {name: log(task.root, name) for name in task.left}
-  yield from workers.run(work, pieces, jobs=task.jobs or cores())
+  jobs = at_once("local", task)
+  environments = workers.gpus_of(workers.gpus(), jobs, _devices(task))
+  yield from workers.run(work, pieces, jobs=jobs, environments=environments)
 
 
-def _one(config: str, root: pathlib.Path, name: str) -> None:
+def at_once(launcher: str, task: Task) -> int | None:
+  """Returns how many runs a launcher trains at once, None if it cannot know."""
+  if launcher == "local" and not task.jobs:
+    return len(workers.gpus()) // _devices(task) or (
+      1 if workers.gpus() else cores()
+    )
+  return None if launcher == "population" else task.jobs
+
+
+def _devices(task: Task) -> int:
+  """Returns how many devices the runs share that share the most."""
+  planned = grid.plan(task.grid)
+  return max((planned[name].devices for name in task.left), default=1)
+
+
+def _one(chosen: Grid, root: pathlib.Path, name: str) -> None:
   """Trains one run in a worker; `grid.plan` is cached there."""
-  one = grid.plan(config)[name]
+  one = grid.plan(chosen)[name]
   _patiently(lambda: train.train(one, root / name))
 
 
 def populations(task: Task) -> Iterator[Event | None]:
   """Trains each population in a process, `jobs` at once, by default one."""
   _without_options("population", task)
-  work = functools.partial(_group, task.config, task.root)
+  work = functools.partial(_group, task.grid, task.root)
   groups = {
     name: [one for one in group if one in task.left]
-    for name, group in _groups(task.config).items()
+    for name, group in _groups(task.grid).items()
   }
   groups = {name: left for name, left in groups.items() if left}
   pieces = {name: log(task.root, name) for name in groups}
-  for event in workers.run(work, pieces, jobs=task.jobs or 1):
+  jobs, there = task.jobs or 1, workers.gpus()
+  environments = workers.gpus_of(there, jobs, max(1, len(there) // jobs))
+  for event in workers.run(work, pieces, jobs=jobs, environments=environments):
     if event is None:
       yield None
       continue
@@ -96,8 +117,8 @@ def populations(task: Task) -> Iterator[Event | None]:
 
 
 @functools.cache
-def _groups(config: str) -> dict[str, dict[str, ml_collections.ConfigDict]]:
-  return population.groups(grid.plan(config))
+def _groups(chosen: Grid) -> dict[str, dict[str, ml_collections.ConfigDict]]:
+  return population.groups(grid.plan(chosen))
 
 
 def _member(root: pathlib.Path, name: str, event: Event) -> Event:
@@ -111,11 +132,11 @@ def _member(root: pathlib.Path, name: str, event: Event) -> Event:
   return own._replace(what="failed", why=f"{why} ({log(root, event.name)})")
 
 
-def _group(config: str, root: pathlib.Path, name: str) -> None:
+def _group(chosen: Grid, root: pathlib.Path, name: str) -> None:
   """Trains a population in a worker."""
   if jax.config.jax_num_cpu_devices != cores():  # before there are any
     jax.config.update("jax_num_cpu_devices", cores())
-  group = _groups(config)[name]
+  group = _groups(chosen)[name]
   failed = _patiently(lambda: population.run(name, group, root))
   for member, why in failed.items():
     print(f"{member}: {why}", flush=True)
@@ -151,7 +172,7 @@ def slurm(task: Task) -> Iterator[Event | None]:
     executor = submitit.AutoExecutor(task.root / "slurm", cluster="slurm")
     parallelism = {"slurm_array_parallelism": task.jobs} if task.jobs else {}
     executor.update_parameters(name="sparsejax", **parallelism, **task.options)
-    one = functools.partial(_one, task.config, task.root.absolute())
+    one = functools.partial(_one, task.grid, task.root.absolute())
     work = functools.partial(workers.done, one)
     jobs = dict(
       zip(task.left, executor.map_array(work, task.left), strict=True)

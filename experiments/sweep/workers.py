@@ -5,19 +5,23 @@ prints goes to its own file.
 """
 
 import collections
+import importlib.metadata
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
 import signal
+import subprocess
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.errors import UserError
 
+_MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 _PATIENCE = 60.0  # seconds, for a piece to save what it has when it is stopped
 
 
@@ -49,11 +53,67 @@ def cores_of(jobs: int) -> list[set[int]]:
   return [set(cores[i::jobs]) for i in range(jobs)]
 
 
+def gpus() -> list[str]:
+  """Lists the GPUs that this process may use, as CUDA_VISIBLE_DEVICES does.
+
+  Returns:
+    Their names; none where JAX has no CUDA, or is told not to use it.
+  """
+  platforms = os.environ.get("JAX_PLATFORMS", "")
+  if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
+    return []
+  plugins = importlib.metadata.entry_points(group="jax_plugins")
+  if not any("cuda" in plugin.name for plugin in plugins):
+    return []
+  visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+  if visible is None:
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+      visible = ",".join(
+        subprocess.run(
+          query, capture_output=True, text=True, timeout=60, check=True
+        ).stdout.split()
+      )
+    except (OSError, subprocess.SubprocessError):
+      return []
+  return [one for one in visible.split(",") if one and one != "-1"]
+
+
+def gpus_of(
+  there: Sequence[str], jobs: int, each: int = 1
+) -> list[dict[str, str]]:
+  """Gives GPUs to jobs, by variables of their environment.
+
+  Args:
+    there: All GPUs.
+    jobs: How many run at once. If there are not enough GPUs for so many, they
+      share them, and their memory.
+    each: How many GPUs a job needs.
+
+  Returns:
+    For each job what to add to its environment; nothing without GPUs.
+  """
+  if not there:
+    return [{} for _ in range(jobs)]
+  sets = [there[i : i + each] for i in range(0, len(there), each)]
+  sets = [one for one in sets if len(one) == each] or [list(there)]
+  sharing = -(-jobs // len(sets))
+  made = []
+  for i in range(jobs):
+    own = {"CUDA_VISIBLE_DEVICES": ",".join(sets[i % len(sets)])}
+    if sharing > 1 and _MEMORY not in os.environ:
+      # JAX takes three quarters of a GPU's memory when it starts.
+      own[_MEMORY] = f"{0.9 / sharing:.3f}"
+    made.append(own)
+  return made
+
+
 def run(
   work: Callable[[str], Any],
   pieces: Mapping[str, pathlib.Path],
   *,
   jobs: int,
+  environments: Sequence[Mapping[str, str]] = (),
   every: float = 1.0,
 ) -> Iterator[Event | None]:
   """Runs all pieces, several at once, and yields their events.
@@ -62,6 +122,7 @@ def run(
     work: Runs the piece of a name; a function that can be pickled.
     pieces: By name, the file that its output is appended to.
     jobs: How many to run at once.
+    environments: What to add to the environment of each job.
     every: Seconds.
 
   Yields:
@@ -69,7 +130,12 @@ def run(
   """
   waiting = collections.deque(pieces.items())
   shares = cores_of(min(jobs, len(pieces)))
-  workers = [_Worker(work, cores) for cores in shares]
+  workers = [
+    _Worker(work, cores, environment)
+    for cores, environment in itertools.zip_longest(
+      shares, environments[: len(shares)], fillvalue={}
+    )
+  ]
   try:
     for worker in workers:
       yield worker.begin(*waiting.popleft())
@@ -90,8 +156,14 @@ def run(
 class _Worker:
   """A process, and the piece that it works on."""
 
-  def __init__(self, work: Callable[[str], Any], cores: set[int]):
+  def __init__(
+    self,
+    work: Callable[[str], Any],
+    cores: set[int],
+    environment: Mapping[str, str],
+  ):
     self.work, self.cores, self.name = work, cores, None
+    self.environment = dict(environment)
     self.process = self.connection = None
 
   def begin(self, name: str, log: pathlib.Path) -> Event:
@@ -100,7 +172,9 @@ class _Worker:
       context = multiprocessing.get_context("spawn")
       self.connection, other = context.Pipe()
       self.process = context.Process(
-        target=_serve, args=(other, self.work, self.cores), daemon=True
+        target=_serve,
+        args=(other, self.work, self.cores, self.environment),
+        daemon=True,
       )
       self.process.start()
       other.close()
@@ -143,8 +217,10 @@ def _serve(
   connection: multiprocessing.connection.Connection,
   work: Callable[[str], Any],
   cores: set[int],
+  environment: Mapping[str, str],
 ) -> None:
   """Runs in a worker: takes pieces until the connection is closed."""
+  os.environ.update(environment)  # before JAX looks for devices
   os.sched_setaffinity(0, cores)
   threading.Thread(target=_stop_with_parent, daemon=True).start()
   while True:

@@ -1,8 +1,10 @@
 """The tables of sweeps, of results/, and of the README.
 
-python -m experiments.tables --table=NAME --root=DIR [--arg=ARG] [--out=results]
+python -m experiments.tables --table=NAME --root=DIR [--arg=ARG] \
+  [--config.key=value] [--rows=REGEX] [--out=results]
 
-makes the table of configs/NAME.py (with its argument ARG) from the runs in DIR:
+makes the table of configs/NAME.py (with its argument ARG) from the runs in DIR,
+those of a sweep with the same --config.key=value and rows that --rows finds:
 NAME.csv, .md, .tex, their numbers run by run in NAME_runs.csv, NAME.png and
 NAME_flops.png, all in DIR or the folder of --out; and DIR/report.html.
 
@@ -14,11 +16,14 @@ README.md. A test fails when they differ.
 """
 
 import pathlib
+import shlex
 
 from absl import flags
 
 from experiments import cli
-from experiments.config import grid
+from experiments.config import describe, grid
+from experiments.config.grid import Grid
+from experiments.config.overrides import Changes
 from experiments.errors import UserError, unknown
 from experiments.runs.workdir import storage
 from experiments.tables import html, paper_costs, sweep, text
@@ -33,6 +38,8 @@ def make_table(
   root: pathlib.Path,
   *,
   arg: str = "",
+  changes: Changes = (),
+  only: str = "",
   out: pathlib.Path | None = None,
 ) -> list[Row]:
   """Makes the table and the report of a sweep.
@@ -41,6 +48,8 @@ def make_table(
     name: The config file's, without folder and ending.
     root: The directory of the runs.
     arg: The config's argument.
+    changes: What the sweep changed in its configs, see `overrides`.
+    only: A regular expression for the rows that are wanted.
     out: Where the table goes; `root` by default. The report goes to `root`.
 
   Returns:
@@ -50,19 +59,23 @@ def make_table(
     UserError: If there is no such config, it is no grid, or no run is finished.
   """
   file = _config(name)
-  config = f"{file}:{arg}" if arg else str(file)
+  end = f":{arg}" if arg else ""
+  config = Grid(f"{file}{end}", changes, only)
   records = sweep.collect_records(config, root)
   out = out or root
-  short = f"configs/{name}.py" + (f":{arg}" if arg else "")
+  first, *more = config._replace(config=f"configs/{name}.py{end}").flags()
+  more = "".join(f" {shlex.quote(word)}" for word in more)
+  given = f" --arg={arg}{more}" if arg else more
   made = (
-    f"python -m experiments.sweep --config={short} --root=DIR && "
-    f"python -m experiments.tables --table={name} --root=DIR --out=results"
+    f"python -m experiments.sweep {first}{more} --root=DIR && "
+    f"python -m experiments.tables --table={name}{given} --root=DIR "
+    "--out=results"
   )
   with storage(out):
     out.mkdir(parents=True, exist_ok=True)
     sweep.save_records(out / f"{name}{_RUNS}", records, command=made)
   rows = rebuild(out / f"{name}{_RUNS}")
-  launched = f"python -m experiments.sweep --config={short} --root={root}"
+  launched = f"python -m experiments.sweep {first}{more} --root={root}"
   html.write_report(root / "report.html", config, root, rows, launched)
   return rows
 
@@ -114,10 +127,15 @@ def rewrite_readme() -> None:
   file.write_text(text.fill(file.read_text(), ROOT))
 
 
-def main() -> None:
+def main(changes: Changes) -> None:
   """Makes the tables that the flags ask for."""
   asked = flags.FLAGS
   if asked.table in (None, "all"):
+    if changes or asked.rows:
+      raise UserError(
+        "--rows and --config.key=value are for one table; name it by "
+        "--table=NAME"
+      )
     if asked.root:
       raise UserError("--root is for one table; name it by --table=NAME")
     if asked.table:
@@ -135,7 +153,14 @@ def main() -> None:
       f"--table={asked.table} needs --root, the directory of its sweep"
     )
   out = pathlib.Path(asked.out) if asked.out else None
-  make_table(asked.table, pathlib.Path(asked.root), arg=asked.arg, out=out)
+  make_table(
+    asked.table,
+    pathlib.Path(asked.root),
+    arg=asked.arg,
+    changes=changes,
+    only=asked.rows,
+    out=out,
+  )
   where = out or asked.root
   print(f"{where}/{asked.table}.md; the report is {asked.root}/report.html")
 
@@ -144,8 +169,9 @@ def _define_flags() -> None:
   flags.DEFINE_string("table", None, "A config's name, or all.")
   flags.DEFINE_string("root", None, "The directory of the sweep's runs.")
   flags.DEFINE_string("arg", "", "The config's argument.")
+  flags.DEFINE_string("rows", "", "A regular expression for names of rows.")
   flags.DEFINE_string("out", None, "Where the table goes; --root by default.")
 
 
 if __name__ == "__main__":
-  cli.run(main, _define_flags)
+  cli.run(main, _define_flags, describe=lambda *_: describe.configs())

@@ -16,7 +16,7 @@ from experiments.tables.rows import Row, at_middle
 
 def write_report(
   file: pathlib.Path,
-  config: str,
+  config: grid.Grid | str,
   root: pathlib.Path,
   rows: Sequence[Row],
   command: str,
@@ -25,12 +25,12 @@ def write_report(
 
   Args:
     file: Where it goes.
-    config: The config file, with its argument after a colon.
+    config: Which runs; or the config file alone, with its argument.
     root: The directory of all runs.
     rows: The rows of the table.
     command: The sweep's, for people.
   """
-  name = config.partition(":")[0]
+  name = grid.of(config).config.partition(":")[0]
   module = grid.module(name)
   planned = grid.plan(config)
   done = sum(workdir.finished(root / n) is not None for n in planned)
@@ -48,7 +48,7 @@ def write_report(
 
 
 def _pictures(
-  config: str, root: pathlib.Path, rows: Sequence[Row]
+  config: grid.Grid | str, root: pathlib.Path, rows: Sequence[Row]
 ) -> Iterator[tuple[str, str, str]]:
   """Headings, PNGs in base64, and notes."""
   histories, where = _histories(config, root)
@@ -77,7 +77,7 @@ def _pictures(
 
 
 def _histories(
-  config: str, root: pathlib.Path
+  config: grid.Grid | str, root: pathlib.Path
 ) -> tuple[Mapping[str, Sequence[run_plots.History]], str]:
   """By method the records of its runs at one sparsity, and which that is."""
   finished = {}

@@ -77,11 +77,13 @@ class Record(NamedTuple):
   state: str
 
 
-def collect_records(config: str, root: pathlib.Path) -> list[Record]:
+def collect_records(
+  config: grid.Grid | str, root: pathlib.Path
+) -> list[Record]:
   """Reads the runs of a sweep.
 
   Args:
-    config: The config file, with its argument after a colon.
+    config: Which runs; or the config file alone, with its argument.
     root: The directory of all runs.
 
   Returns:
@@ -113,7 +115,7 @@ def collect_records(config: str, root: pathlib.Path) -> list[Record]:
       found.append(record)
   if not any(one.state == _FINISHED for one in found):
     raise UserError(
-      f"{root} holds no finished run of {config}: {_what_else(root)}"
+      f"{root} holds no finished run of {grid.of(config)}: {_what_else(root)}"
     )
   return found
 
@@ -131,15 +133,14 @@ def _what_else(root: pathlib.Path) -> str:
   if count:
     return (
       f"its {count} finished runs are of another config or argument. A sweep "
-      "of FILE.py:ARG needs --arg=ARG."
+      "of FILE.py:ARG needs --arg=ARG, one with --config.key=value the same."
     )
   return "none has come to its end. Give the command of the sweep again."
 
 
-def _dense(config: str) -> dict[str, float]:
+def _dense(config: grid.Grid | str) -> dict[str, float]:
   """The FLOPs of the config file's own model without zeros."""
-  file, _, arg = config.partition(":")
-  base = grid.module(file).get_config(arg)
+  base = grid.base(config)
   base = base.get("base", base)  # of a comparison
   training, inference = costs.dense(base)
   return {

@@ -35,7 +35,7 @@ def stop_at(steps):
 def _progress(steps, do):
   steps = set(steps)
 
-  def track(name, total, start=0):
+  def track(name, total, start=0, unit="step"):
     def advance(step, note=""):
       if step in steps:
         do()

@@ -81,7 +81,7 @@ def test_a_finished_run_is_read(whole):
 
 @pytest.mark.parametrize("stop", [1, 4, 5])
 def test_a_broken_run_goes_on_to_the_same_bits(whole, tmp_path, stop):
-  def progress(name, total, start=0):
+  def progress(name, total, start=0, unit="step"):
     def advance(step, note=""):
       if total == 6 and step == stop:
         raise ZeroDivisionError

@@ -1,7 +1,9 @@
 """Sweeps: which runs there are, which are left, and what is told of them."""
 
 import json
+import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,8 +13,10 @@ import time
 import pytest
 
 from experiments.config import grid
+from experiments.config.grid import Grid
 from experiments.errors import UserError
 from experiments.sweep import __main__ as sweep
+from experiments.sweep.launchers import Task
 
 ROOT = pathlib.Path(__file__).parents[3]
 CONFIG = """
@@ -90,6 +94,117 @@ def test_commands_are_those_of_what_is_left(config, tmp_path):
   assert lines[0].startswith("python -m experiments.sweep --config=")
   with pytest.raises(UserError, match="run of the sweep"):
     sweep.run_one(config, str(root), "abc")
+
+
+def test_changes_are_in_the_names_of_runs(config):
+  plain = grid.plan(config)
+  changes = (("model.dtype", "bfloat16"), ("optimizer.clip", "1"))
+  planned = grid.plan(Grid(config, changes))
+  assert len(planned) == len(plain)
+  assert not planned.keys() & plain.keys()
+  for name, one in planned.items():
+    told = grid.differences(one)
+    assert told["model.dtype"] == "bfloat16"
+    assert told["optimizer.clip"] == 1.0
+    assert grid.name_of(one) == name
+  again = Grid(config, changes[::-1])
+  assert grid.plan(again).keys() == planned.keys()
+
+
+def test_rows_are_chosen(config):
+  every = grid.plan(config)
+  some = grid.plan(Grid(config, only="8. %$"))
+  assert [one.algorithm.sparsity for one in some.values()] == [0.8, 0.8]
+  assert some.keys() < every.keys()
+  with pytest.raises(UserError, match="there are: rigl, 50 %, rigl, 80 %"):
+    grid.plan(Grid(config, only="9. %"))
+  with pytest.raises(UserError, match="no regular expression"):
+    grid.plan(Grid(config, only="("))
+  comparison = grid.rows(Grid("configs/quickstart.py", only="^s"))
+  assert list(map(str, comparison)) == ["static", "set", "seft"]
+
+
+def test_another_algorithm_gives_rows_its_name(config):
+  rows = grid.rows(Grid(config, (("algorithm", "gmp"),)))
+  assert list(map(str, rows)) == ["gmp, 50 %", "gmp, 80 %"]
+  for group in rows.values():
+    assert {one.algorithm.name for one in group} == {"gmp"}
+  with pytest.raises(UserError, match="decides which rows there are"):
+    grid.rows(
+      Grid("configs/dst_mnist1d.py", (("algorithm", "set"),), "RigL .ERK")
+    )
+
+
+@pytest.mark.parametrize(
+  ("changes", "says"),
+  [
+    ((("seed", "3"),), "config.seed is what runs .* differ in: 0, 1"),
+    ((("algorithm.sparsity", "0.3"),), "differ in: 0.5, 0.8"),
+    ((("stps", "3"),), "did you mean 'steps'"),
+  ],
+)
+def test_what_tells_runs_apart_is_not_set(config, changes, says):
+  with pytest.raises(UserError, match=says):
+    grid.rows(Grid(config, changes))
+
+
+def test_changes_hold_where_runs_can_have_them():
+  chosen = Grid("configs/dst_mnist1d.py", (("algorithm.delta_t", "50"),))
+  rows = grid.rows(chosen)
+  for entry, group in rows.items():
+    moves = entry.method.startswith(("SET", "SNFS", "RigL", "pruning"))
+    wanted = {50} if moves else {None}
+    assert {one.algorithm.get("delta_t") for one in group} == wanted
+  (told,) = grid.told(chosen)
+  assert told.startswith("config.algorithm.delta_t=50 holds in 300 of 420 runs")
+  # Rows that train for longer say so, and would not.
+  with pytest.raises(UserError, match="differ in: 4000, 20000"):
+    grid.rows(Grid("configs/dst_mnist1d.py", (("steps", "80"),)))
+
+
+def test_commands_have_the_changes_and_rows(config, tmp_path):
+  chosen = Grid(config, (("steps", "30"), ("keep_steps", "(1, 2)")), "80 %")
+  lines = sweep.commands(chosen, str(tmp_path))
+  assert len(lines) == 2
+  for line in lines:
+    words = shlex.split(line)
+    assert "--config.steps=30" in words
+    assert "--config.keep_steps=(1, 2)" in words
+    assert "--rows=80 %" in words
+
+
+def test_costs_are_told_before(config, tmp_path, capsys):
+  planned = grid.plan(config)
+  names = list(planned)
+  task = Task(Grid(config), tmp_path, names, 2, {})
+  sweep._tell("local", task)
+  assert capsys.readouterr().err == (
+    "4 runs: 0 finished, 4 left, 2 at once; how long that takes is not known "
+    "before one has finished\n"
+  )
+  for name, seconds in zip(names[:3], (90, 100, 400), strict=True):
+    (tmp_path / name).mkdir()
+    for file, at in (("config.json", 1000), ("finished.json", 1000 + seconds)):
+      (tmp_path / name / file).write_text("{}")
+      os.utime(tmp_path / name / file, (at, at))
+  told = sweep._tell("local", task._replace(left=names[3:]))
+  assert capsys.readouterr().err == (
+    "4 runs: 3 finished, 1 left, 1 at once; about 2 min\n"
+  )
+  assert told.seconds(planned[names[3]]) == pytest.approx(100)
+  sweep._tell("slurm", task._replace(left=names[3:], jobs=None))
+  assert "about 2 min if one after another" in capsys.readouterr().err
+  sweep._tell("population", task._replace(left=names[3:]))
+  assert "is not known\n" in capsys.readouterr().err
+
+
+def test_other_runs_of_a_directory_stay_listed(config, tmp_path):
+  for only in ("50 %", "80 %"):
+    chosen = Grid(f"{config}:1", (("steps", "6"),), only)
+    sweep.run(chosen, str(tmp_path), jobs=1)
+  told = json.loads((tmp_path / "sweep.json").read_text())
+  assert len(told) == 2
+  assert {one["steps"] for one in told.values()} == {6}
 
 
 def command(config, root, *more):

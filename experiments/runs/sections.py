@@ -1,0 +1,75 @@
+"""What configs of language models can have."""
+
+from experiments.config import sections
+from experiments.config.defaults import fine_tuning_run
+from experiments.config.schema import Key, Section, of_defaults
+from experiments.llm.evaluate import tasks
+from experiments.llm.io import load
+from experiments.llm.prune import pruners
+from experiments.llm.text import corpora
+from experiments.runs import finetune_step
+from experiments.runs.finetune_step import NONE
+
+_TEXT = Section("text", corpora.TEXTS)
+MODEL = Section("model", load.MODELS)
+TASK = Section(
+  "task", tasks.TASKS, after=1, inner={"train": _TEXT, "test": _TEXT}
+)
+PRUNER = Section(
+  "one-shot method",
+  pruners.METHODS,
+  plain={NONE},
+  after=2,
+  in_code={"advance"},
+)
+_METHOD = Section(
+  "method",
+  finetune_step.METHODS,
+  after=1,
+  in_code={"key", "prunable"},
+  more={
+    "rank": Key(
+      8, int, "As many weights are trained as by LoRA of this rank.", "k"
+    ),
+    "k": Key(None, int | None, "Weights that are trained of each matrix.", "k"),
+    "t_end": Key(None, int | None, "The step from which they stay.", "t_end"),
+  },
+)
+FINE_TUNING = Section(
+  more=of_defaults(fine_tuning_run),
+  inner={
+    "model": MODEL,
+    "task": TASK,
+    "prune": PRUNER,
+    "method": _METHOD,
+    "optimizer": sections.OPTIMIZER._replace(
+      table=finetune_step.OPTIMIZERS, plain={NONE}
+    ),
+    "schedule": sections.SCHEDULE,
+    "loss": Section(
+      more={
+        "cross_entropy": Key(0.0, float, "Its weight."),
+        "kl": Key(0.0, float, "The weight of the divergence from the teacher."),
+        "square_head": Key(0.0, float, "The weight of SquareHead."),
+        "temperature": Key(1.0, float, "What logits are divided by in `kl`."),
+      }
+    ),
+    "teacher": MODEL._replace(plain={NONE, "dense"}),
+    "prune_again": PRUNER,
+  },
+)
+RECOVERY = Section(
+  inner={
+    "base": FINE_TUNING,
+    "dense": FINE_TUNING,
+    "starts": Section(inner={"*": FINE_TUNING}),
+    "settings": Section(inner={"*": FINE_TUNING}),
+  },
+)
+PRUNING = Section(
+  inner={
+    "model": MODEL,
+    "task": TASK,
+    "pruners": Section(inner={"*": PRUNER._replace(plain=frozenset())}),
+  },
+)
