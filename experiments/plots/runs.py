@@ -110,14 +110,14 @@ def layers(runs: Runs, file: Path, *, title: str) -> None:
   paths = list(dict.fromkeys(p for r in last.values() for p in r["layers"]))
   with style.grid(
     file,
-    max(len(last), 1),
+    len(last),
     title=f"{title}\none seed of each method",
     xlabel="zeros at the end [%]",
     height=0.5 + 0.24 * len(paths),
     sharex=True,
     sharey=True,
   ) as (_, panels):
-    for axes, (name, record) in zip(panels, last.items(), strict=False):
+    for axes, (name, record) in zip(panels, last.items(), strict=True):
       counts = [record["layers"][path] for path in paths]
       sparsity = [100 * (1 - c["nnz"] / c["size"]) for c in counts]
       axes.barh(range(len(paths)), sparsity, 0.7, color=style.DOT)

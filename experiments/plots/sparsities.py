@@ -158,6 +158,8 @@ def floor(means: Sequence[float]) -> float:
     >>> print(floor([88.0, 89.0, 90.0, 90.0, 37.0]))
     85.0
   """
+  if not len(means):
+    return -np.inf
   low, high = np.percentile(means, [25, 75])
   fence = low - 3 * (high - low)
   gained, left = fence - min(means), max(means) - fence

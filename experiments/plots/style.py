@@ -109,14 +109,14 @@ def panels(
     >>> panels(lines)["y v"]
     ('y', 1)
   """
-  if len(features) <= _MOST:
+  if 1 < len(features) <= _MOST:
     return {name: ("", i) for i, name in enumerate(features)}
   found = []
   for i in (0, 1):
     groups: dict[str, list[str]] = {}
     for name, own in features.items():
       groups.setdefault(str(own[i]), []).append(name)
-    if max(map(len, groups.values())) <= _MOST:
+    if max(map(len, groups.values()), default=0) <= _MOST:
       found.append((len(groups), i, groups))
   if not found:
     return {name: (name, 0) for name in features}
@@ -146,7 +146,7 @@ def grid(
 
   Args:
     file: Where the PNG goes.
-    count: Of panels.
+    count: Of panels; there may be none.
     title: Above all.
     xlabel: Below all.
     ylabel: Left of all.
@@ -157,8 +157,8 @@ def grid(
   Yields:
     The figure, and the axes of each panel.
   """
-  columns = min(count, 4 if count not in (5, 6, 9) else 3)
-  rows = -(-count // columns)
+  columns = max(1, min(count, 4 if count not in (5, 6, 9) else 3))
+  rows = max(1, -(-count // columns))
   with picture(
     file,
     columns=columns,
@@ -206,8 +206,9 @@ def multiples(
   with grid(file, len(names), **options) as (_, all_axes):
     for axes, panel in zip(all_axes, names, strict=True):
       own = [name for name in places if places[name][0] == panel]
-      for name in places.keys() - set(own):
-        draw(axes, name, 0, color=_FAINT, label=None)
+      for name in places:
+        if name not in own:
+          draw(axes, name, 0, color=_FAINT, label=None)
       for i, name in enumerate(own):
         color = COLOURS[places[name][1] % len(COLOURS)]
         label = titles.published(name)

@@ -94,8 +94,9 @@ def published(name: str) -> str:
 
 def of(config: Mapping[str, Any]) -> str:
   """Says which model a config trains on which data."""
-  model, data = (config[part]["name"] for part in ("model", "data"))
-  return f"{published(model)} on {published(data)}"
+  model, data = (config[part] for part in ("model", "data"))
+  drawn = "random arrays like " if data.get("random") else ""
+  return f"{published(model['name'])} on {drawn}{published(data['name'])}"
 
 
 def spread(counts: Iterable[int]) -> str:

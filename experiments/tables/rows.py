@@ -69,12 +69,8 @@ class Row(NamedTuple):
     """Method and setting, for people."""
     if self.setting is None:
       return self.method
-    text = self.setting
-    if isinstance(text, float):
-      text = percent(text)
-    elif isinstance(text, int):
-      text = f"level {text}"
-    return f"{self.method}, {text}"
+    level = "level " if isinstance(self.setting, int) else ""
+    return f"{self.method}, {level}{self.zeros}"
 
   @property
   def zeros(self) -> str:
@@ -179,9 +175,12 @@ def barred(**parts: Mapping[str, Any]) -> str:
   Example:
     >>> barred(data={"name": "mnist1d"}, model={"name": "random"})
     'random model: no verdict'
+    >>> barred(data={"name": "cifar10", "random": 64})
+    'random data: no verdict'
   """
   for what, part in parts.items():
-    if part.get("name") == "random":
+    # Data sets draw as many examples as their keyword `random` says.
+    if part.get("name") == "random" or part.get("random"):
       return f"random {what}: no verdict"
   return ""
 
@@ -287,7 +286,7 @@ def caption(title: str, rows: Iterable[Row], *, level: str = "") -> str:
   if level:
     notes.append(f"dotted: {level}")
   if lost := sum(len(row.values) - len(row.finite) for row in rows):
-    notes.append(f"without {lost} runs that diverged")
+    notes.append(f"{lost} diverged, not drawn")
   notes.append(min((row.undecidable for row in rows), default=""))
   notes = filter(None, notes)
   return f"{title}\n{'; '.join(notes)}"
@@ -348,6 +347,5 @@ def draw_dots(
     if row.finite:
       panel = panels.setdefault("" if row.setting is None else row.zeros, {})
       panel[row.method] = tuple(unit * x for x in (row.mean, *row.interval))
-  if panels:
-    levels = {name: unit * level for name, level in levels.items()}
-    sparsities.dots(panels, file, levels=levels, **options)
+  levels = {name: unit * level for name, level in levels.items()}
+  sparsities.dots(panels, file, levels=levels, **options)

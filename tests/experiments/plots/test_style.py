@@ -1,10 +1,14 @@
 """Panels, colours, line styles and what fits in a picture."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from matplotlib import image
 
-from experiments.plots import sparsities, style, titles
+from experiments.plots import runs, sparsities, style, titles
 from experiments.plots.sparsities import Series
 
 
@@ -71,6 +75,53 @@ def _lines(count):
     )
     for i in range(count)
   }
+
+
+def test_a_single_line_has_its_name_above():
+  assert style.panels({"a b": ("a b", "")}) == {"a b": ("a b", 0)}
+
+
+@pytest.mark.parametrize("draw", ["lines", "dots", "churn", "layers"])
+def test_where_there_is_nothing_to_draw_there_is_an_empty_picture(
+  draw, tmp_path
+):
+  file = tmp_path / "a.png"
+  if draw in ("lines", "dots"):
+    getattr(sparsities, draw)({}, file, title="a", xlabel="b")
+  else:
+    record = {"split": "test", "step": 0, "layers": {}}
+    getattr(runs, draw)({"dense": [[record]]}, file, title="a")
+  assert file.exists()
+
+
+def test_equal_pictures_have_equal_bytes(tmp_path):
+  drawn = []
+  for seed in ("1", "2"):
+    file = tmp_path / f"{seed}.png"
+    subprocess.run(
+      [sys.executable, "-c", _DRAW, str(file)],
+      env={**os.environ, "PYTHONHASHSEED": seed},
+      check=True,
+      timeout=120,
+    )
+    drawn.append(file.read_bytes())
+  assert drawn[0] == drawn[1]
+
+
+_DRAW = """
+import sys
+from experiments.plots import style
+def draw(axes, name, offset, *, color, label):
+  axes.plot([0, 1], [ord(name), ord(name) % 7], color=color, label=label)
+style.multiples({n: (n, "") for n in "abcdefgh"}, draw, sys.argv[1], title="")
+"""
+
+
+def test_titles_say_what_data_are_drawn_at_random():
+  config = {"model": {"name": "wrn"}, "data": {"name": "cifar10"}}
+  assert titles.of(config) == "Wide ResNet on CIFAR-10"
+  config["data"]["random"] = 64
+  assert titles.of(config) == "Wide ResNet on random arrays like CIFAR-10"
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 9])

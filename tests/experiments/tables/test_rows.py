@@ -52,7 +52,7 @@ def test_captions_say_how_many_seeds_and_why_there_is_no_verdict():
   many = Row("a", None, {0: 1.0, 1: 2.0, 2: np.nan})
   assert caption("x", [many, two]) == (
     "x\nmeans of 2 to 3 seeds; bars: 95 % intervals (t); "
-    "without 1 runs that diverged; 1 of 3 seeds diverged: no verdict"
+    "1 diverged, not drawn; 1 of 3 seeds diverged: no verdict"
   )
   random = barred(data={"name": "x"}, model={"name": "random"})
   said = caption("x", [one._replace(barred=random)])
