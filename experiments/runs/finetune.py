@@ -313,12 +313,12 @@ def _check_budget(
     counts: int[layers] non-zeros, by path.
 
   Raises:
-    AssertionError: If a layer has more.
+    ZerosLost: If a layer has more.
   """
   for path, allowed in budget.items():
     if (counts[path] > allowed).any():
       layer = int(np.argmax(counts[path] - allowed))
-      raise AssertionError(
+      raise recorder.ZerosLost(
         f"{path}, layer {layer}: got {counts[path][layer]} non-zeros, wanted "
         f"at most {allowed[layer]}: the zeros got lost"
       )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from experiments.runs import signals
+from experiments.runs.recorder import ZerosLost
 
 State = Any  # a pytree on the device, whose `step` is a scalar
 # What a stretch is to last at most: a signal waits for two of them. A longer
@@ -74,6 +75,7 @@ def run(
 
   Raises:
     Stopped: If a signal came, once the state is saved.
+    ZerosLost: If inactive weights are not 0, once the state is saved.
   """
   keep_steps = config.get("keep_steps", ())
   saved = None
@@ -105,15 +107,20 @@ def run(
       state = work.stretch(state, step, stop)
       pace.started(state, 0 if work.moves(step) else stop - step, began)
       step = stop
-      if due(config, step, config.log_every):
-        state = work.log(state, step)
-      if due(config, step, config.eval_every):
-        state = work.evaluate(state, step)
-      work.publish(step)
-      number = signal_number()
-      to_save = due(config, step, config.checkpoint_every)
-      if number or to_save or step in keep_steps:
-        saved = work.save(state, step)
+      try:
+        if due(config, step, config.log_every):
+          state = work.log(state, step)
+        if due(config, step, config.eval_every):
+          state = work.evaluate(state, step)
+        work.publish(step)
+        number = signal_number()
+        to_save = due(config, step, config.checkpoint_every)
+        if number or to_save or step in keep_steps:
+          saved = work.save(state, step)
+      except ZerosLost:
+        work.save(state, step)  # for whoever wants to see what it holds
+        work.wait()
+        raise
       if number and step < config.steps:
         work.wait()
         raise signals.Stopped(path, step, config.steps, number)

@@ -8,7 +8,7 @@ import collections
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,10 @@ class Diverged(Exception):
 
 class DivergedError(UserError):
   """A run's message that it diverged."""
+
+
+class ZerosLost(UserError):
+  """Inactive weights are no longer 0."""
 
 
 @contextlib.contextmanager
@@ -92,6 +96,7 @@ class Recorder:
 
     Raises:
       Diverged: If a loss was not finite; that record is not written.
+      ZerosLost: If inactive weights were not 0 in an evaluation.
     """
     while len(self._pending) > keep:
       write, step, values = self._pending.popleft()
@@ -110,10 +115,7 @@ class Recorder:
 
   def _write_test(self, step: int, found: tuple[Scores, dict]) -> None:
     scores, zeros = found
-    if zeros["stray"]:
-      raise AssertionError(
-        f"{zeros['stray']} inactive weights are not 0: the zeros got lost"
-      )
+    check_zeros({p: c["lost"] for p, c in zeros["layers"].items()}, step)
     layers = {
       path: {
         "size": self._sizes[path],
@@ -141,6 +143,18 @@ class Recorder:
       "layers": layers,
     }
     self._write(step, "test", values)
+
+
+def check_zeros(lost: Mapping[str, Any], step: int) -> None:
+  """Raises `ZerosLost` if inactive weights are not 0; takes counts by leaf."""
+  found = {path: int(count) for path, count in lost.items() if count}
+  if found:
+    counts = ", ".join(f"{count} of {path}" for path, count in found.items())
+    raise ZerosLost(
+      f"at step {step} inactive weights are not 0: {counts}. What changes "
+      "updates after a sparse transformation loses its zeros: put it inside, "
+      "as in rigl(chain(adam, scale)), never around or after"
+    )
 
 
 def check_loss(sums: Sums) -> None:

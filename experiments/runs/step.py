@@ -20,7 +20,7 @@ from sparsejax.keys import wrapped
 
 NEVER = np.iinfo(np.int32).max
 # What `inspect` counts in a layer.
-COUNTS = ("nnz", "new", "new_since_start", "explored")
+COUNTS = ("nnz", "new", "new_since_start", "explored", "lost")
 
 
 class Sums(NamedTuple):
@@ -168,32 +168,29 @@ def inspect(state: State) -> tuple[dict[str, Any], Any]:
   Returns:
     `layers`, by path and then by name of COUNTS, int32: weights that are
     active, that became active since the last evaluation and since the start,
-    and that ever were; and `stray`, int32: inactive weights that are not 0.
-    And the masks, packed to bits.
+    that ever were, and that are inactive and not 0. And the masks, packed to
+    bits.
   """
   masks = sparsejax.get_masks(state.opt_state)
   packed = masks_lib.pack_bits(masks)
   seen = sparsejax.forward_params(state.params, state.opt_state)
   seen = sparsejax.packed.unpack(seen)
-  stray = jax.tree.map(
+  lost = jax.tree.map(
     lambda m, p: jnp.sum((p != 0) & ~m, dtype=jnp.int32), masks, seen
   )
   leaves = zip(
     jax.tree_util.tree_leaves_with_path(masks),
-    *map(jax.tree.leaves, (packed, state.seen_masks)),
+    *map(jax.tree.leaves, (lost, packed, state.seen_masks)),
     *map(jax.tree.leaves, (state.first_masks, state.ever_masks)),
     strict=True,
   )
-  layers = {
-    masks_lib.path_name(path): dict(
-      zip(
-        COUNTS, map(_bits, (now, now & ~seen, now & ~first, ever)), strict=True
-      )
-    )
-    for (path, mask), now, seen, first, ever in leaves
-    if mask.ndim
-  }
-  return {"layers": layers, "stray": sum(jax.tree.leaves(stray))}, packed
+  layers = {}
+  for (path, mask), lost, now, seen, first, ever in leaves:
+    if mask.ndim:
+      active = map(_bits, (now, now & ~seen, now & ~first, ever))
+      counts = dict(zip(COUNTS, (*active, lost), strict=True))
+      layers[masks_lib.path_name(path)] = counts
+  return {"layers": layers}, packed
 
 
 def _bits(x: jax.Array) -> jax.Array:

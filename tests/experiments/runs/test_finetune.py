@@ -283,7 +283,7 @@ def test_two_of_four_stay_two_of_four(tmp_path):
 def test_a_non_zero_too_many_is_a_fault():
   most = {"layers/a/kernel": np.array([3, 3])}
   finetune._check_budget(most, {"layers/a/kernel": np.array([3, 2])})
-  with pytest.raises(AssertionError, match=r"layer 1: got 4 .* at most 3"):
+  with pytest.raises(UserError, match=r"layer 1: got 4 .* at most 3"):
     finetune._check_budget(most, {"layers/a/kernel": np.array([3, 4])})
 
 
