@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments import data
 from experiments.config import parts
+from experiments.errors import UserError
 from experiments.runs.devices import Sharing
 from experiments.runs.model import Batches
 from sparsejax.keys import wrapped
@@ -34,6 +35,32 @@ class Source(NamedTuple):
   block: int
   batches: Callable[[int], Batches]
   tests: Callable[[], Iterable[tuple[jax.Array, jax.Array]]]
+
+
+def check_size(batch_size: int, n: int, what: str) -> None:
+  """Refuses a batch that is larger than the data.
+
+  Args:
+    batch_size: The examples of a step.
+    n: The examples that there are to train on.
+    what: What holds them, for the error.
+
+  Raises:
+    UserError: If a batch would hold an example twice.
+  """
+  if batch_size > n:
+    raise UserError(
+      f"config.batch_size is {batch_size}, but {what} has {n} examples to "
+      f"train on; wanted a batch of at most {n}"
+    )
+
+
+def check_batch(config: ml_collections.ConfigDict) -> None:
+  """Refuses a run's batch if it is larger than a data set in memory."""
+  train = parts.dataset(config.data.to_dict()).train
+  if train is not None:
+    what = f"data set {config.data.name}"
+    check_size(config.batch_size, len(train[1]), what)
 
 
 def open_source(

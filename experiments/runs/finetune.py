@@ -30,6 +30,7 @@ from experiments.llm.text.examples import Examples
 from experiments.runs import checkpoints, finetune_step, loop, metrics, recorder
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
+from experiments.runs.batches import check_size
 from experiments.runs.finetune_step import NONE, State
 from sparsejax.keys import wrapped
 
@@ -117,6 +118,7 @@ def _final_numbers(
   """Trains to the end, writes the model, and returns its numbers."""
   model = calling.call("model", load.MODELS, config.model)
   task = tasks.make(model, config.task)
+  check_size(config.batch_size, len(task.examples.tokens), "the task")
   model = _pruned(config, path, model, task, progress)
   if config.n_of_m:
     _check_groups(model.params, *config.n_of_m)

@@ -21,7 +21,7 @@ from experiments.errors import UserError
 from experiments.runs import checkpoints, devices, loop, metrics, programs
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
-from experiments.runs.batches import open_source
+from experiments.runs.batches import check_batch, open_source
 from experiments.runs.model import no_scores
 from experiments.runs.programs import Programs
 from experiments.runs.recorder import Recorder, check_state, diverging
@@ -75,6 +75,8 @@ def train(
   """
   check.training_run(config)
   program = programs.get(config)
+  if workdir_lib.finished(workdir) is None:  # before the config is written
+    check_batch(config)
   with workdir_lib.locked(workdir) as path:
     workdir_lib.ensure_config(
       path, calling.plain(config), free=("mode", "devices")

@@ -31,7 +31,7 @@ from experiments.config import algorithms, calling, grid, parts
 from experiments.errors import UserError
 from experiments.runs import checkpoints, loop, metrics, programs, train
 from experiments.runs import workdir as workdir_lib
-from experiments.runs.batches import Source, open_source
+from experiments.runs.batches import Source, check_batch, open_source
 from experiments.runs.model import Batches, Scores, no_scores
 from experiments.runs.recorder import Diverged, Recorder, check_state
 from experiments.runs.step import State, Sums, model_variables, no_sums
@@ -133,6 +133,7 @@ def _train(
   with contextlib.ExitStack() as stack:
     paths = []
     for name, config in members.items():
+      check_batch(config)
       path = stack.enter_context(workdir_lib.locked(root / name))
       workdir_lib.ensure_config(
         path, calling.plain(config), free=("mode", "devices")

@@ -336,6 +336,16 @@ def test_another_config_is_refused(tmp_path):
     train.train(make(seed=1), tmp_path)
 
 
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+  """Before anything is written, so that another may be tried there."""
+  n = len(build.dataset({"name": "digits"}).train[1])
+  says = f"batch_size is {n + 1}, but data set digits has {n} examples"
+  with pytest.raises(UserError, match=says):
+    train.train(make(batch_size=n + 1), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+  assert train.train(make(batch_size=n, steps=4), tmp_path / "run").metrics
+
+
 def test_nothing_is_made_for_a_name_that_is_wrong(tmp_path):
   for changes in ({"data": {"name": "digitz"}}, {"model": {"name": "lenet"}}):
     with pytest.raises(UserError, match="did you mean"):
