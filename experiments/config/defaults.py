@@ -110,6 +110,7 @@ def fine_tuning_run() -> ml_collections.ConfigDict:
   config.loss = ml_collections.ConfigDict({"cross_entropy": 1.0})
   config.teacher = {"name": "none"}
   config.prune_again = {"name": "none"}
+  config.devices = 1  # that share each batch
   config.remat = "none"
   config.dtype = "float32"
   config.log_every = 10

@@ -6,6 +6,7 @@ another order than over examples, so bits depend on their number; where masks
 may be, and how many weights they keep, does not.
 """
 
+import contextlib
 from typing import Any
 
 import jax
@@ -18,29 +19,57 @@ _AXIS = "data"
 
 
 def sharing(config: ml_collections.ConfigDict) -> "Sharing":
-  """Makes the sharing that a config asks for.
+  """Makes the sharing that the config of a training run asks for.
 
   Raises:
     UserError: If there are fewer devices, or they cannot share the batches.
   """
-  count, devices = config.devices, jax.devices()
-  if count > len(devices):
-    raise UserError(
-      f"config.devices is {count}, but there are only {len(devices)}: "
-      f"{', '.join(map(str, devices[:4]))}"
-    )
-  for key in ("batch_size", "eval_batch_size"):
-    if config[key] % count:
-      raise UserError(
-        f"config.{key} is {config[key]}; wanted a multiple of the {count} "
-        "devices that share it"
-      )
+  count = config.devices
+  _check(config, "batch_size", "eval_batch_size")
   if count > 1 and config.mode != "masked":
     raise UserError(
       f"config.devices is {count} in mode {config.mode!r}: only 'masked' runs "
       "on more than one"
     )
   return Sharing(count)
+
+
+def mesh(
+  config: ml_collections.ConfigDict, *batches: str
+) -> contextlib.AbstractContextManager[Any]:
+  """Has a language model run on all devices that a config asks for.
+
+  Args:
+    config: The config.
+    *batches: Its keys of batch sizes that the devices have to share.
+
+  Returns:
+    A context: arrays made in it are on all devices, and networks share their
+    batches out among them, see `families.layers.split_batch`.
+
+  Raises:
+    UserError: If there are fewer devices, or they cannot share the batches.
+  """
+  _check(config, *batches)
+  if config.devices == 1:
+    return contextlib.nullcontext()
+  return jax.set_mesh(Mesh(jax.devices()[: config.devices], (_AXIS,)))
+
+
+def _check(config: ml_collections.ConfigDict, *batches: str) -> None:
+  """Checks that there are the devices, and that they can share batches."""
+  count, devices = config.devices, jax.devices()
+  if count > len(devices):
+    raise UserError(
+      f"config.devices is {count}, but there are only {len(devices)}: "
+      f"{', '.join(map(str, devices[:4]))}"
+    )
+  for key in batches:
+    if config[key] % count:
+      raise UserError(
+        f"config.{key} is {config[key]}; wanted a multiple of the {count} "
+        "devices that share it"
+      )
 
 
 class Sharing:

@@ -27,7 +27,14 @@ from experiments.llm.io import huggingface, load
 from experiments.llm.io.model import Model
 from experiments.llm.prune import kernels, pruners
 from experiments.llm.text.examples import Examples
-from experiments.runs import checkpoints, finetune_step, loop, metrics, recorder
+from experiments.runs import (
+  checkpoints,
+  devices,
+  finetune_step,
+  loop,
+  metrics,
+  recorder,
+)
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.batches import check_size
@@ -102,10 +109,11 @@ def train(
   """
   check_config(config)
   with workdir_lib.locked(workdir) as path:
-    workdir_lib.ensure_config(path, calling.plain(config))
+    workdir_lib.ensure_config(path, calling.plain(config), free=("devices",))
     final = workdir_lib.finished(path)
     if final is None:
-      final = _final_numbers(config, path, progress or progress_lib.untracked)
+      with devices.mesh(config, "batch_size"):
+        final = _final_numbers(config, path, progress or progress_lib.untracked)
       workdir_lib.finish(path, config.steps, final)
     # What is left to a finished run is its model.
     shutil.rmtree(path / "checkpoints", ignore_errors=True)

@@ -98,7 +98,7 @@ def ensure_config(
   Args:
     path: The run's directory, locked.
     config: The config as nested mappings of what JSON can hold.
-    free: Its keys whose values may change; the newest are written.
+    free: Its dotted keys whose values may change; the newest are written.
 
   Raises:
     UserError: If the directory holds the run of another config or of another
@@ -126,8 +126,10 @@ def ensure_config(
   there = saved["config"]
   if not isinstance(there, Mapping):
     raise UserError(f"{file} holds no config. Give another --workdir.")
+  beginnings = tuple(f"{key}." for key in free)
   bound = [
-    {k: v for k, v in one.items() if k not in free} for one in (there, here)
+    {k: v for k, v in _flat(one) if not f"{k}.".startswith(beginnings)}
+    for one in (there, here)
   ]
   if bound[0] != bound[1]:
     raise UserError(

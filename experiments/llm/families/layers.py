@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 
 from experiments import errors
 from experiments.errors import UserError
@@ -20,6 +21,19 @@ _POLICIES = (
   "everything_saveable",
   "nothing_saveable",
 )
+
+
+def split_batch(x: jax.Array) -> jax.Array:
+  """Shares out x [batch, ...] among the devices of the mesh that is set.
+
+  What is computed of it is shared out alike, by XLA. Without a mesh
+  (`jax.set_mesh`), or where the batch does not divide by its devices, x stays
+  where it is.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or x.shape[0] % mesh.size:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
 
 
 class Linear(nn.Module):

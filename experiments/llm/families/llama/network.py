@@ -138,7 +138,7 @@ class Network(nn.Module):
       UserError: t is beyond the model's context.
     """
     check_length(self.config, tokens.shape[1])
-    return self.embedding(tokens)
+    return layers.split_batch(self.embedding(tokens))
 
   def logits(self, x: jax.Array) -> jax.Array:
     """Maps [..., dim] after the last layer to float32[..., vocab_size]."""
