@@ -23,7 +23,7 @@ from experiments.tables import markdown
 # What may change in a workdir: each run has a config of its own.
 _FREE = (
   *("seeds", "algorithms", "initial", "optimizers", "settings"),
-  *("methods", "sparsities", "expected"),
+  *("methods", "sparsities", "expected", "base.devices", "base.mode"),
 )
 
 

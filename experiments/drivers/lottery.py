@@ -10,7 +10,10 @@ from experiments.runs import workdir as workdir_lib
 from experiments.tables import lottery as report
 
 # What may change in a workdir: branches and runs have configs of their own.
-_FREE = ("seeds", "levels", "branches", "methods", "stability", "expected")
+_FREE = (
+  *("seeds", "levels", "branches", "methods", "stability", "expected"),
+  *("base.devices", "base.mode"),
+)
 
 
 def defaults() -> ml_collections.ConfigDict:

@@ -11,15 +11,15 @@ from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import load
 from experiments.llm.prune.layerwise import PruningError
+from experiments.runs import devices, prune_llm, sections, signals
 from experiments.runs import progress as progress_lib
-from experiments.runs import prune_llm, sections
 from experiments.runs import workdir as workdir_lib
 from experiments.tables import llm
 from experiments.tables.llm import Measure
 
 # What may change in a workdir: every cell has a file of its own.
 _FREE = (
-  *("pruners", "methods", "sparsities", "n_of_m", "seeds"),
+  *("pruners", "methods", "sparsities", "n_of_m", "seeds", "devices"),
   *("published", "expected"),
 )
 
@@ -31,6 +31,7 @@ def defaults() -> ml_collections.ConfigDict:
     driver: What runs the config.
     name: A title, for people.
     seeds: The seeds of calibration windows.
+    devices: How many share each batch.
     model: The model, a name of `load.MODELS` and keywords.
     task: What it is tested on, of `tasks.TASKS`; calibration windows are drawn
       from its text.
@@ -51,6 +52,7 @@ def defaults() -> ml_collections.ConfigDict:
   config.driver = "prune_llm"
   config.name = "prune_llm"
   config.seeds = (0,)
+  config.devices = 1  # that share each batch
   config.model = {"name": "smollm2"}
   config.task = {"name": "text"}
   config.calibration = ml_collections.ConfigDict(
@@ -79,7 +81,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """
   check.keys(config, defaults(), where="experiments/drivers/prune_llm.py")
   cells = dict(prune_llm.plan(config))
-  with workdir_lib.locked(workdir) as path:
+  with (
+    workdir_lib.locked(workdir) as path,
+    signals.obeyed(path),
+    devices.mesh(config),
+  ):
     workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
     model = calling.call("model", load.MODELS, config.model)
     task = tasks.make(model, config.task)

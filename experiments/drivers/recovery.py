@@ -12,7 +12,7 @@ import ml_collections
 from experiments.config import calling, schema
 from experiments.config.defaults import fine_tuning_run
 from experiments.config.entry import Cell
-from experiments.runs import finetune, recovery, sections
+from experiments.runs import devices, finetune, recovery, sections, signals
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.finetune_step import NONE
@@ -22,7 +22,7 @@ from experiments.tables.llm import Measure
 # What may change in a workdir: models and runs have configs of their own.
 _FREE = (
   *("seeds", "settings", "methods", "starts", "bases"),
-  *("published", "expected"),
+  *("published", "expected", "base.devices"),
 )
 
 
@@ -71,7 +71,12 @@ SECTION = sections.RECOVERY._replace(more=schema.of_defaults(defaults))
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs what is not finished; prints the table and writes the report."""
   planned = recovery.plan(config, Path(workdir))
-  with workdir_lib.locked(workdir) as path, progress_lib.bar() as progress:
+  with (
+    workdir_lib.locked(workdir) as path,
+    signals.obeyed(path),
+    devices.mesh(config.base),
+    progress_lib.bar() as progress,
+  ):
     workdir_lib.ensure_config(path, calling.plain(config), free=_FREE)
     model, task, dense = recovery.dense_model(config, Path(workdir), progress)
     measure = Measure(task.measure, task.lower_is_better)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.errors import UserError
@@ -54,6 +55,35 @@ def mesh(
   if config.devices == 1:
     return contextlib.nullcontext()
   return jax.set_mesh(Mesh(jax.devices()[: config.devices], (_AXIS,)))
+
+
+def spread(tree: Any) -> Any:
+  """Shares out matrices among the devices of the mesh that is set.
+
+  No device then holds all of a model, its gradients or its optimizer's state;
+  XLA brings together what a layer needs. Without a mesh nothing changes.
+
+  Args:
+    tree: A pytree of arrays, traced ones too. Each with two axes or more is cut
+      along its last axis that divides by the number of devices; not along the
+      first of three, which in models is that of layers.
+
+  Returns:
+    The tree.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return tree
+
+  def leaf(x: jax.Array) -> jax.Array:
+    spec = [None] * np.ndim(x)
+    for axis in reversed(range(int(np.ndim(x) > 2), np.ndim(x))):
+      if np.ndim(x) > 1 and x.shape[axis] % mesh.size == 0:
+        spec[axis] = _AXIS
+        break
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+  return jax.tree.map(leaf, tree)
 
 
 def _check(config: ml_collections.ConfigDict, *batches: str) -> None:

@@ -34,6 +34,7 @@ from experiments.runs import (
   loop,
   metrics,
   recorder,
+  signals,
 )
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
@@ -108,7 +109,7 @@ def train(
       if the run was asked to stop, once it has saved.
   """
   check_config(config)
-  with workdir_lib.locked(workdir) as path:
+  with workdir_lib.locked(workdir) as path, signals.obeyed(path):
     workdir_lib.ensure_config(path, calling.plain(config), free=("devices",))
     final = workdir_lib.finished(path)
     if final is None:
@@ -200,7 +201,7 @@ def _trained(
     first, saved = checkpoints.restore(manager, state) or (-1, None)
     fresh = saved is None
     if not fresh:
-      state = jax.tree.map(jnp.array, saved)
+      state = devices.spread(jax.tree.map(jnp.array, saved))
       del saved
     write = stack.enter_context(
       metrics.writer(path, after=first, tensorboard=config.tensorboard)
@@ -285,7 +286,7 @@ def _teacher(config: ml_collections.ConfigDict, model: Model) -> Any:
       f"the teacher is {teacher.config}, but the student is {model.config}; "
       "wanted a teacher of the student's architecture"
     )
-  return jax.device_put(teacher.params)
+  return devices.spread(jax.device_put(teacher.params))
 
 
 def _batches(

@@ -22,6 +22,7 @@ from experiments.llm.families import registry
 from experiments.llm.families.protocol import Config, Network
 from experiments.llm.prune import kernels
 from experiments.llm.text.examples import Examples
+from experiments.runs import devices
 from experiments.runs.step import NEVER
 from sparsejax import distill, finetune
 from sparsejax.keys import wrapped
@@ -221,7 +222,7 @@ def _get(text: str, model: Config) -> Program:
       jnp.minimum(state.sums.bad, jnp.where(bad, state.step + 1, NEVER)),
     )
     values = optax.apply_updates(state.values, updates)
-    return State(state.step + 1, values, tuned, sums)
+    return devices.spread(State(state.step + 1, values, tuned, sums))
 
   return Program(step, jax.jit(finetune.merge), tx.moves)
 
@@ -291,11 +292,12 @@ def begin(config: ml_collections.ConfigDict, params: Any) -> State:
   keys = parts.streams(config.seed)
   key = wrapped(keys["masks"])
   try:
-    params = jax.tree.map(jnp.array, params)
+    params = devices.spread(jax.tree.map(jnp.array, params))
     values, tuned = transformation(config, key).start(params)
   except ValueError as error:
     raise UserError(
       f"method {config.method.name} on {config.model.name}: {error}. "
       "config.prune says how to prune first."
     ) from error
-  return State(jnp.zeros([], jnp.int32), values, tuned, no_sums(config))
+  state = State(jnp.zeros([], jnp.int32), values, tuned, no_sums(config))
+  return devices.spread(state)

@@ -123,7 +123,10 @@ def run(
         raise
       if number and step < config.steps:
         work.wait()
-        raise signals.Stopped(path, step, config.steps, number)
+        where = (
+          f" after step {step} of {config.steps}, which is saved in {path}"
+        )
+        raise signals.Stopped(where, number)
   work.wait()
   return state, saved
 

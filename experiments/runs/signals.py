@@ -12,19 +12,16 @@ from experiments.errors import UserError
 class Stopped(UserError):
   """The run was asked to stop, and has saved; the same command goes on."""
 
-  def __init__(self, path: Path, step: int, steps: int, number: int):
+  def __init__(self, what: str, number: int):
     """Says where the run goes on.
 
     Args:
-      path: The run's directory.
-      step: The step that is saved.
-      steps: How many it was to be.
+      what: What is saved, and where.
       number: The signal's.
     """
     name = signal.Signals(number).name
     super().__init__(
-      f"stopped by {name} after step {step} of {steps}, which is saved in "
-      f"{path}; the same command goes on from there"
+      f"stopped by {name}{what}; the same command goes on from there"
     )
     self.exit_code = 128 + number
 
@@ -41,18 +38,43 @@ def caught() -> Iterator[Callable[[], int | None]]:
     A function that returns the number of the signal that came, or None.
   """
   came: list[int] = []
+  with _handled(came.append):
+    yield lambda: came[0] if came else None
+
+
+@contextlib.contextmanager
+def obeyed(path: Path) -> Iterator[None]:
+  """Stops at SIGTERM and SIGINT at once, where files are written as wholes.
+
+  Args:
+    path: The directory that holds them, for the message.
+
+  Raises:
+    Stopped: When a signal comes.
+  """
+
+  def stop(number: int) -> None:
+    raise Stopped(f"; what was finished is saved in {path}", number)
+
+  with _handled(stop):
+    yield
+
+
+@contextlib.contextmanager
+def _handled(handle: Callable[[int], None]) -> Iterator[None]:
+  """Calls a function with the number of the first signal of each kind."""
   before = {}
 
-  def note(number: int, frame: object) -> None:
+  def first(number: int, frame: object) -> None:
     del frame
-    came.append(number)
     signal.signal(number, before[number])
+    handle(number)
 
   if threading.current_thread() is threading.main_thread():
     for number in (signal.SIGTERM, signal.SIGINT):
-      before[number] = signal.signal(number, note)
+      before[number] = signal.signal(number, first)
   try:
-    yield lambda: came[0] if came else None
+    yield
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
