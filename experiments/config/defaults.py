@@ -82,6 +82,7 @@ def fine_tuning_run() -> ml_collections.ConfigDict:
     loss: The weights of `finetune_step.LOSSES`, and a `temperature`.
     teacher: A model as `model`, or "none".
     prune_again: How to prune the merged model at last, or "none".
+    devices: Devices that share each batch, and the model.
     remat: What backpropagation computes again: "none", "full" or a policy.
     dtype: In what numbers the model computes.
     log_every: Steps between records of training.

@@ -31,7 +31,7 @@ def defaults() -> ml_collections.ConfigDict:
     driver: What runs the config.
     name: A title, for people.
     seeds: The seeds of calibration windows.
-    devices: How many share each batch.
+    devices: Devices that share each batch.
     model: The model, a name of `load.MODELS` and keywords.
     task: What it is tested on, of `tasks.TASKS`; calibration windows are drawn
       from its text.
