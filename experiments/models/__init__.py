@@ -5,10 +5,14 @@ layer `logits`, so that configs may pick layers by regular expression.
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 from flax import linen as nn
 
 from experiments import names
+from experiments.errors import UserError, check_known
 from experiments.models import (
   feedforward,
   mobilenet,
@@ -61,11 +65,36 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
     The module.
 
   Raises:
-    UserError: The model, or the option, is unknown; the near ones are listed.
+    UserError: The model, the option or the dtype is unknown; the near ones are
+      listed. Or a size is not positive.
   """
   make = names.find("model", name, MODELS)
   accepted, others = names.keywords(make)
   fixed = getattr(make, "keywords", {})
   accepted -= {"num_classes", "parent", "name", *fixed}
   names.check_options(f"model {name}", options, accepted, others)
+  if name in MODELS:
+    _check_values(name, options)
   return make(num_classes=num_classes, **options)
+
+
+def _check_values(name: str, options: Mapping[str, Any]) -> None:
+  """Refuses what would be a fault somewhere inside of Flax."""
+  for option, value in options.items():
+    known = _WORDS.get(option, (value,))
+    if isinstance(value, str):
+      check_known(f"{option} of model {name}", value, known)
+    if option == "dropout":
+      wrong, wanted = not 0 <= value < 1, "a share in [0, 1)"
+    else:
+      leaves = [x for x in jax.tree.leaves(value) if type(x) in (int, float)]
+      wrong, wanted = min(leaves, default=1) <= 0, "positive numbers"
+    if wrong:
+      raise UserError(f"{option} of model {name} is {value!r}; wanted {wanted}")
+
+
+# What some options may be; kernel initializers are checked where they are made.
+_WORDS = {
+  "dtype": ("bfloat16", "float16", "float32"),
+  "padding": ("SAME", "VALID"),
+}

@@ -21,7 +21,7 @@ from experiments.config import calling, parts
 from experiments.config import check as check_lib
 from experiments.config.defaults import fine_tuning_run
 from experiments.data import order
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_known, unknown
 from experiments.llm.evaluate import tasks
 from experiments.llm.io import huggingface, load
 from experiments.llm.io.model import Model
@@ -75,6 +75,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       f"config.loss asks for {', '.join(losses)}, but config.teacher is "
       f"{NONE!r}; wanted a model to learn from"
     )
+  check_known("dtype", config.dtype, huggingface.DTYPES)
   for part in ("prune", "prune_again"):
     if config[part].name not in (NONE, *pruners.METHODS):
       raise unknown("one-shot method", config[part].name, pruners.METHODS)

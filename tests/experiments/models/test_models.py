@@ -204,6 +204,22 @@ def test_logits_and_parameters_are_float32(name):
   assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize(
+  ("name", "options", "says"),
+  [
+    ("lenet5", {"dtype": "bfloat1"}, "did you mean 'bfloat16'"),
+    ("lenet5", {"padding": "SAM"}, "did you mean 'SAME'"),
+    ("lenet_300_100", {"hidden": (30, 0)}, r"hidden .* \(30, 0\); wanted pos"),
+    ("wrn", {"width": -1}, "width of model wrn is -1; wanted positive"),
+    ("wrn", {"dropout": 1.0}, r"wanted a share in \[0, 1\)"),
+    ("vgg16", {"stages": ((8, 0), (8,))}, "stages .* wanted positive"),
+  ],
+)
+def test_values_that_cannot_be_are_refused(name, options, says):
+  with pytest.raises(UserError, match=says):
+    models.create(name, 7, **options)
+
+
 def test_dtype_is_that_of_the_computation():
   model = models.create("mnist1d_conv", 10, dtype="bfloat16")
   x = jnp.zeros((1, 40, 1))
