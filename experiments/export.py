@@ -12,6 +12,7 @@ Hugging Face folders, such as DIR/model of a fine-tuning run, or packed files.
 `experiments.predict` and `experiments.generate` run it. `dense` is a plain
 safetensors file with zeros in place; of language models, a Hugging Face folder.
 `2:4` is a folder in the layout of compressed-tensors: llm/io/two_of_four.py.
+Files that lie beside a language model are handed through: llm/io/extras.py.
 Files of runs hold the run's config in their metadata, under `about`.
 """
 
@@ -35,6 +36,7 @@ from experiments.llm.io import (
   packed_model,
   two_of_four,
 )
+from experiments.llm.io.tensors import cast, listed
 from experiments.runs import finished, train
 from sparsejax import packed
 from sparsejax.masks import path_name
@@ -56,9 +58,12 @@ def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
   """
   if form not in FORMATS[:2]:
     raise unknown("format of runs", form, FORMATS[:2])
-  one = finished.select(finished.find(pathlib.Path(workdir)), name)
+  one = finished.select(_finished(pathlib.Path(workdir)), name)
   result = train.train(one.config, one.folder)
-  variables = {"params": result.params, "batch_stats": result.batch_stats}
+  variables = jax.tree_util.tree_map_with_path(
+    lambda key, x: cast(np.asarray(x), x.dtype, where=path_name(key)),
+    {"params": result.params, "batch_stats": result.batch_stats},
+  )
   about = {"config": calling.plain(one.config)}
   path = pathlib.Path(to)
   if form == "packed":
@@ -77,6 +82,20 @@ def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
     with files.replacing(path) as part:
       safetensors.numpy.save_file(tensors, part, metadata=metadata)
   _print_sizes(path, variables, one.title)
+
+
+def _finished(root: pathlib.Path) -> list[finished.Run]:
+  """Finds finished runs of image models, or says where other models are."""
+  try:
+    return finished.find(root)
+  except UserError as error:
+    folders = sorted(file.parent for file in root.rglob("model.safetensors"))
+    if not folders:
+      raise
+    raise UserError(
+      f"{root} holds no finished run of an image model, but language models; "
+      f"export one of them with --model: {listed(list(map(str, folders)))}"
+    ) from error
 
 
 def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
@@ -106,6 +125,8 @@ def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
   else:
     two_of_four.write_model(path, whole, dtype=dtype)
   _print_sizes(path, whole.params, model)
+  if whole.extras.files:
+    print(f"Handed through as they are: {', '.join(whole.extras.files)}")
 
 
 def _print_sizes(path: pathlib.Path, variables: Any, title: str) -> None:

@@ -41,7 +41,7 @@ def run(path: str, prompt: str, *, tokens: int, chat: bool = False) -> str:
     jax.device_put(model.params),
     [words.encode(prompt)],
     steps=tokens,
-    stop=words.eos,
+    stop=model.stop_tokens,
   )
   return words.decode(found)
 

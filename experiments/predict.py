@@ -20,7 +20,7 @@ from flax import linen as nn
 from experiments import cli
 from experiments.data import Dataset
 from experiments.errors import UserError
-from experiments.llm.io import files, packed_files
+from experiments.llm.io import files, identify, packed_files
 from experiments.runs.model import load
 from sparsejax.linen import packed_layers
 
@@ -40,9 +40,11 @@ def read_predictor(
     of logits, some examples at a time.
 
   Raises:
-    UserError: The file is missing or damaged.
+    UserError: The file is missing, damaged, or of another kind.
   """
   variables, about = packed_files.read_tree(path)
+  if "config" not in about:
+    raise identify.not_wanted(path, "a packed image model")
   dataset, model = load(ml_collections.ConfigDict(about["config"]))
 
   @jax.jit
@@ -85,7 +87,7 @@ def run(
   except (OSError, ValueError) as error:
     raise UserError(f"{inputs} cannot be read: {error}") from error
   wanted = dataset.like.shape
-  if x.shape[1:] != wanted:
+  if x.shape[1:] != wanted or not len(x):
     raise UserError(
       f"{inputs} holds an array of shape {x.shape}; wanted [n, "
       f"{', '.join(map(str, wanted))}], as the model was trained on"

@@ -56,4 +56,9 @@ def load(name: str, *, data_dir: str | None = None, **options) -> Dataset:
   if data_dir is not None or "data_dir" in accepted:
     options["data_dir"] = data_dir
   names.check_options(f"data set {name}", options, accepted, others)
-  return make(**options)
+  try:
+    return make(**options)
+  except MissingDataError:  # an OSError as well
+    raise
+  except OSError as error:
+    raise DataError(f"{name}: its data cannot be read: {error}") from error

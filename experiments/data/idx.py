@@ -33,9 +33,7 @@ def read_idx(path: str | pathlib.Path, *, ndim: int) -> np.ndarray:
   content = path.read_bytes()
   if path.suffix == ".gz":
     try:
-      # Unlike gzip.decompress, this returns what a truncated file still holds,
-      # so that the error below can say how much is missing.
-      content = zlib.decompressobj(wbits=31).decompress(content)
+      content = _decompressed(content)
     except zlib.error as error:
       raise DataError(
         f"{path}: not a sound gzip file ({error}); fetch it again."
@@ -60,6 +58,20 @@ def read_idx(path: str | pathlib.Path, *, ndim: int) -> np.ndarray:
       f"{len(content)}; the file is damaged, fetch it again."
     )
   return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _decompressed(content: bytes) -> bytes:
+  """Decompresses all members of a gzip file, and what is there of the last.
+
+  gzip.decompress tells nothing of a truncated file, but a caller that knows the
+  length can say how much is missing.
+  """
+  parts = []
+  while content:
+    member = zlib.decompressobj(wbits=31)
+    parts.append(member.decompress(content))
+    content = member.unused_data.lstrip(b"\0")  # which may fill up blocks
+  return b"".join(parts)
 
 
 def read_folder(

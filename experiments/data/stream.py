@@ -67,8 +67,9 @@ def stream(
 
   Raises:
     UserError: The name is unknown; the near ones are listed.
-    DataError: At once: batch_size does not divide by process_count, or an
-      argument is out of range; when the batch comes: a label is out of range.
+    DataError: At once: batch_size does not divide by process_count, is larger
+      than the split to train on, or an argument is out of range; when the
+      batch comes: a label is out of range.
     MissingDataError: The set was not prepared; says how to.
   """
   if name not in NUM_CLASSES:
@@ -98,6 +99,11 @@ def stream(
     decoders={"image": tfds.decode.SkipDecoding()},
   )
   n = len(source)
+  if train and batch_size > n:
+    raise DataError(
+      f"{name}, split {split!r}: a batch of {batch_size} is larger than the "
+      f"data, of {n} examples; take a smaller batch_size."
+    )
 
   def example(index: int, rng: np.random.Generator | None) -> dict:
     if index >= n:  # Fills the last batch of an evaluation.

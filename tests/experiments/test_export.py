@@ -172,7 +172,7 @@ def rewritten(file, tensors=None, metadata=None):
   [
     ({"tensors": {"rows:inputs": np.full(8, 99, np.uint16)}}, "damaged: rows"),
     ({"tensors": {"flat:indices": np.array([5, 5, 9], np.int32)}}, "damaged"),
-    ({"metadata": {"version": "2"}}, "version 2; wanted"),
+    ({"metadata": {"version": "2"}}, "version 2 of its format; wanted"),
     ({"metadata": {"structures": "{"}}, "damaged"),
     ({"metadata": {"structures": '{"rows": {"kind": "Odd"}}'}}, "damaged"),
   ],
@@ -187,8 +187,11 @@ def test_damaged_files_are_refused(change, says, tmp_path):
 
 def test_files_that_are_none_are_refused(tmp_path):
   (tmp_path / "text").write_text("text")
-  for name in ("text", "missing"):
-    with pytest.raises(UserError, match="cannot be read"):
+  for name, says in (
+    ("text", r"wanted a packed file.* neither safetensors .* nor GGUF"),
+    ("missing", "got nothing, as there is no such file"),
+  ):
+    with pytest.raises(UserError, match=says):
       packed_files.read_tree(tmp_path / name)
 
 

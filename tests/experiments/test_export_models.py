@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,12 +12,18 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import export, generate
+from experiments import export, generate, predict
 from experiments.errors import UserError
 from experiments.llm.evaluate import generate as generation
 from experiments.llm.evaluate import perplexity
 from experiments.llm.families import llama
-from experiments.llm.io import huggingface, load, packed_model, two_of_four
+from experiments.llm.io import (
+  huggingface,
+  load,
+  packed_files,
+  packed_model,
+  two_of_four,
+)
 from sparsejax import packed, patterns, select
 from tests.marks import slow
 
@@ -160,6 +167,83 @@ def test_two_of_four_is_read_by_compressed_tensors(tmp_path):
     np.testing.assert_array_equal(read[name].numpy(), w)
 
 
+def test_generation_stops_at_every_eos(tmp_path):
+  """At that of the tokenizer, of the config and of the generation config."""
+  model = pruned(1.0)
+  whole = continued(model)
+  folder = tmp_path / "folder"
+  huggingface.write_model(folder, model)
+  assert generate.run(str(folder), PROMPT, tokens=20) == (
+    model.tokenizer.decode(whole)
+  )
+  for token in dict.fromkeys(whole):
+    until = model.tokenizer.decode(whole[: whole.index(token)])
+    for name in ("config.json", "generation_config.json"):
+      path = folder / name
+      raw = json.loads(path.read_text()) if path.exists() else {}
+      path.write_text(json.dumps(raw | {"eos_token_id": [255, token]}))
+      assert generate.run(str(folder), PROMPT, tokens=20) == until
+      path.write_text(json.dumps(raw))
+
+
+def test_what_lies_at_a_path_is_told(tmp_path):
+  """Every command says what it got, and what takes it."""
+  model = pruned(0.2)
+  huggingface.write_model(tmp_path / "folder", model)
+  packed_model.write_model(tmp_path / "packed", packed_model.pack(model))
+  packed_files.write_tree(
+    tmp_path / "image", {"w": jnp.ones(3)}, {"config": {}}
+  )
+  safetensors.numpy.save_file(
+    {"w": np.ones(3)}, tmp_path / "dense", {"about": "{}"}
+  )
+  (tmp_path / "gguf").write_bytes(b"GGUF\3\0\0\0")
+  (tmp_path / "torch").write_bytes(b"PK\3\4 of a pickle" * 9)
+  for name in ("run/model", "image_run"):
+    (tmp_path / name).mkdir(parents=True)
+  for name in ("run", "run/model", "image_run"):
+    text = '{"config": {"driver": "train"}}'
+    (tmp_path / name / "config.json").write_text(text)
+  (tmp_path / "empty").mkdir()
+  got = {
+    "packed": "a packed language model; `python -m experiments.generate`",
+    "image": "a packed image model; `python -m experiments.predict` runs it",
+    "folder": "the folder of a language model; `python -m experiments.generate",
+    "folder/model.safetensors": "name the folder that it lies in",
+    "dense": "the dense file of an image model; export its run with --format=p",
+    "gguf": "a GGUF file of a language model",
+    "torch": "a file that is neither safetensors",
+    "run": f"a run; its language model is in {tmp_path / 'run' / 'model'}",
+    "image_run": "`python -m experiments.export --workdir` takes it",
+    "empty": "a folder without a config.json",
+    "none": "nothing, as there is no such file or folder",
+  }
+  languages = {"folder", "packed"}
+
+  def check(command, *, left_out):
+    for name, says in got.items():
+      if name not in left_out:
+        with pytest.raises(UserError, match=re.escape(says)):
+          command(str(tmp_path / name))
+
+  check(predict.run, left_out={"image"})
+  check(load.model_at, left_out=languages)
+  for kind in ("huggingface", "packed", "gguf"):
+    takes = {"huggingface": "folder", "packed": "packed", "gguf": "gguf"}[kind]
+    check(lambda path: load.MODELS[kind](path=path), left_out={takes})  # noqa: B023
+
+
+def test_a_directory_of_language_models_is_no_image_run(tmp_path):
+  huggingface.write_model(tmp_path / "runs" / "a" / "model", pruned(0.2))
+  with pytest.raises(
+    UserError, match=r"language models; .* --model: .*a/model"
+  ):
+    export.run(str(tmp_path), str(tmp_path / "to"), form="packed")
+  (tmp_path / "none").mkdir()
+  with pytest.raises(UserError, match="holds no finished run\\. Let the"):
+    export.run(str(tmp_path / "none"), str(tmp_path / "to"), form="dense")
+
+
 @pytest.mark.slow
 def test_the_exports_of_a_folder(tmp_path, capsys):
   model = pruned(0.5, two=True)
@@ -195,19 +279,17 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     export.run_model(str(folder), to, form="4:8", dtype="float32")
   with pytest.raises(UserError, match="dtype of packed"):
     export.run_model(str(folder), to, form="packed", dtype="float16")
-  with pytest.raises(UserError, match="cannot be read"):
+  with pytest.raises(UserError, match="got nothing, as there is no such"):
     export.run_model(to, to, form="packed", dtype="float32")
   with pytest.raises(UserError, match="no chat template"):
     generate.run(str(folder), PROMPT, tokens=3, chat=True)
 
 
 def test_damaged_and_other_files_are_refused(tmp_path):
-  from experiments.llm.io import packed_files
-
   packed_files.write_tree(
     tmp_path / "image", {"w": jnp.ones(3)}, {"config": {}}
   )
-  with pytest.raises(UserError, match="no language model"):
+  with pytest.raises(UserError, match="got a packed image model"):
     load.model_at(str(tmp_path / "image"))
   model = packed_model.pack(pruned(0.2))
   packed_model.write_model(tmp_path / "m", model)

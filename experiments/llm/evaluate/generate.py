@@ -22,7 +22,7 @@ def greedy(
   prompts: Sequence[Sequence[int]],
   *,
   steps: int,
-  stop: int | None = None,
+  stop: Sequence[int] = (),
 ) -> list[list[int]]:
   """Continues prompts by the token of the highest logit, step by step.
 
@@ -35,11 +35,11 @@ def greedy(
     params: its parameters.
     prompts: tokens, at least one in each prompt.
     steps: the most tokens to generate.
-    stop: the token that ends a continuation; None for none.
+    stop: the tokens each of which ends a continuation.
 
   Returns:
-    The generated tokens of each prompt, without `stop`; fewer than `steps`
-    where `stop` ended them.
+    The generated tokens of each prompt, without the `stop` that ended them,
+    and then fewer than `steps`.
 
   Raises:
     UserError: a prompt is empty, has tokens that the model does not know, or
@@ -68,15 +68,15 @@ def greedy(
   for row, prompt in zip(tokens, prompts, strict=True):
     row[: len(prompt)] = prompt
   check_tokens(network.config, tokens)
-  stop = -1 if stop is None else stop  # which no token is
-  made, finite = _generate(network, params, tokens, lengths, stop, steps=steps)
+  stops = np.array([*stop] or [-1], np.int32)  # -1 is no token
+  made, finite = _generate(network, params, tokens, lengths, stops, steps=steps)
   if not finite:
     raise UserError(
       "generate: the model's logits are NaN or infinite, wanted finite ones: "
       "some of its weights are not, or what it computes of them overflows."
     )
   return [
-    list(itertools.takewhile(lambda token: token != stop, one))
+    list(itertools.takewhile(lambda token: token not in stop, one))
     for one in np.asarray(made).tolist()
   ]
 
@@ -92,14 +92,14 @@ def _generate(
   params: Any,
   tokens: jax.Array,
   lengths: jax.Array,
-  stop: jax.Array,
+  stops: jax.Array,
   *,
   steps: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Generates int32[batch, steps] after tokens[batch, t], padded on the right.
 
-  The tokens after a `stop` are meaningless. Also returns whether all logits
-  were finite.
+  The tokens after one of `stops` [n] are meaningless. Also returns whether all
+  logits were finite.
   """
   batch, t = tokens.shape
   run = functools.partial(network.apply, {"params": params})
@@ -134,7 +134,8 @@ def _generate(
     )
     token, finite = choose(x)
     out = out.at[:, step].set(token)
-    return step + 1, token, stopped | (token == stop), out, finite, cache
+    stopped |= jnp.isin(token, stops)
+    return step + 1, token, stopped, out, finite, cache
 
-  state = (jnp.int32(1), token, token == stop, out, finite, cache)
+  state = (jnp.int32(1), token, jnp.isin(token, stops), out, finite, cache)
   return jax.lax.while_loop(goes_on, advance, state)[3:5]

@@ -200,12 +200,15 @@ def _questions(
     text=drawn.tokens[drawn.real],
     measure="accuracy",
     lower_is_better=False,
-    evaluate=functools.partial(_accuracy, model.tokenizer, test, steps, batch),
+    evaluate=functools.partial(
+      _accuracy, model.tokenizer, model.stop_tokens, test, steps, batch
+    ),
   )
 
 
 def _accuracy(
   tokenizer: Tokenizer,
+  stop: Sequence[int],
   test: Sequence[Question],
   steps: int,
   batch: int,
@@ -219,9 +222,7 @@ def _accuracy(
     several = prompts[i : i + batch]
     # The last batch is filled up, so that one program serves all.
     full = several + [several[-1]] * (min(batch, len(test)) - len(several))
-    answers = generate.greedy(
-      network, params, full, steps=steps, stop=tokenizer.eos
-    )
+    answers = generate.greedy(network, params, full, steps=steps, stop=stop)
     for question, answer in zip(test[i : i + batch], answers, strict=False):
       right += questions.score(question, tokenizer.decode(answer)) == 1.0
   return {"accuracy": right / len(test), "questions": len(test)}

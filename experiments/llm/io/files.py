@@ -23,16 +23,36 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     UserError: the file is missing, or holds something else.
   """
   try:
-    value = json.loads(path.read_text("utf-8"))
-  except FileNotFoundError as error:
+    content = path.read_bytes()
+  except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
       f"{path}: there is no such file; name the folder that holds it."
     ) from error
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+  return parsed_json(content, where=path)
+
+
+def parsed_json(content: bytes, *, where: Any) -> dict[str, Any]:
+  """Parses a JSON file that holds one object.
+
+  Args:
+    content: the file's.
+    where: its path, for errors.
+
+  Returns:
+    The object.
+
+  Raises:
+    UserError: it is damaged, or holds something else.
+  """
+  try:
+    value = json.loads(content.decode("utf-8"))
   except ValueError as error:
-    raise UserError(f"{path}: not a JSON file: {error}") from error
+    raise UserError(f"{where}: not a JSON file: {error}") from error
   if not isinstance(value, dict):
     raise UserError(
-      f"{path}: wanted a JSON object, got {type(value).__name__}."
+      f"{where}: wanted a JSON object, got {type(value).__name__}."
     )
   return value
 

@@ -16,7 +16,8 @@ import numpy as np
 from experiments.errors import UserError
 from experiments.llm import optional
 from experiments.llm.families import registry
-from experiments.llm.io import tensors
+from experiments.llm.io import identify, tensors
+from experiments.llm.io.extras import Extras
 from experiments.llm.io.model import Model, check_vocabulary
 from experiments.llm.io.tokenizer import Tokenizer
 
@@ -73,7 +74,7 @@ def read_model(
     where=path,
     dtype=dtype,
   )
-  model = Model(config, params, _tokenizer(fields))
+  model = Model(config, params, _tokenizer(fields), _extras(fields))
   check_vocabulary(model)
   return model
 
@@ -115,8 +116,8 @@ def find_smollm2() -> pathlib.Path:
 def _open(path: str | pathlib.Path) -> Any:
   """Opens a file with a `gguf.GGUFReader`."""
   gguf = optional.load("gguf")
-  if not pathlib.Path(path).is_file():
-    raise UserError(f"{path}: there is no such file; name a GGUF file.")
+  if not identify.is_gguf(path):
+    raise identify.not_wanted(path, "a GGUF file")
   try:
     return gguf.GGUFReader(path)
   except (IndexError, KeyError, ValueError) as error:
@@ -183,7 +184,21 @@ def _tokenizer(fields: _Fields) -> Tokenizer:
     eos=fields["tokenizer.ggml.eos_token_id"],
     bos=fields.get("tokenizer.ggml.bos_token_id"),
     chat_template=fields.get("tokenizer.chat_template"),
+    pad=fields.get("tokenizer.ggml.padding_token_id"),
   )
+
+
+def _extras(fields: _Fields) -> Extras:
+  """Takes over what config.json says of tokens, by its names.
+
+  llama.cpp stops at the ends of turns and messages, too.
+  """
+  kinds = ("eos", "eot", "eom")
+  ids = [fields.get(f"tokenizer.ggml.{kind}_token_id") for kind in kinds]
+  stops = list(dict.fromkeys(i for i in ids if i is not None))
+  config = {"eos_token_id": stops if len(stops) > 1 else stops[0]}
+  pad = fields.get("tokenizer.ggml.padding_token_id")
+  return Extras(config if pad is None else {**config, "pad_token_id": pad})
 
 
 def _pre_tokenizer(fields: _Fields) -> tuple[Any, Any, bool]:

@@ -19,11 +19,14 @@ import safetensors.numpy
 from experiments import errors
 from experiments.errors import UserError
 from experiments.llm.families import registry
-from experiments.llm.io import files, tensors, tokenizer
+from experiments.llm.io import extras, files, identify, tensors, tokenizer
+from experiments.llm.io.extras import Extras
 from experiments.llm.io.model import Model, check_vocabulary
 
 DTYPES = ("float32", "float16", "bfloat16")
 _IN_FILES = ("F32", "F16", "BF16")
+# Keys of config.json that say how the tensors are stored, so not ours to keep.
+_STORAGE = ("quantization_config", "compression_config", "sparsity_config")
 
 
 def read_model(
@@ -44,15 +47,21 @@ def read_model(
   """
   folder = pathlib.Path(path)
   path = folder / "config.json"
+  if not path.is_file():
+    raise identify.not_wanted(folder, "the folder of a language model")
   raw = files.read_json(path)
+  if "model_type" not in raw:
+    raise identify.not_wanted(folder, "the folder of a language model")
   family = registry.reader(
     raw.get("model_type"),
     lambda family: family.huggingface.MODEL_TYPES,
     where=f"{path}, model_type",
   )
+  _check_storage(raw, path)
   config = family.huggingface.read_config(raw, path=path)
+  metadata = {}
   with contextlib.ExitStack() as stack:
-    lazy = _open(folder, family.huggingface.IGNORED, stack)
+    lazy = _open(folder, family.huggingface.IGNORED, stack, metadata)
     for name, original in family.huggingface.duplicates(config).items():
       if name not in lazy:
         continue
@@ -69,8 +78,14 @@ def read_model(
       where=folder,
       dtype=dtype,
     )
-  model = Model(config, params, tokenizer.read_tokenizer(folder))
+  model = Model(
+    config,
+    params,
+    tokenizer.read_tokenizer(folder),
+    Extras(raw, extras.read_files(folder), metadata),
+  )
   check_vocabulary(model)
+  model.extras.stop_tokens()  # which raises where they are damaged
   return model
 
 
@@ -92,7 +107,7 @@ def write_model(
     UserError: the dtype is unknown, no model type has this config, or the
       parameters or the tokenizer do not belong to it.
   """
-  write_folder(folder, *tensors_and_config(model, dtype), model.tokenizer)
+  write_folder(folder, *tensors_and_config(model, dtype), model)
 
 
 def tensors_and_config(
@@ -115,11 +130,11 @@ def tensors_and_config(
   check_vocabulary(model)
   layout = model.family.huggingface
   config = {
-    **layout.config_json(model.config),
-    "dtype": dtype,
-    "torch_dtype": dtype,
     "eos_token_id": model.tokenizer.eos,
     "bos_token_id": model.tokenizer.bos,
+    **_config_json(model),
+    "dtype": dtype,
+    "torch_dtype": dtype,
   }
   made = tensors.tensors_from_params(
     model.config, layout.TENSORS, model.params, dtype=jnp.dtype(dtype)
@@ -127,11 +142,21 @@ def tensors_and_config(
   return made, config
 
 
+def _config_json(model: Model) -> dict[str, Any]:
+  """Makes config.json: as it was read, if it still describes the model."""
+  raw = {k: v for k, v in model.extras.config.items() if k not in _STORAGE}
+  layout = model.family.huggingface
+  described = "model_type" in raw and layout.read_config(raw, path="as read")
+  if described == model.config:
+    return raw
+  return {**raw, **layout.config_json(model.config)}
+
+
 def write_folder(
   folder: str | pathlib.Path,
   by_name: Mapping[str, np.ndarray],
   config: Mapping[str, Any],
-  words: tokenizer.Tokenizer,
+  model: Model,
 ) -> None:
   """Writes the files of a model, each replaced when the new one is complete.
 
@@ -139,21 +164,48 @@ def write_folder(
     folder: of the files; made if need be.
     by_name: the tensors.
     config: the object for config.json.
-    words: the tokenizer.
+    model: whose tokenizer and extras to write.
   """
   folder = pathlib.Path(folder)
+  # transformers asks for this metadata, whatever wrote the file.
+  metadata = {**model.extras.metadata, "format": "pt"}
   with files.replacing(folder / "model.safetensors") as path:
-    # transformers asks for this metadata, whatever wrote the file.
-    safetensors.numpy.save_file(dict(by_name), path, metadata={"format": "pt"})
-  tokenizer.write_tokenizer(folder, words)
+    safetensors.numpy.save_file(dict(by_name), path, metadata=metadata)
+  made = tokenizer.to_files(model.tokenizer)
+  extras.write_files(folder, {**made, **model.extras.files})
   with files.replacing(folder / "config.json") as path:
     path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
+def _check_storage(raw: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Refuses a config by which tensors are not stored as plain floats."""
+  for key in _STORAGE:
+    said = raw.get(key)
+    if said and not _is_dense(said):
+      raise UserError(
+        f"{path}: {key} is {said!r}; only models whose tensors are plain "
+        f"{', '.join(DTYPES)} are read. Load it where it was made, save it "
+        "dense in bfloat16, and take that."
+      )
+
+
+def _is_dense(storage: Any) -> bool:
+  """Whether compressed-tensors says so: weights that are sparse, but plain."""
+  if not isinstance(storage, Mapping) or storage.get("config_groups"):
+    return False
+  return storage.get("sparsity_config", storage).get("format") == "dense"
+
+
 def _open(
-  folder: pathlib.Path, ignored: tuple[str, ...], stack: contextlib.ExitStack
+  folder: pathlib.Path,
+  ignored: tuple[str, ...],
+  stack: contextlib.ExitStack,
+  metadata: dict[str, str],
 ) -> dict[str, Any]:
-  """Opens a folder's tensors, to be read by slicing while the stack is open."""
+  """Opens a folder's tensors, to be read by slicing while the stack is open.
+
+  Adds what the files say of themselves to `metadata`.
+  """
   names = ["model.safetensors"]
   index = folder / "model.safetensors.index.json"
   if not (folder / names[0]).is_file() and index.is_file():
@@ -168,6 +220,7 @@ def _open(
       raise UserError(
         f"{path}: not a sound safetensors file ({error}); download it again."
       ) from error
+    metadata |= file.metadata() or {}
     for name in file.keys():  # noqa: SIM118, as it is no mapping.
       if name.endswith(ignored):
         continue
@@ -176,6 +229,7 @@ def _open(
       if kind not in _IN_FILES:
         raise UserError(
           f"{path}: tensor {name} is {kind}, wanted one of "
-          f"{', '.join(_IN_FILES)}; quantized models are not read from here."
+          f"{', '.join(_IN_FILES)}; quantized models are not read from here: "
+          "save it in bfloat16 where it was made, and take that."
         )
   return lazy

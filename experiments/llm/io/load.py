@@ -7,7 +7,13 @@ import numpy as np
 
 from experiments.errors import unknown
 from experiments.llm.families import registry
-from experiments.llm.io import gguf, huggingface, packed_model, tokenizer
+from experiments.llm.io import (
+  gguf,
+  huggingface,
+  identify,
+  packed_model,
+  tokenizer,
+)
 from experiments.llm.io.model import Model
 
 
@@ -19,12 +25,17 @@ def smollm2() -> Model:
 def model_at(path: str) -> Model:
   """Reads a model from a Hugging Face folder, a GGUF or a packed file.
 
+  Args:
+    path: Where it is.
+
   Raises:
-    UserError: As the reader of that kind.
+    UserError: There is nothing, or as the reader of that kind.
   """
+  if not pathlib.Path(path).exists():
+    raise identify.not_wanted(path, "a language model")
   if pathlib.Path(path).is_dir():
     return huggingface.read_model(path)
-  if path.endswith(".gguf"):
+  if pathlib.Path(path).suffix == ".gguf":
     return gguf.read_model(path)
   return packed_model.read_model(path)
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from experiments.errors import UserError
 from experiments.llm.families import registry
 from experiments.llm.families.protocol import Config, Family, Network
+from experiments.llm.io.extras import Extras
 from experiments.llm.io.tokenizer import Tokenizer
 
 
@@ -16,16 +17,24 @@ class Model(NamedTuple):
     params: the parameters of `network()`; read from a file they are NumPy
       arrays, which `jax.device_put` puts on devices.
     tokenizer: its tokenizer.
+    extras: what else its files hold, to be handed through. Tokenizer files are
+      among them, so another tokenizer needs other extras.
   """
 
   config: Config
   params: Any
   tokenizer: Tokenizer
+  extras: Extras = Extras()
 
   @property
   def family(self) -> Family:
     """The architecture that `config` belongs to."""
     return registry.of(self.config)
+
+  @property
+  def stop_tokens(self) -> tuple[int, ...]:
+    """All tokens that end an answer, of the tokenizer and of the configs."""
+    return tuple(sorted({self.tokenizer.eos, *self.extras.stop_tokens()}))
 
   def network(self) -> Network:
     """Makes the Linen module, in float32 and without rematerialization."""

@@ -22,12 +22,13 @@ import safetensors.numpy
 from flax import traverse_util
 
 from experiments.errors import UserError
-from experiments.llm.io import files
+from experiments.llm.io import files, identify
+from experiments.llm.io.tensors import cast
 from sparsejax import packed
 from sparsejax.masks import path_name
 from sparsejax.packed.formats import Back
 
-FORMAT, VERSION = "sparsejax-packed", "1"
+VERSION = "1"
 _KINDS = {
   kind.__name__: kind
   for kind in (
@@ -73,7 +74,7 @@ def write_tree(
       if field.name not in of_arrays
     }
   metadata = {
-    "format": FORMAT,
+    "format": identify.FORMAT,
     "version": VERSION,
     "structures": json.dumps(structures),
     "about": json.dumps(about),
@@ -96,22 +97,27 @@ def read_tree(
   Raises:
     UserError: If the file is missing, damaged, or of another format.
   """
+  wanted = "a packed file, as `python -m experiments.export` writes it"
   try:
     with safetensors.safe_open(path, framework="numpy") as file:
       metadata = file.metadata() or {}
+      if metadata.get("format") != identify.FORMAT:
+        raise identify.not_wanted(path, wanted)
       tensors = {name: file.get_tensor(name) for name in list(file.keys())}
   except (OSError, safetensors.SafetensorError) as error:
-    raise UserError(f"{path} cannot be read: {error}") from error
-  kind = metadata.get("format"), metadata.get("version")
-  if kind != (FORMAT, VERSION):
+    raise identify.not_wanted(path, wanted) from error
+  if metadata.get("version") != VERSION:
     raise UserError(
-      f"{path} is of format {kind[0]}, version {kind[1]}; wanted {FORMAT}, "
-      f"version {VERSION}, as `python -m experiments.export` writes it."
+      f"{path} is of version {metadata.get('version')} of its format; wanted "
+      f"version {VERSION}: export the model again, or read the file with the "
+      "version of the project that wrote it."
     )
   try:
     structures = json.loads(metadata["structures"])
     leaves, arrays = {}, {name: {} for name in structures}
     for key, x in tensors.items():
+      if jnp.issubdtype(x.dtype, jnp.floating):
+        cast(x, x.dtype, where=f"{path}: tensor {key}")
       name, _, field = key.partition(":")
       (arrays[name] if field else leaves)[field or name] = jnp.asarray(x)
     for name, fields in structures.items():

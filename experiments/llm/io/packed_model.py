@@ -15,7 +15,13 @@ import numpy as np
 from experiments.errors import UserError
 from experiments.llm.families import registry
 from experiments.llm.families.protocol import is_layer_kernel
-from experiments.llm.io import packed_files, tensors, tokenizer
+from experiments.llm.io import (
+  extras,
+  identify,
+  packed_files,
+  tensors,
+  tokenizer,
+)
 from experiments.llm.io.model import Model, check_vocabulary
 from sparsejax import packed
 from sparsejax.masks import path_name
@@ -45,7 +51,12 @@ def pack(model: Model, *, dtype: str = "float32") -> Model:
     return mask if packs else True
 
   masks = jax.tree_util.tree_map_with_path(mask_of, model.params)
-  params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, x: jnp.asarray(
+      tensors.cast(np.asarray(x), dtype, where=f"parameter {path_name(path)}")
+    ),
+    model.params,
+  )
   return model._replace(params=packed.pack(params, masks, formats=_format))
 
 
@@ -85,7 +96,9 @@ def write_model(path: str | pathlib.Path, model: Model) -> None:
       "eos": model.tokenizer.eos,
       "bos": model.tokenizer.bos,
       "chat_template": model.tokenizer.chat_template,
+      "pad": model.tokenizer.pad,
     },
+    "extras": extras.to_json(model.extras),
   }
   packed_files.write_tree(path, model.params, about)
 
@@ -105,10 +118,7 @@ def read_model(path: str | pathlib.Path) -> Model:
   params, about = packed_files.read_tree(path)
   families = [f for f in registry.FAMILIES.values() if f.NAME in about]
   if not families:
-    raise UserError(
-      f"{path} holds no language model; `python -m experiments.predict` runs "
-      "image models."
-    )
+    raise identify.not_wanted(path, "a packed language model")
   (family,) = families
   try:
     # JSON has no tuples; a config, which is hashed, has no lists.
@@ -119,9 +129,11 @@ def read_model(path: str | pathlib.Path) -> Model:
     config = family.Config(**fields)
     fields = dict(about["tokenizer"])
     words = tokenizer.Tokenizer(tokenizer.backend(fields.pop("text")), **fields)
+    # Files of earlier versions have none.
+    beside = extras.from_json(about["extras"]) if "extras" in about else None
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path} is damaged: {error}") from error
-  model = Model(config, params, words)
+  model = Model(config, params, words, beside or extras.Extras())
   check_vocabulary(model)
   tensors.check_params(config, params, where=path)
   return model

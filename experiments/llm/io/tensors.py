@@ -5,6 +5,7 @@ the layers, kernels [in, out].
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,8 @@ def params_from_tensors(
     The parameters, as NumPy arrays.
 
   Raises:
-    UserError: a tensor is missing, has another shape, or is not expected.
+    UserError: a tensor is missing, has another shape, is not expected, or has
+      values that are not finite.
   """
   leaves = _shapes(config)
   wanted = {}
@@ -65,7 +67,8 @@ def params_from_tensors(
     params[path] = np.empty(shape, jnp.dtype(dtype))
     stacked = params[path] if is_stacked(path) else params[path][None]
     for i, x in enumerate(stacked):
-      tensor = load(names[path].format(i))
+      name = names[path].format(i)
+      tensor = cast(load(name), dtype, where=f"{where}: tensor {name}")
       x[...] = tensor.T if is_kernel(path) else tensor
   return traverse_util.unflatten_dict(params, sep="/")
 
@@ -89,7 +92,8 @@ def tensors_from_params(
     The tensors by name, contiguous.
 
   Raises:
-    UserError: the parameters are not those of the config.
+    UserError: the parameters are not those of the config, are not finite, or
+      too large for the dtype.
   """
   check_params(config, params, where="parameters")
   leaves = traverse_util.flatten_dict(params, sep="/")
@@ -97,10 +101,54 @@ def tensors_from_params(
   for path, leaf in leaves.items():
     stacked = np.asarray(leaf) if is_stacked(path) else np.asarray(leaf)[None]
     for i, x in enumerate(stacked):
-      tensors[names[path].format(i)] = np.ascontiguousarray(
-        x.T if is_kernel(path) else x, dtype
-      )
+      name = names[path].format(i)
+      x = cast(x.T if is_kernel(path) else x, dtype, where=f"tensor {name}")
+      tensors[name] = np.ascontiguousarray(x)
   return tensors
+
+
+def cast(
+  x: np.ndarray, dtype: jax.typing.DTypeLike, *, where: str
+) -> np.ndarray:
+  """Rounds a tensor to a dtype, if that leaves all its values finite.
+
+  Warns of weights that become 0, which prunes them.
+
+  Args:
+    x: the tensor, of any float dtype.
+    dtype: the dtype.
+    where: its name, for errors.
+
+  Returns:
+    The tensor, itself if it has the dtype.
+
+  Raises:
+    UserError: a value is NaN or infinite, or too large for the dtype.
+  """
+  dtype = jnp.dtype(dtype)
+  with np.errstate(over="ignore"):
+    made = x.astype(dtype, copy=False)
+  if not np.isfinite(made).all():
+    finite = np.isfinite(x)
+    if not finite.all():
+      raise UserError(
+        f"{where} has {x.size - finite.sum()} of {x.size} values that are NaN "
+        "or infinite; the file is damaged, or training has diverged."
+      )
+    raise UserError(
+      f"{where} has a value of {np.abs(x).max():g}, but the largest of {dtype} "
+      f"is {float(jnp.finfo(dtype).max):g}; take bfloat16, or float32."
+    )
+  if made.dtype != x.dtype:
+    lost = np.count_nonzero(x) - np.count_nonzero(made)
+    if lost:
+      warnings.warn(
+        f"{where}: {lost} of {np.count_nonzero(x)} non-zeros are too small for "
+        f"{dtype} and become 0: the model gets sparser. float32 keeps them, "
+        "and bfloat16 nearly all.",
+        stacklevel=2,
+      )
+  return made
 
 
 def check_params(config: Config, params: Any, *, where: Any) -> None:

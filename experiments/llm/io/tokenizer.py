@@ -29,6 +29,7 @@ class Tokenizer:
     backend: a `tokenizers.Tokenizer`.
     eos: the token that ends an answer.
     bos: the token that begins every text, or None.
+    pad: the token that fills batches, or None.
     chat_template: the Jinja template of a conversation's text, or None.
   """
 
@@ -36,6 +37,7 @@ class Tokenizer:
   eos: int
   bos: int | None = None
   chat_template: str | None = None
+  pad: int | None = None
 
   @property
   def vocab_size(self) -> int:
@@ -176,7 +178,10 @@ def read_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
   if beside.is_file():
     template = beside.read_text("utf-8")
   return Tokenizer(
-    words, token("eos_token"), token("bos_token"), chat_template=template
+    words,
+    token("eos_token"),
+    token("bos_token"),
+    chat_template=template,
   )
 
 
@@ -203,29 +208,29 @@ def backend(text: str) -> Any:
   return loaded
 
 
-def write_tokenizer(folder: str | pathlib.Path, tokenizer: Tokenizer) -> None:
-  """Writes a tokenizer, for `read_tokenizer` and for transformers.
+def to_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+  """Makes the files of a tokenizer, for `read_tokenizer` and transformers.
 
   Args:
-    folder: of `tokenizer.json` and `tokenizer_config.json`.
     tokenizer: the tokenizer.
+
+  Returns:
+    The contents of `tokenizer.json` and `tokenizer_config.json` by name.
   """
-  folder = pathlib.Path(folder)
   config = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "eos_token": tokenizer._name(tokenizer.eos),
     "clean_up_tokenization_spaces": False,
   }
-  if tokenizer.bos is not None:
-    config["bos_token"] = tokenizer._name(tokenizer.bos)
+  for key in ("bos", "pad"):
+    if (token := getattr(tokenizer, key)) is not None:
+      config[f"{key}_token"] = tokenizer._name(token)
   if tokenizer.chat_template is not None:
     config["chat_template"] = tokenizer.chat_template
-  # An older model's file in this folder would be preferred by `read_tokenizer`.
-  (folder / "chat_template.jinja").unlink(missing_ok=True)
-  with files.replacing(folder / "tokenizer.json") as path:
-    path.write_text(tokenizer.backend.to_str(), "utf-8")
-  with files.replacing(folder / "tokenizer_config.json") as path:
-    path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+  return {
+    "tokenizer.json": tokenizer.backend.to_str().encode(),
+    "tokenizer_config.json": f"{json.dumps(config, indent=2)}\n".encode(),
+  }
 
 
 def _byte_names() -> list[str]:

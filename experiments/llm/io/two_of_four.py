@@ -63,7 +63,7 @@ def write_model(
       "targets": ["Linear"],
     },
   }
-  huggingface.write_folder(folder, tensors, config, model.tokenizer)
+  huggingface.write_folder(folder, tensors, config, model)
 
 
 def _is_two_of_four(w: np.ndarray) -> bool:

@@ -8,6 +8,7 @@ import gzip
 import json
 import pathlib
 import pydoc_data.topics
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -242,5 +243,7 @@ def _decoding(path: pathlib.Path) -> Iterator[None]:
     yield
   except UnicodeDecodeError as error:
     raise DataError(f"{path}: not in UTF-8: {error}") from error
-  except (EOFError, gzip.BadGzipFile) as error:
+  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
     raise DataError(f"{path}: not a sound gzip file: {error}") from error
+  except OSError as error:
+    raise DataError(f"{path} cannot be read: {error.strerror}") from error

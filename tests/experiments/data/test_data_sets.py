@@ -182,6 +182,38 @@ def test_a_damaged_file_is_named(folder, damage, name, message):
   assert name in str(caught.value) or "index 7" in str(caught.value)
 
 
+def test_gzip_files_of_several_members_are_read_whole(folder):
+  """As pigz, bgzip and `cat a.gz b.gz` make them."""
+  before = data.load("mnist", data_dir=str(folder)).test
+  path = folder / "t10k-images-idx3-ubyte.gz"
+  content = gzip.decompress(path.read_bytes())
+  members = [content[:9], b"", content[9:2000], content[2000:]]
+  whole = b"".join(map(gzip.compress, members))
+  for end in (b"", bytes(512)):  # zeros fill up blocks of a tape
+    path.write_bytes(whole + end)
+    after = data.load("mnist", data_dir=str(folder)).test
+    np.testing.assert_array_equal(before[0], after[0])
+  path.write_bytes(whole[:-100])
+  with pytest.raises(
+    DataError, match=r"expected 3936 bytes .* got [23]\d\d\d;"
+  ):
+    data.load("mnist", data_dir=str(folder))
+  path.write_bytes(whole + b"no member")
+  with pytest.raises(DataError, match="not a sound gzip file"):
+    data.load("mnist", data_dir=str(folder))
+
+
+def test_errors_of_the_system_are_told_in_words(folder, monkeypatch):
+  def fails(path):
+    raise PermissionError(13, "Permission denied", str(path))
+
+  monkeypatch.setattr(pathlib.Path, "read_bytes", fails)
+  with pytest.raises(
+    DataError, match=r"mnist: its data cannot be read: .*denied: .*train-images"
+  ):
+    data.load("mnist", data_dir=str(folder))
+
+
 def test_a_missing_file_says_how_to_get_it(folder, monkeypatch):
   (folder / "t10k-labels-idx1-ubyte.gz").unlink()
   with pytest.raises(MissingDataError, match="no t10k-labels-idx1-ubyte or"):

@@ -242,6 +242,15 @@ def test_what_is_wrong_is_said(change, message):
     batches(1, **change)
 
 
+def test_a_batch_larger_than_the_data_is_refused():
+  options = {"batch_size": len(PHOTOS) + 1, "image_size": 8, "seed": 0}
+  with photos():
+    with pytest.raises(DataError, match=rf"'train': a batch of {len(PHOTOS) + 1}"):
+      streams.stream("imagenet2012", "train", train=True, **options)
+    tests = streams.stream("imagenet2012", "train", train=False, **options)
+  assert len(next(tests)["label"]) == len(PHOTOS) + 1
+
+
 def test_an_unknown_set_lists_the_near_ones():
   with pytest.raises(UserError, match="'imagenet2012'"):
     streams.stream(

@@ -49,7 +49,6 @@ _FIXED = {
   "mlp_bias": False,
   "use_sliding_window": False,
   "partial_rotary_factor": 1.0,
-  "quantization_config": None,
 }
 _LLAMA3 = (
   "factor",

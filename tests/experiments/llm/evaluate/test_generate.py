@@ -38,7 +38,7 @@ def wanted():
   return [naive(prompt) for prompt in PROMPTS]
 
 
-def run(prompts, steps=STEPS, stop=None, model=MODEL):
+def run(prompts, steps=STEPS, stop=(), model=MODEL):
   return generate.greedy(model, PARAMS, prompts, steps=steps, stop=stop)
 
 
@@ -54,7 +54,7 @@ def test_a_row_ends_before_its_stop(wanted):
   assert len(tokens) < CONFIG.vocab_size
   for stop in [*tokens, *list({*range(CONFIG.vocab_size)} - tokens)[:1]]:
     until = [row[: row.index(stop)] if stop in row else row for row in wanted]
-    assert run(PROMPTS, stop=stop) == until
+    assert run(PROMPTS, stop=[stop]) == until
 
 
 def test_the_loop_ends_once_all_have_stopped(wanted):
@@ -69,7 +69,7 @@ def test_the_loop_ends_once_all_have_stopped(wanted):
   for stop in stops:
     taken = row[: row.index(stop) + 1]
     rows, finite = generate._generate(
-      MODEL, PARAMS, tokens, lengths, stop, steps=STEPS
+      MODEL, PARAMS, tokens, lengths, np.array([stop]), steps=STEPS
     )
     assert finite
     filled = taken + [0] * (STEPS - len(taken))
@@ -79,7 +79,7 @@ def test_the_loop_ends_once_all_have_stopped(wanted):
 def test_few_shapes_are_compiled():
   run(PROMPTS)
   compiled = generate._generate._cache_size()
-  run([TOKENS[:33], *PROMPTS[1:]], stop=3)
+  run([TOKENS[:33], *PROMPTS[1:]], stop=[3])
   assert generate._generate._cache_size() == compiled
 
 

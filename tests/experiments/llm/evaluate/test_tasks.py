@@ -59,7 +59,7 @@ def test_accuracy_leaves_out_what_fills_the_batch(monkeypatch, batch):
 
   def answer(llm, params, several, *, steps, stop):
     assert steps == max(len(x) for x in answers.values()) + 1
-    assert stop == MODEL.tokenizer.eos
+    assert stop == (MODEL.tokenizer.eos,)
     sizes.add(len(several))
     return [
       MODEL.tokenizer.encode(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import struct
 import types
 
@@ -13,7 +14,7 @@ import pytest
 from experiments.errors import UserError
 from experiments.llm.families import llama
 from experiments.llm.io import gguf as gguf_io
-from experiments.llm.io import tokenizer
+from experiments.llm.io import huggingface, tokenizer
 
 # The rows of quantized tensors are blocks of 32.
 CONFIG = llama.Config(
@@ -331,7 +332,7 @@ def test_a_tokenizer_larger_than_the_model(tmp_path):
     gguf_io.read_model(path)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.00005, 0.02, 0.2, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.00005, 0.02, 0.2, 0.5, 0.99])
 def test_files_cut_short(tmp_path, share):
   whole = write(tmp_path / "a", CONFIG, make_tensors(CONFIG)).read_bytes()
   path = tmp_path / "b"
@@ -343,9 +344,42 @@ def test_files_cut_short(tmp_path, share):
 def test_files_that_are_none(tmp_path):
   with pytest.raises(UserError, match="there is no such file"):
     gguf_io.read_model(tmp_path / "a")
-  (tmp_path / "a").write_bytes(b"PK\3\4" + bytes(1000))
-  with pytest.raises(UserError, match="not a sound GGUF file"):
-    gguf_io.read_model(tmp_path / "a")
+  for content, got in (
+    (b"PK\3\4" + bytes(1000), "a file that is neither"),
+    (b"", "an empty file"),
+  ):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(UserError, match=f"wanted a GGUF file, got {got}"):
+      gguf_io.read_model(tmp_path / "a")
+
+
+def test_values_that_are_not_finite_are_named(tmp_path):
+  tensors = make_tensors(CONFIG)
+  tensors["blk.1.ffn_down.weight"][3, 5] = np.inf
+  path = write(tmp_path / "a", CONFIG, tensors)
+  with pytest.raises(
+    UserError, match=r"a: tensor blk\.1\.ffn_down\.weight has 1 of .* infinite"
+  ):
+    gguf_io.read_model(path)
+
+
+def test_all_ends_and_the_padding_are_taken_over(tmp_path):
+  """llama.cpp stops at the end of a turn and of a message, too."""
+  fields = {
+    "tokenizer.ggml.eot_token_id": 10,
+    "tokenizer.ggml.eom_token_id": 11,
+    "tokenizer.ggml.padding_token_id": 12,
+  }
+  path = write(tmp_path / "a", CONFIG, make_tensors(CONFIG), fields=fields)
+  model = gguf_io.read_model(path)
+  assert model.stop_tokens == (10, 11, 256)
+  huggingface.write_model(tmp_path / "made", model)
+  raw = json.loads((tmp_path / "made" / "config.json").read_text())
+  assert (raw["eos_token_id"], raw["pad_token_id"]) == ([256, 10, 11], 12)
+  words = json.loads((tmp_path / "made" / "tokenizer_config.json").read_text())
+  assert words["pad_token"] == model.tokenizer.backend.id_to_token(12)
+  again = huggingface.read_model(tmp_path / "made")
+  assert again.stop_tokens == model.stop_tokens
 
 
 TEXT = "It's 12345 KILOMÈTRES'LL\n\n  x+=1;\n½"

@@ -11,7 +11,13 @@ from safetensors import numpy as safetensors
 
 from experiments.errors import UserError
 from experiments.llm.families import llama
-from experiments.llm.io import huggingface, tokenizer
+from experiments.llm.io import (
+  extras,
+  huggingface,
+  packed_model,
+  tokenizer,
+  two_of_four,
+)
 from experiments.llm.io.model import Model, check_vocabulary
 from tests.experiments.small_llama import CONFIGS, forward, make_params
 
@@ -91,7 +97,7 @@ def make_folder(folder, model, *, tensors=None, **changes):
   (folder / "config.json").write_text(
     json.dumps(make_json(model.config, **changes))
   )
-  tokenizer.write_tokenizer(folder, model.tokenizer)
+  extras.write_files(folder, tokenizer.to_files(model.tokenizer))
   return folder
 
 
@@ -273,8 +279,112 @@ def test_damaged_folders(tmp_path):
   with pytest.raises(UserError, match=r"no vocab_size, hidden_size, .* in it"):
     huggingface.read_model(folder)
   (folder / "config.json").unlink()
-  with pytest.raises(UserError, match=r"config\.json: there is no such file"):
+  with pytest.raises(UserError, match=r"got a folder without a config\.json"):
     huggingface.read_model(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_that_are_not_finite_are_named(value, dtype, tmp_path):
+  model = make_model("llama")
+  tensors = {
+    n: x.astype(jnp.dtype(dtype)) for n, x in make_tensors(model).items()
+  }
+  name = "model.layers.1.mlp.up_proj.weight"
+  tensors[name][3, 5] = value
+  folder = make_folder(tmp_path, model, tensors=tensors)
+  with pytest.raises(
+    UserError, match=rf"tensor {name} has 1 of 320 values that"
+  ):
+    huggingface.read_model(folder)
+
+
+def test_a_model_that_does_not_fit_the_dtype_is_refused(tmp_path):
+  model = make_model("llama")
+  model.params["layers"]["mlp"]["up"]["kernel"][1, 2, 3] = -1e5
+  for make in (huggingface.write_model, two_of_four.write_model):
+    with pytest.raises(
+      UserError, match=r"layers\.1\.mlp\.up_proj\.weight has a value of 100000,"
+    ):
+      make(tmp_path / "made", model, dtype="float16")
+  assert not (tmp_path / "made").exists()
+  model.params["layers"]["mlp"]["up"]["kernel"][1, 2, 3] = 1e-9
+  with pytest.warns(
+    UserWarning, match=r"layers\.1\.mlp\.up_proj.* 1 of 320 non"
+  ):
+    huggingface.write_model(tmp_path / "made", model, dtype="float16")
+  model.params["layers"]["mlp"]["up"]["kernel"][1, 2, 3] = np.nan
+  with pytest.raises(UserError, match="1 of 320 values that are NaN"):
+    huggingface.write_model(tmp_path / "made", model)
+  with pytest.raises(
+    UserError, match="layers/mlp/up/kernel has 1 of 640 values"
+  ):
+    packed_model.pack(model, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_float8_is_refused_in_words(dtype, tmp_path):
+  model = make_model("llama")
+  tensors = make_tensors(model)
+  name = "model.layers.0.mlp.up_proj.weight"
+  tensors[name] = tensors[name].astype(jnp.dtype(dtype))
+  folder = make_folder(tmp_path, model, tensors=tensors)
+  with pytest.raises(
+    UserError, match=rf"{name} is F8_E\w+, .* save it in bfloat"
+  ):
+    huggingface.read_model(folder)
+
+
+STORED_DENSE = {
+  "format": "dense",
+  "sparsity_structure": "2:4",
+  "targets": ["L"],
+}
+
+
+@pytest.mark.parametrize(
+  ("stored", "reads"),
+  [
+    ({"sparsity_config": STORED_DENSE}, True),
+    ({"compression_config": {"sparsity_config": STORED_DENSE}}, True),
+    (
+      {
+        "quantization_config": {
+          "quant_method": "compressed-tensors",
+          "sparsity_config": STORED_DENSE,
+        }
+      },
+      True,
+    ),
+    (
+      {"sparsity_config": {**STORED_DENSE, "format": "sparse-24-bitmask"}},
+      False,
+    ),
+    ({"quantization_config": {"quant_method": "fp8"}}, False),
+    (
+      {
+        "quantization_config": {
+          "config_groups": {"group_0": {}},
+          "sparsity_config": STORED_DENSE,
+        }
+      },
+      False,
+    ),
+  ],
+)
+def test_sparsity_of_dense_tensors_is_read_and_not_written(
+  stored, reads, tmp_path
+):
+  """vLLM refuses a sparsity_config with targets, even of dense tensors."""
+  model = make_model("llama")
+  folder = make_folder(tmp_path / "given", model, **stored)
+  if not reads:
+    with pytest.raises(UserError, match="only models whose tensors are plain"):
+      huggingface.read_model(folder)
+    return
+  huggingface.write_model(tmp_path / "made", huggingface.read_model(folder))
+  raw = json.loads((tmp_path / "made" / "config.json").read_text())
+  assert not raw.keys() & stored.keys()
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -349,7 +459,7 @@ def test_what_transformers_writes_is_read(tmp_path, name):
     made, attn_implementation="eager"
   )
   peer.save_pretrained(tmp_path)
-  tokenizer.write_tokenizer(tmp_path, tokenizer.byte_level())
+  extras.write_files(tmp_path, tokenizer.to_files(tokenizer.byte_level()))
   model = huggingface.read_model(tmp_path)
   assert model.config == CONFIGS[name]
   tokens = np.random.default_rng(1).integers(260, size=30)

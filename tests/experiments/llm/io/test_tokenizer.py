@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.errors import UserError
-from experiments.llm.io import files, tokenizer
+from experiments.llm.io import extras, files, tokenizer
 
 TEXTS = [
   "",
@@ -96,7 +96,7 @@ def test_what_a_template_cannot_do(template, message):
 
 @pytest.fixture
 def folder(tmp_path):
-  tokenizer.write_tokenizer(tmp_path, with_template(CHATML))
+  extras.write_files(tmp_path, tokenizer.to_files(with_template(CHATML)))
   return tmp_path
 
 
@@ -123,7 +123,7 @@ def test_special_tokens_may_be_written_in_two_ways(folder):
   made = tokenizer.read_tokenizer(folder)
   assert (made.eos, made.bos) == (98, 97)
   assert made.end_of_text == 256
-  tokenizer.write_tokenizer(folder, made)
+  extras.write_files(folder, tokenizer.to_files(made))
   made = tokenizer.read_tokenizer(folder)
   assert (made.eos, made.bos) == (98, 97)
 
@@ -138,7 +138,7 @@ def test_chat_templates_lie_in_three_places(folder):
   assert tokenizer.read_tokenizer(folder).chat([]) == "yes"
   (folder / "chat_template.jinja").write_text("best")
   assert tokenizer.read_tokenizer(folder).chat([]) == "best"
-  tokenizer.write_tokenizer(folder, with_template("newest"))
+  extras.write_files(folder, tokenizer.to_files(with_template("newest")))
   assert tokenizer.read_tokenizer(folder).chat([]) == "newest"
 
 

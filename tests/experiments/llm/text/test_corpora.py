@@ -145,6 +145,12 @@ def test_damaged_gzip_files(tmp_path):
   path.write_bytes(b"plain")
   with pytest.raises(DataError, match="not a sound gzip file"):
     corpora.jsonl(path=path)
+  whole = gzip.compress("\n".join(LINES).encode())
+  path.write_bytes(whole[:10] + b"\xff" * 6 + whole[16:])
+  with pytest.raises(DataError, match="not a sound gzip file"):
+    corpora.jsonl(path=path)
+  path.write_bytes(b"".join(gzip.compress(f"{x}\n".encode()) for x in LINES))
+  assert corpora.jsonl(path=path) == ["a\nb", "日", ""]
   with pytest.raises(MissingDataError, match="no such file"):
     corpora.jsonl(path=tmp_path / "b.jsonl")
 
