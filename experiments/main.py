@@ -12,7 +12,7 @@ import ml_collections
 from absl import flags
 
 from experiments import cli, errors
-from experiments.config import describe, grid, overrides
+from experiments.config import describe, grid, overrides, smoke
 
 DRIVERS = {
   "train": "experiments.drivers.single",
@@ -27,7 +27,8 @@ DRIVERS = {
 def main(changes: overrides.Changes) -> None:
   """Calls the driver with config and workdir."""
   config, driver = load(flags.FLAGS.config, changes)
-  driver.run(config, flags.FLAGS.workdir)
+  _, _, arg = flags.FLAGS.config.partition(":")
+  driver.run(smoke.with_data(config, arg), flags.FLAGS.workdir)
 
 
 def load(

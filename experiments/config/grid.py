@@ -28,6 +28,7 @@ from experiments.config import (
   describe,
   overrides,
   sections,
+  smoke,
 )
 from experiments.config.entry import Entry
 from experiments.errors import UserError, unknown
@@ -115,6 +116,7 @@ def rows(grid: Grid | str) -> Rows:
     raise unknown(f"row of {file} that --rows finds", grid.only, known)
   if not made:
     raise UserError(f"the grid of {file} is empty; nothing to run")
+  made = {e: [smoke.with_data(c, arg) for c in g] for e, g in made.items()}
   seen = {}
   for entry, group in made.items():
     for one in group:

@@ -131,6 +131,7 @@ def mnist(
   data_dir: str | None = None,
   source: str = "idx",
   normalize: str = "dataset",
+  random: int | None = None,
 ) -> Dataset:
   """Loads MNIST: 60,000 + 10,000 images uint8[28, 28, 1], 10 classes.
 
@@ -140,6 +141,8 @@ def mnist(
     source: "idx" or "tfds".
     normalize: "dataset": by the training set's mean and deviation; "unit": to
       [0, 1].
+    random: How many random examples to train on, and to test on, in place of
+      the files; None reads them.
 
   Returns:
     The data set.
@@ -154,11 +157,12 @@ def mnist(
     "Name a folder of MNIST's four IDX files with --config.data.data_dir, or "
     "read TFDS with --config.data.source=tfds."
   )
-  if data_dir is None and source == "idx":
+  if data_dir is None and source == "idx" and random is None:
     raise MissingDataError(f"mnist: no folder given. {missing}")
   return _dataset(
     "mnist",
-    _read_images("mnist", source, data_dir, missing),
+    _random_images(random, (28, 28, 1), 10)
+    or _read_images("mnist", source, data_dir, missing),
     num_classes=10,
     prepare=prepare,
   )
@@ -172,6 +176,7 @@ def fashion_mnist(
   pad: int = 4,
   mode: str = "symmetric",
   flip: bool = True,
+  random: int | None = None,
 ) -> Dataset:
   """Loads Fashion-MNIST: 60,000 + 10,000 images uint8[28, 28, 1], 10 classes.
 
@@ -185,6 +190,8 @@ def fashion_mnist(
     pad: of `transforms.pad_crop_flip`, as are `mode` and `flip`.
     mode: How to pad.
     flip: Whether to mirror.
+    random: How many random examples to train on, and to test on, in place of
+      the files; None reads them.
 
   Returns:
     The data set.
@@ -207,7 +214,8 @@ def fashion_mnist(
     data_dir = data_dir or DEBIAN_FASHION_MNIST
   return _dataset(
     "fashion_mnist",
-    _read_images("fashion_mnist", source, data_dir, missing),
+    _random_images(random, (28, 28, 1), 10)
+    or _read_images("fashion_mnist", source, data_dir, missing),
     num_classes=10,
     prepare=prepare,
     augment=transforms.pad_crop_flip(pad, mode=mode, flip=flip),
@@ -222,6 +230,7 @@ def cifar(
   pad: int = 4,
   mode: str = "symmetric",
   flip: bool = True,
+  random: int | None = None,
 ) -> Dataset:
   """Loads CIFAR from TFDS: 50,000 + 10,000 images uint8[32, 32, 3].
 
@@ -236,6 +245,8 @@ def cifar(
     pad: of `transforms.pad_crop_flip`, as are `mode` and `flip`.
     mode: How to pad.
     flip: Whether to mirror.
+    random: How many random examples to train on, and to test on, in place of
+      the files; None reads them.
 
   Returns:
     The data set.
@@ -250,7 +261,8 @@ def cifar(
   )
   return _dataset(
     name,
-    _read_tfds(name, data_dir),
+    _random_images(random, (32, 32, 3), num_classes)
+    or _read_tfds(name, data_dir),
     num_classes=num_classes,
     prepare=prepare,
     augment=transforms.pad_crop_flip(pad, mode=mode, flip=flip),
@@ -258,23 +270,31 @@ def cifar(
 
 
 def imagenet2012(
-  *, data_dir: str | None = None, image_size: int = 224
+  *,
+  data_dir: str | None = None,
+  image_size: int = 224,
+  random: int | None = None,
 ) -> Dataset:
   """Describes ImageNet, which does not fit in memory and is read by stream.py.
 
   Args:
     data_dir: Not used.
     image_size: Height and width of the images, in pixels.
+    random: How many random examples to train on, and to test on, in place of
+      the stream; None for the stream.
 
   Returns:
-    The data set, without arrays. Crops and mirrors are drawn on the host, so
-    `augment` does nothing.
+    The data set, without arrays unless they are random. Crops and mirrors are
+    drawn on the host, so `augment` does nothing.
   """
   del data_dir
   # torchvision's statistics of the pixels / 255:
   # pytorch.org/vision/stable/models.html.
   prepare = transforms.normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-  like = jax.ShapeDtypeStruct((image_size, image_size, 3), np.uint8)
+  shape = (image_size, image_size, 3)
+  if splits := _random_images(random, shape, 1000):
+    return _dataset("imagenet2012", splits, num_classes=1000, prepare=prepare)
+  like = jax.ShapeDtypeStruct(shape, np.uint8)
   return Dataset(
     "imagenet2012", None, None, 1000, prepare, transforms.keep, like
   )
@@ -303,6 +323,22 @@ def check_labels(
       f"[0, {num_classes}), {wrong.size} of {y.size} labels are not; the data "
       "is damaged or of another set, get it again."
     )
+
+
+def _random_images(
+  n: int | None, shape: tuple[int, ...], num_classes: int
+) -> dict[str, Split]:
+  """Draws pixels and labels; nothing if there is no number of examples."""
+  if n is None:
+    return {}
+  rng = np.random.default_rng(0)
+  return {
+    split: (
+      rng.integers(256, size=(n, *shape), dtype=np.uint8),
+      rng.integers(num_classes, size=n),
+    )
+    for split in ("train", "test")
+  }
 
 
 def _read_images(

@@ -245,7 +245,9 @@ def test_what_is_wrong_is_said(change, message):
 def test_a_batch_larger_than_the_data_is_refused():
   options = {"batch_size": len(PHOTOS) + 1, "image_size": 8, "seed": 0}
   with photos():
-    with pytest.raises(DataError, match=rf"'train': a batch of {len(PHOTOS) + 1}"):
+    with pytest.raises(
+      DataError, match=rf"'train': a batch of {len(PHOTOS) + 1}"
+    ):
       streams.stream("imagenet2012", "train", train=True, **options)
     tests = streams.stream("imagenet2012", "train", train=False, **options)
   assert len(next(tests)["label"]) == len(PHOTOS) + 1
