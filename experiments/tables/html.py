@@ -41,14 +41,14 @@ def write_report(
     command=command,
     state=f"{done} of {len(planned)} runs are finished",
     tables=sweep.parts(rows, module),
-    pictures=list(_pictures(config, root, rows)),
+    pictures=list(_pictures(config, root, rows, sweep.title(module))),
   )
   with workdir.storage(file.parent):
     file.write_text(page)
 
 
 def _pictures(
-  config: grid.Grid | str, root: pathlib.Path, rows: Sequence[Row]
+  config: grid.Grid | str, root: pathlib.Path, rows: Sequence[Row], title: str
 ) -> Iterator[tuple[str, str, str]]:
   """Headings, PNGs in base64, and notes."""
   histories, where = _histories(config, root)
@@ -66,7 +66,6 @@ def _pictures(
     ("How the masks moved", run_plots.churn, histories, spread),
     ("How far they moved from the first ones", churn, histories, spread),
   ]
-  title = sweep.title(grid.module(config.partition(":")[0]))
   if all(row.setting is None for row in rows):
     del pictures[0]
   with tempfile.TemporaryDirectory() as folder:
