@@ -31,6 +31,7 @@ from sparsejax.linear import matmul
 from sparsejax.masks import apply_masks, density, nnz
 from sparsejax.transform import (
   SparseTransformation,
+  check,
   init,
   sparsify,
   straight_through,
@@ -47,6 +48,7 @@ __all__ = [
   "SparseState",
   "SparseTransformation",
   "apply_masks",
+  "check",
   "density",
   "distill",
   "distributions",

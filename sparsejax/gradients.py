@@ -15,7 +15,7 @@ import optax
 
 from sparsejax.masks import PyTree, is_hole
 from sparsejax.nodes import Probe, node
-from sparsejax.transform.state import forward_params
+from sparsejax.transform.state import check_params, forward_params
 
 
 @runtime_checkable
@@ -90,6 +90,7 @@ def value_and_grad(
     *args: Any,
     update_masks: Hashable = False,
   ) -> tuple[Any, PyTree]:
+    check_params(params)
     probes = tx.probes(params, opt_state, update_masks) if probing else None
 
     def of(params: PyTree, zeros: PyTree) -> Any:

@@ -232,7 +232,9 @@ def rewind(
   begins anew, and so does whatever a state with moments wraps.
 
   Args:
-    tx: A transformation that holds one `sparsify`, at any depth.
+    tx: A transformation that holds one `sparsify`, at any depth. Of sparsity
+      0, or with `masks=`, where the masks keep another number of weights than
+      its own sparsity asks for: outside of `jax.jit` it refuses them else.
     params: The params to begin with.
     opt_state: A state of `tx`, as it was at the step to begin at.
     masks: The masks to train under.

@@ -110,6 +110,15 @@ def magnitude_and_gradient(weight: float) -> Score:
   )
 
 
+def check_transformation(x: Any, name: str) -> None:
+  """Raises a TypeError unless an argument is a gradient transformation."""
+  if not (hasattr(x, "init") and hasattr(x, "update")):
+    raise TypeError(
+      f"{name}: got {x!r:.60}, a {type(x).__name__}, wanted a gradient "
+      "transformation of optax, such as optax.adam(1e-3)"
+    )
+
+
 def movement(
   optimizer: optax.GradientTransformation,
   *,
@@ -138,6 +147,7 @@ def movement(
     >>> print(score.update(g, score.init(w), w)[0])
     [-3. -1.]
   """
+  check_transformation(optimizer, "optimizer")
   if not callable(penalty):
     penalty = optax.constant_schedule(penalty)
 

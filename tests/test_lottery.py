@@ -387,6 +387,7 @@ def test_at_any_depth():
   full = {"bias": jnp.array(True), "kernel": jnp.ones((6, 8), bool)}
   labels = {"bias": "rest", "kernel": "sparse"}
   tx = optax.chain(
+    optax.scale_by_schedule(lambda step: 1.0),
     optax.partition(
       {
         "sparse": sparsejax.gmp(
@@ -396,7 +397,6 @@ def test_at_any_depth():
       },
       labels,
     ),
-    optax.scale_by_schedule(lambda step: 1.0),
   )
   params, saved = train(stepper(tx), *sparsejax.init(tx, START), 0, STEP_K)
   masks = ticket(params)

@@ -22,6 +22,7 @@ from sparsejax.packed.formats import Formats
 from sparsejax.transform import (
   Recipe,
   SparseTransformation,
+  checks,
   first_masks,
   step,
 )
@@ -156,6 +157,9 @@ def _transformation(
         "got params=None, wanted the values that are trained: "
         "tx.update(grads, opt_state, params, update_masks=...)"
       )
+    checks.check_state(state, PackedState)
+    shapes = checks.dense_shapes(values, state)
+    checks.check_budgets(recipe.mask_update, state.mask_state, shapes)
     for path, s, g in slots.aligned(state.mask_state.masks, grads)[0]:
       if s is not None:
         probed = isinstance(g, Gradient)
@@ -164,7 +168,11 @@ def _transformation(
     return change(recipe, grads, state, values, extra)
 
   self = PackedTransformation(
-    lambda params: start(params)[1], update, tx.moves, recipe
+    lambda params: start(params)[1],
+    update,
+    tx.moves,
+    recipe.mask_update,
+    recipe,
   )
   self.start, self.pack = start, pack
   self.unpack = functools.partial(packing.unpack, recipe)

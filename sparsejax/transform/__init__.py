@@ -4,6 +4,7 @@ When masks are updated and what becomes of moments is decided here; how masks
 change, in `sparsejax.updates`.
 """
 
+from sparsejax.transform.checks import check
 from sparsejax.transform.sparsify import (
   Recipe,
   SparseTransformation,
@@ -17,6 +18,7 @@ from sparsejax.transform.takeover import taking_over
 __all__ = [
   "Recipe",
   "SparseTransformation",
+  "check",
   "first_masks",
   "init",
   "sparsify",

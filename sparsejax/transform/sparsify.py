@@ -9,13 +9,14 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.nn.initializers import zeros
 
 from sparsejax import masks as masks_lib
 from sparsejax.masks import PyTree
 from sparsejax.schedules import When, never
+from sparsejax.scores import check_transformation
+from sparsejax.transform import checks
 from sparsejax.transform import step as steps
 from sparsejax.transform.state import (
   ForwardMaskedState,
@@ -45,16 +46,18 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
   Attributes:
     moves: `step -> bool`, for loops that pass `update_masks` themselves; steps
       count from 0.
+    mask_update: How masks begin and move.
     recipe: What it was made of, if it holds params at zero; else None.
   """
 
   moves: When
+  mask_update: MaskUpdate
   recipe: Recipe | None
 
-  def __new__(cls, init, update, moves, recipe=None):
+  def __new__(cls, init, update, moves, mask_update, recipe=None):
     """Makes one of `init` and `update`, with the schedule of its masks."""
     self = super().__new__(cls, init, update)
-    self.moves, self.recipe = moves, recipe
+    self.moves, self.mask_update, self.recipe = moves, mask_update, recipe
     return self
 
 
@@ -77,7 +80,13 @@ def sparsify(
   count active weights, and nothing scales the updates that make zeros.
 
   The state holds masks and moments; checkpoint it, and the run resumes with
-  the same bits.
+  the same bits. How many weights a leaf keeps in the end, its budget, is in the
+  state too: whatever the algorithm, and whatever a transformation that goes on
+  with the state is made with, that holds. A transformation whose sparsity asks
+  for other budgets refuses the state where it can see their values, which is
+  outside of `jax.jit`; `sparsejax.check(params, opt_state, tx)` sees them after
+  a checkpoint was restored. A sparsity of 0 asks for nothing, nor do masks that
+  are given; schedules follow the transformation.
 
   Args:
     inner: Any optax optimizer.
@@ -105,7 +114,10 @@ def sparsify(
     `lax.cond`. All other extra arguments go to `inner`.
 
   Raises:
-    ValueError: From `update`, if params are missing, or gradients do not fit.
+    TypeError: If `inner` is no optimizer; from `update`, if the state is not
+      of the types that `init` gives.
+    ValueError: From `update`, if params are missing, gradients do not fit, or
+      the state has other budgets.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -126,6 +138,7 @@ def sparsify(
     return straight_through(
       inner, mask_update, when=when, key=key, step_on_update=step_on_update
     )
+  check_transformation(inner, "inner")
   inner = optax.with_extra_args_support(inner)
   recipe = Recipe(
     inner,
@@ -142,8 +155,10 @@ def sparsify(
     return SparseState(mask_state, inner.init(params))
 
   def update_fn(grads, state, params=None, *, update_masks=None, **extra):
+    checks.check_state(state, SparseState)
     old = state.mask_state
-    steps.check_inputs(grads, params, old.masks)
+    checks.check_inputs(grads, params, old.masks)
+    checks.check_budgets(mask_update, old, params)
     now = steps.moves_now(update_masks, when, old.count)
     new = steps.static_cond(
       now,
@@ -167,7 +182,7 @@ def sparsify(
     updates = steps.exact_updates(updates, params, new.masks, values)
     return updates, SparseState(steps.with_next_count(new), stepped)
 
-  return SparseTransformation(init_fn, update_fn, when, recipe)
+  return SparseTransformation(init_fn, update_fn, when, mask_update, recipe)
 
 
 def first_masks(
@@ -236,6 +251,7 @@ def straight_through(
     [[3. 0.]
      [5. 0.]]
   """
+  check_transformation(inner, "inner")
   inner = optax.with_extra_args_support(inner)
 
   def init_fn(params):
@@ -244,8 +260,10 @@ def straight_through(
     return ForwardMaskedState(mask_state, inner.init(params))
 
   def update_fn(grads, state, params=None, *, update_masks=None, **extra):
+    checks.check_state(state, ForwardMaskedState)
     old = state.mask_state
-    steps.check_inputs(grads, params, old.masks)
+    checks.check_inputs(grads, params, old.masks)
+    checks.check_budgets(mask_update, old, params)
     coming = steps.with_next_count(old)
     now = steps.moves_now(update_masks, when, coming.count)
     seen = grads if gradients is None else gradients(grads, params, old)
@@ -275,7 +293,9 @@ def straight_through(
       stepped = steps.reset_moments(inner, stepped, kept, masks, grads, None)
     return updates, ForwardMaskedState(new, stepped)
 
-  return SparseTransformation(init_fn, update_fn, lambda step: when(step + 1))
+  return SparseTransformation(
+    init_fn, update_fn, lambda step: when(step + 1), mask_update
+  )
 
 
 @runtime_checkable
@@ -303,7 +323,14 @@ def init(
     fine-tuning, and of packed arrays, the values that are trained instead.
 
   Raises:
-    ValueError: If a param is not finite, or there are no masks in the state.
+    ValueError: If a param is not finite, there are no masks in the state, or
+      something of optax is around or after the sparse transformation that loses
+      the zeros.
+    TypeError: If a leaf of the params is no array.
+
+  Warns:
+    UserWarning: If something is around or after it that is not known to keep
+      them.
 
   Example:
     >>> import jax, optax, sparsejax
@@ -312,35 +339,14 @@ def init(
     >>> int(params["w"].sum()), int(params["b"].sum())
     (10, 10)
   """
-  _check_finite(params)
+  check_transformation(tx, "tx")
+  checks.check_finite(params)
   if isinstance(tx, OwnStart):
     return tx.start(params)
   opt_state = tx.init(params)
   get_masks(opt_state)
+  checks.check_surroundings(opt_state)
   for state in find(opt_state, SparseState):
     if not isinstance(state, ForwardMaskedState):
       params = masks_lib.apply_masks(params, state.mask_state.masks)
   return params, opt_state
-
-
-@jax.jit
-def _all_finite(leaves):
-  return [jnp.all(jnp.isfinite(x)) for x in leaves]
-
-
-def _check_finite(params):
-  leaves = [
-    (path, x)
-    for path, x in jax.tree_util.tree_leaves_with_path(params)
-    if not isinstance(x, jax.core.Tracer)
-    and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-  ]
-  with jax.ensure_compile_time_eval():  # `init` may itself be under jit
-    finite = _all_finite([x for _, x in leaves])
-  for (path, x), ok in zip(leaves, finite, strict=True):
-    if not ok:
-      raise ValueError(
-        f"{masks_lib.path_name(path) or 'the array'}: {np.shape(x)} params "
-        "hold NaN or infinity, wanted finite ones: look at how they were "
-        "initialised or loaded"
-      )

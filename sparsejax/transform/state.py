@@ -46,8 +46,9 @@ def get_masks(opt_state: optax.OptState) -> PyTree:
   if not found:
     raise ValueError(
       f"there are no masks in this optimizer state, a "
-      f"{type(opt_state).__name__}: make it with an algorithm of sparsejax, "
-      "and restore checkpoints into a state of the same types"
+      f"{type(opt_state).__name__}: make it with an algorithm of sparsejax, as "
+      "params, opt_state = sparsejax.init(tx, params), and restore checkpoints "
+      "into a state of the same types"
     )
   return _merged(found, jnp.array(True))
 
@@ -115,6 +116,7 @@ def forward_params(
     Bengio et al., Estimating or Propagating Gradients Through Stochastic
     Neurons for Conditional Computation, arXiv:1308.3432, 2013, section 4.
   """
+  check_params(params)
   if isinstance(opt_state, Forward):
     return opt_state.forward(params, probes)
   if not find(opt_state, ForwardMaskedState):
@@ -129,6 +131,16 @@ def forward_params(
     params,
     values,
   )
+
+
+def check_params(params: PyTree) -> None:
+  """Raises a TypeError if params are an optimizer state."""
+  if isinstance(params, SparseState):
+    raise TypeError(
+      f"params: got a {type(params).__name__}, an optimizer state, wanted the "
+      "params: they come first, in params, opt_state = sparsejax.init(tx, "
+      "params) too"
+    )
 
 
 def find(tree: Any, kind: type) -> list[Any]:

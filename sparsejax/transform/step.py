@@ -11,26 +11,9 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from sparsejax import keys, xla
-from sparsejax import masks as masks_lib
 from sparsejax.masks import PyTree, is_hole
 from sparsejax.schedules import When
 from sparsejax.updates import MaskState
-
-
-def check_inputs(grads: PyTree, params: PyTree | None, masks: PyTree) -> None:
-  """Checks that gradients, params and masks are trees of one structure."""
-  if params is None:
-    raise ValueError(
-      "got params=None, wanted the params, which say what is to become "
-      "zero: tx.update(grads, opt_state, params)"
-    )
-  masks_lib.check_like(grads, params, "gradients", scalars=False)
-  if jax.tree.structure(grads) != jax.tree.structure(params):
-    raise ValueError(
-      f"got gradients in {jax.tree.structure(grads)}, wanted the params' "
-      f"{jax.tree.structure(params)}"
-    )
-  masks_lib.check_like(masks, params, "masks in the optimizer state")
 
 
 def moves_now(
@@ -38,6 +21,10 @@ def moves_now(
 ) -> bool | jax.Array:
   """Returns whether masks move: what the loop says, or else the schedule."""
   now = when(step) if update_masks is None else update_masks
+  if not isinstance(now, bool | int | np.generic | np.ndarray | jax.Array):
+    raise TypeError(
+      f"got update_masks={now!r}, wanted None for the schedule, or a bool"
+    )
   return bool(now) if isinstance(now, np.bool_) else now
 
 
@@ -173,9 +160,52 @@ def reset_moments(
       first = jnp.where(mask, grown_moments(moment, grad), first)
     return jnp.where(kept, moment, first.astype(moment.dtype))
 
-  return optax.tree.map_params(
-    inner, leaf, inner_state, kept, masks, grads, is_leaf=is_hole
-  )
+  def reset(x):
+    if not isinstance(x, _Moments):
+      return x
+    return _map_moments(leaf, x.tree, kept, masks, grads)
+
+  return jax.tree.map(reset, _found_moments(inner, inner_state))
+
+
+class _Moments:
+  """In place of a part of a state that holds something for each parameter."""
+
+  def __init__(self, tree: Any):
+    """Takes that part: a tree of the params' structure, or a deeper one."""
+    self.tree = tree
+
+
+def _found_moments(inner, inner_state):
+  """Puts a `_Moments` in place of what holds something for each parameter."""
+  try:
+    return optax.tree.map_params(
+      inner, _Moments, inner_state, is_leaf=lambda _: True
+    )
+  except Exception as error:  # of any kind: `inner.init` gets a placeholder
+    raise ValueError(
+      "inner: got an optimizer whose state does not tell which moments are of "
+      f"which parameter (optax.tree.map_params: {error}), wanted one that "
+      "does, since moments are reset where masks move: leave out "
+      "optax.flatten, which is about speed only, or take another one"
+    ) from error
+
+
+def _map_moments(leaf, moments, *trees):
+  """Maps over moments and trees of the params' structure, leaf by leaf."""
+  if len(_leaves(moments)) <= len(_leaves(trees[0])):
+    return jax.tree.map(leaf, moments, *trees, is_leaf=is_hole)
+
+  # Such as `optax.sm3`, which has a list of arrays for each parameter.
+  def each(*xs):
+    *xs, parts = xs
+    return jax.tree.map(lambda m: leaf(m, *xs), parts, is_leaf=is_hole)
+
+  return jax.tree.map(each, *trees, moments)
+
+
+def _leaves(tree):
+  return jax.tree.leaves(tree, is_leaf=is_hole)
 
 
 def keep_moments(
@@ -187,13 +217,13 @@ def keep_moments(
   to its moments. All others take the step: the count of a learning rate's
   schedule follows the global step.
   """
-  marks = optax.tree.map_params(
-    inner,
-    lambda _: True,
-    old,
-    transform_non_params=lambda _: False,
-    is_leaf=is_hole,
-  )
+
+  def mark(x):
+    if not isinstance(x, _Moments):
+      return False
+    return jax.tree.map(lambda _: True, x.tree, is_leaf=is_hole)
+
+  marks = jax.tree.map(mark, _found_moments(inner, old))
   treedef = jax.tree.structure(params, is_leaf=is_hole)
 
   def like_params(node: Any) -> bool:

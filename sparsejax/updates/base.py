@@ -53,12 +53,18 @@ class MaskUpdate(NamedTuple):
       An update that never serves there may leave that argument out.
     pattern: The shape of the zeros, if it settles one.
     by_leaf: Whether the mask of a leaf depends on that leaf alone.
+    budgets: `params -> budget`, as in the state: how many weights each leaf is
+      asked to keep in the end; None where no sparsity asks, such as with masks
+      that are given. A state of other budgets is refused, if they can be seen.
+    exact: Whether masks keep what their budgets are at any time.
   """
 
   init: Callable[[Any, PyTree], MaskState]
   update: Callable[..., MaskState]
   pattern: Patterns | None = None
   by_leaf: bool = True
+  budgets: Callable[[PyTree], PyTree] | None = None
+  exact: bool = False
 
 
 def first_state(
@@ -100,6 +106,24 @@ def budgets(
   if pattern is not None:
     distribution = patterns.distribution(distribution, pattern)
   return distributions.budgets(params, sparsity, distribution, prunable)
+
+
+def asked_budgets(
+  sparsity: float,
+  distribution: Distribution,
+  prunable: Prunable,
+  pattern: Patterns | None,
+  masks: PyTree | None = None,
+) -> Callable[[PyTree], PyTree] | None:
+  """Makes `MaskUpdate.budgets`: None for masks, and for a sparsity of 0."""
+  if masks is not None or sparsity == 0:
+    return None
+
+  def asked(params):
+    counts = budgets(params, sparsity, distribution, prunable, pattern)
+    return budget_tree(counts, params, prunable)
+
+  return asked
 
 
 def budget_tree(
@@ -237,9 +261,17 @@ def move_masks(
 
 
 def move_globally(
-  state: MaskState, by: PyTree, k: jax.Array, among: PyTree | None
+  state: MaskState,
+  by: PyTree,
+  k: jax.Array,
+  among: PyTree | None,
+  last: bool | jax.Array,
 ) -> MaskState:
-  """Keeps the k best of all sparse leaves together, and counts budgets."""
+  """Keeps the k best of all sparse leaves together.
+
+  Budgets become what leaves keep when that is as many as all of them are to
+  keep in the end, and not before, since their sum says how many that is.
+  """
   leaves, treedef = jax.tree.flatten(state.masks)
   sparse = [i for i, m in enumerate(leaves) if jnp.ndim(m)]
   rated = jax.tree.leaves(by)
@@ -251,7 +283,8 @@ def move_globally(
   budget = jax.tree.leaves(state.budget)
   for i, mask in zip(sparse, new, strict=True):
     leaves[i] = jnp.where(ok, mask, leaves[i])
-    budget[i] = masks_lib.count_in(leaves[i], jnp.shape(budget[i]))
+    n = masks_lib.count_in(mask, jnp.shape(budget[i]))
+    budget[i] = jnp.where(ok & last, n, budget[i])
   return state._replace(
     masks=treedef.unflatten(leaves),
     budget=treedef.unflatten(budget),

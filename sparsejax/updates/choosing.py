@@ -62,8 +62,9 @@ def best(
     by, _ = base.rate(score, scored, nothing, state, params, True)
     return choose(state, params, by)._replace(scores=scored)
 
+  asked = base.asked_budgets(sparsity, distribution, prunable, pattern)
   update = base.rated_update(choose, score)
-  return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
+  return MaskUpdate(init, update, pattern, scope == "layer", asked)
 
 
 class Nested(NamedTuple):
@@ -148,7 +149,7 @@ def nested(
     both = Nested(new.scores, around(new.masks, larger, new.count))
     return new._replace(scores=both)
 
-  return MaskUpdate(init, update)
+  return MaskUpdate(init, update, budgets=forward.budgets)
 
 
 def alternate(
@@ -205,4 +206,5 @@ def alternate(
       masks=jax.tree.map(lambda m: m | jnp.logical_not(sparse), state.masks)
     )
 
-  return MaskUpdate(init, base.rated_update(move, score))
+  update = base.rated_update(move, score)
+  return MaskUpdate(init, update, *chosen[2:])

@@ -9,6 +9,7 @@ from sparsejax import distributions, patterns, select
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, path_name
 from sparsejax.patterns import Patterns
+from sparsejax.patterns.base import in_units
 from sparsejax.scores import Score
 from sparsejax.updates import base
 from sparsejax.updates.base import MaskState, MaskUpdate
@@ -102,7 +103,10 @@ def drop_and_grow(
       state, params, prunable, pattern, leaf, dropped_by, grown_by
     )
 
-  return MaskUpdate(init, base.rated_update(move, drop, grow), pattern)
+  update = base.rated_update(move, drop, grow)
+  return MaskUpdate(
+    init, update, pattern, budgets=start.budgets, exact=not has_surplus
+  )
 
 
 def _with_surplus(key, params, prunable, state, pattern, room):
@@ -155,9 +159,10 @@ def constant_fan_in(
     never_ablate: `(path, leaf) -> bool`: leaves that keep all their neurons.
     axis: The axis of neurons, among those of one layer: by default that of
       outputs.
-    distribution: How many weights each sparse leaf keeps, to the nearest
-      multiple of its neurons; with a neurons left, that is the largest multiple
-      of a, so it may be up to a - 1 less.
+    distribution: How many weights each sparse leaf keeps, its budget in the
+      state: to the nearest multiple of its neurons while it has them all; with
+      a neurons left to the largest multiple of a, up to a - 1 less, as in the
+      authors' code.
     prunable: Which leaves are sparse.
     masks: The first masks, as for `static`.
 
@@ -188,6 +193,9 @@ def constant_fan_in(
 
   def init(key: jax.Array, params: PyTree) -> MaskState:
     state = start.init(key, params)
+    if masks is None:  # not rounded yet
+      counts = base.budgets(params, sparsity, distribution, prunable)
+      state = state._replace(budget=base.budget_tree(counts, params, prunable))
     whole = jax.tree_util.tree_map_with_path(
       lambda path, p: jnp.array(
         ablation == 0 or bool(never_ablate(path_name(path), p))
@@ -215,7 +223,14 @@ def constant_fan_in(
       left = jnp.maximum(jnp.sum(enough, dtype=jnp.int32), -(-budget // inputs))
       left = jnp.where(whole, neurons, left)
       alive = select.top_k_mask(salient.astype(jnp.float32), left)
-      each = jnp.where(alive, jnp.minimum(budget // left, inputs), 0)
+      full = in_units(budget, neurons) if masks is None else budget // neurons
+      each = jnp.where(left == neurons, full, budget // left)
+      each = jnp.where(alive, jnp.clip(each, 1, inputs), 0)
+      # What ablated neurons lose is among the n dropped, as in that code.
+      shape = [1] * mask.ndim
+      shape[axis] = neurons
+      living = mask & alive.reshape(shape)
+      keep = select.top_k_mask(dropped_by, active - n, living)
       keep = select.top_k_of_each(dropped_by, each, axis, keep)
       missing = each - select.count_of_each(keep, axis)
       grown = select.top_k_of_each(grown_by, missing, axis, ~keep)
@@ -226,7 +241,9 @@ def constant_fan_in(
       state, params, prunable, pattern, leaf, dropped_by, grown_by, whole
     )
 
-  return MaskUpdate(init, base.rated_update(move, drop, grow))
+  update = base.rated_update(move, drop, grow)
+  asked = base.asked_budgets(sparsity, distribution, prunable, None, masks)
+  return MaskUpdate(init, update, budgets=asked)
 
 
 def check_fraction(fraction: float, name: str = "fraction") -> None:

@@ -33,7 +33,7 @@ def fixed(masks: PyTree) -> MaskUpdate:
     full, budget = broadcast_masks(masks, params, distributions.matrices)
     return base.first_state(full, budget, key=None)
 
-  return MaskUpdate(init, _stay)
+  return MaskUpdate(init, _stay, exact=True)
 
 
 def static(
@@ -77,7 +77,8 @@ def static(
     full = random_masks(draw, params, prunable, by_layer, pattern)
     return base.first_state(full, budget, key)
 
-  return MaskUpdate(init, _stay, pattern)
+  asked = base.asked_budgets(sparsity, distribution, prunable, pattern, masks)
+  return MaskUpdate(init, _stay, pattern, budgets=asked, exact=True)
 
 
 def _stay(grads, state, params, now, *, after=None):

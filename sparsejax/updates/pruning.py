@@ -1,6 +1,7 @@
 """Masks that lose weights for good, along a schedule."""
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -9,7 +10,7 @@ import optax
 
 from sparsejax import distributions
 from sparsejax.distributions import Distribution, Prunable
-from sparsejax.masks import PyTree, path_name
+from sparsejax.masks import PyTree
 from sparsejax.patterns import Patterns
 from sparsejax.scores import Score
 from sparsejax.updates import base
@@ -66,8 +67,10 @@ def prune(
     state = base.dense_state(params, prunable, final, key)
     if masks is not None:
       first, left = broadcast_masks(masks, params, prunable, pattern)
+      # Under one threshold leaves may keep more than their own budget.
+      least = jnp.minimum if scope == "layer" else lambda k, n: k
       budget = jax.tree.map(
-        lambda mask, k, n: jnp.minimum(k, n) if mask.ndim else n,
+        lambda mask, k, n: least(k, n) if mask.ndim else n,
         first,
         state.budget,
         left,
@@ -76,7 +79,8 @@ def prune(
     return state._replace(scores=score.init(params))
 
   update = base.rated_update(functools.partial(keep, active=True), score)
-  return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
+  asked = base.asked_budgets(sparsity, distribution, prunable, pattern, masks)
+  return MaskUpdate(init, update, pattern, scope == "layer", asked)
 
 
 def prune_and_regrow(
@@ -169,7 +173,7 @@ def prune_and_regrow(
     )
 
   update = base.rated_update(move, drop, grow)
-  return MaskUpdate(init, update, pattern, by_leaf=scope == "layer")
+  return MaskUpdate(init, update, *pruned[2:])
 
 
 def keep_best(
@@ -206,15 +210,14 @@ def keep_best(
     first = base.budgets(params, initial_sparsity, distribution, prunable)
     first = base.budget_tree(first, params, prunable)
     if scope == "global":
-      final = base.budgets(params, sparsity, distribution, prunable)
-      # Without the leaves whose mask was given as True.
-      sparse = base.patterns_by_path(state.masks, None)
-      final = {path: n for path, n in final.items() if path in sparse}
-      leaves = jax.tree_util.tree_leaves_with_path(first)
-      before = sum(jnp.sum(n) for p, n in leaves if path_name(p) in final)
-      total = jnp.int32(sum(final.values()))
-      k = scheduled_budget(total, before, left)
-      return base.move_globally(state, by, k, state.masks if active else None)
+      sparse = [jnp.ndim(m) > 0 for m in jax.tree.leaves(state.masks)]
+      before, final = (
+        sum(map(jnp.sum, itertools.compress(jax.tree.leaves(tree), sparse)))
+        for tree in (first, state.budget)
+      )
+      k = scheduled_budget(final, before, left)
+      among = state.masks if active else None
+      return base.move_globally(state, by, k, among, k == final)
 
     def leaf(pattern, mask, budget, by, first):
       k = scheduled_budget(budget, first, left)

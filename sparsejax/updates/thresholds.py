@@ -10,7 +10,7 @@ import optax
 from sparsejax import distributions, select
 from sparsejax.distributions import Prunable
 from sparsejax.masks import PyTree, is_hole, path_name
-from sparsejax.scores import Score
+from sparsejax.scores import Score, check_transformation
 from sparsejax.updates import base
 from sparsejax.updates.base import MaskState, MaskUpdate
 
@@ -104,6 +104,7 @@ def soft_threshold(
     Kusupati et al., Soft Threshold Weight Reparameterization for Learnable
     Sparsity, arXiv:2002.03231, 2020, section 3.
   """
+  check_transformation(optimizer, "optimizer")
 
   def init(key: jax.Array, params: PyTree) -> MaskState:
     state = _dense(key, params, prunable)
