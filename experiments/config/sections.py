@@ -94,6 +94,13 @@ COMPARISON = Section(
 LOTTERY = Section(
   inner={
     "base": TRAINING,
+    "stability": Section(
+      more={
+        "branches": Key((), Sequence[str], "The branches to examine."),
+        "levels": Key((), Sequence[int], "At which levels."),
+        "points": Key(30, int, "Points of the line between two nets."),
+      }
+    ),
     "branches": Section(
       inner={
         "*": Section(

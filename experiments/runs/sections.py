@@ -70,6 +70,12 @@ PRUNING = Section(
   inner={
     "model": MODEL,
     "task": TASK,
+    "calibration": Section(
+      more={
+        "sequences": Key(128, int, "The number of windows."),
+        "length": Key(2048, int, "Tokens of each."),
+      }
+    ),
     "pruners": Section(inner={"*": PRUNER._replace(plain=frozenset())}),
   },
 )
