@@ -77,8 +77,8 @@ MUTATIONS = (
   Mutation(
     6,
     "sparsejax/updates/fixed.py",
-    "      else noise\n",
-    "      else None\n",
+    "not in counts:\n      return jnp.array(True)\n",
+    "not in counts:\n      return None\n",
   ),
   # The same draw at every update.
   Mutation(
