@@ -67,7 +67,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config.
   """
   variant = args.parse(arg, variant=llm.VARIANTS).variant
-  full = variant != llm.SMOLLM2
+  full = variant == llm.BYTES
   smoke = variant == llm.SMOKE
   config = recovery.defaults()
   config.name = f"seft_llm {variant}"

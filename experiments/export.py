@@ -36,7 +36,7 @@ from experiments.llm.io import (
   packed_model,
   two_of_four,
 )
-from experiments.llm.io.tensors import cast, listed
+from experiments.llm.io.tensors import DTYPES, cast, listed
 from experiments.runs import finished, train
 from sparsejax import packed
 from sparsejax.masks import path_name
@@ -113,7 +113,7 @@ def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
   """
   if form not in FORMATS:
     raise unknown("format", form, FORMATS)
-  dtypes = packed_model.DTYPES if form == "packed" else huggingface.DTYPES
+  dtypes = packed_model.DTYPES if form == "packed" else DTYPES
   if dtype not in dtypes:
     raise unknown(f"dtype of {form} models", dtype, dtypes)
   whole = packed_model.unpack(load.model_at(model))

@@ -28,6 +28,7 @@ def main(changes: overrides.Changes) -> None:
   """Calls the driver with config and workdir."""
   config, driver = load(flags.FLAGS.config, changes)
   _, _, arg = flags.FLAGS.config.partition(":")
+  smoke.compile_quickly(arg)
   driver.run(smoke.with_data(config, arg), flags.FLAGS.workdir)
 
 

@@ -24,7 +24,7 @@ import ml_collections
 from absl import flags
 
 from experiments import cli
-from experiments.config import describe, grid, sections
+from experiments.config import describe, grid, sections, smoke
 from experiments.config.grid import Grid
 from experiments.config.overrides import Changes
 from experiments.errors import UserError, check_known
@@ -149,6 +149,7 @@ def main(changes: Changes) -> None:
   """Trains a run or all of a sweep, or prints commands, as the flags say."""
   values = flags.FLAGS
   chosen = Grid(values.config, changes, values.rows)
+  smoke.compile_quickly(values.config.partition(":")[2])
   if values.only is not None:
     run_one(chosen, values.root, values.only)
     return

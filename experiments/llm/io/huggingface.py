@@ -16,14 +16,13 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from experiments import errors
-from experiments.errors import UserError
+from experiments.errors import UserError, check_known
 from experiments.llm.families import registry
 from experiments.llm.io import extras, files, identify, tensors, tokenizer
 from experiments.llm.io.extras import Extras
 from experiments.llm.io.model import Model, check_vocabulary
+from experiments.llm.io.tensors import DTYPES
 
-DTYPES = ("float32", "float16", "bfloat16")
 _IN_FILES = ("F32", "F16", "BF16")
 # Keys of config.json that say how the tensors are stored, so not ours to keep.
 _STORAGE = ("quantization_config", "compression_config", "sparsity_config")
@@ -125,8 +124,7 @@ def tensors_and_config(
   Raises:
     UserError: as `write_model` does.
   """
-  if dtype not in DTYPES:
-    raise errors.unknown("dtype of tensors", dtype, DTYPES)
+  check_known("dtype of tensors", dtype, DTYPES)
   check_vocabulary(model)
   layout = model.family.huggingface
   config = {
@@ -184,8 +182,8 @@ def _check_storage(raw: Mapping[str, Any], path: pathlib.Path) -> None:
     if said and not _is_dense(said):
       raise UserError(
         f"{path}: {key} is {said!r}; only models whose tensors are plain "
-        f"{', '.join(DTYPES)} are read. Load it where it was made, save it "
-        "dense in bfloat16, and take that."
+        f"{', '.join(DTYPES)} are read. Load it where it was made, and "
+        "save it dense in bfloat16."
       )
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from experiments.errors import UserError
+from experiments.errors import UserError, check_known
 from experiments.llm.families import registry
 from experiments.llm.families.protocol import (
   Config,
@@ -23,6 +23,7 @@ from experiments.llm.families.protocol import (
   is_stacked,
 )
 
+DTYPES = ("float32", "float16", "bfloat16")
 _SHOWN = 5
 
 Shape = tuple[int, ...]
@@ -52,8 +53,10 @@ def params_from_tensors(
 
   Raises:
     UserError: a tensor is missing, has another shape, is not expected, or has
-      values that are not finite.
+      values that are not finite; or the dtype is another.
   """
+  dtype = jnp.dtype(dtype)
+  check_known("dtype of parameters", dtype.name, DTYPES)
   leaves = _shapes(config)
   wanted = {}
   for path, shape in leaves.items():
@@ -64,7 +67,7 @@ def params_from_tensors(
   _compare(shapes, wanted, where)
   params = {}
   for path, shape in leaves.items():
-    params[path] = np.empty(shape, jnp.dtype(dtype))
+    params[path] = np.empty(shape, dtype)
     stacked = params[path] if is_stacked(path) else params[path][None]
     for i, x in enumerate(stacked):
       name = names[path].format(i)

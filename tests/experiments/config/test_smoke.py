@@ -1,7 +1,9 @@
 """Smoke tests need no data; all other runs do."""
 
 import json
+import os
 
+import jax
 import numpy as np
 import pytest
 
@@ -86,6 +88,18 @@ def test_runs_of_a_sweep_are_of_other_names():
     changes = grid.differences(one)
     assert changes["data.random"] == 64
     assert grid.name_of(one) == name
+
+
+def test_only_smoke_tests_are_compiled_quickly(monkeypatch):
+  variable = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+  monkeypatch.setenv(variable, "no")
+  calls = []
+  monkeypatch.setattr(jax.config, "update", lambda *args: calls.append(args))
+  smoke.compile_quickly("set,erk")
+  assert (os.environ[variable], calls) == ("no", [])
+  smoke.compile_quickly("set,smoke")
+  assert os.environ[variable] == "1"
+  assert calls == [(variable.lower(), True)]
 
 
 @pytest.mark.parametrize("name", data.DATASETS)

@@ -162,6 +162,13 @@ def test_halves(tmp_path, dtype):
   assert huggingface.read_model(tmp_path).params["norm"]["scale"][0] == 0.0
 
 
+@pytest.mark.parametrize("dtype", ["int8", "float64"])
+def test_parameters_are_of_no_other_dtype(dtype, tmp_path):
+  huggingface.write_model(tmp_path, make_model("llama"))
+  with pytest.raises(UserError, match=f"of parameters is called '{dtype}'"):
+    huggingface.read_model(tmp_path, dtype=dtype)
+
+
 def test_several_files(tmp_path):
   model = make_model("llama")
   folder = make_folder(tmp_path, model)
