@@ -120,6 +120,12 @@ def forward_params(
   if isinstance(opt_state, Forward):
     return opt_state.forward(params, probes)
   if not find(opt_state, ForwardMaskedState):
+    if any(map(_is_restored, jax.tree.leaves(opt_state, is_leaf=_is_restored))):
+      raise TypeError(
+        "the optimizer state: got a dict with a mask_state, which does not say "
+        "how to run the model, wanted the state that sparsejax.init makes: "
+        "restore checkpoints into a state of the same types"
+      )
     return params
   values = masks_lib.apply_masks(params, get_masks(opt_state))
   if thresholds := find(opt_state, Thresholds):
@@ -131,6 +137,11 @@ def forward_params(
     params,
     values,
   )
+
+
+def _is_restored(node):
+  """Returns whether a node is a sparse state that came back as a dict."""
+  return isinstance(node, dict) and "mask_state" in node
 
 
 def check_params(params: PyTree) -> None:

@@ -355,12 +355,14 @@ def test_what_cannot_be_packed_is_refused_in_words():
     modes.packed(sparsejax.ste(adam, 0.5, key=KEY))
   with pytest.raises(ValueError, match="wanted an algorithm"):
     modes.packed(optax.chain(ALGORITHMS["rigl"]()))
-  with pytest.raises(ValueError, match="scope='global'"):
-    modes.packed(
-      sparsejax.gmp(
-        adam, 0.5, key=KEY, begin=0, end=2, delta_t=1, scope="global"
-      )
-    )
+  span = {"key": KEY, "begin": 0, "end": 2, "delta_t": 1}
+  for tx in (
+    sparsejax.gmp(adam, 0.5, **span, scope="global"),
+    sparsejax.granet(adam, 0.5, **span, t_end=4),
+    sparsejax.ac_dc(adam, 0.5, key=KEY, phases=(2, 4, 6)),
+  ):
+    with pytest.raises(ValueError, match="scope='global'"):
+      modes.packed(tx)
   snfs = modes.packed(sparsejax.snfs(adam, 0.5, key=KEY, t_end=10))
   with pytest.raises(ValueError, match="remember dense arrays"):
     sparsejax.init(snfs, params())

@@ -374,6 +374,14 @@ def test_a_state_that_came_back_in_another_form(make):
         tx.update(noise(0), restored, params, update_masks=now)
 
 
+def test_a_state_that_came_back_as_a_dict_does_not_run_the_model_dense():
+  for tx in (of_sparsity("ste", 0.7), sparsejax.modes.packed(rigl())):
+    params, state = sparsejax.init(tx, PARAMS)
+    for restored in (as_dict(state), {"inner": [{}, as_dict(state)]}):
+      with pytest.raises(TypeError, match="got a dict with a mask_state"):
+        sparsejax.forward_params(params, restored)
+
+
 def test_what_init_returns_and_takes_is_swapped():
   state, params = reversed(sparsejax.init(rigl(), PARAMS))
   with pytest.raises(TypeError, match=r"got a dict, .*params and state"):
