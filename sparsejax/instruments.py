@@ -53,7 +53,8 @@ def layer_sensitivity(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The loss after one leaf alone was pruned by magnitude, leaf by leaf.
 
-  Sparsity is the share of all of a leaf's weights. Those that are inactive, and
+  Sparsity is the share of all of a leaf's weights; layers that it stacks are
+  pruned one by one, to the same sparsity. Those that are inactive, and
   so zero, go first: a leaf that is as sparse already stays as it is. The loss
   is compiled once, the selection once per shape.
 
@@ -97,14 +98,21 @@ def layer_sensitivity(
     distributions.budgets(params, s, _one_by_one, prunable) for s in sparsities
   ]
   loss = jax.jit(loss_fn)
+  by_path = roles.of(params, prunable)
 
   def mean_loss(params):
     return jnp.mean(jnp.stack([loss(params, batch) for batch in batches]))
 
   def pruned(name, k):
-    return jax.tree_util.tree_map_with_path(
-      lambda path, x: _largest(x, k) if path_name(path) == name else x, params
-    )
+    role = by_path[name]
+
+    def leaf(path, x):
+      if path_name(path) != name:
+        return x
+      each = roles.shared_out(k, roles.budget_shape(role, np.shape(x)))
+      return roles.by_layer(_largest, role)(x, each)
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
 
   losses = {
     name: jnp.stack([mean_loss(pruned(name, k[name])) for k in kept])

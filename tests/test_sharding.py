@@ -162,3 +162,29 @@ def test_a_round_of_pruning_on_a_mesh():
     jax.tree.map(np.testing.assert_array_equal, spread[1], masks)
     for p, mask in spread[1].items():
       assert mask.sharding.is_equivalent_to(shardings[p], mask.ndim)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("pattern", [None, "fan_in"])
+def test_stacked_layers_on_a_mesh(pattern, kind):
+  """Layers move by themselves; what crosses are counts of each of them."""
+  mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+  spec = NamedSharding(mesh, PartitionSpec(None, "x", "y"))
+
+  def layers(seed):
+    w = jax.random.normal(jax.random.key(seed), (3, 16, 8))
+    return {"layers": {"kernel": jnp.round(8 * w) / 8}}
+
+  tx = moving(sparsejax.rigl, pattern=pattern, distribution="uniform")
+  update = jax.jit(tx.update, static_argnames="update_masks")
+  found = []
+  for put in (lambda x: x, lambda x: jax.device_put(x, spec)):
+    params, state = sparsejax.init(tx, put(layers(0)))
+    _, state = update(put(layers(1)), state, params, update_masks=True)
+    text = update.lower(put(layers(1)), state, params, update_masks=True)
+    found.append(sparsejax.get_masks(state)["layers"]["kernel"])
+  alone, spread = found
+  np.testing.assert_array_equal(alone, spread)
+  assert spread.sharding.is_equivalent_to(spec, 3)
+  text = text.compile().as_text()
+  assert not re.search(r" (sort|gather|all-gather|all-to-all)[\w-]*\(", text)

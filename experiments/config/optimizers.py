@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sparsejax import roles
+from sparsejax.masks import path_name
+
 
 def sgd(
   learning_rate: optax.ScalarOrSchedule,
@@ -116,7 +119,17 @@ def _chain(
 
 
 def _matrices(params: Any) -> Any:
-  return jax.tree.map(lambda p: p.ndim > 1, params)
+  """Marks weights and embeddings; biases and norms of whatever shape are not.
+
+  Those of scanned layers, too, have several axes.
+  """
+  decayed = roles.of(params)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: (
+      p.ndim > 1 and decayed[path_name(path)].kind in ("weight", "embedding")
+    ),
+    params,
+  )
 
 
 OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw}

@@ -225,12 +225,13 @@ def move_masks(
   pattern: Patterns | None,
   leaf: Callable,
   *trees: PyTree,
+  given: tuple[jax.Array, ...] = (),
 ) -> MaskState:
-  """Maps `leaf(pattern, mask, budget, *trees)` over the sparse layers.
+  """Maps `leaf(pattern, mask, budget, *trees, *given)` over the sparse layers.
 
-  `leaf` sees one layer of those that are stacked in an array. It returns the
-  new mask, and whether all scores were finite: the old mask stays if not, and
-  that is counted.
+  `leaf` sees one layer of those that are stacked in an array, and scalars that
+  all of them are given. It returns the new mask, and whether all scores were
+  finite: the old mask stays if not, and that is counted.
   """
   of = patterns_by_path(state.masks, pattern)
   role = roles.of(params, prunable)
@@ -246,7 +247,7 @@ def move_masks(
       return jnp.where(ok, new, mask), 1 - ok.astype(jnp.int32)
 
     moved = roles.by_layer(one, role[name], merged=layer.merged)
-    mask, refused = moved(mask, budget, *xs)
+    mask, refused = moved(mask, budget, *xs, *given)
     return mask, jnp.sum(refused) if refused.ndim else refused
 
   moved = jax.tree_util.tree_map_with_path(

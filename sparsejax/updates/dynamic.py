@@ -75,24 +75,25 @@ def drop_and_grow(
     masks=masks,
   )
 
-  def room(budget, step):
-    more = surplus(step) * budget.astype(jnp.float32)
-    return jnp.trunc(more).astype(jnp.int32)
+  def room(budget, more):
+    return jnp.trunc(more * budget.astype(jnp.float32)).astype(jnp.int32)
 
   def init(key: jax.Array, params: PyTree) -> MaskState:
     state = start.init(key, params)
     if has_surplus and masks is None:
-      state = _with_surplus(key, params, prunable, state, pattern, room)
+      state = _with_surplus(
+        key, params, prunable, state, pattern, lambda k: room(k, surplus(0))
+      )
     return state._replace(scores=(drop.init(params), grow.init(params)))
 
   def move(state, params, dropped_by, grown_by):
-    share = fraction(state.count)
+    share, more = fraction(state.count), surplus(state.count)
 
-    def leaf(pattern, mask, budget, dropped_by, grown_by):
+    def leaf(pattern, mask, budget, dropped_by, grown_by, share, more):
       n = jnp.trunc(share * budget.astype(jnp.float32)).astype(jnp.int32)
       n, k = jnp.clip(n, 0, budget), budget
       if has_surplus:
-        k = jnp.minimum(budget + room(budget, state.count), mask.size)
+        k = jnp.minimum(budget + room(budget, more), mask.size)
         n = n + k - budget
         if not regrow:  # more than k may be active: less room than without them
           n = jnp.minimum(n, mask.size - jnp.sum(mask, dtype=jnp.int32))
@@ -100,7 +101,14 @@ def drop_and_grow(
       return new, base.finite(dropped_by) & base.finite(grown_by)
 
     return base.move_masks(
-      state, params, prunable, pattern, leaf, dropped_by, grown_by
+      state,
+      params,
+      prunable,
+      pattern,
+      leaf,
+      dropped_by,
+      grown_by,
+      given=(share, more),
     )
 
   update = base.rated_update(move, drop, grow)
@@ -119,7 +127,7 @@ def _with_surplus(key, params, prunable, state, pattern, room):
     )
   budgets = jax.tree_util.tree_leaves_with_path(state.budget)
   counts = {
-    path_name(path): jnp.minimum(k + room(k, 0), np.size(p) // k.size)
+    path_name(path): jnp.minimum(k + room(k), np.size(p) // k.size)
     for (path, k), p in zip(budgets, jax.tree.leaves(params), strict=True)
     if path_name(path) in of
   }
@@ -208,7 +216,7 @@ def constant_fan_in(
   def move(state, params, dropped_by, grown_by):
     share = fraction(state.count)
 
-    def leaf(pattern, mask, budget, dropped_by, grown_by, whole):
+    def leaf(pattern, mask, budget, dropped_by, grown_by, whole, share):
       axis = pattern.axis
       neurons = mask.shape[axis]
       inputs = mask.size // neurons
@@ -238,7 +246,15 @@ def constant_fan_in(
 
     whole = state.scores[2]
     return base.move_masks(
-      state, params, prunable, pattern, leaf, dropped_by, grown_by, whole
+      state,
+      params,
+      prunable,
+      pattern,
+      leaf,
+      dropped_by,
+      grown_by,
+      whole,
+      given=(share,),
     )
 
   update = base.rated_update(move, drop, grow)

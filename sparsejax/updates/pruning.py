@@ -159,7 +159,7 @@ def prune_and_regrow(
     state = keep(state, params, dropped_by, active=True)
     share = fraction(state.count)
 
-    def leaf(pattern, mask, budget, dropped_by, grown_by):
+    def leaf(pattern, mask, budget, dropped_by, grown_by, share):
       del budget
       k = jnp.sum(mask, dtype=jnp.int32)
       n = jnp.trunc(share * k.astype(jnp.float32)).astype(jnp.int32)
@@ -169,7 +169,14 @@ def prune_and_regrow(
     # A leaf that could not be pruned is not counted once more.
     state = state._replace(refused=refused)
     return base.move_masks(
-      state, params, prunable, pattern, leaf, dropped_by, grown_by
+      state,
+      params,
+      prunable,
+      pattern,
+      leaf,
+      dropped_by,
+      grown_by,
+      given=(share,),
     )
 
   update = base.rated_update(move, drop, grow)
@@ -219,12 +226,14 @@ def keep_best(
       among = state.masks if active else None
       return base.move_globally(state, by, k, among, k == final)
 
-    def leaf(pattern, mask, budget, by, first):
+    def leaf(pattern, mask, budget, by, first, left):
       k = scheduled_budget(budget, first, left)
       where = mask if active else None
       return pattern.top_k(by, k, where), base.finite(by)
 
-    return base.move_masks(state, params, prunable, pattern, leaf, by, first)
+    return base.move_masks(
+      state, params, prunable, pattern, leaf, by, first, given=(left,)
+    )
 
   return keep
 

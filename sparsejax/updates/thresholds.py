@@ -63,7 +63,7 @@ def above(
   def move(state, params, by):
     limit = threshold(state.count)
 
-    def leaf(pattern, mask, budget, by):
+    def leaf(pattern, mask, budget, by, limit):
       del pattern, mask, budget
       over = by > limit
       k = math.ceil(least * by.size)
@@ -75,7 +75,9 @@ def above(
         )
       return over, base.finite(by)
 
-    return base.move_masks(state, params, prunable, None, leaf, by)
+    return base.move_masks(
+      state, params, prunable, None, leaf, by, given=(limit,)
+    )
 
   return MaskUpdate(init, base.rated_update(move, score))
 
