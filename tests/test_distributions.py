@@ -220,3 +220,38 @@ def test_budgets_refuse_what_is_no_count(answer):
 def test_a_sparsity_is_a_share(sparsity):
   with pytest.raises(ValueError, match=r"sparsity: got .*, wanted .* \[0, 1\)"):
     lib.budgets(PARAMS, sparsity)
+
+
+@pytest.mark.parametrize("name", ["uniform", "erdos_renyi", "er", "erk"])
+def test_a_leaf_of_no_size_keeps_nothing_and_takes_nothing(name):
+  full = {"a": jnp.ones((16, 12)), "b": jnp.ones((12, 30))}
+  counts = lib.budgets(full | {"empty": jnp.ones((0, 4))}, 0.9, name)
+  assert counts == lib.budgets(full, 0.9, name) | {"empty": 0}
+  ruled = lib.by_path({"empty": 0.5, "a": 0.0}, rest=name)
+  counts = lib.budgets(full | {"empty": jnp.ones((0, 4))}, 0.9, ruled)
+  assert counts == {"a": 192, "b": 36, "empty": 0}
+
+
+def test_distributions_go_by_name():
+  by_name = {
+    "uniform": lib.uniform,
+    "er": lib.erdos_renyi,
+    "erdos_renyi": lib.erdos_renyi,
+    "erk": lib.erdos_renyi_kernel,
+    "erdos_renyi_kernel": lib.erdos_renyi_kernel,
+  }
+  for name, function in by_name.items():
+    assert lib.named(name) is function
+  with pytest.raises(ValueError, match=r"'unifrom'\. Near it: uniform"):
+    lib.budgets(PARAMS, 0.5, "unifrom")
+  with pytest.raises(TypeError, match=r"got 0\.5, wanted a function .*erk"):
+    lib.budgets(PARAMS, 0.5, 0.5)
+
+
+def test_rounding_of_ten_thousand_layers_is_exact_and_quick():
+  """A stack of experts: as many numbers as layers are rounded together."""
+  params = {
+    "experts": {"kernel": jax.ShapeDtypeStruct((9973, 3, 7), "float32")}
+  }
+  (count,) = lib.budgets(params, 0.777).values()
+  assert count == round(9973 * 21 * 0.223)

@@ -55,6 +55,24 @@ def test_nnz_and_density_count_sparse_leaves_only():
   assert lib.density([jnp.array(True)]) == 1.0
 
 
+def test_nnz_and_density_of_params_count_what_is_not_zero():
+  params = {"w": jnp.eye(4), "b": jnp.array([0.0, 2.0]), "scale": jnp.ones(())}
+  assert lib.nnz(params) == 5
+  assert lib.density(params) == 5 / 18
+  assert lib.nnz(lib.apply_masks(PARAMS, MASKS)) == 3 + 2
+  as_floats = jax.tree.map(lambda m: m.astype(jnp.float32), MASKS)
+  assert lib.nnz(as_floats) == 3
+  assert lib.density(as_floats) == 0.5
+  assert int(jax.jit(lib.nnz)(params)) == 5
+
+
+def test_nnz_refuses_what_is_neither_masks_nor_params():
+  for leaf in (jnp.arange(3), jnp.zeros(3, jnp.uint8)):
+    for count in (lib.nnz, lib.density):
+      with pytest.raises(TypeError, match=r"^a/0: got u?int.*get_masks"):
+        count({"a": [leaf]})
+
+
 def test_nnz_is_exact_where_float32_is_not():
   mask = jnp.ones((2**12, 2**12 + 1), bool).at[0, 0].set(False)
   assert lib.nnz(mask) == 2**24 + 2**12 - 1

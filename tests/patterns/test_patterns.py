@@ -726,3 +726,45 @@ def test_top_k_of_each_slice(data):
 @functools.partial(jax.jit, static_argnums=2)
 def of_each(scores, k, axis, where):
   return top_k_of_each(scores, k, axis, where)
+
+
+def test_patterns_go_by_name():
+  masks = [
+    sparsejax.get_masks(
+      sparsejax.static(optax.sgd(0.1), 0.5, key=KEY, pattern=pattern).init(
+        jnp.ones((16, 12))
+      )
+    )
+    for pair in (
+      ("2:4", patterns.n_of_m(2, 4)),
+      ("4x4", patterns.blocks((4, 4))),
+      ("fan_in", patterns.fan_in()),
+      ("channels", patterns.channels()),
+      ("unstructured", None),
+    )
+    for pattern in pair
+  ]
+  for named, made in zip(masks[::2], masks[1::2], strict=True):
+    np.testing.assert_array_equal(named, made)
+  with pytest.raises(ValueError, match=r"'fanin'\. Near it: fan_in"):
+    patterns.named("fanin")
+  with pytest.raises(ValueError, match="4:2, wanted n of m"):
+    patterns.named("4:2")
+  with pytest.raises(TypeError, match="pattern: got 4"):
+    patterns.resolve(4, ["w"])
+  by_path = patterns.by_path({"^a": "2:4"}, rest="fan_in")(["a", "b"])
+  assert by_path["a"].density is not None
+  assert by_path["b"].density is None
+
+
+@pytest.mark.parametrize("pattern", [None, "fan_in", "channels", "2:4", "4x4"])
+def test_a_leaf_of_no_size_has_any_pattern(pattern):
+  params = {"w": jnp.ones((16, 12)), "empty": jnp.ones((0, 4))}
+  tx = sparsejax.rigl(
+    optax.sgd(0.1), 0.5, key=KEY, t_end=9, delta_t=1, pattern=pattern
+  )
+  params, state = sparsejax.init(tx, params)
+  _, state = tx.update(params, state, params, update_masks=True)
+  masks = sparsejax.get_masks(state)
+  assert masks["empty"].shape == (0, 4)
+  assert int(masks["w"].sum()) == 96
