@@ -1,11 +1,11 @@
-"""RigL's tables on Fashion-MNIST: LeNet-300-100 for 20 epochs.
+"""RigL's tables on Fashion-MNIST: LeNet-300-100.
 
     python -m experiments.sweep --config=configs/dst_fashion_mnist.py --root=DIR
     python -m experiments.tables --table=dst_fashion_mnist --root=DIR
 
 Dense, small-dense, SNIP and, with uniform and with ERK sparsities, static, SET,
 SNFS, RigL, RigL for 100 epochs, and gradual pruning, at 80, 90, 95 and 98 %
-with five seeds each: 285 runs.
+with five seeds each: 285 runs, of 20 epochs but for that one.
 
 Mask updates as in Evci et al., Rigging the Lottery (arXiv:1911.11134, section
 4): every 100 steps until 75 % of training, with a drop fraction of 0.3 that is

@@ -1,10 +1,10 @@
-"""RigL on MNIST-1D: a small convolutional net at 90 % sparsity.
+"""RigL on MNIST-1D: a small convolutional net.
 
     python -m experiments.main --config=configs/rigl_mnist1d.py --workdir=DIR
 
-Mask updates as in Evci et al., Rigging the Lottery (arXiv:1911.11134, section
-4): every 100 steps until 75 % of training, with a drop fraction of 0.3 that is
-annealed by a cosine.
+At 90 % sparsity. Mask updates as in Evci et al., Rigging the Lottery
+(arXiv:1911.11134, section 4): every 100 steps until 75 % of training, with a drop
+fraction of 0.3 that is annealed by a cosine.
 
 Expected: no published number applies. Net and data are those of Greydanus and
 Kobak (arXiv:2011.14439), whose dense net reaches 94 % by another recipe.

@@ -201,7 +201,9 @@ def notes(rows: Sequence[Row]) -> str:
       f"others: {named}."
     )
   for reason in dict.fromkeys(row.barred for row in rows if row.barred):
-    found.append(f"{reason}; these numbers say only that the program runs.")
+    found.append(
+      f"{reason.capitalize()}; these numbers say only that the program runs."
+    )
   return " ".join(found)
 
 
