@@ -3,8 +3,8 @@
     python -m experiments.main --config=configs/rigl_mnist1d.py --workdir=DIR
 
 At 90 % sparsity. Mask updates as in Evci et al., Rigging the Lottery
-(arXiv:1911.11134, section 4): every 100 steps until 75 % of training, with a drop
-fraction of 0.3 that is annealed by a cosine.
+(arXiv:1911.11134, section 4): every 100 steps until 75 % of training, with a
+drop fraction of 0.3 that is annealed by a cosine.
 
 Expected: no published number applies. Net and data are those of Greydanus and
 Kobak (arXiv:2011.14439), whose dense net reaches 94 % by another recipe.
