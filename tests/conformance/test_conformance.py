@@ -151,7 +151,7 @@ def _assert_count(counts, old, mask, first):
     case "fan_in":
       each = set(mask.sum(0)) - {0}
       assert len(each) == 1
-      assert 16 - 8 < mask.sum() <= 16
+      assert 19 - 8 < mask.sum() <= 19
     case "free":
       assert 0 < mask.sum() <= 48
 
