@@ -5,6 +5,7 @@ Every key that a config can have can be set, also one that its file leaves out;
 function: those that both have keep their values.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -88,6 +89,14 @@ class _Changer:
 
   def change(self, path: str, text: str) -> None:
     """Sets the value of a dotted key, or what a name stands for."""
+    for rule, other in self.section.instead.items():
+      given = self.config.get(other.partition(".")[0])
+      if given and re.fullmatch(rule, path):
+        raise UserError(
+          f"config.{path} would change nothing: config.{other} decides"
+        )
+    if path == "driver" and text != self.config.driver:
+      raise UserError("config.driver is that of the config file; give another")
     if "[" in path:
       raise UserError(
         f"--config.{path}={text}: an item of a list cannot be set alone; set "

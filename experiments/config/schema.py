@@ -56,6 +56,8 @@ class Section(NamedTuple):
     fill: `(name, steps, keywords) -> keywords` that a function gets when its
       name is set in place of another, from those it keeps; None for none.
     words: Whether a string or a list may stand in its place.
+    instead: Of a whole config: what decides in place of keys that every run
+      gets anew, by a regular expression for their paths.
   """
 
   kind: str = ""
@@ -68,6 +70,7 @@ class Section(NamedTuple):
   lookup: Callable[[str], Callable[..., Any]] | None = None
   fill: Callable[..., dict[str, Any]] | None = None
   words: bool = False
+  instead: Mapping[str, str] = {}
 
   def within(
     self, key: str, known: Mapping[str, Key] | None = None

@@ -90,8 +90,14 @@ COMPARISON = Section(
     "initial": Section(inner={"*": _INITIAL}),
     "optimizers": Section(inner={"*": OPTIMIZER}),
   },
+  instead={
+    r"base\.algorithm(\..*)?": "algorithms.NAME",
+    r"algorithms\.[^.]*\.sparsity": "sparsities",
+    r"base\.seed": "seeds",
+  },
 )
 LOTTERY = Section(
+  instead={r"base\.seed": "seeds"},
   inner={
     "base": TRAINING,
     "stability": Section(

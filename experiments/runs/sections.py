@@ -65,6 +65,14 @@ RECOVERY = Section(
     "starts": Section(inner={"*": FINE_TUNING}),
     "settings": Section(inner={"*": FINE_TUNING}),
   },
+  instead={
+    r"(base|(starts|settings)\.[^.]*)\.seed": "seeds",
+    r"(starts|settings)\.[^.]*\.model(\..*)?": "base.model",
+  },
+)
+# What the table varies is not a pruner's own.
+_OF_TABLE = PRUNER._replace(
+  plain=frozenset(), in_code={"advance", "sparsity", "n_of_m", "seed"}
 )
 PRUNING = Section(
   inner={
@@ -76,6 +84,6 @@ PRUNING = Section(
         "length": Key(2048, int, "Tokens of each."),
       }
     ),
-    "pruners": Section(inner={"*": PRUNER._replace(plain=frozenset())}),
+    "pruners": Section(inner={"*": _OF_TABLE}),
   },
 )

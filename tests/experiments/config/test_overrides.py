@@ -1,6 +1,7 @@
 """Changes of configs: every key of every part, and what names bring."""
 
 import itertools
+import re
 
 import pytest
 
@@ -39,7 +40,11 @@ def test_every_key_is_known_and_takes_the_value_that_it_has(file):
   assert len(found) > 30
   for path, key, value, is_set in found:
     assert key.meaning or is_set, path
-    if value is schema.REQUIRED:
+    fixed = any(
+      made.get(other.partition(".")[0]) and re.fullmatch(rule, path)
+      for rule, other in driver.SECTION.instead.items()
+    )
+    if value is schema.REQUIRED or fixed:
       continue
     value = value.to_dict() if hasattr(value, "to_dict") else value
     named = callable(value) and hasattr(value, "__name__")
@@ -201,6 +206,34 @@ def test_seeds_are_a_list():
   assert "write 5, with the comma; for several, 0,1,2" in refused(
     ("seeds", "5"), config="configs/quickstart.py"
   )
+
+
+@pytest.mark.parametrize(
+  ("config", "path", "decides"),
+  [
+    ("quickstart", "base.seed", "seeds"),
+    ("quickstart", "base.algorithm.name", "algorithms.NAME"),
+    ("init_pruning", "algorithms.snip.sparsity", "sparsities"),
+    ("imp_rewinding", "base.seed", "seeds"),
+    ("seft_llm", "settings.seft.seed", "seeds"),
+    ("seft_llm", "starts.wanda 60 %.model.name", "base.model"),
+  ],
+)
+def test_what_would_change_nothing_is_refused(config, path, decides):
+  assert f"config.{decides} decides" in refused(
+    (path, "3"), config=f"configs/{config}.py"
+  )
+
+
+def test_a_sparsity_is_set_where_no_others_decide():
+  change = ("algorithms.rigl.sparsity", "0.5")
+  made = changed(change, config="configs/quickstart.py")
+  assert made.algorithms.rigl.sparsity == 0.5
+
+
+def test_the_driver_is_the_config_files():
+  assert "give another" in refused(("driver", "compare"))
+  changed(("driver", "train"))
 
 
 def test_rows_are_what_they_are_called():
