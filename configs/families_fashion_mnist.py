@@ -86,7 +86,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     for name in METHODS
   }
-  config.algorithms.sr_ste.pattern = {"name": "unstructured"}
   config.optimizers = {"top_kast": {**base.optimizer, "weight_decay": 0.0}}
   config.settings = {
     "top_kast": tuple(

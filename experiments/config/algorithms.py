@@ -196,6 +196,12 @@ def _movement_shares(steps: int, every: int) -> dict[str, Any]:
   return {**times, "optimizer": {"name": "adam", "rate_factor": 0.2}}
 
 
+def _sr_ste_shares(steps: int, every: int) -> dict[str, Any]:
+  """Of any sparsity: its own pattern by default, 2:4, has only one."""
+  del steps, every
+  return {"pattern": {"name": "unstructured"}}
+
+
 def _str_shares(steps: int, every: int) -> dict[str, Any]:
   del steps, every
   return {"optimizer": {"name": "sgd", "momentum": 0.9}}
@@ -265,7 +271,10 @@ ALGORITHMS = {
     sparsejax.ste, cost=_straight_through_cost, chooses_first_masks=True
   ),
   "sr_ste": Algorithm(
-    sparsejax.sr_ste, cost=_straight_through_cost, chooses_first_masks=True
+    sparsejax.sr_ste,
+    cost=_straight_through_cost,
+    chooses_first_masks=True,
+    shares=_sr_ste_shares,
   ),
   "top_kast": Algorithm(
     sparsejax.top_kast,

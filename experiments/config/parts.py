@@ -4,10 +4,12 @@ Keywords in a config are those of the functions; wrong ones raise a UserError.
 Algorithms have a table of their own, in algorithms.py.
 """
 
+import contextlib
 import functools
 import json
+import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -139,7 +141,9 @@ def algorithm_functions(config: ml_collections.ConfigDict) -> dict[str, Any]:
   _replace_names(options)
   for key in ("prunable", "never_ablate"):
     if options.get(key) is not None:
-      options[key] = distributions.matching(options[key])
+      with _telling(key, options[key]):
+        re.compile(options[key])
+        options[key] = distributions.matching(options[key])
     else:  # a placeholder that nobody has filled in
       options.pop(key, None)
   if options.get("pattern") is not None:
@@ -305,11 +309,14 @@ SCORES = {
   "random": scores.random,
 }
 
-DISTRIBUTIONS = {
-  "uniform": distributions.uniform,
-  "erdos_renyi": distributions.erdos_renyi,
-  "erdos_renyi_kernel": distributions.erdos_renyi_kernel,
-}
+
+@contextlib.contextmanager
+def _telling(key: str, value: Any) -> Iterator[None]:
+  """Says which keyword of an algorithm is no name, rule or expression."""
+  try:
+    yield
+  except (TypeError, ValueError, re.error) as error:
+    raise UserError(f"algorithm.{key} is {value!r}: {error}") from error
 
 
 def _distribution(options: dict[str, Any]) -> distributions.Distribution:
@@ -318,10 +325,12 @@ def _distribution(options: dict[str, Any]) -> distributions.Distribution:
   Rules are [regular expression, sparsity] pairs.
   """
   name = options.pop("distribution", "erdos_renyi_kernel")
-  check_known("distribution", name, DISTRIBUTIONS)
-  rules = dict(options.pop("by_path", ()))
-  rest = DISTRIBUTIONS[name]
-  return distributions.by_path(rules, rest=rest) if rules else rest
+  with _telling("distribution", name):
+    rest = distributions.named(name)
+  pairs = options.pop("by_path", ())
+  with _telling("by_path", pairs):
+    rules = {re.compile(rule).pattern: sparsity for rule, sparsity in pairs}
+    return distributions.by_path(rules, rest=rest) if rules else rest
 
 
 def _pattern(config: Any) -> patterns.Patterns:
@@ -331,13 +340,16 @@ def _pattern(config: Any) -> patterns.Patterns:
   """
   if isinstance(config, (str, *calling.MAPPINGS)):
     return _one_pattern(config)
-  rules = {rule: _one_pattern(pattern) for rule, pattern in config}
-  return patterns.by_path(rules)
+  with _telling("pattern", config):
+    return patterns.by_path(
+      {re.compile(rule).pattern: _one_pattern(one) for rule, one in config}
+    )
 
 
-def _one_pattern(config: Mapping[str, Any] | str) -> patterns.Pattern | str:
+def _one_pattern(config: Mapping[str, Any] | str) -> patterns.Patterns:
   if isinstance(config, str):
-    return config  # a name of the library's own, such as "2:4"
+    with _telling("pattern", config):
+      return patterns.named(config)
   options = dict(config)
   if "pool" in options:
     check_known("pool", options["pool"], POOLS)

@@ -303,13 +303,16 @@ def patterns_by_path(
 
 
 def check_scope(scope: str, pattern: Patterns | None = None) -> None:
-  """Checks a scope: "layer", or "global" without a pattern."""
+  """Checks a scope: "layer", or "global" with unstructured zeros."""
   if scope not in ("layer", "global"):
     raise ValueError(
       f"got scope={scope!r}, wanted 'layer', each leaf by itself, or 'global', "
       "all sparse leaves under one threshold"
     )
-  if scope == "global" and pattern is not None:
+  free = pattern in (None, "unstructured")
+  if isinstance(pattern, patterns.Pattern):
+    free = pattern.top_k is select.top_k_mask
+  if scope == "global" and not free:
     raise ValueError(
       "got scope='global' with a pattern, whose parts of different leaves "
       "cannot be compared: wanted scope='layer', or unstructured zeros"

@@ -465,10 +465,15 @@ def test_gradual_pruning_from_given_masks(scope, dense):
   assert nnz(found)[-1] == sum(final.values())
 
 
-def test_best_by_one_threshold():
+@pytest.mark.parametrize(
+  "pattern", [None, "unstructured", patterns.unstructured()]
+)
+def test_best_by_one_threshold(pattern):
   """Ties go to the earlier leaf, budgets follow, one NaN holds all masks."""
   params = {"a": jnp.array([[3.0, 1, 2, 2]]), "b": jnp.array([[2.0, 0, 9, 0]])}
-  update = updates.best(sparsity=0.5, score=scores.magnitude(), scope="global")
+  update = updates.best(
+    sparsity=0.5, score=scores.magnitude(), scope="global", pattern=pattern
+  )
   state = update.init(KEY, params)
   np.testing.assert_array_equal(state.masks["a"], [[1, 0, 1, 1]])
   np.testing.assert_array_equal(state.masks["b"], [[0, 0, 1, 0]])

@@ -192,6 +192,19 @@ def test_what_changes_with_a_name_is_told():
       "fraction is 'half'; wanted a number",
     ),
     (("algorithm.grown_values", "normel"), "did you mean 'normal'"),
+    (("algorithm.pattern", "fan_inn"), "fan_in"),
+    (("algorithm.pattern", "[['(', '2:4']]"), "unterminated"),
+    (("algorithm.distribution", "erkk"), "algorithm.distribution is 'erkk'"),
+    (
+      ("algorithm.prunable", "("),
+      "prunable is .*unterminated",
+    ),
+    (
+      ("algorithm.by_path", "[['(', 0.5]]"),
+      "by_path is .* unterminated",
+    ),
+    (("algorithm.by_path", "[3]"), r"algorithm.by_path is \(3,\): "),
+    (("algorithm.restart", "nevr"), "did you mean 'never'"),
   ],
 )
 def test_what_cannot_be_is_refused_in_words(change, says):

@@ -301,7 +301,7 @@ def test_distribution_by_path():
           "distribution": "unifrom",
         }
       },
-      "did you mean 'uniform'",
+      "no distribution is called 'unifrom'. Near it: uniform",
     ),
     (
       {"algorithm": algorithm("static", pattern={"name": "n_off_m"})},
