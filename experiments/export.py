@@ -61,7 +61,7 @@ def run(workdir: str, to: str, *, form: str, name: str | None = None) -> None:
   one = finished.select(_finished(pathlib.Path(workdir)), name)
   result = train.train(one.config, one.folder)
   variables = jax.tree_util.tree_map_with_path(
-    lambda key, x: cast(np.asarray(x), x.dtype, where=path_name(key)),
+    lambda key, x: cast(np.asarray(x), x.dtype, path_name(key)),
     {"params": result.params, "batch_stats": result.batch_stats},
   )
   about = {"config": calling.plain(one.config)}

@@ -67,8 +67,18 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
   Yields:
     A path in the same folder.
+
+  Raises:
+    UserError: a folder is there, or a file where its folder should be.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.is_dir():
+    raise UserError(f"{path} is a folder; name a file to write.")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError) as error:
+    raise UserError(
+      f"{path.parent} is no folder, but a file or below one; name another."
+    ) from error
   part = path.with_name(path.name + ".part")
   try:
     yield part

@@ -117,7 +117,7 @@ def read_tree(
     leaves, arrays = {}, {name: {} for name in structures}
     for key, x in tensors.items():
       if jnp.issubdtype(x.dtype, jnp.floating):
-        cast(x, x.dtype, where=f"{path}: tensor {key}")
+        cast(x, x.dtype, f"{path}: tensor {key}")
       name, _, field = key.partition(":")
       (arrays[name] if field else leaves)[field or name] = jnp.asarray(x)
     for name, fields in structures.items():

@@ -51,12 +51,14 @@ def pack(model: Model, *, dtype: str = "float32") -> Model:
     return mask if packs else True
 
   masks = jax.tree_util.tree_map_with_path(mask_of, model.params)
+  lost = {}
   params = jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.asarray(
-      tensors.cast(np.asarray(x), dtype, where=f"parameter {path_name(path)}")
+      tensors.cast(np.asarray(x), dtype, path_name(path), lost)
     ),
     model.params,
   )
+  tensors.warn_of_zeros(lost, dtype)
   return model._replace(params=packed.pack(params, masks, formats=_format))
 
 

@@ -65,14 +65,15 @@ def params_from_tensors(
       name = names[path].format(i)
       wanted[name] = shape[::-1] if is_kernel(path) else shape
   _compare(shapes, wanted, where)
-  params = {}
+  params, lost = {}, {}
   for path, shape in leaves.items():
     params[path] = np.empty(shape, dtype)
     stacked = params[path] if is_stacked(path) else params[path][None]
     for i, x in enumerate(stacked):
       name = names[path].format(i)
-      tensor = cast(load(name), dtype, where=f"{where}: tensor {name}")
+      tensor = cast(load(name), dtype, f"{where}: tensor {name}", lost)
       x[...] = tensor.T if is_kernel(path) else tensor
+  warn_of_zeros(lost, dtype)
   return traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -100,27 +101,30 @@ def tensors_from_params(
   """
   check_params(config, params, where="parameters")
   leaves = traverse_util.flatten_dict(params, sep="/")
-  tensors = {}
+  tensors, lost = {}, {}
   for path, leaf in leaves.items():
     stacked = np.asarray(leaf) if is_stacked(path) else np.asarray(leaf)[None]
     for i, x in enumerate(stacked):
       name = names[path].format(i)
-      x = cast(x.T if is_kernel(path) else x, dtype, where=f"tensor {name}")
+      x = cast(x.T if is_kernel(path) else x, dtype, f"tensor {name}", lost)
       tensors[name] = np.ascontiguousarray(x)
+  warn_of_zeros(lost, dtype)
   return tensors
 
 
 def cast(
-  x: np.ndarray, dtype: jax.typing.DTypeLike, *, where: str
+  x: np.ndarray,
+  dtype: jax.typing.DTypeLike,
+  where: str,
+  lost: dict[str, int] | None = None,
 ) -> np.ndarray:
   """Rounds a tensor to a dtype, if that leaves all its values finite.
-
-  Warns of weights that become 0, which prunes them.
 
   Args:
     x: the tensor, of any float dtype.
     dtype: the dtype.
     where: its name, for errors.
+    lost: takes, by that name, how many non-zeros become 0.
 
   Returns:
     The tensor, itself if it has the dtype.
@@ -142,16 +146,26 @@ def cast(
       f"{where} has a value of {np.abs(x).max():g}, but the largest of {dtype} "
       f"is {float(jnp.finfo(dtype).max):g}; take bfloat16, or float32."
     )
-  if made.dtype != x.dtype:
-    lost = np.count_nonzero(x) - np.count_nonzero(made)
-    if lost:
-      warnings.warn(
-        f"{where}: {lost} of {np.count_nonzero(x)} non-zeros are too small for "
-        f"{dtype} and become 0: the model gets sparser. float32 keeps them, "
-        "and bfloat16 nearly all.",
-        stacklevel=2,
-      )
+  if lost is not None and made.dtype != x.dtype:
+    lost[where] = np.count_nonzero(x) - np.count_nonzero(made)
   return made
+
+
+def warn_of_zeros(lost: Mapping[str, int], dtype: jax.typing.DTypeLike) -> None:
+  """Warns of non-zeros that become 0 in a dtype, which prunes them.
+
+  Args:
+    lost: how many, by the tensor's name, as `cast` counts them.
+    dtype: the dtype.
+  """
+  if total := sum(lost.values()):
+    most = max(lost, key=lambda name: lost[name])
+    warnings.warn(
+      f"{total} non-zeros are too small for {jnp.dtype(dtype)} and become 0, "
+      f"{lost[most]} of them in {most}: the model gets sparser. float32 keeps "
+      "them, and bfloat16 nearly all.",
+      stacklevel=3,
+    )
 
 
 def check_params(config: Config, params: Any, *, where: Any) -> None:

@@ -317,7 +317,7 @@ def test_a_model_that_does_not_fit_the_dtype_is_refused(tmp_path):
   assert not (tmp_path / "made").exists()
   model.params["layers"]["mlp"]["up"]["kernel"][1, 2, 3] = 1e-9
   with pytest.warns(
-    UserWarning, match=r"layers\.1\.mlp\.up_proj.* 1 of 320 non"
+    UserWarning, match=r"1 non-zeros .* in tensor .*\.1\.mlp\.up_proj"
   ):
     huggingface.write_model(tmp_path / "made", model, dtype="float16")
   model.params["layers"]["mlp"]["up"]["kernel"][1, 2, 3] = np.nan

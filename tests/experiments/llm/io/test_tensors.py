@@ -26,9 +26,9 @@ def test_kernels_are_those_of_the_layers():
 
 def test_cast_keeps_what_a_dtype_holds():
   x = np.array([0.0, -1.5, 65504.0, 2.0**-14], np.float32)
-  assert tensors.cast(x, "float32", where="x") is x
+  assert tensors.cast(x, "float32", "x") is x
   for dtype in ("float16", "bfloat16"):
-    made = tensors.cast(x, dtype, where="x")
+    made = tensors.cast(x, dtype, "x")
     assert made.dtype == jnp.dtype(dtype)
     np.testing.assert_array_equal(made, jnp.asarray(x).astype(dtype))
 
@@ -51,13 +51,18 @@ def test_cast_keeps_what_a_dtype_holds():
 def test_cast_refuses_what_is_not_finite(value, dtype, message):
   x = np.array([1.0, value, 2.0], np.float32)
   with pytest.raises(UserError, match=message):
-    tensors.cast(x, dtype, where="tensor w")
+    tensors.cast(x, dtype, "tensor w")
 
 
 def test_cast_tells_of_weights_that_become_zero():
   # The smallest float16 is 2**-24, and half of it is rounded to zero.
   x = np.array([0.0, 1.0, 2.0**-24, 2.0**-25, -1e-9], np.float32)
-  with pytest.warns(UserWarning, match="w: 2 of 4 non-zeros are too small"):
-    made = tensors.cast(x, "float16", where="w")
+  lost = {}
+  made = tensors.cast(x, "float16", "w", lost)
   assert np.count_nonzero(made) == 2
-  tensors.cast(x, "bfloat16", where="w")
+  tensors.cast(x[:2], "float16", "v", lost)
+  tensors.cast(x, "bfloat16", "u", lost)
+  assert lost == {"w": 2, "v": 0, "u": 0}
+  with pytest.warns(UserWarning, match="2 non-zeros .* 2 of them in w"):
+    tensors.warn_of_zeros(lost, "float16")
+  tensors.warn_of_zeros({"v": 0}, "float16")

@@ -211,6 +211,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old"
   assert path.read_text() == "new"
   assert [p.name for p in tmp_path.iterdir()] == ["a"]
+  for other, says in (
+    (tmp_path, "is a folder"),
+    (path / "b", "a is no folder"),
+    (path / "b" / "c", "b is no folder"),
+  ):
+    with pytest.raises(UserError, match=says), files.replacing(other):
+      pass
 
 
 def test_transformers_reads_what_is_written(folder):
