@@ -4,9 +4,11 @@ import ml_collections
 
 from experiments.config import branches, calling, schema, sections
 from experiments.config import defaults as defaults_lib
+from experiments.errors import UserError
 from experiments.runs import lottery
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
+from experiments.runs.recorder import DivergedError
 from experiments.tables import lottery as report
 
 # What may change in a workdir: branches and runs have configs of their own.
@@ -65,11 +67,16 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     with progress_lib.bar() as progress:
       runs = (config.levels + 1) * len(config.methods)
       advance = progress("all levels", len(config.seeds) * runs, 0, "level")
-      levels = []
+      levels, diverged = [], {}
       for number in config.seeds:
         folder = path / f"seed-{number}"
-        for level in lottery.train_levels(config, number, folder, progress):
-          levels.append(level)
-          advance(len(levels))
-    report.write_report(path, config, levels)
+        try:
+          for level in lottery.train_levels(config, number, folder, progress):
+            levels.append(level)
+            advance(len(levels))
+        except DivergedError as error:
+          diverged[number] = str(error)
+    if not levels:
+      raise UserError(f"all seeds diverged: {next(iter(diverged.values()))}")
+    report.write_report(path, config, levels, diverged)
   print(f"\nThe report is {path / 'report.md'}")

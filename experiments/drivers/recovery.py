@@ -5,7 +5,9 @@ pruned ones; and the runs of finetune.py. What is there is not done again, so
 the same command goes on.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -16,6 +18,7 @@ from experiments.runs import devices, finetune, recovery, sections, signals
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.finetune_step import NONE
+from experiments.runs.recorder import DivergedError
 from experiments.tables import llm
 from experiments.tables.llm import Measure
 
@@ -87,12 +90,23 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         config, Path(workdir), base, model, task, progress
       )
       for method in config.methods:
-        results = {None: before}
+        cell, results, diverged = Cell(base, method), {None: before}, {}
         if method != NONE:
-          results = {
-            one.seed: finetune.train(one, folder, progress=progress).metrics
-            for one, folder in planned[Cell(base, method)]
-          }
-        rows.append(llm.row(Cell(base, method), results, measure))
+          results, diverged = _train(planned[cell], progress)
+        rows.append(llm.row(cell, results, measure, diverged))
         advance(len(rows))
   llm.write_report(path, config, rows, measure, dense[measure.name])
+
+
+def _train(
+  planned: Sequence[tuple[ml_collections.ConfigDict, Path]],
+  progress: progress_lib.Track,
+) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
+  """Trains the runs of a cell; by seed their numbers, or why one diverged."""
+  results, diverged = {}, {}
+  for one, folder in planned:
+    try:
+      results[one.seed] = finetune.train(one, folder, progress=progress).metrics
+    except DivergedError as error:
+      diverged[one.seed] = str(error)
+  return results, diverged

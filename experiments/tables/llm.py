@@ -38,7 +38,9 @@ class Measure(NamedTuple):
     return self.name if self.lower_is_better else f"{self.name} [%]"
 
   def shown(self, value: float) -> str:
-    """Formats a value for people."""
+    """Formats a value for people, `-` if it is not finite."""
+    if not np.isfinite(value):
+      return "-"
     if not self.lower_is_better:
       return f"{100 * value:.1f}"
     return f"{value:.2f}" if value < 1000 else f"{value:.3g}"
@@ -66,6 +68,7 @@ def row(
   cell: Cell,
   results: Mapping[int | None, Mapping[str, Any]],
   measure: Measure,
+  diverged: Mapping[int, str] = {},
 ) -> Row:
   """Sums up the models of a cell.
 
@@ -74,18 +77,21 @@ def row(
     results: By seed the numbers of a model, see `tasks.evaluate`; by None those
       of a model that no seed changes.
     measure: The number that counts.
+    diverged: By seed, the messages of runs that diverged.
 
   Returns:
     The row; its `nnz` is the largest of any seed.
   """
-  first = next(iter(results.values()))
+  first = next(iter(results.values()), {})
+  values = {seed: number(one[measure.name]) for seed, one in results.items()}
   return Row(
     cell.method,
     cell.base or None,
-    values={seed: number(one[measure.name]) for seed, one in results.items()},
-    nnz=max(one["nnz"] for one in results.values()),
-    size=first["size"],
+    values={**values, **dict.fromkeys(diverged, np.nan)},
+    nnz=max((one["nnz"] for one in results.values()), default=None),
+    size=first.get("size"),
     trained=first.get("trained"),
+    lost=diverged,
   )
 
 
@@ -110,10 +116,14 @@ def table(
     "zeros": lambda r: r.setting or "dense",
     "method": lambda r: r.method,
     measure.title: lambda r: measure.shown(r.mean) + r.diverged,
-    "against dense": lambda r: measure.against(r.mean, dense),
+    "against dense": lambda r: (
+      measure.against(r.mean, dense) if r.finite else "-"
+    ),
     "95 % interval": measure.interval,
     "runs": lambda r: r.runs,
-    "non-zeros": lambda r: f"{100 * r.nnz / r.size:.2f} %",
+    "non-zeros": lambda r: (
+      "-" if r.nnz is None else f"{100 * r.nnz / r.size:.2f} %"
+    ),
     "trained weights": lambda r: "-" if r.trained is None else f"{r.trained:,}",
     _PUBLISHED: lambda r: published.get(Cell(r.setting or "", r.method), "-"),
   }

@@ -3,7 +3,7 @@
 Intervals are Student's t over seeds, at 95 %; differences are paired by seed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -29,6 +29,7 @@ from sparsejax.lottery import barrier
 Points = tuple[np.ndarray, np.ndarray]  # x and y of a curve
 
 
+_LOST = "Seed {} diverged, and has no levels from there on: {}"
 _COLUMNS = {
   "branch": lambda r: r.method,
   "level": lambda r: str(r.setting or 0),
@@ -43,17 +44,21 @@ _COLUMNS = {
 }
 
 
-def summarize(levels: Sequence[Level]) -> list[Row]:
+def summarize(
+  levels: Sequence[Level], diverged: Iterable[int] = ()
+) -> list[Row]:
   """Sums up the levels of all seeds.
 
   Args:
     levels: All levels of all seeds.
+    diverged: The seeds that diverged; they lack the levels from there on.
 
   Returns:
     A row for the dense run, which has no setting; for each level of a branch,
     its setting; and for level 0 of branches whose barrier was measured.
   """
-  rows = [_row(*key, group) for key, group in _groups(levels).items()]
+  lost = dict.fromkeys(diverged, np.nan)
+  rows = [_row(*key, group, lost) for key, group in _groups(levels).items()]
   dense = next(row for row in rows if row.setting == 0)
   dense = dense._replace(method="dense", setting=None, barriers={})
   return [dense, *(row for row in rows if row.setting or row.barriers)]
@@ -67,12 +72,14 @@ def _groups(levels: Sequence[Level]) -> dict[tuple[str, int], list[Level]]:
   return groups
 
 
-def _row(branch: str, level: int, group: Sequence[Level]) -> Row:
+def _row(
+  branch: str, level: int, group: Sequence[Level], lost: Mapping[int, float]
+) -> Row:
   lines = {one.seed: one.line for one in group if one.line is not None}
   return Row(
     branch,
     level,
-    values={one.seed: accuracy(one.metrics) for one in group},
+    values={**lost, **{one.seed: accuracy(one.metrics) for one in group}},
     density=_density(group),
     barriers={seed: 100 * barrier(line) for seed, line in lines.items()},
   )
@@ -101,7 +108,10 @@ def compare(
 
 
 def write_report(
-  workdir: Path, config: ml_collections.ConfigDict, levels: Sequence[Level]
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  levels: Sequence[Level],
+  diverged: Mapping[int, str] = {},
 ) -> list[Row]:
   """Writes table.csv, report.md and its pictures; prints a short table.
 
@@ -109,12 +119,17 @@ def write_report(
     workdir: Where they go.
     config: The config of the lottery tickets.
     levels: All levels of all seeds.
+    diverged: By seed, the messages of those that diverged.
 
   Returns:
     The rows of table.csv.
   """
   reason = barred(data=config.base.data, model=config.base.model)
-  rows = [row._replace(barred=reason) for row in summarize(levels)]
+  rows = summarize(levels, diverged)
+  rows = [row._replace(barred=reason) for row in rows]
+  note = " ".join(
+    [notes(rows), *(_LOST.format(*item) for item in diverged.items())]
+  ).strip()
   compared = compare(rows, config.expected)
   with storage(workdir):
     pictures = _draw(workdir, config, rows, levels)
@@ -125,7 +140,7 @@ def write_report(
       name=config.name,
       rate=f"{100 * config.rate:g}",
       scope=config.scope,
-      note=notes(rows),
+      note=note,
       pictures=pictures,
       orders=[
         (_verdict(*pair), text.cells(_ORDER_COLUMNS, pair[-1]))
@@ -139,7 +154,7 @@ def write_report(
     _by_level(rows),
     left=0,
   )
-  said = [notes(rows), *(_verdict(*pair) for pair in compared)]
+  said = [note, *(_verdict(*pair) for pair in compared)]
   print("\n".join(filter(None, said)))
   return rows
 

@@ -15,6 +15,7 @@ from experiments.drivers import lottery
 from experiments.errors import UserError
 from experiments.runs import checkpoints, loop, programs, train
 from experiments.runs import lottery as runs
+from experiments.runs.recorder import DivergedError
 from sparsejax import nnz
 from tests.experiments import small
 from tests.experiments.interrupted import Crash, assert_same_run
@@ -292,6 +293,36 @@ def test_the_report_has_pictures_and_says_what_papers_report(finished):
     assert f"({name})" in text
     picture = image.imread(finished.path / name)[..., :3]
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_a_seed_that_diverges_does_not_stop_the_others(
+  finished, copied, monkeypatch, capsys
+):
+  real = lottery.lottery.train_levels
+
+  def train_levels(config, number, folder, progress):
+    if number:
+      raise DivergedError(f"seed {number} is not finite")
+    return real(config, number, folder, progress)
+
+  monkeypatch.setattr(lottery.lottery, "train_levels", train_levels)
+  config = finished.config.copy_and_resolve_references()
+  with config.unlocked():
+    config.seeds = (0, 7)
+  lottery.run(config, str(copied))
+  _, header, dense, *_ = (copied / "table.csv").read_text().splitlines()
+  cells = dict(zip(header.split(","), dense.split(","), strict=True))
+  assert cells["test accuracy [%]"].endswith(" (1 of 2 diverged)")
+  assert cells["95 % interval"] == "-"
+  said = (
+    "Seed 7 diverged, and has no levels from there on: seed 7 is not finite"
+  )
+  assert said in capsys.readouterr().out
+  assert said in (copied / "report.md").read_text()
+  with config.unlocked():
+    config.seeds = (7,)
+  with pytest.raises(UserError, match="all seeds diverged: seed 7"):
+    lottery.run(config, str(copied))
 
 
 def test_the_same_command_again_trains_nothing(

@@ -7,6 +7,7 @@ import pytest
 from experiments.drivers import recovery
 from experiments.errors import UserError
 from experiments.llm.io import huggingface
+from experiments.runs.recorder import DivergedError
 from tests.experiments.small_finetune import (
   DELTAS,
   SEFT,
@@ -96,6 +97,29 @@ def test_the_same_command_again_does_nothing_again(table):
   recovery.run(make(), table)
   assert [file.stat().st_mtime_ns for file in files] == before
   assert (table / "report.md").read_text() == text
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(table, monkeypatch):
+  real = recovery.finetune.train
+
+  def train(config, folder, **options):
+    if "lora" in folder.name:
+      raise DivergedError("the loss is not finite at step 2; try another")
+    return real(config, folder, **options)
+
+  monkeypatch.setattr(recovery.finetune, "train", train)
+  rows = []
+  monkeypatch.setattr(
+    recovery.llm,
+    "write_report",
+    lambda _, config, found, *more: rows.extend(found),
+  )
+  recovery.run(make(), table)
+  none, lora = rows
+  assert len(none.finite) == 1
+  assert not none.lost
+  assert lora.diverged == " (1 of 1 diverged)"
+  assert lora.lost == {0: "the loss is not finite at step 2; try another"}
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from experiments.config.entry import Cell
 from experiments.errors import UserError
 from experiments.tables import llm
 from experiments.tables.llm import Measure
-from experiments.tables.rows import Row
+from experiments.tables.rows import Row, notes
 
 PERPLEXITY = Measure("perplexity", lower_is_better=True)
 ACCURACY = Measure("accuracy", lower_is_better=False)
@@ -123,6 +123,19 @@ def test_models_whose_measure_is_not_finite_are_not_averaged():
   found = llm.row(Cell("2:4", "seft"), results, PERPLEXITY)
   _, line = llm.table([found], PERPLEXITY, 1.0, {})
   assert line[2:5] == ("2.50 (1 of 3 diverged)", "2.5x", "3")
+
+
+def test_a_cell_whose_runs_all_diverged_is_a_row_all_the_same():
+  why = {0: "the loss is not finite at step 3; more", 1: "so is this"}
+  found = llm.row(Cell("2:4", "seft"), {}, PERPLEXITY, why)
+  header, line = llm.table([found], PERPLEXITY, 1.0, {})
+  assert dict(zip(header, line, strict=True)) == {
+    "zeros": "2:4",
+    "method": "seft",
+    "perplexity": "- (2 of 2 diverged)",
+    "runs": "2",
+  }
+  assert "seed 0 (the loss is not finite at step 3); " in notes([found])
 
 
 def test_folders_are_names_that_any_disk_takes():

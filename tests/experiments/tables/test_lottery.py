@@ -61,6 +61,11 @@ def test_levels_become_rows_with_the_dense_run_once():
       for number in (0, 1)
     ]
   )
+  # A seed that diverged is counted wherever it has no level.
+  less = lottery.summarize(
+    [level("a", 0, 0), level("a", 0, 1), level("a", 1, 0)], diverged=[1]
+  )
+  assert [row.diverged for row in less] == ["", " (1 of 2 diverged)"]
   assert [(row.method, row.setting) for row in found] == [
     *(("dense", None), ("a", 0), ("a", 1), ("b", 1))
   ]
