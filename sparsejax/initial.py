@@ -29,6 +29,7 @@ from jax import lax
 from sparsejax import distributions, keys, roles, select
 from sparsejax import masks as masks_lib
 from sparsejax import scores as scores_lib
+from sparsejax.checks import refuse_unless
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.scores import Score
@@ -479,14 +480,14 @@ def _select(params, kept, rated):
 def _masks(params, masks, finite=(), hint=None):
   """Makes masks of the params' treedef from those of the prunable part."""
   for path, ok in jax.tree_util.tree_leaves_with_path(finite):
-    if not isinstance(ok, jax.core.Tracer) and not ok:
-      hint = hint or (
-        "look for NaN or infinity in the params, the batches and the gradients"
-      )
-      raise ValueError(
-        f"{path_name(path) or 'the array'}: got scores that are not finite, "
-        f"wanted finite ones: {hint}"
-      )
+    hint = hint or (
+      "look for NaN or infinity in the params, the batches and the gradients"
+    )
+    refuse_unless(
+      ok,
+      f"{path_name(path) or 'the array'}: got scores that are not finite, "
+      f"wanted finite ones: {hint}",
+    )
 
   def leaf(p, mask):
     if is_hole(mask):

@@ -16,6 +16,7 @@ import optax
 from sparsejax import distributions, keys, roles, select, transform, xla
 from sparsejax import masks as masks_lib
 from sparsejax import scores as scores_lib
+from sparsejax.checks import refuse_unless
 from sparsejax.distributions import Prunable
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.scores import Score
@@ -119,12 +120,12 @@ def prune_round(
   )
   pruned, finite = _prune(by, candidates, keep, scope, layers)
   for path, ok in jax.tree_util.tree_leaves_with_path(finite):
-    if not isinstance(ok, jax.core.Tracer) and not ok:
-      raise ValueError(
-        f"{path_name(path) or 'the array'}: scores of active weights are NaN "
-        "or infinite, wanted finite ones: look at how these params were "
-        "trained, and at the gradients if the score uses them"
-      )
+    refuse_unless(
+      ok,
+      f"{path_name(path) or 'the array'}: scores of active weights are NaN or "
+      "infinite, wanted finite ones: look at how these params were trained, "
+      "and at the gradients if the score uses them",
+    )
   return jax.tree.map(
     lambda old, new: old if new is None else new, masks, pruned
   )

@@ -4,17 +4,18 @@ Everything is a mean over positions, so nothing grows with their number, and
 batches are merged without subtracting large sums from each other.
 
 What is not finite, and statistics of nothing, are refused. That needs values,
-which there are none of inside `jax.jit` and `jax.vmap`: what each function
-returns there is said with it.
+which there are none of inside `jax.jit` and `jax.vmap`: each function says what
+it returns there, and `jax.experimental.checkify` tells what would be refused.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from sparsejax.checks import refuse_unless
 
 
 class Statistics(NamedTuple):
@@ -179,8 +180,9 @@ def check_finite(x: jax.Array, name: str, hint: str) -> jax.Array:
     ValueError: If one is not, unless the array is traced.
   """
   finite = jnp.isfinite(x)
+  summary = f"{name}: some numbers are NaN or infinite; {hint}"
 
-  def message():
+  def detail():
     wrong = np.argwhere(~np.asarray(finite))
     first = tuple(wrong[0].tolist())
     return (
@@ -189,14 +191,7 @@ def check_finite(x: jax.Array, name: str, hint: str) -> jax.Array:
       f"{hint}"
     )
 
-  return _refuse_unless(jnp.all(finite), message)
-
-
-def _refuse_unless(ok: jax.Array, message: Callable[[], str]) -> jax.Array:
-  """Raises a ValueError if something is not so, unless that is traced."""
-  if not isinstance(ok, jax.core.Tracer) and not ok:
-    raise ValueError(message())
-  return ok
+  return refuse_unless(jnp.all(finite), summary, detail)
 
 
 def check_matrix(x: jax.Array) -> None:
@@ -237,28 +232,26 @@ def check_kernel(
       + (": transpose the kernel" if turned else "")
     )
   count = statistics.count
-  ok &= _refuse_unless(
-    count > 0,
-    lambda: (
-      f"the statistics are of {count} positions, wanted 1 to 2**31 - 1: no "
-      "input has reached this kernel, take more calibration data, or prune by "
-      "magnitude, which needs none"
-      if count == 0
-      else f"the statistics are of {count} positions, more than an int32 "
-      "counts: take less calibration data"
-    ),
+  ok &= refuse_unless(
+    count != 0,
+    "the statistics are of 0 positions, wanted some: no input has reached this "
+    "kernel, take more calibration data, or prune by magnitude, which needs "
+    "none",
+  )
+  ok &= refuse_unless(
+    count >= 0,
+    "the statistics are of more positions than an int32 counts, wanted at most "
+    "2**31 - 1: take less calibration data",
   )
   for field, x in statistics._asdict().items():
     if x is not None:
       hint = "see what the layers before make; sums end at 3e38"
       ok &= check_finite(x, f"the statistics' {field}", hint)
-  return ok & _refuse_unless(
+  return ok & refuse_unless(
     jnp.any(statistics.mean**2 + statistics.variance > 0),
-    lambda: (
-      f"all {inputs} inputs were 0 at all {count} positions, wanted some "
-      "that say which weights matter: take other calibration data, or prune "
-      "by magnitude, which needs none"
-    ),
+    f"all {inputs} inputs were 0 at all positions, wanted some that say which "
+    "weights matter: take other calibration data, or prune by magnitude, which "
+    "needs none",
   )
 
 

@@ -15,6 +15,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from sparsejax import patterns
+from sparsejax.checks import refuse_unless
 from sparsejax.oneshot import calibration, pruning
 from sparsejax.oneshot.calibration import Statistics
 from sparsejax.patterns import Pattern
@@ -236,8 +237,11 @@ def _each(total, size, body, carry):
 def _damped_factor(statistics, damping):
   """Computes `_factor`, with more damping, and a warning, if that is needed."""
   factor, definite = _factor(statistics.gram, damping)
+  if isinstance(definite, jax.core.Tracer):
+    too_little = "damping leaves the Hessian singular in float32; take more"
+    return factor, refuse_unless(definite, too_little)
   more = damping
-  while not isinstance(definite, jax.core.Tracer) and not definite:
+  while not definite:
     more = max(10 * more, 0.01)  # the authors' value
     if more > _MOST_DAMPING:
       raise ValueError(

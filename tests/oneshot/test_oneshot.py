@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 from sparsejax import oneshot, patterns
 
@@ -636,11 +637,11 @@ def test_statistics_of_nothing_are_refused():
         call()
   zeros = seen(np.zeros((9, INPUTS)))
   for call in calls(w, zeros, mask).values():
-    with pytest.raises(ValueError, match="inputs were 0 at all 9 positions"):
+    with pytest.raises(ValueError, match="inputs were 0 at all positions"):
       call()
   wrapped = seen(correlated())._replace(count=jnp.int32(-5))
   for call in calls(w, wrapped, mask).values():
-    with pytest.raises(ValueError, match="more than an int32 counts"):
+    with pytest.raises(ValueError, match="more positions than an int32 counts"):
       call()
 
 
@@ -705,6 +706,31 @@ def test_what_cannot_be_refused_inside_a_program_is_not_pruned():
   assert np.isfinite(again[0]).all()
   assert np.isnan(again[1:][:, mask]).all()
   assert not np.any(again[:, ~mask])
+
+
+def test_checkify_tells_what_a_program_cannot_refuse():
+  x, w = correlated(), jnp.asarray(kernel(), jnp.float32)
+
+  def prune(w, x):
+    found = seen(x)
+    mask = oneshot.prune(oneshot.wanda(w, found), 0.5)
+    return oneshot.reconstruct(w, found, mask, damping=0.0)
+
+  checked = jax.jit(checkify.checkify(prune, errors=checkify.user_checks))
+  for wrong, w_, x_ in (
+    (None, w, x),
+    ("the kernel: some numbers are NaN", w.at[1, 2].set(jnp.nan), x),
+    (
+      "the layer's inputs x: some numbers",
+      w,
+      np.where(x == x[3, 4], np.inf, x),
+    ),
+    ("all 14 inputs were 0", w, 0 * x),
+    ("damping leaves the Hessian singular", w, np.concatenate([x[:5]] * 12)),
+  ):
+    error, _ = checked(w_, x_)
+    assert (wrong is None) == (error.get() is None)
+    assert wrong is None or wrong in error.get()
 
 
 # Transformations and errors.

@@ -197,3 +197,19 @@ def test_snip_by_the_gradient_alone_does_worse_than_random(tmp_path):
     accuracy[method] = train.train(run, tmp_path / method).metrics["accuracy"]
   assert accuracy["gradient"] < accuracy["random"] - 0.02
   assert accuracy["random"] < accuracy["snip"] - 0.05
+
+
+@pytest.mark.parametrize("name", ["magnitude", "snip"])
+def test_scores_that_are_not_finite_are_refused_by_leaf(name):
+  """They are computed in a compiled function, where NaN would rank last."""
+  config = make(name)
+  program = programs.get(config)
+  streams = parts.streams(config.seed)
+  variables = program.draw(streams)
+  path, kernel = next(iter(kernels(variables["params"]).items()))
+  bad = {**variables["params"][path], "kernel": kernel.copy()}
+  bad["kernel"][0, 0] = np.nan
+  variables = {**variables, "params": {**variables["params"], path: bad}}
+  batches = open_source(config, streams["data"]).batches(0)
+  with pytest.raises(UserError, match=rf"^{path}/kernel: got scores that are"):
+    program.initial(streams, variables, batches)
