@@ -1,6 +1,7 @@
 """Refusals that depend on values, which compiled functions do not know yet."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.experimental import checkify
@@ -43,3 +44,32 @@ def refuse_unless(
   elif not ok:
     raise ValueError(detail() if detail else summary)
   return ok
+
+
+def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Compiles a function whose refusals are raised when it has run.
+
+  Args:
+    function: Of arrays, that calls `refuse_unless`.
+
+  Returns:
+    The compiled function. It raises a ValueError with the first summary.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> def root(x):
+    ...   refuse_unless(jnp.all(x >= 0), "got a negative number")
+    ...   return jnp.sqrt(x)
+    >>> refusing(root)(jnp.array([-1.0]))
+    Traceback (most recent call last):
+    ValueError: got a negative number
+  """
+  checked = jax.jit(checkify.checkify(function, errors=checkify.user_checks))
+
+  def run(*args: Any) -> Any:
+    error, result = checked(*args)
+    if message := error.get():
+      raise ValueError(message.removesuffix(" (`check` failed)"))
+    return result
+
+  return run

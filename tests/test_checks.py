@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import checkify
 
-from sparsejax.checks import refuse_unless
+from sparsejax.checks import refuse_unless, refusing
 
 
 def positive(x):
@@ -30,3 +30,12 @@ def test_what_is_traced_is_for_checkify():
   assert ok.tolist() == [True, False]
   assert "a/{b}: got no positive number" in error.get()
   assert checked(xs[:1])[0].get() is None
+
+
+def test_a_compiled_function_raises_what_it_refuses():
+  square = refusing(lambda x: (positive(x), x * x))
+  ok, four = square(jnp.float32(2))
+  assert ok
+  assert four == 4
+  with pytest.raises(ValueError, match=r"^a/{b}: got no positive number$"):
+    square(jnp.float32(-2))

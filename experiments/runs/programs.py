@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from jax import lax
-from jax.experimental import checkify
 
 import sparsejax
 from experiments.config import calling, parts
@@ -22,6 +21,7 @@ from experiments.runs import step
 from experiments.runs.model import Batches, Keys, Model, Scores, drawing
 from experiments.runs.step import State
 from sparsejax import lottery
+from sparsejax.checks import refusing
 from sparsejax.keys import wrapped
 
 
@@ -109,7 +109,7 @@ def _get(text: str, products: bool) -> Programs:
   begin, rewind = _starts(config)
   return Programs(
     draw=drawing(config),
-    initial=_refusing(model.initial_masks),
+    initial=refusing(model.initial_masks),
     begin=begin,
     rewind=rewind,
     ordinary=_steps(model, update_masks=False),
@@ -120,19 +120,6 @@ def _get(text: str, products: bool) -> Programs:
     unpack=_packing(config, lambda tx, *state: tx.unpack(*state)),
     trim=_packing(config, sparsejax.modes.trimmed),
   )
-
-
-def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
-  """Compiles a function that refuses values, as `sparsejax.checks` does."""
-  checked = jax.jit(checkify.checkify(function, errors=checkify.user_checks))
-
-  def run(*args: Any) -> Any:
-    error, result = checked(*args)
-    if message := error.get():
-      raise UserError(message.removesuffix(" (`check` failed)"))
-    return result
-
-  return run
 
 
 def _steps(model: Model, *, update_masks: bool) -> Steps:

@@ -151,7 +151,10 @@ def first_state(config: ml_collections.ConfigDict, program: Programs) -> State:
   if config.initial.name == parts.DRAWN:
     return program.begin(keys, variables)
   batches = open_source(config, keys["data"]).batches(0)
-  masks = program.initial(keys, variables, batches)
+  try:
+    masks = program.initial(keys, variables, batches)
+  except ValueError as error:
+    raise UserError(f"initial {config.initial.name}: {error}") from error
   if config.initial.get("reinit"):
     variables = program.draw(parts.folded(keys, "init", 1))
   return program.begin(keys, variables, masks)

@@ -8,12 +8,12 @@ from jax import lax
 
 from sparsejax import distributions, patterns, select
 from sparsejax.oneshot import calibration
-from sparsejax.patterns import Pattern
+from sparsejax.patterns import Pattern, Patterns
 from sparsejax.patterns.layouts import FanIn
 
 
 def prune(
-  scores: jax.Array, sparsity: float, *, pattern: Pattern | None = None
+  scores: jax.Array, sparsity: float, *, pattern: Patterns | None = None
 ) -> jax.Array:
   """Makes the mask of the highest scores.
 
@@ -51,29 +51,33 @@ def prune(
   calibration.check_matrix(scores)
   hint = "see the weights, and the statistics of their inputs"
   finite = calibration.check_finite(scores, "the scores", hint)
-  pattern = pattern or patterns.unstructured()
-  kept = budget(scores.shape, sparsity, pattern)
-  return _choose(scores, kept, pattern.top_k, pattern.layout) | ~finite
+  pattern = single(pattern) or patterns.unstructured()
+  mask = pattern.top_k(scores, budget(scores.shape, sparsity, pattern))
+  if pattern.layout == FanIn():
+    mask = _spread_ties(scores, mask, of_each=True)
+  elif pattern.top_k is select.top_k_mask:
+    mask = _spread_ties(scores, mask, of_each=False)
+  return mask | ~finite
 
 
-@functools.partial(jax.jit, static_argnames=("top_k", "layout"))
-def _choose(scores, kept, top_k, layout):
-  mask = top_k(scores, kept)
-  if layout == FanIn():
-    again, axis = functools.partial(select.top_k_of_each, axis=-1), 0
-  elif top_k is select.top_k_mask:
-    again, axis = select.top_k_mask, None
-  else:
-    return mask
-  # `select` gives ties to the lower index, which of weights of few values, as
-  # 4-bit ones, are those of the first inputs for every output.
-  tied = scores == jnp.min(
-    jnp.where(mask, scores, jnp.inf), axis, keepdims=True
-  )
+@functools.partial(jax.jit, static_argnames="of_each")
+def _spread_ties(scores, mask, *, of_each):
+  """Chooses anew among the weights that equal the least one kept.
+
+  `select` gives ties to the lower index, which of weights of few values, as
+  4-bit ones, are those of the first inputs for every output.
+  """
+  axis = 0 if of_each else None
+  lowest = jnp.min(jnp.where(mask, scores, jnp.inf), axis, keepdims=True)
+  tied = scores == lowest
   number = lax.broadcasted_iota(jnp.uint32, (1, scores.size), 1)
   order = _hash(number).reshape(scores.shape).astype(jnp.float32)
   left = jnp.sum(mask & tied, axis, dtype=jnp.int32)
-  return (mask & ~tied) | again(order, left, where=tied)
+  if of_each:
+    chosen = select.top_k_of_each(order, left, -1, tied)
+  else:
+    chosen = select.top_k_mask(order, left, tied)
+  return (mask & ~tied) | chosen
 
 
 def _hash(x):
@@ -85,6 +89,13 @@ def _hash(x):
   for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
     x = (x ^ (x >> shift)) * jnp.uint32(factor)
   return x ^ (x >> 16)
+
+
+def single(pattern: Patterns | None) -> Pattern | None:
+  """Makes a kernel's pattern of one by name; None stays None."""
+  if pattern is None:
+    return None
+  return patterns.resolve(pattern, ("kernel",))["kernel"]
 
 
 def budget(shape: tuple[int, int], sparsity: float, pattern: Pattern) -> int:

@@ -18,7 +18,7 @@ from sparsejax import patterns
 from sparsejax.checks import refuse_unless
 from sparsejax.oneshot import calibration, pruning
 from sparsejax.oneshot.calibration import Statistics
-from sparsejax.patterns import Pattern
+from sparsejax.patterns import Patterns
 from sparsejax.scores import wide
 
 _MOST_DAMPING = 1000.0  # of the Hessian's mean diagonal
@@ -29,7 +29,7 @@ def sparsegpt(
   statistics: Statistics,
   sparsity: float,
   *,
-  pattern: Pattern | None = None,
+  pattern: Patterns | None = None,
   block: int = 128,
   damping: float = 0.01,
 ) -> tuple[jax.Array, jax.Array]:
@@ -80,6 +80,7 @@ def sparsegpt(
   usable = _check(w, statistics, block, damping)
   inputs, outputs = w.shape
   block = min(block, inputs)
+  pattern = pruning.single(pattern)
   if pattern is not None and pattern.density is None:
     raise ValueError(
       "got a pattern that leaves the density open, wanted None or "

@@ -10,7 +10,7 @@ from jax import lax
 from sparsejax.oneshot import calibration, pruning
 from sparsejax.oneshot.calibration import Statistics
 from sparsejax.oneshot.scores import wanda
-from sparsejax.patterns import Pattern
+from sparsejax.patterns import Patterns
 from sparsejax.scores import wide
 
 
@@ -19,7 +19,7 @@ def dsnot(
   mask: jax.Array,
   statistics: Statistics,
   *,
-  pattern: Pattern | None = None,
+  pattern: Patterns | None = None,
   cycles: int = 50,
   threshold: float = 0.1 / 2048,
   power: float = 1.0,
@@ -85,7 +85,7 @@ def dsnot(
       f"got threshold={threshold} and power={power}, wanted numbers, the "
       "threshold at least 0"
     )
-  group = pruning.group(w.shape, pattern)
+  group = pruning.group(w.shape, pruning.single(pattern))
   if stop_at_flip is None:
     stop_at_flip = group is not None
   moved = _dsnot(

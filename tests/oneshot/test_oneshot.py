@@ -821,3 +821,18 @@ def test_what_is_refused():
   for message, call in refused.items():
     with pytest.raises(ValueError, match=re.escape(message)):
       call()
+
+
+def test_patterns_may_be_names():
+  w, found = kernel(shape=(16, 6)), seen(correlated(inputs=16))
+  scores = oneshot.wanda(w, found)
+  for name, pattern in (("2:4", N_OF_M), ("fan_in", patterns.fan_in())):
+    np.testing.assert_array_equal(
+      oneshot.prune(scores, 0.5, pattern=name),
+      oneshot.prune(scores, 0.5, pattern=pattern),
+    )
+  mask, _ = oneshot.sparsegpt(w, found, 0.5, pattern="2:4")
+  assert bool(N_OF_M.holds(mask))
+  assert bool(N_OF_M.holds(oneshot.dsnot(w, mask, found, pattern="2:4")))
+  with pytest.raises(ValueError, match="no pattern is called '2-4'"):
+    oneshot.prune(scores, 0.5, pattern="2-4")

@@ -1,5 +1,6 @@
 """Methods that prune one kernel by statistics of its inputs."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -8,14 +9,15 @@ import jax.numpy as jnp
 
 from experiments.errors import UserError, unknown
 from sparsejax import oneshot, patterns
+from sparsejax.checks import refusing
 
 
 class Method(NamedTuple):
   """A method of pruning one kernel.
 
   Attributes:
-    prune: `(kernel [in, out], statistics, sparsity) -> kernel`, with zeros. Not
-      to be compiled as a whole: what it refuses, it refuses for its values.
+    prune: `(kernel [in, out], statistics, sparsity) -> kernel`, with zeros. It
+      compiles itself, and raises a ValueError for values that it refuses.
     gram: Whether it needs the Gram matrix of the inputs.
   """
 
@@ -94,4 +96,8 @@ def make(
       )
     return jnp.where(mask, w, 0)
 
-  return Method(prune)
+  @functools.cache
+  def compiled(sparsity: float) -> Callable[..., jax.Array]:
+    return refusing(functools.partial(prune, sparsity=sparsity))
+
+  return Method(lambda w, seen, sparsity: compiled(sparsity)(w, seen))

@@ -211,5 +211,5 @@ def test_scores_that_are_not_finite_are_refused_by_leaf(name):
   bad["kernel"][0, 0] = np.nan
   variables = {**variables, "params": {**variables["params"], path: bad}}
   batches = open_source(config, streams["data"]).batches(0)
-  with pytest.raises(UserError, match=rf"^{path}/kernel: got scores that are"):
+  with pytest.raises(ValueError, match=rf"^{path}/kernel: got scores that are"):
     program.initial(streams, variables, batches)
