@@ -14,7 +14,8 @@ Four sparsities with five seeds each:
     python -m experiments.sweep --config=configs/rigl_mnist1d.py --root=DIR
 
 Argument: an algorithm (`rigl`, `set`, `snfs`, `seft`, `static`, `gmp`,
-`dense`), and `smoke` for a run of seconds: `set,smoke`.
+`dense`), and `smoke` for a run of seconds: `set,smoke`. Any other algorithm by
+--config.algorithm=NAME.
 """
 
 import ml_collections

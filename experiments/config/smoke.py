@@ -7,6 +7,7 @@ method, so it needs no data. Any other run stops where its data are missing.
 import functools
 import json
 import os
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -89,7 +90,8 @@ def _tell(name: str, why: str) -> None:
   """Says, once in a process, what a smoke test runs on."""
   print(
     f"This smoke test runs on random arrays in place of {name}; its numbers "
-    f"mean nothing. For the data themselves: {why}"
+    f"mean nothing. For the data themselves: {why}",
+    file=sys.stderr,  # standard output is for --dry_run's commands
   )
 
 

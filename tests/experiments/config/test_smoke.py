@@ -33,7 +33,7 @@ def test_a_smoke_test_takes_random_arrays_and_says_so(tmp_path, capsys):
   config.steps = config.log_every = config.eval_every = 4
   one = smoke.with_data(config, "smoke")
   assert "random" not in config.data
-  said = capsys.readouterr().out
+  said = capsys.readouterr().err
   assert "random arrays in place of mnist; its numbers mean nothing" in said
   assert "--config.data.data_dir" in said
   single.run(one, tmp_path)
@@ -47,7 +47,7 @@ def test_a_smoke_test_takes_random_arrays_and_says_so(tmp_path, capsys):
 def test_a_real_run_never_falls_back(arg, capsys):
   config = load("rigl_cifar10", arg)
   assert smoke.with_data(config, arg) is config
-  assert not capsys.readouterr().out
+  assert not capsys.readouterr().err
   with pytest.raises(data.MissingDataError, match="Prepare it once"):
     parts.dataset(config.data.to_dict())
 
