@@ -119,14 +119,11 @@ def _chain(
 
 
 def _matrices(params: Any) -> Any:
-  """Marks weights and embeddings; biases and norms of whatever shape are not.
-
-  Those of scanned layers, too, have several axes.
-  """
-  decayed = roles.of(params)
+  """Marks what has several axes, but for biases and norms of scanned layers."""
+  role = roles.of(params)
   return jax.tree_util.tree_map_with_path(
     lambda path, p: (
-      p.ndim > 1 and decayed[path_name(path)].kind in ("weight", "embedding")
+      p.ndim > 1 and role[path_name(path)].kind not in ("bias", "norm")
     ),
     params,
   )

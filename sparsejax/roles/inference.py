@@ -20,13 +20,16 @@ from sparsejax.roles.base import Role
 _WEIGHT = re.compile(r"^(kernel|weights?|w)(_|\d|$)")
 _BIAS = re.compile(r"(^|_)bias(es)?(_|\d|$)|^offset$")
 _SHORT_BIAS = re.compile(r"^b_?\d*$")
-_SCALE = re.compile(r"(^|_)(scale|gamma|beta)$|^ls_?\d*$")
+_SCALE = re.compile(r"(^|_)(scale|gamma|beta)(_?\d+)?$|^ls_?\d*$")
 _STATISTIC = re.compile(r"^((running|moving|ema)_)?(mean|var|std|variance)$")
+_STATE_SPACE = re.compile(
+  r"^a_log$"
+)  # of state-space models, [channels, states]
 # Of leaves and of the modules around them:
 _EMBEDDING = re.compile(
   r"(?<!un)embed|(^|_)(wte|wpe|emb|pe|pos|codebook)(_\d+)?$"
   r"|(^|_)pos(ition(al)?)?_?(emb|enc)|^position(s|al)?$|^relative_position"
-  r"|^cls$|(^|_)(cls|class|mask|register|dist|distillation|prefix|prompt|sep)"
+  r"|^cls$|^latents?$|(^|_)(cls|class|mask|register|dist|distillation|prefix|prompt|sep)"
   r"_?tokens?$"
 )
 _NORM = re.compile(r"norm(_?\d+)?$|(^|_)(ln|bn|gn)(_|\d|$)|layer_norm|rms_norm")
@@ -168,7 +171,7 @@ class _Tree:
     self.fits = {leaf.path: self._fits(leaf) for leaf in leaves}
     self.biases = {b: w for w, (b, found) in self.fits.items() if found}
     self.kinds = {leaf.path: self._kind(leaf) for leaf in leaves}
-    self.shared = {}
+    self.shared, self.told = {}, {}
     self.by_path = {leaf.path: leaf for leaf in leaves}
 
   def role(self, leaf: Leaf) -> Role:
@@ -212,6 +215,8 @@ class _Tree:
     name, holders = leaf.name, leaf.holders
     in_norm = any(map(_NORM.search, holders))
     if "batch_stats" in leaf.names or (in_norm and _STATISTIC.search(name)):
+      return "other"
+    if _STATE_SPACE.search(name):
       return "other"
     if _BIAS.search(name) and not _EMBEDDING.search(name):
       return "bias"
@@ -265,16 +270,25 @@ class _Tree:
 
   def _as_neighbours(self, leaf) -> int:
     """Counts stacked axes by leaves that tell, under one roof with this one."""
-    for depth in range(len(leaf.names)):
-      around = leaf.names[:depth]
+    roofs = (leaf.names[:depth] for depth in range(len(leaf.names)))
+    return next(filter(None, map(self._told, roofs)), 0)
+
+  def _told(self, around) -> int:
+    """Counts the axes that some leaf of a subtree says are stacked in all."""
+    if around not in self.told:
       leaves = self.subtrees[around]
-      if not any(self.kinds[x.path] == "weight" for x in leaves):
-        continue
-      for stacked in (2, 1):
-        told = any(self._tells(stacked, x) for x in leaves)
-        if told and self._share(stacked, around):
-          return stacked
-    return 0
+      known = any(self.kinds[x.path] == "weight" for x in leaves)
+      self.told[around] = next(
+        (
+          stacked
+          for stacked in (2, 1)
+          if known
+          and any(self._tells(stacked, x) for x in leaves)
+          and self._share(stacked, around)
+        ),
+        0,
+      )
+    return self.told[around]
 
   def _share(self, stacked, around) -> bool:
     """Returns whether all leaves of a subtree can be stacks of one length."""

@@ -100,15 +100,9 @@ def drop_and_grow(
       new = pattern.swap(mask, k, n, dropped_by, grown_by, regrow)
       return new, base.finite(dropped_by) & base.finite(grown_by)
 
+    by = dropped_by, grown_by
     return base.move_masks(
-      state,
-      params,
-      prunable,
-      pattern,
-      leaf,
-      dropped_by,
-      grown_by,
-      given=(share, more),
+      state, params, prunable, pattern, leaf, *by, given=(share, more)
     )
 
   update = base.rated_update(move, drop, grow)
@@ -244,17 +238,9 @@ def constant_fan_in(
       grown = select.top_k_of_each(grown_by, missing, axis, ~keep)
       return keep | grown, base.finite(dropped_by) & base.finite(grown_by)
 
-    whole = state.scores[2]
+    by = dropped_by, grown_by, state.scores[2]
     return base.move_masks(
-      state,
-      params,
-      prunable,
-      pattern,
-      leaf,
-      dropped_by,
-      grown_by,
-      whole,
-      given=(share,),
+      state, params, prunable, pattern, leaf, *by, given=(share,)
     )
 
   update = base.rated_update(move, drop, grow)

@@ -168,15 +168,9 @@ def prune_and_regrow(
 
     # A leaf that could not be pruned is not counted once more.
     state = state._replace(refused=refused)
+    by = dropped_by, grown_by
     return base.move_masks(
-      state,
-      params,
-      prunable,
-      pattern,
-      leaf,
-      dropped_by,
-      grown_by,
-      given=(share,),
+      state, params, prunable, pattern, leaf, *by, given=(share,)
     )
 
   update = base.rated_update(move, drop, grow)
