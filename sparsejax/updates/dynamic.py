@@ -185,6 +185,7 @@ def constant_fan_in(
     )
   fraction = as_schedule(fraction)
   pattern = patterns.fan_in(axis)
+  asked = base.asked_budgets(sparsity, distribution, prunable, None, masks)
   start = static(
     sparsity=sparsity,
     distribution=distribution,
@@ -195,9 +196,8 @@ def constant_fan_in(
 
   def init(key: jax.Array, params: PyTree) -> MaskState:
     state = start.init(key, params)
-    if masks is None:  # not rounded yet
-      counts = base.budgets(params, sparsity, distribution, prunable)
-      state = state._replace(budget=base.budget_tree(counts, params, prunable))
+    if asked is not None:  # not rounded, as the numbers of the masks are
+      state = state._replace(budget=asked(params))
     whole = jax.tree_util.tree_map_with_path(
       lambda path, p: jnp.array(
         ablation == 0 or bool(never_ablate(path_name(path), p))
@@ -217,17 +217,15 @@ def constant_fan_in(
       active = jnp.sum(mask, dtype=jnp.int32)
       n = jnp.trunc(share * active.astype(jnp.float32)).astype(jnp.int32)
       keep = select.top_k_mask(dropped_by, active - n, mask)
-      salient = select.count_of_each(
-        keep | select.top_k_mask(grown_by, n), axis
-      )
+      best_grown = select.top_k_mask(grown_by, n)
+      salient = select.count_of_each(keep | best_grown, axis)
       least = jnp.trunc(ablation * (budget // neurons)).astype(jnp.int32)
       enough = salient >= jnp.maximum(least, 1)
       left = jnp.maximum(jnp.sum(enough, dtype=jnp.int32), -(-budget // inputs))
       left = jnp.where(whole, neurons, left)
       alive = select.top_k_mask(salient.astype(jnp.float32), left)
-      full = in_units(budget, neurons) if masks is None else budget // neurons
-      each = jnp.where(left == neurons, full, budget // left)
-      each = jnp.where(alive, jnp.clip(each, 1, inputs), 0)
+      fan_in = _fan_in(budget, neurons, left, rounded=masks is None)
+      each = jnp.where(alive, jnp.minimum(fan_in, inputs), 0)
       # What ablated neurons lose is among the n dropped, as in that code.
       shape = [1] * mask.ndim
       shape[axis] = neurons
@@ -244,8 +242,13 @@ def constant_fan_in(
     )
 
   update = base.rated_update(move, drop, grow)
-  asked = base.asked_budgets(sparsity, distribution, prunable, None, masks)
   return MaskUpdate(init, update, budgets=asked)
+
+
+def _fan_in(budget, neurons, left, *, rounded):
+  """Computes what each of the neurons left keeps: at least one weight."""
+  full = in_units(budget, neurons) if rounded else budget // neurons
+  return jnp.maximum(jnp.where(left == neurons, full, budget // left), 1)
 
 
 def check_fraction(fraction: float, name: str = "fraction") -> None:
