@@ -160,6 +160,19 @@ def first_state(config: ml_collections.ConfigDict, program: Programs) -> State:
   return program.begin(keys, variables, masks)
 
 
+def write_leaves(path: Path, state: State) -> None:
+  """Writes leaves.md: what each leaf was taken for, and its first density."""
+  masks = jax.tree.map(np.asarray, sparsejax.get_masks(state.opt_state))
+  rows = sparsejax.report.layers(state.params, masks)
+  with workdir_lib.storage(path):
+    (path / "leaves.md").write_text(
+      "What each leaf of the params was taken for, and how much of it was "
+      f"active before the first step:\n\n{sparsejax.report.table(rows)}\n\n"
+      "Where that is not what a leaf is, `prunable` of the algorithm says "
+      "which leaves become sparse.\n"
+    )
+
+
 def _final_state(
   config: ml_collections.ConfigDict,
   program: Programs,
@@ -176,6 +189,8 @@ def _final_state(
   fresh = saved is None
   # Copied: a state that is to be donated must not share what is used elsewhere.
   state = jax.tree.map(jnp.array, start(program) if fresh else saved)
+  if fresh:
+    write_leaves(path, state)
   step = int(state.step)
   del saved
   with (

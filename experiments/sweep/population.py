@@ -377,12 +377,13 @@ class _Population:
     """Stacks the states that each begins with by itself."""
     usual = grid.flat(self.config)
     states = []
-    for config in self.configs:
+    for config, path in zip(self.configs, self.paths, strict=True):
       # Numbers have no part in it: whoever has the same budgets shares it.
       config = grid.changed(
         config, {key: usual[key] for key in parts.NUMBERS if key in usual}
       )
       states.append(train.first_state(config, programs.get(config)))
+      train.write_leaves(path, states[-1])
     stacked = jax.tree.map(lambda *xs: np.stack(jax.device_get(xs)), *states)
     return stacked._replace(step=np.asarray(states[0].step))
 

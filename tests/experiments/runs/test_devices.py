@@ -6,11 +6,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from experiments.config import parts
+from experiments.drivers import compare, lottery
 from experiments.errors import UserError
-from experiments.runs import devices, programs, train
+from experiments.runs import devices, metrics, programs, train
 from experiments.runs.batches import open_source
 from tests.configs.shipped import load, photo
-from tests.experiments import small
+from tests.experiments import small, small_lottery
 from tests.marks import slow
 
 
@@ -114,3 +115,29 @@ def test_half_precision_computes_but_does_not_keep(tmp_path):
   assert half.metrics["nnz"] == full.metrics["nnz"]
   assert half.metrics["loss"] != full.metrics["loss"]
   assert half.metrics["loss"] == pytest.approx(full.metrics["loss"], rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", [compare, lottery])
+def test_runs_of_many_share_their_batches_and_may_change_devices(
+  driver, tmp_path
+):
+  """The same table on one device as on four, and a run goes on elsewhere."""
+  if driver is compare:
+    config = driver.defaults()
+    config.base = small.get_config("rigl")
+    config.algorithms = {"rigl": config.base.algorithm.to_dict()}
+    config.methods, config.seeds = ("rigl",), (0,)
+  else:
+    config = small_lottery.make(methods=("rewound",))
+  config.base.eval_batch_size = 120
+  for path, count in (("one", 1), ("four", 4), ("one", 4)):
+    config.base.devices = count
+    driver.run(config, str(tmp_path / path))
+  runs = sorted(f.parent for f in (tmp_path / "one").rglob("metrics.jsonl"))
+  assert runs
+  for run in runs:
+    other = tmp_path / "four" / run.relative_to(tmp_path / "one")
+    for a, b in zip(metrics.read(run), metrics.read(other), strict=True):
+      assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+      assert a.get("nnz") == b.get("nnz")
