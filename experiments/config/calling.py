@@ -4,6 +4,7 @@ A part of a config is a mapping with a `name` and that function's keywords; a
 wrong one raises a UserError.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Set
 from typing import Any
@@ -57,7 +58,21 @@ def call(
   known -= {*fixed, *excluded}
   names.check_options(f"{kind} {name}", excluded & options.keys(), known)
   names.check_options(f"{kind} {name}", options, known, others)
+  _check_numbers(f"{kind} {name}", function, options)
   try:
     return function(*args, **fixed, **options)
   except (TypeError, ValueError, ZeroDivisionError) as error:
     raise UserError(f"{kind} {name}: {error}") from error
+
+
+def _check_numbers(
+  where: str, function: Callable[..., Any], options: Mapping[str, Any]
+) -> None:
+  """Refuses text and nothing where a number is wanted, before it is used."""
+  parameters = inspect.signature(function).parameters
+  for key, value in options.items():
+    wanted = parameters[key].annotation if key in parameters else Any
+    if wanted in (int, float) and (value is None or isinstance(value, str)):
+      raise UserError(
+        f"{where}: {key} is {value!r}, wanted a number without quotes"
+      )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from experiments.errors import UserError
 from experiments.runs.workdir import storage
 
 Write = Callable[..., None]
@@ -88,8 +89,17 @@ def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def last_test(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """Returns the numbers of the last evaluation in a record."""
-  last = next(r for r in reversed(history) if r["split"] == "test")
+  """Returns the numbers of the last evaluation in a record.
+
+  Raises:
+    UserError: If it holds none.
+  """
+  last = next((r for r in reversed(history) if r["split"] == "test"), None)
+  if last is None:
+    raise UserError(
+      "metrics.jsonl holds no evaluation, though the run is trained: it was "
+      "removed or cut. Give another --workdir."
+    )
   return {k: v for k, v in last.items() if k not in ("step", "split")}
 
 

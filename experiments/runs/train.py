@@ -133,11 +133,16 @@ def _checkpoints(
 
 def state_shapes(config: ml_collections.ConfigDict, program: Programs) -> State:
   """Computes the shapes and dtypes of a run's state."""
+  keys = parts.streams(config.seed)
   try:
-    return jax.eval_shape(
-      lambda keys: program.begin(keys, program.draw(keys)),
-      parts.streams(config.seed),
-    )
+    variables = jax.eval_shape(program.draw, keys)
+  except (TypeError, ValueError) as error:
+    raise UserError(
+      f"config.model {config.model.to_dict()} on data set {config.data.name}: "
+      f"{error}"
+    ) from error
+  try:
+    return jax.eval_shape(program.begin, keys, variables)
   except ValueError as error:  # What fits no leaf of this model shows here.
     raise UserError(
       f"algorithm {config.algorithm.name} on {config.model.name}: {error}"
@@ -173,6 +178,18 @@ def write_leaves(path: Path, state: State) -> None:
     )
 
 
+def _check_restored(checkpoint: Path, state: State) -> None:
+  """Refuses a checkpoint whose zeros were lost before it was saved."""
+  seen = sparsejax.forward_params(state.params, state.opt_state)
+  try:
+    sparsejax.check(seen, state.opt_state)
+  except ValueError as error:
+    raise UserError(
+      f"{checkpoint} cannot be gone on from: {error}. Remove it to go on from "
+      "the one before, or give another --workdir."
+    ) from error
+
+
 def _final_state(
   config: ml_collections.ConfigDict,
   program: Programs,
@@ -191,6 +208,8 @@ def _final_state(
   state = jax.tree.map(jnp.array, start(program) if fresh else saved)
   if fresh:
     write_leaves(path, state)
+  else:
+    _check_restored(path / "checkpoints" / str(first), state)
   step = int(state.step)
   del saved
   with (

@@ -167,7 +167,12 @@ def finish(path: Path, step: int, metrics: Mapping[str, Any]) -> None:
 def finished(path: str | os.PathLike) -> dict[str, Any] | None:
   """Reads the final metrics of a run that is done; None if it is not."""
   file = Path(path) / "finished.json"
-  return _read_json(file)["metrics"] if file.exists() else None
+  if not file.exists():
+    return None
+  found = _read_json(file)
+  if "metrics" not in found:
+    raise UserError(f"{file} holds no metrics. Give another --workdir.")
+  return found["metrics"]
 
 
 def write_json(file: Path, value: Any) -> None:

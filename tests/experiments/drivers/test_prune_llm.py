@@ -1,15 +1,18 @@
 """Tables of one-shot pruning: cells, and what is made of them."""
 
 import json
+import signal
 
 import pytest
 
 from experiments.drivers import prune_llm
 from experiments.errors import UserError
+from experiments.llm.evaluate import tasks
 from experiments.llm.io import huggingface
 from experiments.llm.prune import kernels
 from experiments.llm.prune import methods as methods_lib
 from experiments.runs import prune_llm as prune_runs
+from experiments.runs import signals
 from tests.experiments.small_finetune import SIZES, TEXT
 
 METHODS = {
@@ -98,6 +101,27 @@ def test_only_what_is_missing_is_made_again(table):
   assert gone.read_text() == before
   assert kept.stat().st_mtime_ns == stamp
   assert (table / "report.md").read_text() == text
+
+
+def test_a_signal_stops_at_once_and_keeps_what_is_finished(
+  tmp_path, monkeypatch
+):
+  evaluate, tested = tasks.evaluate, []
+
+  def signalled(*arguments):
+    tested.append(arguments)
+    if len(tested) == 3:
+      signal.raise_signal(signal.SIGTERM)
+    return evaluate(*arguments)
+
+  monkeypatch.setattr(tasks, "evaluate", signalled)
+  config = make(methods=("magnitude",), n_of_m=(), save=False, expected=())
+  with pytest.raises(signals.Stopped, match="SIGTERM; what was finished"):
+    prune_llm.run(config, tmp_path)
+  files = {file.stem for file in (tmp_path / "cells").iterdir()}
+  assert files == {"dense", "50-magnitude-0"}
+  prune_llm.run(config, tmp_path)
+  assert len(tested) == 4  # the one that was stopped, once more
 
 
 def test_a_kernel_that_cannot_be_pruned_costs_its_cell_only(

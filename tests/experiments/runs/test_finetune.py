@@ -12,8 +12,9 @@ from experiments.llm.evaluate import tasks
 from experiments.llm.families import llama
 from experiments.llm.io import huggingface, load
 from experiments.llm.prune import kernels
-from experiments.runs import finetune, finetune_step, metrics
+from experiments.runs import finetune, finetune_step, metrics, signals
 from sparsejax import distill
+from tests.experiments.interrupted import stop_at
 from tests.experiments.small_finetune import (
   DELTAS,
   SEFT,
@@ -91,6 +92,10 @@ def test_a_broken_run_goes_on_to_the_same_bits(whole, tmp_path, stop):
   config = make(method=SEFT, optimizer=DELTAS)
   with pytest.raises(ZeroDivisionError):
     finetune.train(config, tmp_path, progress=progress)
+  if stop < 4:  # and once more, between two log points
+    stopping = stop_at([5])
+    with pytest.raises(signals.Stopped, match="after step 5 of 6"):
+      finetune.train(config, tmp_path, progress=stopping)
   result = finetune.train(config, tmp_path)
   wanted, path = whole
   assert result == wanted

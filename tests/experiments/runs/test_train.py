@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import re
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from flax import linen as nn
 
 import sparsejax
 from experiments import models
+from experiments.config import calling
 from experiments.config import parts as build
 from experiments.errors import UserError
 from experiments.runs import (
@@ -21,6 +23,7 @@ from experiments.runs import (
   programs,
   signals,
   train,
+  workdir,
 )
 from tests.experiments import small
 from tests.experiments.interrupted import (
@@ -310,9 +313,24 @@ def test_lost_zeros_end_the_run_and_are_saved(tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"not 0: \d+ of dense1/kernel\. "):
     train.train(config, tmp_path)
   manager = checkpoints.open_manager(tmp_path / "checkpoints")
-  assert manager.latest_step() > 0
+  saved = manager.latest_step()
   manager.close()
+  assert saved > 0
   assert not (tmp_path / "finished.json").exists()
+  monkeypatch.undo()  # what is saved is not gone on from
+  with pytest.raises(UserError, match=rf"{saved} cannot .* dense1/kernel: \d+"):
+    train.train(config, tmp_path)
+
+
+def test_a_run_says_what_leaves_were_taken_for(tmp_path):
+  config = make(steps=4)
+  train.train(config, tmp_path)
+  lines = (tmp_path / "leaves.md").read_text().splitlines()
+  rows = {line.split()[1]: line for line in lines if "dense1/" in line}
+  assert "weight, 64 -> 8" in rows["dense1/kernel"]
+  assert "81.45 %" in rows["dense1/kernel"]  # 95 of 512, by ERK
+  assert "bias" in rows["dense1/bias"]
+  assert rows["dense1/bias"].endswith("dense |")
 
 
 def test_a_damaged_checkpoint_costs_time_and_no_bits(tmp_path, caplog):
@@ -330,10 +348,27 @@ def test_a_damaged_checkpoint_costs_time_and_no_bits(tmp_path, caplog):
   assert_same_run(tmp_path / "whole", part)
 
 
-def test_another_config_is_refused(tmp_path):
-  train.train(make(), tmp_path)
-  with pytest.raises(UserError, match="seed: 0 -> 1"):
-    train.train(make(seed=1), tmp_path)
+@pytest.mark.parametrize(
+  ("key", "value", "says"),
+  [
+    ("sparsity", 0.9, "algorithm.sparsity: 0.8 -> 0.9"),
+    ("distribution", "uniform", 'distribution: (not set) -> "uniform"'),
+    ("pattern", {"name": "fan_in"}, 'pattern.name: (not set) -> "fan_in"'),
+    (None, None, "seed: 0 -> 1"),
+  ],
+)
+def test_another_config_is_refused(key, value, says, tmp_path):
+  """Both are named, and what is there stays as it is."""
+  config = make()
+  workdir.ensure_config(tmp_path, calling.plain(config))
+  before = (tmp_path / "config.json").read_bytes()
+  if key:
+    config.algorithm[key] = value
+  else:
+    config.seed = 1
+  with pytest.raises(UserError, match=re.escape(says)):
+    train.train(config, tmp_path)
+  assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
@@ -344,6 +379,50 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     train.train(make(batch_size=n + 1), tmp_path / "run")
   assert not (tmp_path / "run").exists()
   assert train.train(make(batch_size=n, steps=4), tmp_path / "run").metrics
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    ({"schedule.learning_rate": "0.1"}, "learning_rate is '0.1', wanted a num"),
+    ({"schedule.learning_rate": None}, "learning_rate is None, wanted a num"),
+    ({"algorithm.sparsity": "0.9"}, "sparsity is '0.9', wanted a number"),
+    ({"algorithm.prunable": "("}, r"prunable is '\(', wanted a regular expr"),
+    ({"model.hidden": "8"}, r"config\.model .*'8'.* on data set digits"),
+    ({"model.hidden": 8}, r"config\.model .*8.* on data set digits"),
+  ],
+)
+def test_values_that_cannot_be_are_refused_in_words(change, says, tmp_path):
+  config = make()
+  for key, value in change.items():
+    part, name = key.split(".")
+    with config[part].unlocked(), config[part].ignore_type():
+      config[part][name] = value
+  with pytest.raises(UserError, match=says):
+    train.train(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("file", "text", "says"),
+  [
+    ("finished.json", "{}", "holds no metrics"),
+    ("config.json", "{", "cannot be read"),
+    ("checkpoints", "", "holds a run but no config"),
+  ],
+)
+def test_files_of_a_workdir_that_are_broken_are_named(
+  file, text, says, tmp_path
+):
+  (tmp_path / file).write_text(text)
+  with pytest.raises(UserError, match=says):
+    train.train(make(), tmp_path)
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+  (tmp_path / "file").write_text("")
+  for path in (tmp_path / "file", tmp_path / "file" / "below"):
+    with pytest.raises(UserError, match="Give a --workdir"):
+      train.train(make(), path)
 
 
 def test_nothing_is_made_for_a_name_that_is_wrong(tmp_path):
