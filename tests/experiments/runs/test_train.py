@@ -387,7 +387,7 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     ({"schedule.learning_rate": "0.1"}, "learning_rate is '0.1', wanted a num"),
     ({"schedule.learning_rate": None}, "learning_rate is None, wanted a num"),
     ({"algorithm.sparsity": "0.9"}, "sparsity is '0.9', wanted a number"),
-    ({"algorithm.prunable": "("}, r"prunable is '\(', wanted a regular expr"),
+    ({"algorithm.prunable": "("}, r"prunable is '\(': missing \)"),
     ({"model.hidden": "8"}, r"config\.model .*'8'.* on data set digits"),
     ({"model.hidden": 8}, r"config\.model .*8.* on data set digits"),
   ],
