@@ -108,12 +108,28 @@ class _Changer:
     inside = section.within(key, known)
     if key == "name" and section.kind:
       self._rename(parent, holder, section, text)
-    elif key not in holder and key not in known and not inside:
-      raise self._unknown(path, section)
     elif inside and inside.kind:
       self._set_section(path, holder, key, inside, text)
+    elif key in holder or key in known or inside:
+      value = self._value(path, holder, key, known.get(key), text)
+      if key == "sparsity" and value != holder.get(key):
+        self._check_called(path, f"{100 * (holder.get(key) or 0):g} %", text)
+      _set(holder, key, value)
+    elif section.takes_any(holder.get("name")):
+      _set(holder, key, values.parse(path, text, Any))
     else:
-      _set(holder, key, self._value(path, holder, key, known.get(key), text))
+      raise self._unknown(path, section)
+
+  def _check_called(self, path: str, old: str, new: str) -> None:
+    """Refuses that what a table calls by a value has another."""
+    section = self.section
+    for key in path.split("."):
+      if key not in section.inner and "*" in section.inner and old in key:
+        raise UserError(
+          f"config.{path} cannot be {new}: {key!r} is the name of a row, which "
+          f"says {old}. Add another to config.{path.partition('.')[0]}"
+        )
+      section = section.within(key) or Section()
 
   def _find(self, parent: str, path: str) -> tuple[Any, Section]:
     """Returns the mapping at a path, and what it can have."""
@@ -125,7 +141,7 @@ class _Changer:
         if inside is None or not (can or "*" in section.inner):
           raise self._unknown(path, section)
         if inside.kind and path not in (at, f"{at}.name"):
-          raise UserError(
+          raise UnknownKey(
             f"config.{at} is {holder.get(key)!r}, so {path} has no meaning; "
             f"set --config.{at}.name as well, to a {inside.kind}: "
             + ", ".join(inside.names())
@@ -171,22 +187,19 @@ class _Changer:
     if name == old:
       return
     known = section.keys(name)  # refuses what there is not
-    if path.rpartition(".")[2] == old:
-      raise UserError(
-        f"config.{path} is called after its {section.kind}, as its row of the "
-        f"table is: {name} under that name would mislead. Add another, "
-        f"--config.{path.rpartition('.')[0]}.{name}.name={name}"
-      )
-    kept = [key for key in part if key != "name" and key in known]
-    lost = [key for key in part if key != "name" and key not in known]
+    if old:
+      self._check_called(path, old, name)
+    options = [key for key in part if key != "name"]
+    kept = [k for k in options if k in known or section.takes_any(name)]
+    lost = [key for key in options if key not in kept]
     for key in lost:
       with part.unlocked():
         del part[key]
     _set(part, "name", name)
     new = {}
     if section.fill:
-      options = {key: part[key] for key in kept}
-      new = section.fill(name, self._steps(path), options)
+      old_values = {key: part[key] for key in kept}
+      new = section.fill(name, self._steps(path), old_values)
     for key, value in new.items():
       _set(part, key, value)
     title = self.config.get("name", "")

@@ -102,8 +102,7 @@ class Section(NamedTuple):
     if self.kind and name in self.plain:
       return found
     if self.kind:
-      lookup = self.lookup or (lambda n: names.find(self.kind, n, self.table))
-      function = lookup(name)
+      function = self._function(name)
       hidden = {*self.in_code, *getattr(function, "keywords", {})}
       for key, one in keywords(function, self.after).items():
         if key not in hidden:
@@ -113,6 +112,17 @@ class Section(NamedTuple):
       for key, one in self.more.items()
       if not one.needs or one.needs in found
     }
+
+  def takes_any(self, name: str | None) -> bool:
+    """Returns whether a function takes keywords that nothing lists."""
+    if not self.kind or name is None or name in self.plain:
+      return False
+    return names.keywords(self._function(name))[1]
+
+  def _function(self, name: str) -> Callable[..., Any]:
+    if self.lookup:
+      return self.lookup(name)
+    return names.find(self.kind, name, self.table)
 
   def _told_elsewhere(self, key: str, one: Key) -> Key:
     """Takes the meaning of a key from another function of the table."""

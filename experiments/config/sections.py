@@ -6,7 +6,7 @@ from typing import Any
 from experiments import data, models
 from experiments.config import algorithms, defaults, parts
 from experiments.config.optimizers import OPTIMIZERS, SCHEDULES
-from experiments.config.schema import Key, Section, of_defaults
+from experiments.config.schema import Key, Section, keywords, of_defaults
 
 OPTIMIZER = Section("optimizer", OPTIMIZERS, after=1)
 SCHEDULE = Section("schedule", SCHEDULES, in_code={"steps"})
@@ -23,7 +23,7 @@ def _fill(name: str, steps: int, options: Mapping[str, Any]) -> dict[str, Any]:
   row = algorithms.find(name)
   every = options.get("delta_t") or max(1, steps // 40)
   filled = algorithms.by_shares(name, steps, every)
-  if row.takes("never_ablate"):
+  if "never_ablate" in keywords(row.function):
     filled["never_ablate"] = f"^{models.OUTPUT}"
   filled = {k: v for k, v in filled.items() if k not in options}
   both = {**filled, **options}

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import sparsejax
 from experiments import main
 from experiments.config import (
   algorithms,
@@ -244,6 +245,22 @@ def test_a_sparsity_is_set_where_no_others_decide():
   assert made.algorithms.rigl.sparsity == 0.5
 
 
+def anything(inner, sparsity, *, key, t_end, **options):
+  """An algorithm of one's own, whose keywords nothing lists."""
+  assert options == {"delta_t": 100, "fraction": 0.3, "mine": (1, 2)}
+  return sparsejax.rigl(inner, sparsity, key=key, t_end=t_end)
+
+
+def test_keywords_that_nothing_lists():
+  made = changed(
+    ("algorithm.mine", "(1, 2)"),
+    ("algorithm.name", f"{__name__}:anything"),
+    ("algorithm.distribution", "erk"),
+  )
+  del made.algorithm.distribution
+  check.training_run(made)
+
+
 def test_the_driver_is_the_config_files():
   assert "give another" in refused(("driver", "compare"))
   changed(("driver", "train"))
@@ -251,9 +268,18 @@ def test_the_driver_is_the_config_files():
 
 def test_rows_are_what_they_are_called():
   config = "configs/quickstart.py"
-  assert "--config.algorithms.set.name=set" in refused(
+  assert "'rigl' is the name of a row" in refused(
     ("algorithms.rigl.name", "set"), config=config
   )
+  llm = "configs/seft_llm.py"
+  for path, value in (
+    ("starts.wanda 60 %.prune.name", "ria"),
+    ("starts.wanda 60 %.prune.sparsity", "0.7"),
+    ("settings.seft.method", "spiel"),
+  ):
+    assert "is the name of a row" in refused((path, value), config=llm)
+  same = ("starts.wanda 60 %.prune.sparsity", "0.6")
+  changed(same, config=llm)
   more = (
     ("algorithms.srigl.name", "srigl"),
     ("algorithms.srigl.sparsity", "0.9"),
