@@ -18,6 +18,8 @@ Expected: they report MPT-7B on GSM8K, in percent: dense 28.2, 60 % 28.8; with
 INT8 27.8, 28.35, 70 % 27.07, 75 % 26.61 (model cards of neuralmagic/
 mpt-7b-gsm8k-*); and that cross-entropy alone, or with KL, diverges or overfits
 at high sparsity. Hence the expected order: cross-entropy < KL < SquareHead.
+KL is of the positions that predict targets; their code takes the targets' own,
+one later: for answers of a few tokens another loss, see BUILD_NOTES.md.
 
 Argument: `bytes` for 50 to 75 % on the byte-level model of
 configs/byte_llama.py, which is its own teacher; `gsm8k`, see above; `smoke` for

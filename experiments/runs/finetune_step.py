@@ -253,6 +253,8 @@ def _losses(
     if needs_teacher(config):
       wanted, features = jax.lax.stop_gradient(run(teacher, batch.tokens))
     if "kl" in weights:
+      # Where targets are predicted, as in cross-entropy. SquareHead's released
+      # code takes the targets' own positions, one later; see BUILD_NOTES.md.
       parts["kl"] = distill.kl_divergence(
         logits, wanted[:, :-1], where, temperature=temperature
       )
