@@ -168,11 +168,7 @@ def _transformation(
     return change(recipe, grads, state, values, extra)
 
   self = PackedTransformation(
-    lambda params: start(params)[1],
-    update,
-    tx.moves,
-    recipe.mask_update,
-    recipe,
+    lambda params: start(params)[1], update, tx.moves, recipe
   )
   self.start, self.pack = start, pack
   self.unpack = functools.partial(packing.unpack, recipe)

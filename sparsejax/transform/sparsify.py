@@ -46,18 +46,19 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
   Attributes:
     moves: `step -> bool`, for loops that pass `update_masks` themselves; steps
       count from 0.
-    mask_update: How masks begin and move.
     recipe: What it was made of, if it holds params at zero; else None.
+    mask_update: How masks begin and move.
   """
 
   moves: When
-  mask_update: MaskUpdate
   recipe: Recipe | None
+  mask_update: MaskUpdate | None
 
-  def __new__(cls, init, update, moves, mask_update, recipe=None):
+  def __new__(cls, init, update, moves, recipe=None, mask_update=None):
     """Makes one of `init` and `update`, with the schedule of its masks."""
     self = super().__new__(cls, init, update)
-    self.moves, self.mask_update, self.recipe = moves, mask_update, recipe
+    self.moves, self.recipe = moves, recipe
+    self.mask_update = recipe.mask_update if recipe else mask_update
     return self
 
 
@@ -182,7 +183,7 @@ def sparsify(
     updates = steps.exact_updates(updates, params, new.masks, values)
     return updates, SparseState(steps.with_next_count(new), stepped)
 
-  return SparseTransformation(init_fn, update_fn, when, mask_update, recipe)
+  return SparseTransformation(init_fn, update_fn, when, recipe)
 
 
 def first_masks(
@@ -294,7 +295,10 @@ def straight_through(
     return updates, ForwardMaskedState(new, stepped)
 
   return SparseTransformation(
-    init_fn, update_fn, lambda step: when(step + 1), mask_update
+    init_fn,
+    update_fn,
+    lambda step: when(step + 1),
+    mask_update=mask_update,
   )
 
 
