@@ -121,7 +121,7 @@ def motion(curves: Mapping[str, Motion], file: Path, *, key: str) -> None:
     style.band(axes, steps, values, **look)
 
   style.multiples(
-    {name: (name, "") for name in curves},
+    style.name_parts(curves),
     draw,
     file,
     finish=lambda axes, names: axes.set_ylim(0, 1.02),

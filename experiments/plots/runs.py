@@ -86,7 +86,7 @@ def _over_steps(
       axes.set_ylim(bottom=0)
 
   style.multiples(
-    {name: (name, "") for name in found},
+    style.name_parts(found),
     draw,
     file,
     finish=finish,

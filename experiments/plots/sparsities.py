@@ -156,7 +156,7 @@ def floor(means: Sequence[float]) -> float:
 
   Example:
     >>> print(floor([88.0, 89.0, 90.0, 90.0, 37.0]))
-    85.0
+    82.0
   """
   if not len(means):
     return -np.inf

@@ -90,6 +90,17 @@ def coloured(items: Iterable[Item]) -> Iterator[tuple[str, Item]]:
   return zip(itertools.cycle(COLOURS), items, strict=False)
 
 
+def name_parts(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+  """Splits names of methods for `panels`: `RigL (ERK)` has two parts.
+
+  Example:
+    >>> name_parts(["RigL (ERK)", "SNIP"])
+    {'RigL (ERK)': ('RigL', 'ERK'), 'SNIP': ('SNIP', '')}
+  """
+  parts = {name: name.rstrip(")").partition(" (") for name in names}
+  return {name: (base, kind) for name, (base, _, kind) in parts.items()}
+
+
 def panels(
   features: Mapping[str, tuple[str, Hashable]],
 ) -> dict[str, tuple[str, int]]:
@@ -107,7 +118,7 @@ def panels(
   Example:
     >>> lines = {f"{a} {b}": (a, b) for a in "xyz" for b in "uv"}
     >>> panels(lines)["y v"]
-    ('y', 1)
+    ('v', 1)
   """
   if 1 < len(features) <= _MOST:
     return {name: ("", i) for i, name in enumerate(features)}
@@ -122,9 +133,11 @@ def panels(
     return {name: (name, 0) for name in features}
   _, i, groups = min(found, key=lambda one: one[0])
   others = list(dict.fromkeys(own[1 - i] for own in features.values()))
-  alike = len({*features.values()}) < len(features)
+  # A colour is the same thing in all panels, if that tells lines apart.
+  unique = len({*features.values()}) == len(features)
+  same = unique and len(others) <= len(COLOURS)
   return {
-    name: (panel, j if alike else others.index(features[name][1 - i]))
+    name: (panel, others.index(features[name][1 - i]) if same else j)
     for panel, names in groups.items()
     for j, name in enumerate(names)
   }

@@ -21,7 +21,7 @@ from experiments import statistics
 from experiments.config import grid
 from experiments.config.entry import Entry
 from experiments.errors import UserError
-from experiments.plots import sparsities
+from experiments.plots import sparsities, style
 from experiments.runs import metrics, workdir
 from experiments.tables import costs, orders, rows, text
 from experiments.tables.rows import Row
@@ -343,9 +343,7 @@ def draw_flops(found: Sequence[Row], file: pathlib.Path, *, title: str) -> None:
 
 def _features(found: Sequence[Row]) -> dict[str, tuple[str, str]]:
   """By method its name and its distribution: `RigL (uniform)` has both."""
-  names = dict.fromkeys(row.method for row in found if row.method != _DENSE)
-  parts = {name: name.rstrip(")").partition(" (") for name in names}
-  return {name: (base, kind) for name, (base, _, kind) in parts.items()}
+  return style.name_parts(row.method for row in found if row.method != _DENSE)
 
 
 def title(config: types.ModuleType) -> str:
