@@ -168,25 +168,18 @@ def _changed_runs(
     UserError: If no run can take a change, or it would make a row be what its
       name does not say.
   """
-  plain = base(grid._replace(changes=()))
-  before = [changed(plain, change) for _, change in planned]
-  _check_told_apart(grid, before, [change for _, change in planned])
   # What refers to a changed value in the config file follows it.
-  own = base(grid)
+  plain, own = base(grid._replace(changes=())), base(grid)
   made: Rows = {}
+  refused: dict[str, UserError] = {}
   taken = set()
-  other = any(key in ("algorithm", "algorithm.name") for key, _ in grid.changes)
-  for (entry, change), old in zip(planned, before, strict=True):
-    if other and entry.method != old.algorithm.name:
-      raise UserError(
-        f"the row {entry} would be called so with another algorithm; "
-        f"{grid.config} decides which rows there are"
-      )
-    one, refused = changed(own, change), {}
-    overrides.apply(one, grid.changes, sections.TRAINING, refused=refused)
-    taken.update(key for key, _ in grid.changes if key not in refused)
-    if other:
-      entry = entry._replace(method=one.algorithm.name)
+  for entry, change in planned:
+    one, lacking = changed(own, change), {}
+    overrides.apply(one, grid.changes, sections.TRAINING, refused=lacking)
+    refused |= lacking
+    taken.update(key for key, _ in grid.changes if key not in lacking)
+    before = changed(plain, change)
+    entry = _as_called(grid, entry, change, before, one)
     one.name = f"{entry}, seed {one.seed}"
     made.setdefault(entry, []).append(one)
   for key, _ in grid.changes:
@@ -195,22 +188,34 @@ def _changed_runs(
   return made
 
 
-def _check_told_apart(
+def _as_called(
   grid: Grid,
-  configs: Sequence[ml_collections.ConfigDict],
-  changes: Sequence[Mapping[str, Any]],
-) -> None:
-  """Refuses to set a key that tells the runs of the config file apart."""
-  for key, _ in grid.changes:
-    own = key in ("seed", "algorithm.sparsity") or any(
-      key in c for c in changes
-    )
-    found = dict.fromkeys(str(flat(one).get(key)) for one in configs if own)
-    if len(found) > 1:
+  entry: Entry,
+  change: Mapping[str, Any],
+  before: ml_collections.ConfigDict,
+  after: ml_collections.ConfigDict,
+) -> Entry:
+  """Refuses to change what a row sets, or is called by; may rename the row."""
+  algorithms = before.algorithm.name, after.algorithm.name
+  if algorithms[0] != algorithms[1]:
+    if entry.method != algorithms[0]:
       raise UserError(
-        f"config.{key} is what runs of {grid.config} differ in: "
-        f"{', '.join(found)}. It cannot be set for all; --rows chooses rows"
+        f"the row {entry} would be called so with algorithm {algorithms[1]}; "
+        f"{grid.config} decides which rows there are"
       )
+    entry = entry._replace(method=algorithms[1])
+  told = (
+    *change,
+    *(["algorithm.sparsity"] if entry.sparsity is not None else []),
+  )
+  old, new = flat(before), flat(after)
+  for key, text in grid.changes:
+    if key in told and old.get(key) != new.get(key):
+      raise UserError(
+        f"config.{key} of the row {entry} is {old.get(key)}, by which it is "
+        f"called or told from others: it cannot be {text}. --rows chooses rows"
+      )
+  return entry
 
 
 @functools.cache

@@ -138,8 +138,11 @@ def test_another_algorithm_gives_rows_its_name(config):
 @pytest.mark.parametrize(
   ("changes", "says"),
   [
-    ((("seed", "3"),), "config.seed is what runs .* differ in: 0, 1"),
-    ((("algorithm.sparsity", "0.3"),), "differ in: 0.5, 0.8"),
+    (
+      (("seed", "3"),),
+      "config.seed of the row rigl, 50 % is 0, .* cannot be 3",
+    ),
+    ((("algorithm.sparsity", "0.3"),), "sparsity of the row rigl, 50 % is 0.5"),
     ((("stps", "3"),), "did you mean 'steps'"),
   ],
 )
@@ -158,8 +161,13 @@ def test_changes_hold_where_runs_can_have_them():
   (told,) = grid.told(chosen)
   assert told.startswith("config.algorithm.delta_t=50 holds in 300 of 420 runs")
   # Rows that train for longer say so, and would not.
-  with pytest.raises(UserError, match="differ in: 4000, 20000"):
-    grid.rows(Grid("configs/dst_mnist1d.py", (("steps", "80"),)))
+  with pytest.raises(UserError, match="steps of the row RigL 5x .* is 20000"):
+    grid.rows(Grid("configs/dst_mnist1d.py", (("steps", "4000"),)))
+  less = Grid(
+    "configs/dst_mnist1d.py", (("algorithm.sparsity", "0.7"),), "80 %"
+  )
+  with pytest.raises(UserError, match="of the row .*, 80 % is 0.8"):
+    grid.rows(less)
 
 
 def test_commands_have_the_changes_and_rows(config, tmp_path):
