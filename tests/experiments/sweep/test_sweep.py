@@ -161,12 +161,12 @@ def test_changes_hold_where_runs_can_have_them():
   (told,) = grid.told(chosen)
   assert told.startswith("config.algorithm.delta_t=50 holds in 300 of 420 runs")
   # Rows that train for longer say so, and would not.
-  with pytest.raises(UserError, match="steps of the row RigL 5x .* is 20000"):
+  with pytest.raises(UserError, match=r"steps of the row RigL 5x .* is 20000"):
     grid.rows(Grid("configs/dst_mnist1d.py", (("steps", "4000"),)))
   less = Grid(
     "configs/dst_mnist1d.py", (("algorithm.sparsity", "0.7"),), "80 %"
   )
-  with pytest.raises(UserError, match="of the row .*, 80 % is 0.8"):
+  with pytest.raises(UserError, match=r"of the row .*, 80 % is 0\.8"):
     grid.rows(less)
 
 
