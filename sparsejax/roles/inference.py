@@ -18,6 +18,7 @@ from sparsejax.roles.base import Role
 
 # Names in words, `LayerNorm_0` as layer_norm_0. Of leaves:
 _WEIGHT = re.compile(r"^(kernel|weights?|w)(_|\d|$)")
+_SHORT_WEIGHT = re.compile(r"^w[a-z]$")  # wq, wo
 _BIAS = re.compile(r"(^|_)bias(es)?(_|\d|$)|^offset$")
 _SHORT_BIAS = re.compile(r"^b_?\d*$")
 _SCALE = re.compile(r"(^|_)(scale|gamma|beta)(_?\d+)?$|^ls_?\d*$")
@@ -86,6 +87,11 @@ class Leaf(NamedTuple):
   def module(self) -> tuple[str, ...]:
     """The names of what holds the leaf."""
     return self.names[:-1]
+
+  @property
+  def is_called_weight(self) -> bool:
+    """Whether it has one of the names that weights have."""
+    return bool(_WEIGHT.search(self.name) or _SHORT_WEIGHT.search(self.name))
 
   @property
   def is_convolution(self) -> bool:
@@ -195,7 +201,7 @@ class _Tree:
     """Finds the bias beside a weight, and how the two go together."""
     beside = self.modules[leaf.module]
     names = []
-    if _WEIGHT.search(leaf.name):
+    if leaf.is_called_weight:
       own = leaf.names[-1]
       names = [
         re.sub("^(kernel|weights?)", "bias", own),
@@ -207,7 +213,7 @@ class _Tree:
       names = ["1"]
     for name in names:
       bias = beside.get(name)
-      if bias is not None and bias is not leaf:
+      if bias is not None and bias is not leaf and not bias.unknown:
         return bias.path, _fitting(leaf, bias.shape)
     return "", []
 
@@ -306,13 +312,13 @@ class _Tree:
   def _can_be(self, stacked, leaf) -> bool:
     """Returns whether a leaf can be a stack of that many axes."""
     least = {"weight": 2, "bias": 1, "norm": 1}.get(self.kinds[leaf.path], 0)
-    if not _WEIGHT.search(leaf.name):
+    if not leaf.is_called_weight:
       least = min(least, 1)
     if leaf.is_convolution and least == 2:
       least = 3
-    found = self.fits[leaf.path][1]
+    bias, found = self.fits[leaf.path]
     return len(leaf.shape) >= stacked + least and (
-      not found or any(fit.stacked == stacked for fit in found)
+      not bias or any(fit.stacked == stacked for fit in found)
     )
 
   def _tells(self, stacked, leaf) -> bool:

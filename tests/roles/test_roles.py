@@ -187,6 +187,36 @@ def test_plain_trees():
   assert found["ln/scale"][0] == "norm"
 
 
+def test_weights_of_attention_in_one_module():
+  found = read(
+    {
+      "attention": {
+        "wq": jnp.ones((32, 4, 8)),
+        "bq": jnp.ones((4, 8)),
+        "wo": jnp.ones((4, 8, 32)),
+      }
+    }
+  )
+  assert found["attention/wq"] == ("weight", (), (0,), (1, 2))
+  assert found["attention/bq"][0] == "bias"
+  assert found["attention/wo"] == ("weight", (), (0, 1), (2,))
+
+
+def test_layers_stacked_along_another_axis_are_warned_of():
+  """By nn.scan with variable_axes={"params": 1}, of 6 inputs and outputs."""
+  params = {
+    "ScanBlock_0": {
+      "Dense_0": {"kernel": jnp.ones((6, 5, 6)), "bias": jnp.ones((6, 5))},
+      "LayerNorm_0": {"scale": jnp.ones((6, 5))},
+    }
+  }
+  with pytest.warns(UserWarning, match=r"ScanBlock_0/Dense_0/kernel"):
+    assert len(distributions.budgets(params, 0.5)) == 1
+  said = roles.by_path({"kernel$": Role("weight", stacked=(1,))})
+  found = read(params, said)["ScanBlock_0/Dense_0/kernel"]
+  assert found == ("weight", (1,), (0,), (2,))
+
+
 def test_names_that_are_no_stacks():
   """Hints by names hold only where all leaves below can be such stacks."""
   found = read(
