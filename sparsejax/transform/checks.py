@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from sparsejax import masks as masks_lib
-from sparsejax.masks import PyTree, path_name
+from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.transform.state import (
   Forward,
   ForwardMaskedState,
@@ -339,13 +339,27 @@ def check_surroundings(opt_state: optax.OptState) -> None:
   children = _children(opt_state)
   inside = [i for i, x in enumerate(children) if find(x, SparseState)]
   if _is_chain(opt_state):
+    sparse = _sparse_paths(children[inside[0]])
     for after in children[inside[0] + 1 :]:
-      if not find(after, SparseState):
+      if not find(after, SparseState) and not _leaves_out(after, sparse):
         _judge(after, "after", _FOLLOWERS_THAT_KEEP_ZEROS)
   else:
     _judge(opt_state, "around", _WRAPPERS_THAT_KEEP_ZEROS)
   for i in inside:
     check_surroundings(children[i])
+
+
+def _sparse_paths(opt_state):
+  return [p for p, mask in _by_path(get_masks(opt_state)).items() if mask.ndim]
+
+
+def _leaves_out(node, paths):
+  """Returns whether a state is of `optax.masked`, with holes at all paths."""
+  if not isinstance(node, optax.MaskedState):
+    return False
+  leaves = jax.tree_util.tree_leaves_with_path(node, is_leaf=is_hole)
+  holes = [f"/{path_name(path)}" for path, x in leaves if is_hole(x)]
+  return all(any(h.endswith(f"/{p}") for h in holes) for p in paths)
 
 
 def _is_chain(node):

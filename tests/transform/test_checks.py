@@ -90,6 +90,10 @@ NO_ZEROS_LOST = {
     ("clip", optax.clip(0.1)), ("rigl", rigl())
   ),
   "before: nested": lambda: optax.chain(optax.chain(optax.trace(0.9), rigl())),
+  "after: of other leaves": lambda: optax.chain(
+    optax.masked(rigl(), {"b": False, "w": True}),
+    optax.masked(optax.adam(0.1), {"b": True, "w": False}),
+  ),
   "after: zero_nans": lambda: optax.chain(rigl(), optax.zero_nans()),
   "after: monitor": lambda: optax.chain(rigl(), monitor()),
 }
@@ -111,6 +115,22 @@ LOST = {
   "after: noise": lambda: optax.chain(rigl(), optax.add_noise(0.1, 0.5, KEY)),
   "after: apply_every": lambda: optax.chain(rigl(), optax.apply_every(2)),
   "after: momo": lambda: optax.chain(rigl(), contrib.momo()),
+  "after: conditionally_transform": lambda: optax.chain(
+    rigl(),
+    optax.conditionally_transform(optax.scale(0.5), lambda step: step < 2),
+  ),
+  "after: factored": lambda: optax.chain(rigl(), optax.scale_by_factored_rms()),
+  "after: lbfgs": lambda: optax.chain(rigl(), optax.scale_by_lbfgs()),
+  "after: several": lambda: optax.chain(
+    optax.clip(0.1), rigl(), optax.zero_nans(), optax.scale_by_rms()
+  ),
+  "around: sam, as the adversary": lambda: contrib.sam(
+    optax.sgd(0.1), rigl(), sync_period=2
+  ),
+  "around: partition of lookahead": lambda: optax.partition(
+    {"sparse": optax.lookahead(rigl(), 2, 0.5), "rest": optax.adam(0.1)},
+    {"b": "rest", "w": "sparse"},
+  ),
   "after: nested": lambda: optax.chain(
     optax.chain(optax.clip(0.1), rigl()), optax.chain(optax.ema(0.9))
   ),
@@ -121,6 +141,15 @@ LOST = {
 UNKNOWN = {
   "after: scale": lambda: optax.chain(rigl(), optax.scale(0.5)),
   "after: decay": lambda: optax.chain(rigl(), optax.add_decayed_weights(0.1)),
+  "after: sign": lambda: optax.chain(rigl(), optax.scale_by_sign()),
+  "after: trust ratio": lambda: optax.chain(
+    rigl(), optax.scale_by_trust_ratio()
+  ),
+  "after: freeze": lambda: optax.chain(rigl(), optax.freeze(True)),
+  "after: masked": lambda: optax.chain(
+    rigl(), optax.masked(optax.scale(0.5), {"b": False, "w": True})
+  ),
+  "after: normalize": lambda: optax.chain(rigl(), contrib.normalize()),
   "after: identity": lambda: optax.chain(rigl(), optax.identity()),
   "around: of a user's": lambda: counted(rigl()),
 }
