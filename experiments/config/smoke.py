@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import ml_collections
@@ -58,6 +58,13 @@ def with_data(
   with one.unlocked():
     one.name = f"{one.name} (random arrays)"
   return one
+
+
+def note(configs: Iterable[ml_collections.ConfigDict]) -> str:
+  """Returns what a report says of runs on random arrays, "" without any."""
+  if any("random" in config.data for config in configs):
+    return ", on random arrays, so their numbers mean nothing"
+  return ""
 
 
 def compile_quickly(arg: str) -> None:

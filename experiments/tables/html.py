@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
-from experiments.config import grid
+from experiments.config import grid, smoke
 from experiments.config.entry import percent
 from experiments.plots import runs as run_plots
 from experiments.runs import metrics, workdir
@@ -39,7 +39,8 @@ def write_report(
     title=pathlib.Path(name).stem,
     about=inspect.cleandoc(module.__doc__ or ""),
     command=command,
-    state=f"{done} of {len(planned)} runs are finished",
+    state=f"{done} of {len(planned)} runs are finished"
+    + smoke.note(planned.values()),
     tables=sweep.parts(rows, module),
     pictures=list(_pictures(config, root, rows, sweep.title(module))),
   )

@@ -84,6 +84,8 @@ def test_runs_of_a_sweep_are_of_other_names():
   file = CONFIGS / "rigl_cifar10.py"
   planned = grid.plan(f"{file}:smoke")
   assert {one.data.random for one in planned.values()} == {64}
+  assert "random arrays" in smoke.note(planned.values())
+  assert not smoke.note([load("rigl_cifar10", "smoke")])
   for name, one in planned.items():
     changes = grid.differences(one)
     assert changes["data.random"] == 64
