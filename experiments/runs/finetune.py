@@ -79,6 +79,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   for part in ("prune", "prune_again"):
     if config[part].name not in (NONE, *pruners.METHODS):
       raise unknown("one-shot method", config[part].name, pruners.METHODS)
+  if len(config.n_of_m) not in (0, 2):
+    raise UserError(
+      f"config.n_of_m is {tuple(config.n_of_m)}; wanted (n, m), or nothing"
+    )
   if config.n_of_m and finetune_step.moves_zeros(config):
     raise UserError(
       f"config.n_of_m is {tuple(config.n_of_m)}, but {config.method.name} "

@@ -178,8 +178,16 @@ def write_leaves(path: Path, state: State) -> None:
     )
 
 
-def _check_restored(checkpoint: Path, state: State) -> None:
-  """Refuses a checkpoint whose zeros were lost before it was saved."""
+def check_zeros_kept(checkpoint: Path, state: State) -> None:
+  """Refuses a checkpoint whose zeros were lost before it was saved.
+
+  Args:
+    checkpoint: Where it is, for the error.
+    state: What it holds.
+
+  Raises:
+    UserError: If a weight outside its mask is not 0.
+  """
   seen = sparsejax.forward_params(state.params, state.opt_state)
   try:
     sparsejax.check(seen, state.opt_state)
@@ -201,7 +209,12 @@ def _final_state(
   """Returns the run's last state, on the host: restored, or else trained."""
   shapes = state_shapes(config, program)
   first, saved = checkpoints.restore(manager, shapes) or (-1, None)
+  checkpoint = path / "checkpoints" / str(first)
   if first == config.steps:
+    if (
+      workdir_lib.finished(path) is None
+    ):  # its last evaluation may have failed
+      check_zeros_kept(checkpoint, saved)
     return saved
   fresh = saved is None
   # Copied: a state that is to be donated must not share what is used elsewhere.
@@ -209,7 +222,7 @@ def _final_state(
   if fresh:
     write_leaves(path, state)
   else:
-    _check_restored(path / "checkpoints" / str(first), state)
+    check_zeros_kept(checkpoint, state)
   step = int(state.step)
   del saved
   with (

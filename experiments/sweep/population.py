@@ -363,7 +363,8 @@ class _Population:
       state = _member(i, host._replace(step=None))._replace(step=host.step)
       try:
         check_state(state)
-      except Diverged as error:
+        train.check_zeros_kept(self.folder / "checkpoints", state)
+      except (Diverged, UserError) as error:
         more[i] = str(error)
         continue
       with checkpoints.open_manager(path / "checkpoints") as manager:

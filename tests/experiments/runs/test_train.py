@@ -296,8 +296,9 @@ def test_params_that_are_not_finite_are_not_saved(tmp_path):
   assert not os.listdir(tmp_path / "checkpoints")
 
 
-def test_lost_zeros_end_the_run_and_are_saved(tmp_path, monkeypatch):
-  config = make(name="lost", batch_size=31)
+@pytest.mark.parametrize("every", [8, 24])  # at the end, too
+def test_lost_zeros_end_the_run_and_are_saved(every, tmp_path, monkeypatch):
+  config = make(name="lost", batch_size=31, eval_every=every)
   program = programs.get(config)
 
   def leaky(state, batches, until):
@@ -320,6 +321,7 @@ def test_lost_zeros_end_the_run_and_are_saved(tmp_path, monkeypatch):
   monkeypatch.undo()  # what is saved is not gone on from
   with pytest.raises(UserError, match=rf"{saved} cannot .* dense1/kernel: \d+"):
     train.train(config, tmp_path)
+  assert not (tmp_path / "finished.json").exists()
 
 
 def test_a_run_says_what_leaves_were_taken_for(tmp_path):
