@@ -143,7 +143,7 @@ class _Changer:
         if inside.kind and path not in (at, f"{at}.name"):
           raise UnknownKey(
             f"config.{at} is {holder.get(key)!r}, so {path} has no meaning; "
-            f"set --config.{at}.name as well, to a {inside.kind}: "
+            f"set --config.{at}.name as well, to one of: "
             + ", ".join(inside.names())
           )
         _set(holder, key, ml_collections.ConfigDict())

@@ -5,6 +5,7 @@ be set besides. What they are called, their types, defaults and meanings follow
 from signatures and docstrings, so that nothing is listed twice.
 """
 
+import difflib
 import functools
 import inspect
 import re
@@ -193,7 +194,9 @@ def of_defaults(
   """
   told = meanings(make)
   return {
-    key: Key(value, type(value), told.get(key, ""))
+    key: Key(
+      value, dict if hasattr(value, "items") else type(value), told.get(key, "")
+    )
     for key, value in make().items()
   }
 
@@ -234,8 +237,10 @@ def paths(
 
 def near(path: str, known: list[str]) -> Exception:
   """Makes the error for a key that there is not, with those that are near."""
-  last = path.rpartition(".")[2]
-  alike = [one for one in known if one.rpartition(".")[2] == last]
-  if alike:
-    return unknown("key of the config", path, alike[:3])
-  return unknown("key of the config", path, known)
+  parent, _, last = path.rpartition(".")
+  alike = [one for one in known if one.rpartition(".")[2] == last][:3]
+  if not (alike or difflib.get_close_matches(path, known, n=1, cutoff=0.5)):
+    # Of hundreds, those that are in the same place.
+    alike = [one for one in known if parent and one.startswith(f"{parent}.")]
+    alike = alike or sorted({one.partition(".")[0] for one in known})
+  return unknown("key of the config", path, alike or known)

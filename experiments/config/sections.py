@@ -89,6 +89,7 @@ COMPARISON = Section(
     "algorithms": Section(inner={"*": ALGORITHM}),
     "initial": Section(inner={"*": _INITIAL}),
     "optimizers": Section(inner={"*": OPTIMIZER}),
+    "settings": Section(inner={"*": Section()}),
   },
   instead={
     r"base\.algorithm(\..*)?": "algorithms.NAME",

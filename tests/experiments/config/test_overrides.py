@@ -73,6 +73,8 @@ def test_every_key_is_known_and_takes_the_value_that_it_has(file):
     ("configs/quickstart.py", "base.model.dtype", "float16", "float16"),
     ("configs/quickstart.py", "seeds", "5,", (5,)),
     ("configs/quickstart.py", "methods", "set,rigl", ("set", "rigl")),
+    ("configs/quickstart.py", "initial.rigl", "snip", {"name": "snip"}),
+    ("configs/quickstart.py", "settings.rigl", "((0.9, {}),)", ((0.9, {}),)),
     ("configs/prune_llm.py", "task.window", "64", 64),
     ("configs/prune_llm.py", "task.test_tokens", "None", None),
     ("configs/prune_llm.py", "pruners.wanda.dsnot", "true", True),
@@ -214,6 +216,20 @@ def test_what_cannot_be_is_refused_in_words(change, says):
 
   with pytest.raises(UserError, match=says):
     make()
+
+
+def test_mappings_are_no_names():
+  for path in ("initial", "base"):
+    change = (path, "snip")
+    says = refused(change, config="configs/quickstart.py")
+    assert f"config.{path} is 'snip'; wanted a mapping" in says
+
+
+def test_few_keys_are_listed_of_hundreds():
+  says = refused(("zzzzzzzz", "3"))
+  assert "there are: algorithm, augment, batch_size" in says
+  assert len(says) < 400
+  assert "model.channels, model.dtype" in refused(("model.zzzzzzzz", "3"))
 
 
 def test_seeds_are_a_list():
