@@ -94,7 +94,8 @@ def write_model(
   """Writes a model for `read_model` and for transformers.
 
   float32 keeps all bits. Zeros stay zeros in every dtype; in float16 the
-  smallest weights become zeros.
+  smallest weights become zeros, of which a warning tells how many. What was
+  read beside a model is written as it was: see extras.py.
 
   Args:
     folder: of the files; made if need be. Each file is replaced when the new
@@ -103,8 +104,9 @@ def write_model(
     dtype: of the tensors: float32, float16 or bfloat16.
 
   Raises:
-    UserError: the dtype is unknown, no model type has this config, or the
-      parameters or the tokenizer do not belong to it.
+    UserError: the dtype is unknown or too small for a value, a value is not
+      finite, no model type has this config, or the parameters or the tokenizer
+      do not belong to it.
   """
   write_folder(folder, *tensors_and_config(model, dtype), model)
 
@@ -141,13 +143,18 @@ def tensors_and_config(
 
 
 def _config_json(model: Model) -> dict[str, Any]:
-  """Makes config.json: as it was read, if it still describes the model."""
+  """Makes config.json: as it was read, where that still describes the model.
+
+  Otherwise with our keys over it, or ours alone where others contradict them.
+  """
   raw = {k: v for k, v in model.extras.config.items() if k not in _STORAGE}
   layout = model.family.huggingface
-  described = "model_type" in raw and layout.read_config(raw, path="as read")
-  if described == model.config:
-    return raw
-  return {**raw, **layout.config_json(model.config)}
+  ours = layout.config_json(model.config)
+  over = {**raw, **ours}
+  for made in (raw, over) if "model_type" in raw else (over,):
+    if layout.read_config(made, path="config.json") == model.config:
+      return made
+  return ours
 
 
 def write_folder(

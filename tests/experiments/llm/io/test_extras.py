@@ -1,5 +1,6 @@
 """What a model's folder holds beside the model comes back from every export."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -146,11 +147,22 @@ def test_files_of_another_model_do_not_stay(given, tmp_path):
 def test_a_config_that_no_longer_fits_is_written_anew(given, tmp_path):
   model = load.model_at(str(given))
   other = load.random(seed=0, dim=16, layers=1, heads=2, hidden=32, context=64)
-  mixed = other._replace(extras=model.extras)
-  huggingface.write_model(tmp_path, mixed)
+  huggingface.write_model(tmp_path, other._replace(extras=model.extras))
   raw = json.loads((tmp_path / "config.json").read_text())
   assert raw["num_hidden_layers"] == 1
   assert raw["of_no_library"] == CONFIG["of_no_library"]
+  assert huggingface.read_model(tmp_path).config == other.config
+  # A key of newer files, which none of ours replaces.
+  rope = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+  }
+  raw = {**model.extras.config, "rope_parameters": rope}
+  mixed = dataclasses.replace(model.extras, config=raw)
+  huggingface.write_model(tmp_path, other._replace(extras=mixed))
   assert huggingface.read_model(tmp_path).config == other.config
 
 
