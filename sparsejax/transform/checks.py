@@ -279,7 +279,7 @@ def check_budgets(update: MaskUpdate, state: MaskState, params: PyTree) -> None:
   with jax.ensure_compile_time_eval():  # the state may be seen from a `cond`
     asked = _by_path(update.budgets(params))
     got, asked = (
-      {path: np.asarray(n).tolist() for path, n in jax.device_get(x).items()}
+      {path: np.squeeze(n).tolist() for path, n in jax.device_get(x).items()}
       for x in (got, asked)
     )
   sizes = {path: math.prod(np.shape(x)) for path, x in _by_path(params).items()}

@@ -229,7 +229,8 @@ def straight_through(
     masks of the next step.
 
   Raises:
-    ValueError: From `update`, if params are missing, or gradients do not fit.
+    TypeError: As from `sparsify`.
+    ValueError: As from `sparsify`.
 
   References:
     Bengio et al., Estimating or Propagating Gradients Through Stochastic

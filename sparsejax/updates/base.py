@@ -23,7 +23,9 @@ class MaskState(NamedTuple):
     masks: Bool masks of the params' treedef; the scalar True where dense.
     budget: int32 scalar per leaf: how many weights it keeps, at the end if
       that changes; the leaf's size where dense, or where nothing limits it. Of
-      layers that are stacked in one leaf a number each, [layers, 1, ...].
+      layers that are stacked in one leaf a number each, [layers, 1, ...]. Under
+      one threshold for all leaves, until that has reached the end, their sum
+      alone counts.
     count: int32 scalar: steps so far, counted by `sparsify`.
     key: uint32 [2], raw data of the key that all later draws are folded from;
       None if there are none.

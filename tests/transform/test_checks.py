@@ -353,6 +353,16 @@ def test_where_a_state_cannot_be_seen_its_budgets_hold(name):
   assert kept == (60 if name == "srigl" else 58)  # a fan-in of 5
 
 
+def test_budgets_of_stacked_layers_are_compared_one_by_one():
+  stacked = {"layers": {"kernel": jax.random.normal(KEY, (3, 8, 16))}}
+  params, state = sparsejax.init(rigl(), stacked)
+  sparsejax.check(params, state, rigl())
+  with pytest.raises(
+    ValueError, match=r"budget of \[39, 38, 38\].*asks for \[13, 13, 12\]"
+  ):
+    sparsejax.check(params, state, rigl(sparsity=0.9))
+
+
 def test_masks_that_are_given_or_taken_over_have_no_budget_but_their_own():
   params, state = trained(rigl())
   few = jax.tree.map(jnp.array, sparsejax.get_masks(state))
