@@ -49,7 +49,7 @@ def panels(
   curves: Mapping[str, Sequence[Curve]],
   file: Path,
   *,
-  ylim: tuple[float | None, float | None] = (None, None),
+  ylim: tuple[float, float] | None = None,
   **options: Any,
 ) -> None:
   """Draws a panel for each branch, with a curve for each of some levels.
@@ -57,7 +57,7 @@ def panels(
   Args:
     curves: By branch, its levels.
     file: Where the PNG goes.
-    ylim: The ends of the axis.
+    ylim: The ends of the axis; those of the curves if None.
     **options: Of `style.grid`.
   """
   levels = sorted({curve.level for group in curves.values() for curve in group})
@@ -70,7 +70,8 @@ def panels(
           axes.plot(curve.x, curve.y, color=color, lw=1.3, label=label)
       axes.set_title(titles.published(name), fontsize=10)
       axes.locator_params(axis="x", nbins=5)
-      axes.set_ylim(*ylim)
+    if ylim:
+      shown[0].set_ylim(*ylim)  # which all share
     handles, labels = shown[0].get_legend_handles_labels()
     place = "outside right center"
     figure.legend(handles, labels, loc=place, title="weights left [%]")

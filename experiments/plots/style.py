@@ -208,7 +208,8 @@ def multiples(
       faint one is None. `offset` counts the lines of a panel from its middle,
       for those that draw side by side.
     file: Where the PNG goes.
-    finish: `(axes, names)`, called last for each panel, with its own lines.
+    finish: `(axes, names)`, called for each panel, with its own lines, when all
+      lines are drawn.
     **options: Of `grid`.
   """
   places = panels(features)
@@ -217,8 +218,10 @@ def multiples(
     options |= {"width": 6.5, "height": 3.8}
   options |= {"sharex": True, "sharey": True}
   with grid(file, len(names), **options) as (_, all_axes):
+    drawn = []
     for axes, panel in zip(all_axes, names, strict=True):
       own = [name for name in places if places[name][0] == panel]
+      drawn.append((axes, own))
       for name in places:
         if name not in own:
           draw(axes, name, 0, color=_FAINT, label=None)
@@ -230,6 +233,8 @@ def multiples(
       axes.set_title(titles.published(panel), fontsize=10)
       if len(own) > 1:
         axes.legend(loc="best", fontsize=8)
+    # Last: a limit set on one panel would cut off what others draw later.
+    for axes, own in drawn:
       finish(axes, own)
 
 

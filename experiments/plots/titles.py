@@ -105,6 +105,12 @@ def spread(counts: Iterable[int]) -> str:
   return found if found == "one seed" else f"mean ± s.d. of {found}"
 
 
+def means(counts: Iterable[int]) -> str:
+  """Says what a line is, of as many seeds as methods have."""
+  found = seeds(counts)
+  return found if found == "one seed" else f"means of {found}"
+
+
 def seeds(counts: Iterable[int]) -> str:
   """Says how many seeds there are, where methods may differ in it.
 

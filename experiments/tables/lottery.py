@@ -182,7 +182,7 @@ def _draw(
     xlabel="weights left [%]",
     ylabel=ACCURACY,
   )
-  about += f"\nmeans of {titles.seeds([len(config.seeds)])}"
+  about += f"\n{titles.means([len(config.seeds)])}"
   final = [value for row in rows for value in row.finite]
   margin = max(final) - min(final)
   lottery.panels(

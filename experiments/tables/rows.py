@@ -284,7 +284,7 @@ def caption(title: str, rows: Iterable[Row], *, level: str = "") -> str:
   counts = [len(row.values) for row in rows if None not in row.values] or [1]
   notes = []
   if max(counts) > 1:
-    notes = [f"means of {titles.seeds(counts)}", "bars: 95 % intervals (t)"]
+    notes = [titles.means(counts), "bars: 95 % intervals (t)"]
   if level:
     notes.append(f"dotted: {level}")
   if lost := sum(len(row.values) - len(row.finite) for row in rows):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from experiments.plots import runs, sparsities, style, titles
+from experiments.plots import lottery, runs, sparsities, style, titles
 from experiments.plots.sparsities import Series
 
 
@@ -150,6 +150,23 @@ def test_a_picture_has_as_many_panels_as_its_lines_need(
   for axes in panels:
     faint = [line for line in axes.lines if line.get_color() == "#dddddd"]
     assert len(faint) == (0 if count <= 4 else count - 1)
+
+
+def test_no_panel_cuts_off_what_another_draws(tmp_path, monkeypatch):
+  kept = []
+  monkeypatch.setattr(style, "save", lambda figure, file: kept.append(figure))
+  lines = _lines(6)
+  last = lines["m5"]
+  lines["m5"] = last._replace(low=last.mean - 30, high=last.mean + 15)
+  sparsities.lines(lines, tmp_path / "a.png", title="", xlabel="")
+  bottom, top = kept[0].axes[0].get_ylim()
+  assert bottom < min(last.mean) - 30
+  assert top > max(last.mean) + 15
+  curve = lottery.Curve(0, 100.0, np.arange(2), np.array([1.0, 2.0]))
+  curves = {"a": [curve], "b": [curve._replace(y=np.array([0.0, 9.0]))]}
+  lottery.panels(curves, tmp_path / "a.png", title="")
+  bottom, top = kept[1].axes[0].get_ylim()
+  assert bottom < 0 < 9 < top
 
 
 def test_far_outliers_are_named_in_their_own_panel(tmp_path, monkeypatch):
