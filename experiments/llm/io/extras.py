@@ -7,6 +7,7 @@ the project uses few of them, but who runs a model needs them.
 import base64
 import dataclasses
 import pathlib
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ _WEIGHTS = (
 _CONFIG = "config.json"
 _GENERATION = "generation_config.json"
 _TEMPLATES = "additional_chat_templates"  # the one folder that belongs
+_NAMES = re.compile(rf"({_TEMPLATES}/)?[^./\\][^/\\]*")
 # What readers of a folder look for: another model's must not stay there.
 _READ_BY_OTHERS = (
   *(_GENERATION, "special_tokens_map.json", "added_tokens.json"),
@@ -132,4 +134,7 @@ def from_json(fields: Mapping[str, Any]) -> Extras:
     }
   except zlib.error as error:
     raise ValueError(str(error)) from error
+  # Others' files must not say where to write.
+  if wrong := [name for name in made if not _NAMES.fullmatch(name)]:
+    raise ValueError(f"{wrong[0]!r} is no name of a file in a model's folder")
   return Extras(fields["config"], made, fields["metadata"])

@@ -199,3 +199,16 @@ def test_packed_files_of_earlier_versions_have_none(tmp_path):
   packed_files.write_tree(path, tree, about | {"extras": {"files": {"a": "!"}}})
   with pytest.raises(UserError, match="damaged"):
     load.model_at(str(path))
+
+
+@pytest.mark.parametrize(
+  "name", ["../a", "/a", "a/b", "..", ".", "", "a\\b", ".ssh/a"]
+)
+def test_packed_files_do_not_say_where_to_write(name):
+  good = extras.Extras(
+    files={"additional_chat_templates/a.jinja": b"", "b": b""}
+  )
+  assert extras.from_json(extras.to_json(good)) == good
+  bad = extras.to_json(extras.Extras(files={name: b"text"}))
+  with pytest.raises(ValueError, match="no name of a file in a model's folder"):
+    extras.from_json(bad)
