@@ -65,7 +65,7 @@ def local(task: Task) -> Iterator[Event | None]:
   """Trains runs in processes on this machine, each on its own cores and GPU.
 
   As many at once as there are GPUs for them, or cores if there is none, unless
-  `jobs` says otherwise.
+  `jobs` says otherwise; more of them share the GPUs and their memory.
   """
   _without_options("local", task)
   work = functools.partial(_one, task.grid, task.root)
@@ -78,9 +78,8 @@ def local(task: Task) -> Iterator[Event | None]:
 def at_once(launcher: str, task: Task) -> int | None:
   """Returns how many runs a launcher trains at once, None if it cannot know."""
   if launcher == "local" and not task.jobs:
-    return len(workers.gpus()) // _devices(task) or (
-      1 if workers.gpus() else cores()
-    )
+    there = workers.gpus()
+    return max(1, len(there) // _devices(task)) if there else cores()
   return None if launcher == "population" else task.jobs
 
 

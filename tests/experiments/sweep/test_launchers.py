@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from experiments.config import grid
+from experiments.config.grid import Grid
 from experiments.errors import UserError
 from experiments.runs import metrics
 from experiments.sweep import __main__ as sweep
@@ -141,6 +142,45 @@ def test_without_slurm_its_launcher_says_so(config, tmp_path, monkeypatch):
   monkeypatch.setenv("PATH", str(tmp_path))
   with pytest.raises(UserError, match="Slurm takes no jobs"):
     sweep.run(config, str(tmp_path / "root"), launcher="slurm")
+
+
+def test_as_many_runs_at_once_as_gpus(config, tmp_path, monkeypatch):
+  names = list(grid.plan(config))
+  task = launchers.Task(Grid(config), tmp_path, names, None, {})
+  monkeypatch.setattr(launchers, "cores", lambda: 6)
+  for there, alone, of_two in (
+    ([], 6, 6),
+    (["0"], 1, 1),
+    (["0", "1", "2"], 3, 1),
+  ):
+    monkeypatch.setattr(launchers.workers, "gpus", lambda there=there: there)
+    assert launchers.at_once("local", task) == alone
+    two = task._replace(grid=Grid(config, (("devices", "2"),)))
+    two = two._replace(left=list(grid.plan(two.grid)))
+    assert launchers.at_once("local", two) == of_two
+    assert launchers.at_once("local", task._replace(jobs=5)) == 5
+    assert launchers.at_once("slurm", task) is None
+
+
+def test_local_processes_get_their_gpus(config, tmp_path, monkeypatch):
+  given = {}
+
+  def run(work, pieces, **options):
+    given.update(options)
+    return iter(())
+
+  monkeypatch.setattr(launchers.workers, "gpus", lambda: ["4", "6"])
+  monkeypatch.setattr(launchers.workers, "run", run)
+  task = launchers.Task(Grid(config), tmp_path, ["a"], None, {})
+  monkeypatch.setattr(launchers, "_devices", lambda task: 1)
+  assert not list(launchers.local(task))
+  assert given == {
+    "jobs": 2,
+    "environments": [
+      {"CUDA_VISIBLE_DEVICES": "4"},
+      {"CUDA_VISIBLE_DEVICES": "6"},
+    ],
+  }
 
 
 def test_options_are_for_slurm(config, tmp_path):
