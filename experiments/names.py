@@ -76,14 +76,26 @@ def keywords(
   Returns:
     Their names; and whether it takes any others, as `**options`.
   """
-  kinds = inspect.Parameter
-  parameters = list(inspect.signature(function).parameters.values())
-  names = {
-    p.name
-    for p in parameters[after:]
-    if p.kind in (kinds.KEYWORD_ONLY, kinds.POSITIONAL_OR_KEYWORD)
-  }
-  return names, any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+  everything = inspect.signature(function).parameters.values()
+  others = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in everything)
+  return {p.name for p in parameters(function, after)}, others
+
+
+def parameters(
+  function: Callable[..., Any], after: int = 0
+) -> list[inspect.Parameter]:
+  """Lists the parameters of a function that may be given by keyword.
+
+  Args:
+    function: The function, or class.
+    after: How many of its arguments are given by position.
+  """
+  kinds = (
+    inspect.Parameter.KEYWORD_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+  )
+  found = list(inspect.signature(function).parameters.values())
+  return [p for p in found[after:] if p.kind in kinds]
 
 
 def check_options(

@@ -142,7 +142,6 @@ def keywords(function: Callable[..., Any], after: int = 0) -> dict[str, Key]:
     function: The function.
     after: How many of its arguments are given by position.
   """
-  kinds = inspect.Parameter
   inner = function
   while isinstance(inner, functools.partial):
     inner = inner.func
@@ -151,15 +150,13 @@ def keywords(function: Callable[..., Any], after: int = 0) -> dict[str, Key]:
   except (NameError, TypeError):  # of what is imported for type checkers only
     hints = {}
   told = meanings(inner)
-  parameters = list(inspect.signature(function).parameters.values())[after:]
   return {
     p.name: Key(
       p.default,
-      hints.get(p.name, Any if p.annotation is kinds.empty else p.annotation),
+      hints.get(p.name, Any if p.annotation is p.empty else p.annotation),
       told.get(p.name, ""),
     )
-    for p in parameters
-    if p.kind in (kinds.KEYWORD_ONLY, kinds.POSITIONAL_OR_KEYWORD)
+    for p in names.parameters(function, after)
   }
 
 
