@@ -24,7 +24,9 @@ from sparsejax.gradients import Gradient
 from sparsejax.masks import HOLE, PyTree, is_hole, path_name
 from sparsejax.nodes import aligned
 from sparsejax.schedules import never
+from sparsejax.scores import check_transformation
 from sparsejax.transform import step as steps
+from sparsejax.transform.checks import check_type
 
 
 class FineTuneState(NamedTuple):
@@ -126,9 +128,12 @@ def fine_tune(
     The transformation.
 
   Raises:
+    TypeError: If `inner` is no optimizer; from `update`, if the state is none
+      of fine-tuning.
     ValueError: From `start`, if no leaf is to be fine-tuned, or one is no
       matrix.
   """
+  check_transformation(inner, "inner")
   inner = optax.with_extra_args_support(inner)
 
   def start(params: PyTree) -> tuple[PyTree, FineTuneState]:
@@ -158,6 +163,7 @@ def fine_tune(
     update_masks: Hashable = None,
     **extra: Any,
   ) -> tuple[PyTree, FineTuneState]:
+    check_type(state, FineTuneState)
     phase = _phase(evolution, update_masks)
     if evolution is not None:
       state, grads = _gathered(evolution, state, grads, phase)
@@ -181,6 +187,7 @@ def fine_tune(
     phase = _phase(evolution, update_masks)
     if not phase:
       return None
+    check_type(state, FineTuneState)
     step_key = _step_key(state)
 
     def leaf(path, base, slots, harvest):

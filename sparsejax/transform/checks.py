@@ -217,26 +217,32 @@ def _arrays(params):
   return leaves
 
 
+_AS_INIT = (
+  "sparsejax.init(tx, params) returns params and state, in this order; restore "
+  "a checkpoint into a state of the same types, as init makes it"
+)
+
+
+def check_type(state: Any, kind: type) -> None:
+  """Checks the type of an optimizer state, or of a part of it."""
+  if type(state) is not kind:
+    raise TypeError(
+      f"the optimizer state: got a {type(state).__name__}, wanted the "
+      f"{kind.__name__} of this transformation. {_AS_INIT}"
+    )
+
+
 def check_state(state: Any, kind: type[SparseState]) -> None:
   """Checks the types in an optimizer state, which a loader may have changed."""
-  restored = (
-    "sparsejax.init(tx, params) returns params and state, in this order; "
-    "restore a checkpoint into a state of the same types, as init makes it"
-  )
-  mask_state = getattr(state, "mask_state", None)
-  for x, wanted in ((state, kind), (mask_state, MaskState)):
-    if type(x) is not wanted:
-      raise TypeError(
-        f"the optimizer state: got a {type(x).__name__}, wanted the "
-        f"{wanted.__name__} of this transformation. {restored}"
-      )
+  check_type(state, kind)
+  check_type(mask_state := state.mask_state, MaskState)
   numbers = {"budget": "int32", "count": "int32", "key": "uint32"}
   for name, wanted in numbers.items():
     for x in jax.tree.leaves(getattr(mask_state, name)):
       if (got := jnp.result_type(x)) != wanted:
         raise TypeError(
           f"{name} in the optimizer state: got {got}, wanted {wanted}. "
-          f"{restored}"
+          f"{_AS_INIT}"
         )
 
 

@@ -13,7 +13,7 @@ from sparsejax import masks as masks_lib
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, everything, path_name
 from sparsejax.patterns import Patterns
-from sparsejax.scores import Score
+from sparsejax.scores import Score, check_transformation
 
 
 class MaskState(NamedTuple):
@@ -197,7 +197,12 @@ def rated_update(
 
   Returns:
     The function, as `MaskUpdate.update`.
+
+  Raises:
+    TypeError: If a score is no gradient transformation.
   """
+  for score in scores:
+    check_transformation(score, "score")
 
   def update(
     grads: PyTree,

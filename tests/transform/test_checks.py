@@ -462,6 +462,21 @@ def test_an_optimizer_that_is_none(inner):
       )
   with pytest.raises(TypeError, match=r"^optimizer: got "):
     sparsejax.str_(optax.sgd(0.1), key=KEY, optimizer=inner)
+  with pytest.raises(TypeError, match=r"^inner: got "):
+    sparsejax.finetune.lora(inner, key=KEY, rank=2)
+
+
+def test_a_score_that_is_none():
+  for score in ("magnitude", sparsejax.scores.magnitude):
+    with pytest.raises(TypeError, match=r"^score: got "):
+      sparsejax.ste(optax.sgd(0.1), 0.5, key=KEY, score=score)
+
+
+def test_a_state_of_fine_tuning_that_came_back_as_a_dict():
+  tx = sparsejax.finetune.lora(optax.sgd(0.1), key=KEY, rank=2)
+  values, state = sparsejax.init(tx, {"w": PARAMS["w"]})
+  with pytest.raises(TypeError, match=r"got a dict, wanted the FineTuneState"):
+    tx.update(values, as_dict(state), values, update_masks=False)
 
 
 def test_params_that_are_not_arrays_on_the_device():
