@@ -82,7 +82,11 @@ def find(root: Path) -> list[Run]:
   methods = [m.replace(" ", "_") for m in _saved(root).get("methods", ())]
   order = {method: i for i, method in enumerate(methods)}
   return sorted(
-    found, key=lambda one: (order.get(one.method, -1), natural(one.name))
+    found,
+    key=lambda one: (
+      order.get(one.method, -1),
+      natural(f"{one.label}/{one.name}"),  # names in a sweep are hashes
+    ),
   )
 
 
@@ -124,15 +128,22 @@ def config_of(folder: Path) -> ml_collections.ConfigDict | None:
 
 
 def _run(root: Path, folder: Path, config: ml_collections.ConfigDict) -> Run:
-  """Reads a run; its directory's name says method and stage."""
+  """Reads a run; its directory's name says method and stage.
+
+  Of a sweep's run the config's name does; its directory's is a hash.
+  """
   name = folder.relative_to(root).as_posix()
   method = config.algorithm.name if name == "." else name.removeprefix("runs/")
+  if re.fullmatch(r"[0-9a-f]{12}", name):
+    method = config.name.removesuffix(f", seed {config.seed}")
   method = re.sub(rf"^seed-{config.seed}/|-{config.seed}$", "", method)
   sparsity, stage = config.algorithm.get("sparsity", 0), ""
   if level := re.search(r"/level-(\d+)", method):
     method, stage = method.replace(level[0], ""), f"level {int(level[1])}"
   elif method.endswith(end := f"-{sparsity:g}"):
     method, stage = method.removesuffix(end), f"{100 * sparsity:g} %"
+  elif method.endswith(" %"):
+    method, _, stage = method.rpartition(", ")
   tests = [r for r in metrics.read(folder) if r["split"] == "test"]
   return Run(name, folder, config, method, stage, tests)
 

@@ -99,6 +99,22 @@ def test_names_tell_method_and_stage(name, method, stage, tmp_path):
   assert (one.method, one.stage, one.seed) == (method, stage, 3)
 
 
+@pytest.mark.parametrize(
+  ("title", "method", "stage"),
+  [
+    ("RigL (ERK), 90 %, seed 3", "RigL (ERK)", "90 %"),
+    ("dense, seed 3", "dense", ""),
+  ],
+)
+def test_runs_of_a_sweep_are_named_by_their_rows(
+  title, method, stage, tmp_path
+):
+  config = small.get_config("set")
+  config.seed, config.name = 3, title
+  one = finished._run(tmp_path, tmp_path / "0123456789ab", config)
+  assert (one.method, one.stage) == (method, stage)
+
+
 def test_sensitivity_starts_from_the_loss_of_the_last_evaluation(sparse):
   """Of 360 examples in batches of 100; what fills the last is left out."""
   found = measure.sensitivity(sparse, 1000)
