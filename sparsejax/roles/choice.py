@@ -10,7 +10,7 @@ from sparsejax.names import rules_by_path
 from sparsejax.roles.base import KINDS, Role, complete, reading
 from sparsejax.roles.inference import Leaf, leaves_of, read
 
-Prunable = Callable[[str, Any], bool]
+Prunable = Callable[[str, Any], bool] | str
 
 
 def of(params: PyTree, prunable: Prunable | None = None) -> dict[str, Role]:
@@ -55,7 +55,8 @@ def sparse(
 
   Args:
     params: A pytree of arrays or `jax.ShapeDtypeStruct`s.
-    prunable: `(path, leaf) -> bool`; `matrices` by default. That one, and what
+    prunable: `(path, leaf) -> bool`, or a regular expression that `re.search`
+      looks for in key paths; `matrices` by default. That one, and what
       `by_path` gives, go by roles, for which leaves are seen together.
     warn: Whether to warn of leaves whose axes can be read in several ways.
 
@@ -64,6 +65,7 @@ def sparse(
 
   Raises:
     ValueError: If two of these leaves have one key path, or as from `of`.
+    TypeError: If `prunable` is nothing of that.
   """
   chosen = {}
   for leaf, role, taken in _rows(params, prunable):
@@ -99,6 +101,14 @@ def _taken(prunable, leaf, role) -> bool:
     prunable = prunable.rest
   if prunable in (None, matrices) or isinstance(prunable, ByPath):
     return role.kind == "weight" and leaf.floating
+  if isinstance(prunable, str):
+    return re.search(prunable, leaf.path) is not None
+  if not callable(prunable):
+    raise TypeError(
+      f"prunable: got {prunable!r:.60}, a {type(prunable).__name__}, wanted a "
+      "function (path, leaf) -> bool, a regular expression, or "
+      "roles.by_path({regular expression: roles.Role(...)})"
+    )
   return bool(prunable(leaf.path, leaf.array))
 
 

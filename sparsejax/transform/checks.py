@@ -177,6 +177,14 @@ def check_finite(params: PyTree) -> None:
     for path, x in _arrays(params)
     if not isinstance(x, jax.core.Tracer)
   ]
+  for path, x in leaves:
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 2:
+      raise TypeError(
+        f"{path}: got params of {dtype}, wanted bfloat16 or wider: steps of an "
+        "optimizer are lost in so few bits. Train x.astype(jnp.bfloat16), and "
+        "round to it in the forward pass"
+      )
   with jax.ensure_compile_time_eval():  # `init` may itself be under jit
     infinite, _ = jax.device_get(
       _counts([x for _, x in leaves], [True] * len(leaves))

@@ -289,3 +289,10 @@ def test_matching_keeps_its_meaning():
     params, 0.5, distributions.uniform, distributions.matching("bias")
   )
   assert taken == {"layers/bias": 96}
+
+
+def test_a_regular_expression_chooses_leaves():
+  params = {name: {"kernel": jnp.ones((4, 4))} for name in "ab"}
+  assert list(roles.sparse(params, "^b/")) == ["b/kernel"]
+  with pytest.raises(TypeError, match=r"prunable: got 3, a int, wanted"):
+    roles.sparse(params, 3)

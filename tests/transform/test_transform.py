@@ -170,6 +170,12 @@ def test_params_that_are_not_finite(bad):
     sparsejax.init(make(), params["a"]["w"])
 
 
+def test_params_of_eight_bits_are_refused():
+  tx = sparsejax.static(optax.sgd(0.1), 0.5, key=jax.random.key(0))
+  with pytest.raises(TypeError, match="w: got params of float8_e4m3fn"):
+    sparsejax.init(tx, {"w": jnp.ones((4, 4), jnp.float8_e4m3fn)})
+
+
 def test_no_masks_in_a_plain_state():
   wanted = "no masks in this optimizer state, a tuple: make it with an algo"
   with pytest.raises(ValueError, match=wanted):
