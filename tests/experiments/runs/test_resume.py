@@ -77,8 +77,9 @@ def test_a_request_to_stop_does_not_wait_for_a_log_point(tmp_path, number):
   saved = int(re.search(r"after step (\d+) of", err)[1])
   assert 5 < saved < steps
   assert (tmp_path / "checkpoints" / str(saved)).exists()
-  # A second for steps, the rest to write and to end, on a busy machine.
-  assert seconds < 10
+  # A second for steps; the rest is to write and to end, on a machine that may
+  # be twenty times slower for other work.
+  assert seconds < 40
 
 
 @pytest.mark.slow
