@@ -58,19 +58,26 @@ class Read(Protocol):
     """
 
 
-@node("zeros", "operands", static=("read",))
+@node("zeros", "operands", static=("read", "dense"))
 class Probe:
   """What is to be read off a matrix's dense gradient while it is there.
+
+  Cotangents add up: a loss that multiplies by the matrix several times gives
+  the sum of what is read in each product.
 
   Attributes:
     zeros: A pytree of float zeros; what is read becomes their cotangent.
     operands: A pytree of arrays that `read` needs.
     read: A `Read`.
+    dense: The dense gradients' shape and dtype, where `read` has to see the sum
+      over all products at once, since what it reads does not add up. None where
+      `read` is linear in the gradient.
   """
 
   zeros: Any
   operands: Any
   read: Read
+  dense: jax.ShapeDtypeStruct | None = None
 
 
 def without_zeros(matrix: Any) -> Any:

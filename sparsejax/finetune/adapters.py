@@ -81,8 +81,7 @@ class ScaledWeights:
 
   def __call__(self, base: jax.Array, factors: Factors) -> jax.Array:
     """Computes the changed matrices [..., in, out]."""
-    copies = base.shape[-1] // self.rank
-    inputs = jnp.concatenate([factors.down] * copies, axis=-1)
+    inputs = jnp.repeat(factors.down, base.shape[-1] // self.rank, axis=-1)
     return base + self.scale * base * inputs * factors.up[..., None, :]
 
 
@@ -185,7 +184,8 @@ def spp(
   """Trains a factor of every weight, so that zeros stay zeros: SPP.
 
   The change of a weight is the weight times `scale`, a number of its output
-  and one of its input; the latter is shared by outputs that are `rank` apart.
+  and one of its input. An input has `rank` such numbers; the first is that of
+  the first outputs / rank outputs, and so on.
 
   Args:
     inner: Any optax optimizer.

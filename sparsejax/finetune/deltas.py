@@ -28,6 +28,10 @@ def adamw(
 ) -> optax.GradientTransformation:
   """Makes AdamW for deltas: each weight has its age, decay is to the base.
 
+  As in the released code, and unlike `optax.adamw`, the decay is of the delta
+  after its step, and `eps` is added before the bias correction; see
+  `scale_by_aged_adam`.
+
   Args:
     learning_rate: A number or an optax schedule.
     b1: The decay of the mean.
@@ -36,16 +40,29 @@ def adamw(
     weight_decay: Times the learning rate, how much of a delta decays a step.
 
   Returns:
-    The optimizer.
+    The optimizer: v + u -> (1 - rate * weight_decay) (v + u), where u is the
+    step of Adam.
 
   References:
     Ansell et al., Scaling Sparse Fine-Tuning to Large Language Models,
     arXiv:2401.16405, 2024; its released code.
   """
+  scale = optax.scale_by_learning_rate(learning_rate)
+
+  def update(updates, state, values=None):
+    steps, after = scale.update(updates, state)
+    if not weight_decay:
+      return steps, after
+    # `scale` is linear: the same rate, of what the step leads to.
+    decays, _ = scale.update(
+      jax.tree.map(lambda v, u: weight_decay * (v + u), values, steps), state
+    )
+    return jax.tree.map(jnp.add, steps, decays), after
+
   return optax.chain(
     scale_by_aged_adam(b1, b2, eps),
-    optax.add_decayed_weights(weight_decay),
-    optax.scale_by_learning_rate(learning_rate),
+    optax.identity(),  # Checkpoints hold a state here.
+    optax.GradientTransformation(scale.init, update),
   )
 
 

@@ -34,6 +34,10 @@ class OldProbes:
   probes: Callable[..., PyTree]
   phase: Hashable
 
+  def asked(self, state: Any) -> PyTree:
+    """Makes the probes, of dense gradients, which add up in every loss."""
+    return gradients.whole(self.probes(None, state, self.phase))
+
 
 def warn(what: str, instead: str = _LOOP, *, stacklevel: int = 3) -> None:
   """Warns that something goes, and says what to write in its place."""
@@ -63,7 +67,7 @@ def accepting_phases(
     state, phase = values, state
     if not phase:
       return None
-    zeros = gradients.zeros_of(probes(None, state, phase))
+    zeros = gradients.zeros_of(gradients.whole(probes(None, state, phase)))
     return OldProbes(zeros, probes, phase)
 
   @functools.wraps(update)
@@ -73,7 +77,7 @@ def accepting_phases(
       update_masks = extra.pop("phase", None) or False
       signal = extra.pop("signal", None)
       if isinstance(signal, OldProbes):
-        grads = gradients.attached(grads, signal.zeros)
+        grads = gradients.attached(grads, signal.asked(state), signal.zeros)
     return update(grads, state, values, update_masks=update_masks, **extra)
 
   return new_update, new_probes
@@ -96,6 +100,5 @@ def join(values: PyTree, state: Any, probes: PyTree = None) -> PyTree:
     "loss, tx) calls before the loss",
   )
   if isinstance(probes, OldProbes):
-    asked = probes.probes(values, state, probes.phase)
-    probes = gradients.with_zeros(asked, probes.zeros)
+    probes = gradients.with_zeros(probes.asked(state), probes.zeros)
   return state.forward(values, probes)

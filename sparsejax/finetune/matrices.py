@@ -6,6 +6,7 @@ layers that a `lax.scan` runs over. Where only some weights are trained, the
 dense gradient of a matrix lives inside the backward pass of that one matrix.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sparsejax.nodes import Probe, cotangent, node, without_zeros
+from sparsejax.nodes import Probe, cotangent, each, node, without_zeros
 
 
 class _OnBase:
@@ -45,6 +46,11 @@ class Delta(_OnBase):
   def matmul(self, x: jax.Array) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
     return _product(x, self)
+
+  def read(self, gradient: jax.Array) -> Any:
+    """Lets the probe read off the dense gradients, [..., in, out]."""
+    read = each(self.probe.read)
+    return read(gradient, self.base, self.probe.operands)
 
 
 @node("base", "down", "up", static=("scale",))
@@ -179,7 +185,8 @@ def _product(x, delta):
 
 
 def _product_forward(x, delta):
-  return _product(x, delta), (x, without_zeros(delta))
+  kept = dataclasses.replace(without_zeros(delta), deltas=None)
+  return _product(x, delta), (x, kept)
 
 
 def _product_backward(saved, g):
@@ -190,7 +197,7 @@ def _product_backward(saved, g):
   else:
     dense = dense_gradient(x, g)
     deltas = gather(dense, delta.indices)
-    found = delta.probe.read(dense, delta.base, delta.probe.operands)
+    found = delta.read(dense)
   of_delta = cotangent(delta, found, base=None, deltas=deltas, indices=None)
   return gradient_of_input(g, delta.base), of_delta
 

@@ -16,7 +16,6 @@ from sparsejax.finetune import slots as support
 from sparsejax.finetune.matrices import gather
 from sparsejax.finetune.optimizers import Seeds
 from sparsejax.finetune.slots import Candidates, Slots, Swap
-from sparsejax.gradients import check_same_step
 from sparsejax.keys import wrapped
 from sparsejax.nodes import Probe
 
@@ -141,7 +140,9 @@ class GradientEvolution(NamedTuple):
       chosen = tuple(part.indices for part in harvest)
       return Probe(zeros, chosen, _gradients_at)
     keys = jax.random.key_data(jax.random.split(key, stack))
-    return Probe(zeros, keys, functools.partial(self.choose, counts))
+    choose = functools.partial(self.choose, counts)
+    dense = jax.ShapeDtypeStruct(base.shape, jnp.float32)
+    return Probe(zeros, keys, choose, dense)
 
   def choose(
     self,
@@ -187,7 +188,6 @@ class GradientEvolution(NamedTuple):
   ) -> tuple[Harvest, jax.Array]:
     """Adds what a step has read off; gradients stay as they are."""
     del slots
-    check_same_step(phase, found is not None)
     if not phase:
       return harvest, gradients
 

@@ -50,13 +50,18 @@ def scale_by_aged_adam(
   that are so divided already; a weight whose gradient was read before it
   was trained begins with the plain means of those (`Seeds`).
 
+  An update is m / (sqrt(v) + eps / sqrt(1 - b2**t)), of moments so divided: the
+  released code adds `eps` to the root of the undivided v. In the first step
+  that is 32 times the eps of `optax.scale_by_adam`, after 1,000 steps 1.3
+  times.
+
   Args:
     b1: The decay of the mean.
     b2: The decay of the mean square.
-    eps: Added to the root of the mean square.
+    eps: Added to the root of the mean square, before its bias is divided out.
 
   Returns:
-    The gradient transformation. For weights of equal age it is
+    The gradient transformation. With eps=0 and for weights of equal age it is
     `optax.scale_by_adam`.
 
   References:
@@ -96,12 +101,13 @@ def scale_by_aged_adam(
     wide = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
     mean = average(b1, state.mean, wide)
     square = average(b2, state.square, jax.tree.map(jnp.square, wide))
-    updates = jax.tree.map(
-      lambda m, s, g: (m / (jnp.sqrt(s) + eps)).astype(g.dtype),
-      mean,
-      square,
-      grads,
-    )
+
+    def step(mean, square, born, grad):
+      age = (count - born).astype(jnp.float32)
+      root = jnp.sqrt(square) + eps * jax.lax.rsqrt(1 - b2**age)
+      return (mean / root).astype(grad.dtype)
+
+    updates = jax.tree.map(step, mean, square, state.born, grads)
     return updates, AgedAdamState(count, mean, square, state.born)
 
   return optax.GradientTransformation(init, update)

@@ -20,7 +20,7 @@ from sparsejax.finetune import deprecated, optimizers
 from sparsejax.finetune.matrices import in_place
 from sparsejax.finetune.moving import Phase
 from sparsejax.finetune.protocols import Begin, Evolution
-from sparsejax.gradients import Gradient
+from sparsejax.gradients import Gradient, read_off
 from sparsejax.masks import HOLE, PyTree, is_hole, path_name
 from sparsejax.nodes import aligned
 from sparsejax.schedules import never
@@ -165,6 +165,8 @@ def fine_tune(
   ) -> tuple[PyTree, FineTuneState]:
     check_type(state, FineTuneState)
     phase = _phase(evolution, update_masks)
+    asked = probes(values, state, update_masks)
+    grads = read_off(asked, grads, values, state, update_masks)
     if evolution is not None:
       state, grads = _gathered(evolution, state, grads, phase)
     updates, inner_state = inner.update(

@@ -31,13 +31,11 @@ class Found(NamedTuple):
     mask: float32[ceil(size / 16)]: the new mask, 16 bits in each.
     gradient: [slots], at the new places.
     refused: float32 scalar: whether scores were not finite.
-    uses: float32 scalar: how often the leaf was used in the loss.
   """
 
   mask: jax.Array
   gradient: jax.Array
   refused: jax.Array
-  uses: jax.Array
 
 
 @node("values")
@@ -94,16 +92,14 @@ def probes(
         mask=_words(mask),
         gradient=structure.moved(mask).gather(gradient),
         refused=(new.refused - old.refused).astype(jnp.float32),
-        uses=jnp.float32(1),
       )
 
     zeros = Found(
       mask=jnp.zeros(-(-shapes[index].size // _WORD), jnp.float32),
       gradient=jnp.zeros_like(values),
       refused=jnp.float32(0),
-      uses=jnp.float32(0),
     )
-    return Probe(zeros, rest, read)
+    return Probe(zeros, rest, read, shapes[index])
 
   return treedef.unflatten(
     None if s is None else probe(i, s, v) for i, (_, s, v) in enumerate(rows)
@@ -188,10 +184,8 @@ def _move(recipe, mask_state, refused, old, values, grads, *, path):
   """Moves a leaf's slots; counts how often that has been refused so far."""
   found = grads.found
   mask = _mask_of(found.mask, old.sizes)
-  # Used twice in the loss, or not at all, it has no mask to move by; and no
-  # slot may get lost.
-  fits = jnp.sum(mask, dtype=jnp.int32) <= values.shape[0]
-  good = (found.uses == 1) & fits
+  # No slot may get lost.
+  good = jnp.sum(mask, dtype=jnp.int32) <= values.shape[0]
   new = old.moved(jnp.where(good, mask, old.mask()))
   numbers = jnp.arange(1, values.shape[0] + 1, dtype=jnp.int32)
   source = new.gather(old.expand(numbers)) - 1

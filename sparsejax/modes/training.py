@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsejax.gradients import Gradient, check_same_step
-from sparsejax.masks import PyTree, path_name
+from sparsejax.gradients import read_off
+from sparsejax.masks import PyTree
 from sparsejax.modes import moving, packing, slots
 from sparsejax.modes.slots import PackedState
 from sparsejax.packed import Format
@@ -160,10 +160,8 @@ def _transformation(
     checks.check_state(state, PackedState)
     shapes = checks.dense_shapes(values, state)
     checks.check_budgets(recipe.mask_update, state.mask_state, shapes)
-    for path, s, g in slots.aligned(state.mask_state.masks, grads)[0]:
-      if s is not None:
-        probed = isinstance(g, Gradient)
-        check_same_step(update_masks, probed, f"{path_name(path)}: ")
+    asked = moving.probes(recipe, values, state, update_masks)
+    grads = read_off(asked, grads, values, state, update_masks)
     change = moving.moved if update_masks else _stepped
     return change(recipe, grads, state, values, extra)
 

@@ -59,6 +59,10 @@ class Packed:
       raise ValueError(f"got an array of shape {self.shape}, wanted a matrix")
     return self.structure.product(x, self)
 
+  def read(self, gradient: jax.Array) -> Any:
+    """Lets the probe read off the array's dense gradient."""
+    return matmul.read_off(self, gradient, ())[1]
+
   def unpack(self) -> jax.Array:
     """Makes the dense array; its gradient is gathered at the non-zeros."""
     return matmul.unpacked(self)

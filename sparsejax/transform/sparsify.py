@@ -19,6 +19,7 @@ from sparsejax.scores import check_transformation
 from sparsejax.transform import checks
 from sparsejax.transform import step as steps
 from sparsejax.transform.state import (
+  Forward,
   ForwardMaskedState,
   SparseState,
   find,
@@ -349,6 +350,15 @@ def init(
   if isinstance(tx, OwnStart):
     return tx.start(params)
   opt_state = tx.init(params)
+  if inner := find(opt_state, Forward):
+    raise ValueError(
+      f"got something around a transformation with {type(inner[0]).__name__}, "
+      "which trains other values than the params: wanted that one outermost, "
+      "and all else of optax within, such as "
+      "modes.packed(sparsejax.rigl(optax.chain(clip, adamw), ...)). To gather "
+      "gradients of microbatches, take the mean within the loss, or make them "
+      "by value_and_grad(..., summable=True) and add them up"
+    )
   get_masks(opt_state)
   checks.check_surroundings(opt_state)
   for state in find(opt_state, SparseState):

@@ -49,8 +49,9 @@ def aged_adam(slots, g, rate, decay=0.0, b1=0.9, b2=0.999, eps=1e-6):
     )
     m, v = b1 * m + (1 - b1) * g[place], b2 * v + (1 - b2) * g[place] ** 2
     slot.mean, slot.square = m / (1 - b1**slot.age), v / (1 - b2**slot.age)
-    change = slot.mean / (np.sqrt(slot.square) + eps) + decay * slot.delta
-    slot.delta -= rate * change
+    correction = (1 - b1**slot.age) / np.sqrt(1 - b2**slot.age)
+    slot.delta -= rate * m / ((np.sqrt(v) + eps) * correction)
+    slot.delta -= rate * decay * slot.delta
 
 
 def loop(
@@ -284,7 +285,7 @@ def test_a_step_makes_no_second_stack_of_matrices(moves):
   now = tx.moves(0) if moves else False
 
   def update(state, values, grads, found):
-    grads = gradients.attached(grads, found)
+    grads = gradients.attached(grads, probes, found)
     return tx.update(grads, state, values, update_masks=now)
 
   jitted = jax.jit(update, donate_argnums=(0, 1))
@@ -314,9 +315,9 @@ def test_nothing_moves_by_gradients_that_are_not_finite():
   tx = transformation("seft")
   values, state = tx.start(base)
   now = moving.Phase(first=True, last=True)
-  zeros = gradients.zeros_of(tx.probes(values, state, now))
-  found = jax.tree.map(lambda x: x * jnp.nan, zeros)
-  grads = gradients.attached(jnp.zeros(K), found)
+  probes = tx.probes(values, state, now)
+  found = jax.tree.map(lambda x: x * jnp.nan, gradients.zeros_of(probes))
+  grads = gradients.attached(jnp.zeros(K), probes, found)
   updates, new = update_of(tx)(grads, state, values, update_masks=now)
   np.testing.assert_array_equal(new.parts.indices, state.parts.indices)
   np.testing.assert_array_equal(updates, 0)
@@ -328,8 +329,8 @@ def test_gradients_and_update_are_of_one_kind_of_step():
   now = tx.moves(3)
   with pytest.raises(ValueError, match=r"Phase.*value_and_grad"):
     tx.update(values, state, values, update_masks=now)
-  zeros = gradients.zeros_of(tx.probes(values, state, now))
-  grads = gradients.attached(values, zeros)
+  probes = tx.probes(values, state, now)
+  grads = gradients.attached(values, probes, gradients.zeros_of(probes))
   with pytest.raises(ValueError, match=r"update_masks=False .* that moves"):
     tx.update(grads, state, values, update_masks=False)
   with pytest.raises(ValueError, match=r"got update_masks=True.*tx\.moves"):
@@ -362,7 +363,8 @@ def test_what_is_wrong_is_told(options, message):
 
 
 def test_weights_of_one_age_are_trained_by_adam():
-  ours, theirs = finetune.scale_by_aged_adam(), optax.scale_by_adam(eps=1e-6)
+  ours = finetune.scale_by_aged_adam(eps=0.0)
+  theirs = optax.scale_by_adam(eps=0.0)
   params = {"w": jnp.zeros(5), "hole": optax.MaskedNode()}
   states = [ours.init(params), theirs.init(params)]
   for t in range(20):
@@ -372,6 +374,21 @@ def test_weights_of_one_age_are_trained_by_adam():
       update, states[i] = tx.update(grads, states[i], params)
       updates.append(update["w"])
     np.testing.assert_allclose(*updates, rtol=1e-4)
+
+
+def test_adamw_adds_eps_and_decays_where_the_released_code_does():
+  tx = finetune.adamw(0.1, b2=0.99, eps=0.5, weight_decay=2.0)
+  values, wanted = jnp.array([3.0]), 3.0
+  state = tx.init(values)
+  m = v = 0.0
+  for t, g in enumerate((2.0, -1.0, 0.5), start=1):
+    updates, state = tx.update(jnp.array([g]), state, values)
+    values = optax.apply_updates(values, updates)
+    m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+    root = (v**0.5 + 0.5) * (1 - 0.9**t) / (1 - 0.99**t) ** 0.5
+    wanted -= 0.1 * m / root
+    wanted -= 0.1 * 2.0 * wanted
+    np.testing.assert_allclose(values, [wanted], rtol=1e-5)
 
 
 def test_other_leaves_are_frozen_or_trained():

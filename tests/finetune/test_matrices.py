@@ -7,6 +7,7 @@ import pytest
 
 from sparsejax import finetune
 from sparsejax.finetune import matrices, whole
+from sparsejax.finetune.adapters import Factors, ScaledWeights
 from sparsejax.linear import matmul
 from sparsejax.nodes import Probe
 from sparsejax.packed import Packed
@@ -192,7 +193,7 @@ def test_adapters_are_their_papers_formula(name):
     for i in range(6):
       for j in range(8):
         if name == "spp":
-          change = 2 * base[layer, i, j] * a[layer, i, j % 4] * b[layer, j]
+          change = 2 * base[layer, i, j] * a[layer, i, j // 2] * b[layer, j]
         else:
           change = 8 / 4 * a[layer, i] @ b[layer, :, j]
         if name == "lora" or base[layer, i, j]:
@@ -200,3 +201,12 @@ def test_adapters_are_their_papers_formula(name):
   np.testing.assert_allclose(merged, wanted, rtol=1e-5, atol=1e-6)
   if name != "lora":
     np.testing.assert_array_equal(merged == 0, np.asarray(w) == 0)
+
+
+def test_spp_repeats_the_numbers_of_an_input_one_by_one():
+  change = ScaledWeights(rank=2, scale=1.0)
+  factors = Factors(jnp.array([[1.0, 2.0]]), jnp.ones(6))
+  # As the released code, whose repeat_interleave makes 1 1 1 2 2 2 of 1 2.
+  np.testing.assert_array_equal(
+    change(jnp.ones((1, 6)), factors), [[2, 2, 2, 3, 3, 3]]
+  )

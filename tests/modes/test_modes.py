@@ -9,7 +9,15 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax import kernels, modes, packed, patterns, schedules, scores
+from sparsejax import (
+  finetune,
+  kernels,
+  modes,
+  packed,
+  patterns,
+  schedules,
+  scores,
+)
 from tests.marks import slow
 
 pytestmark = pytest.mark.core
@@ -300,33 +308,6 @@ def test_trimmed_slots_are_freed_and_training_goes_on():
   )
 
 
-@pytest.mark.slow
-def test_values_used_twice_keep_their_masks_and_say_so():
-  tx = modes.packed(
-    sparsejax.rigl(optax.sgd(0.1), 0.5, key=KEY, t_end=10, delta_t=1)
-  )
-
-  def twice(params, x):
-    y = sparsejax.matmul(sparsejax.matmul(x, params["w"]), params["w"])
-    return jnp.sum(y**2)
-
-  def once(params, x):
-    w = params["w"].unpack()
-    return jnp.sum((x @ w @ w) ** 2)
-
-  for loss, refused in ((twice, 1), (once, 0)):
-    values, state = sparsejax.init(tx, {"w": params()["hidden"]["kernel"][:64]})
-    before = sparsejax.get_masks(state)["w"]
-    x = jnp.ones((2, 64))
-    _, grads = sparsejax.value_and_grad(loss, tx)(
-      values, state, x, update_masks=True
-    )
-    _, state = tx.update(grads, state, values, update_masks=True)
-    assert int(state.mask_state.refused) == refused
-    same = jnp.array_equal(before, sparsejax.get_masks(state)["w"])
-    assert bool(same) == bool(refused)
-
-
 def test_gradients_that_are_not_finite_leave_masks_alone():
   tx = modes.packed(ALGORITHMS["rigl"]())
   values, state = sparsejax.init(tx, params())
@@ -374,6 +355,14 @@ def test_what_cannot_be_packed_is_refused_in_words():
   with pytest.raises(ValueError, match="elementwise"):
     sparsejax.init(factored, params())
   tx = modes.packed(ALGORITHMS["rigl"]())
+  for around in (
+    optax.chain(optax.clip(1.0), tx),
+    optax.MultiSteps(tx, 2).gradient_transformation(),
+    optax.apply_if_finite(tx, 3),
+    optax.chain(finetune.fixed(adam, key=KEY)),
+  ):
+    with pytest.raises(ValueError, match=r"outermost.*summable=True"):
+      sparsejax.init(around, params())
   values, state = sparsejax.init(tx, params())
   grads = jax.tree.map(jnp.ones_like, values)
   with pytest.raises(ValueError, match="Python bool"):
