@@ -206,7 +206,7 @@ def _trained(
     first, saved = checkpoints.restore(manager, state) or (-1, None)
     fresh = saved is None
     if not fresh:
-      state = devices.spread(jax.tree.map(jnp.array, saved))
+      state = jax.tree.map(lambda x: devices.spread(jnp.array(x)), saved)
       del saved
     write = stack.enter_context(
       metrics.writer(path, after=first, tensorboard=config.tensorboard)
@@ -291,7 +291,9 @@ def _teacher(config: ml_collections.ConfigDict, model: Model) -> Any:
       f"the teacher is {teacher.config}, but the student is {model.config}; "
       "wanted a teacher of the student's architecture"
     )
-  return devices.spread(jax.device_put(teacher.params))
+  return jax.tree.map(
+    lambda x: devices.spread(jax.device_put(x)), teacher.params
+  )
 
 
 def _batches(

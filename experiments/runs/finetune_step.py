@@ -294,7 +294,8 @@ def begin(config: ml_collections.ConfigDict, params: Any) -> State:
   keys = parts.streams(config.seed)
   key = wrapped(keys["masks"])
   try:
-    params = devices.spread(jax.tree.map(jnp.array, params))
+    # Leaf by leaf: no device has to hold the whole model, not even at first.
+    params = jax.tree.map(lambda x: devices.spread(jnp.array(x)), params)
     values, tuned = transformation(config, key).start(params)
   except ValueError as error:
     raise UserError(
