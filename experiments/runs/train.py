@@ -178,19 +178,24 @@ def write_leaves(path: Path, state: State) -> None:
     )
 
 
-def check_zeros_kept(checkpoint: Path, state: State) -> None:
+def check_zeros_kept(
+  checkpoint: Path,
+  state: State,
+  tx: sparsejax.SparseTransformation | None = None,
+) -> None:
   """Refuses a checkpoint whose zeros were lost before it was saved.
 
   Args:
     checkpoint: Where it is, for the error.
     state: What it holds.
+    tx: What the run goes on with, to compare its sparsity; None for not.
 
   Raises:
-    UserError: If a weight outside its mask is not 0.
+    UserError: If a weight outside its mask is not 0, or budgets differ.
   """
   seen = sparsejax.forward_params(state.params, state.opt_state)
   try:
-    sparsejax.check(seen, state.opt_state)
+    sparsejax.check(seen, state.opt_state, tx)
   except ValueError as error:
     raise UserError(
       f"{checkpoint} cannot be gone on from: {error}. Remove it to go on from "
@@ -222,7 +227,10 @@ def _final_state(
   if fresh:
     write_leaves(path, state)
   else:
-    check_zeros_kept(checkpoint, state)
+    # Masks of `initial` have the budgets that they have.
+    drawn = config.initial.name == parts.DRAWN
+    tx = parts.transformation(config, jax.random.key(0)) if drawn else None
+    check_zeros_kept(checkpoint, state, tx)
   step = int(state.step)
   del saved
   with (

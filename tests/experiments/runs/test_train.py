@@ -324,6 +324,18 @@ def test_lost_zeros_end_the_run_and_are_saved(every, tmp_path, monkeypatch):
   assert not (tmp_path / "finished.json").exists()
 
 
+def test_a_checkpoint_of_another_sparsity_is_not_gone_on_from(tmp_path):
+  """As one that an earlier version wrote, with budgets of another kind."""
+  config = make(steps=4)
+  state = train.first_state(config, programs.get(config))
+  tx = build.transformation(config, jax.random.key(0))
+  train.check_zeros_kept(tmp_path, state, tx)
+  config.algorithm.sparsity = 0.25
+  tx = build.transformation(config, jax.random.key(0))
+  with pytest.raises(UserError, match=r"budget of \d+ .* asks for \d+, 0\.2"):
+    train.check_zeros_kept(tmp_path, state, tx)
+
+
 def test_a_run_says_what_leaves_were_taken_for(tmp_path):
   config = make(steps=4)
   train.train(config, tmp_path)
