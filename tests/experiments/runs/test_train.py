@@ -298,7 +298,9 @@ def test_params_that_are_not_finite_are_not_saved(tmp_path):
 
 @pytest.mark.parametrize("every", [8, 24])  # at the end, too
 def test_lost_zeros_end_the_run_and_are_saved(every, tmp_path, monkeypatch):
-  config = make(name="lost", batch_size=31, eval_every=every)
+  config = make(
+    name="lost", batch_size=31, eval_every=every, checkpoint_every=0
+  )
   program = programs.get(config)
 
   def leaky(state, batches, until):
