@@ -216,9 +216,8 @@ def _final_state(
   first, saved = checkpoints.restore(manager, shapes) or (-1, None)
   checkpoint = path / "checkpoints" / str(first)
   if first == config.steps:
-    if (
-      workdir_lib.finished(path) is None
-    ):  # its last evaluation may have failed
+    # Saved, but not finished: its last evaluation may have failed.
+    if workdir_lib.finished(path) is None:
       check_zeros_kept(checkpoint, saved)
     return saved
   fresh = saved is None
