@@ -241,8 +241,11 @@ def _is_mark(jaxpr: Any, i: int, makers: Callable[[Any], dict]) -> bool:
   match eqn.primitive.name:
     case "jit" | "pjit" | "checkpoint" | "remat2":
       inner = (eqn.params["jaxpr"],)
-    case "scan" if i >= eqn.params["num_carry"]:  # a mark for each turn
-      inner = (eqn.params["jaxpr"],)
+    case "scan":
+      body = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
+      # Where all turns' marks are stacked; what is carried has no more axes.
+      if eqn.outvars[i].aval.ndim > body.outvars[i].aval.ndim:
+        inner = (body,)
     case "while":  # of one turn: no other loop has a gradient
       inner = (eqn.params["body_jaxpr"],)
     case "cond":

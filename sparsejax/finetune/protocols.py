@@ -102,8 +102,9 @@ class Evolution(Protocol):
       key: PRNG key of the step and leaf.
 
     Returns:
-      The probe, of arrays with the matrices' leading axes; None if dense
-      gradients are of no use.
+      The probe, of arrays with the matrices' leading axes, whose `dense` is
+      float32[..., in, out] if what it reads does not add up over products; None
+      if dense gradients are of no use.
     """
 
   def gathered(
