@@ -96,8 +96,9 @@ def value_and_grad(
     has_aux: Whether the loss gives something besides its value.
     summable: Whether the gradients of several calls may be added or averaged
       before `tx.update`, as by a loop over microbatches around this function or
-      by `jax.lax.pmean`. Packed and fine-tuned matrices then have their dense
-      gradients made in steps that move masks; all else is the same.
+      by `jax.lax.pmean` (packed arrays need `check_vma=False` of `shard_map`).
+      Packed and fine-tuned matrices then have their dense gradients made in
+      steps that move masks; all else is the same.
 
   Returns:
     `(params, opt_state, *args, update_masks=False) -> (value, grads)`, of what
