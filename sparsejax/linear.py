@@ -51,7 +51,8 @@ def matmul(x: jax.Array, w: Any) -> jax.Array:
   if len(w.shape) != 2 or x.shape[-1:] != w.shape[:1]:
     raise ValueError(
       f"got x of shape {x.shape} and w of shape {w.shape}, wanted "
-      "[..., in] and [in, out]"
+      "[..., in] and [in, out]. Packed layers that one array stacks are made "
+      "dense before a loop over them: w.unpack()"
     )
   if hasattr(w, "matmul"):
     return w.matmul(x)

@@ -49,6 +49,13 @@ class Packed:
     """The number of elements of the array, zeros included."""
     return math.prod(self.shape)
 
+  def __getitem__(self, index: Any) -> jax.Array:
+    """Refuses an index, which only a dense array can be cut by."""
+    raise TypeError(
+      f"got an index into a packed array of shape {self.shape}, wanted a dense "
+      "one: w.unpack()[index], or leave the leaf out of `prunable`"
+    )
+
   def matmul(self, x: jax.Array) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype.
 

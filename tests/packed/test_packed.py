@@ -167,6 +167,16 @@ def test_stacked_matrices_go_through_a_scan():
   )
 
 
+def test_layers_of_one_array_are_made_dense_before_a_loop():
+  w = np.where(mask := random_mask((3, 8, 8)), 1.0, 0.0).astype(np.float32)
+  tree = packed.pack(w, mask)
+  with pytest.raises(TypeError, match=r"\(3, 8, 8\).*w\.unpack\(\)\[index\]"):
+    tree[0]
+  with pytest.raises(ValueError, match=r"\(3, 8, 8\).*loop over them: w\.unp"):
+    sparsejax.matmul(jnp.ones((2, 8)), tree)
+  np.testing.assert_array_equal(tree.unpack()[0], w[0])
+
+
 def test_formats_are_as_small_as_they_say():
   mask = best(patterns.n_of_m(2, 4), (64, 64), 2048)
   w = weights(mask)
