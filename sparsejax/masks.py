@@ -89,7 +89,7 @@ def _apply(path, mask, x):
 
 def check_bool(path: tuple[Any, ...], mask: Any) -> None:
   """Raises a TypeError that names the leaf if its mask is not bool."""
-  dtype = jnp.result_type(mask)
+  dtype = getattr(mask, "dtype", jnp.result_type(mask))
   if not jnp.issubdtype(dtype, jnp.bool_):
     raise TypeError(
       f"{path_name(path) or 'the array'}: got a mask of {dtype}, wanted bool, "
