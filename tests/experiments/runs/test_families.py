@@ -149,9 +149,9 @@ def test_a_stopped_run_ends_in_the_same_bits(name, finished, tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     calls = []
 
-    def save(manager, step, state):
+    def save(manager, step, *more):
       train.checkpoints.wait(manager)
-      original(manager, step, state)
+      original(manager, step, *more)
       train.checkpoints.wait(manager)
       calls.append(step)
       if step == 20:
