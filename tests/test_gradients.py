@@ -16,6 +16,7 @@ from sparsejax.finetune.moving import GradientEvolution
 from sparsejax.finetune.sm3 import Sm3Evolution
 from sparsejax.gradients import DenseGradient, Gradient
 from sparsejax.packed import Structure
+from tests.marks import few, slow
 
 KEY = jax.random.key(0)
 STEPS = 12
@@ -226,14 +227,15 @@ def moved_by_the_whole_batch(name):
   return moved(name, whole)
 
 
-@pytest.mark.parametrize("loss", MICROBATCHES)
-@pytest.mark.parametrize("name", ["packed", "seft", "spiel"])
+@pytest.mark.parametrize("loss", few(MICROBATCHES, [in_a_map, in_a_vmap]))
+@pytest.mark.parametrize("name", ["packed", "seft", slow("spiel")])
 def test_microbatches_move_what_the_whole_batch_does(name, loss):
   assert moved(name, loss) == moved_by_the_whole_batch(name)
 
 
 @pytest.mark.parametrize(
-  "loss", [shared, recurrent, sometimes, without_w, in_either_branch]
+  "loss",
+  [shared, slow(recurrent), slow(sometimes), without_w, slow(in_either_branch)],
 )
 def test_matrices_of_several_products_have_the_masks_of_masked_mode(loss):
   want = moved("masked", loss)
@@ -253,7 +255,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", ["packed", "kernels", "seft"])
+@pytest.mark.parametrize("name", ["packed", slow("kernels"), slow("seft")])
 @pytest.mark.parametrize("loss", KINDS, ids=lambda loss: loss.__name__)
 def test_a_matrix_of_one_product_has_no_dense_gradient(loss, name):
   tx = TRANSFORMATIONS[name]()

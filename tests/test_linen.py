@@ -204,7 +204,7 @@ def agree(got, wanted):
   jax.tree.map(np.testing.assert_array_equal, got[1], wanted[1])
 
 
-@pytest.mark.parametrize("kind", [Tied, Positions, Own])
+@pytest.mark.parametrize("kind", [Tied, slow(Positions), slow(Own)])
 def test_layers_with_matrices_of_their_own_have_the_masks_of_masked_mode(kind):
   agree(trained(kind(), modes.packed), trained(kind(), masked))
 

@@ -230,7 +230,7 @@ def test_packed_weights_are_those_of_masked_mode_to_the_bit(name):
 @pytest.mark.skipif(
   not kernels.available(quiet=True), reason="there is no C++ compiler"
 )
-@pytest.mark.parametrize("name", ["rigl", slow("gmp"), "static"])
+@pytest.mark.parametrize("name", [slow("rigl"), slow("gmp"), "static"])
 def test_kernels_train_as_well(name):
   values, state, _ = trained(name, modes.kernels)
   masks = sparsejax.get_masks(state)

@@ -12,6 +12,7 @@ from optax import contrib
 
 import sparsejax
 from sparsejax import lottery
+from tests.marks import few
 
 KEY = jax.random.key(0)
 PARAMS = {"b": jnp.ones(12), "w": jax.random.normal(KEY, (16, 12))}
@@ -174,7 +175,7 @@ def counted(tx):
   )
 
 
-@pytest.mark.parametrize("name", NO_ZEROS_LOST)
+@pytest.mark.parametrize("name", few(NO_ZEROS_LOST, [*NO_ZEROS_LOST][::3]))
 def test_what_keeps_zeros_runs_without_a_word(name):
   extra = {"value": 1.0} if "plateau" in name else {}
   params, state = trained(NO_ZEROS_LOST[name](), **extra)
@@ -320,7 +321,7 @@ def of_sparsity(name, sparsity):
   return algorithm(optax.sgd(0.1), sparsity, key=KEY, **keywords)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", few(ALGORITHMS, SAMPLE))
 def test_a_state_of_another_sparsity_is_refused(name):
   """Also half-way through a schedule, whose masks keep more than the budget."""
   params, state = sparsejax.init(of_sparsity(name, 0.7), PARAMS)
@@ -336,13 +337,7 @@ def test_a_state_of_another_sparsity_is_refused(name):
   sparsejax.check(seen, state, of_sparsity(name, 0.7))
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=() if name in SAMPLE else pytest.mark.slow)
-    for name in ALGORITHMS
-  ],
-)
+@pytest.mark.parametrize("name", few(ALGORITHMS, SAMPLE))
 def test_where_a_state_cannot_be_seen_its_budgets_hold(name):
   params, state = sparsejax.init(of_sparsity(name, 0.7), PARAMS)
   steps = [jax.jit(of_sparsity(name, s).update) for s in (0.7, 0.9)]

@@ -27,7 +27,7 @@ def fine_tuned(path, count, **changes):
 @pytest.mark.parametrize(
   "changes",
   [
-    {"steps": 2, "prune": {**small_finetune.WANDA, "name": "magnitude"}},
+    slow({"steps": 2, "prune": {**small_finetune.WANDA, "name": "magnitude"}}),
     slow({"method": {"name": "lora", "rank": 2}}),
     slow({"method": small_finetune.SEFT, "optimizer": small_finetune.DELTAS}),
   ],
