@@ -78,7 +78,7 @@ def on_one_device(name):
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(
-  "name", ["rigl", "set", "gmp", slow("seft"), slow("snfs")]
+  "name", ["rigl", slow("set"), "gmp", slow("seft"), slow("snfs")]
 )
 def test_masks_on_a_mesh(name, kind):
   mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
@@ -164,8 +164,8 @@ def test_a_round_of_pruning_on_a_mesh():
       assert mask.sharding.is_equivalent_to(shardings[p], mask.ndim)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("pattern", [None, "fan_in"])
+@pytest.mark.parametrize("kind", [AxisType.Auto, slow(AxisType.Explicit)])
+@pytest.mark.parametrize("pattern", [None, slow("fan_in")])
 def test_stacked_layers_on_a_mesh(pattern, kind):
   """Layers move by themselves; what crosses are counts of each of them."""
   mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))

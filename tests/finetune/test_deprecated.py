@@ -19,6 +19,7 @@ from tests.finetune.regression import (
   sparse_base,
   trained,
 )
+from tests.marks import few
 
 COMMON = {"key": KEY, "t_end": 12, "k": 12, "prunable": everything}
 METHODS = {
@@ -30,7 +31,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS, ["seft"]))
 def test_the_old_loop_gives_the_bits_of_the_new(name):
   tx = METHODS[name]()
   values, state = sparsejax.init(tx, sparse_base())

@@ -18,7 +18,7 @@ from sparsejax import (
   schedules,
   scores,
 )
-from tests.marks import slow
+from tests.marks import few, slow
 
 pytestmark = pytest.mark.core
 
@@ -180,8 +180,7 @@ def masked(tx):
   return tx
 
 
-QUICK = ("static", "rigl", "gmp")
-EACH = [name if name in QUICK else slow(name) for name in ALGORITHMS]
+EACH = few(ALGORITHMS, ["static", "rigl"])
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -230,7 +229,8 @@ def test_packed_weights_are_those_of_masked_mode_to_the_bit(name):
 @pytest.mark.skipif(
   not kernels.available(quiet=True), reason="there is no C++ compiler"
 )
-@pytest.mark.parametrize("name", [slow("rigl"), slow("gmp"), "static"])
+@pytest.mark.parametrize("name", ["rigl", "gmp", "static"])
+@pytest.mark.slow
 def test_kernels_train_as_well(name):
   values, state, _ = trained(name, modes.kernels)
   masks = sparsejax.get_masks(state)
