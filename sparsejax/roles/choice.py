@@ -205,6 +205,7 @@ def table(params: PyTree, prunable: Prunable | None = None) -> str:
     | conv/kernel | 3 x 3 x 8 x 16 | weight | kernel 3 x 3, 8 -> 16 | yes    |
   """
   head = ("leaf", "shape", "kind", "read as", "sparse")
+  read_leaves = _rows(params, prunable)
   rows = [
     (
       (leaf.path or "the array").replace("|", r"\|"),
@@ -213,7 +214,7 @@ def table(params: PyTree, prunable: Prunable | None = None) -> str:
       reading(role, leaf.shape),
       "yes" if taken else "no",
     )
-    for leaf, role, taken in _rows(params, prunable)
+    for leaf, role, taken in read_leaves
   ]
   widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
   rule = [":" + "-" * (width - 1) for width in widths]
@@ -223,7 +224,7 @@ def table(params: PyTree, prunable: Prunable | None = None) -> str:
   ]
   doubts = [
     f"{leaf.path or 'the array'}: {role.doubt}."
-    for leaf, role, taken in _rows(params, prunable)
+    for leaf, role, taken in read_leaves
     if taken and role.doubt
   ]
   return "\n".join([*lines, *doubts])

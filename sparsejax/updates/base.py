@@ -1,5 +1,6 @@
 """The state of mask updates, and the parts that they share."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -121,9 +122,20 @@ def asked_budgets(
   if masks is not None or sparsity == 0:
     return None
 
-  def asked(params):
+  # A step outside of `jax.jit` asks again: shapes do not change, so that only
+  # the first one reads roles and shares weights out.
+  @functools.lru_cache(maxsize=1)
+  def of_shapes(treedef, shapes):
+    params = treedef.unflatten(shapes)
     counts = budgets(params, sparsity, distribution, prunable, pattern)
     return budget_tree(counts, params, prunable)
+
+  def asked(params):
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), params
+    )
+    leaves, treedef = jax.tree.flatten(shapes)
+    return of_shapes(treedef, tuple(leaves))
 
   return asked
 

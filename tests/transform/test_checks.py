@@ -11,7 +11,7 @@ import pytest
 from optax import contrib
 
 import sparsejax
-from sparsejax import lottery
+from sparsejax import distributions, lottery
 from tests.marks import few
 
 KEY = jax.random.key(0)
@@ -319,6 +319,24 @@ SAMPLE = ("static", "rigl", "gmp, global", "granet", "ac_dc", "ste, global")
 def of_sparsity(name, sparsity):
   algorithm, keywords = ALGORITHMS[name]
   return algorithm(optax.sgd(0.1), sparsity, key=KEY, **keywords)
+
+
+def test_budgets_are_shared_out_once_for_many_steps():
+  calls = []
+
+  def distribution(shapes, sparsity):
+    calls.append(sparsity)
+    return distributions.uniform(shapes, sparsity)
+
+  tx = sparsejax.static(optax.sgd(0.1), 0.7, key=KEY, distribution=distribution)
+  params, state = sparsejax.init(tx, PARAMS)
+  drawn = len(calls)
+  for step in range(3):
+    _, state = tx.update(noise(step), state, params)
+  assert len(calls) == drawn + 1
+  other = {"w": jnp.ones((8, 8))}
+  with pytest.raises(ValueError, match="masks in the optimizer state"):
+    tx.update(other, state, other)
 
 
 @pytest.mark.parametrize("name", few(ALGORITHMS, SAMPLE))
