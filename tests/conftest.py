@@ -45,6 +45,24 @@ def _no_more_programs_than_linux_maps() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture
+def no_data_sets(
+  monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> Iterator[None]:
+  """Makes a machine without any data set, whichever of them this one has."""
+  from experiments.config import grid, parts, smoke
+  from experiments.data import sets
+
+  monkeypatch.setattr(sets, "DEBIAN_FASHION_MNIST", str(tmp_path / "none"))
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
+  cached = (parts._load, smoke._missing, smoke._tell, grid.rows, grid.plan)
+  for function in cached:
+    function.cache_clear()
+  yield
+  for function in cached:
+    function.cache_clear()
+
+
 def _cpu_seconds() -> float:
   """CPU seconds of this process and of the children that it waited for."""
   return sum(os.times()[:4])

@@ -5,35 +5,24 @@ import json
 
 import pytest
 
-from experiments.config import grid, parts, smoke
-from experiments.data import sets
+from experiments.config import grid, smoke
 from experiments.main import DRIVERS
 from tests.configs.shipped import CONFIGS, load
+from tests.marks import few
 
 QUICK = ("rigl_mnist1d", "rigl_mnist")
 NAMES = sorted(file.stem for file in CONFIGS.glob("*.py"))
 
 
 @pytest.fixture(autouse=True)
-def nowhere(monkeypatch, tmp_path):
+def nowhere(no_data_sets, monkeypatch, tmp_path):
   """No data set is there, nor what earlier runs have made."""
-  monkeypatch.setattr(sets, "DEBIAN_FASHION_MNIST", str(tmp_path / "none"))
-  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
   monkeypatch.chdir(tmp_path)
-  cached = (parts._load, smoke._missing, smoke._tell, grid.rows, grid.plan)
-  for function in cached:
-    function.cache_clear()
-  yield
-  for function in cached:
-    function.cache_clear()
 
 
 @pytest.mark.parametrize(
   "name",
-  [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-    for name in NAMES
-  ],
+  few(NAMES, QUICK),
 )
 def test_every_config_has_a_smoke_test_that_needs_no_data(name, tmp_path):
   config = smoke.with_data(load(name, "smoke"), "smoke")

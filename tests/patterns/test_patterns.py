@@ -19,7 +19,7 @@ import sparsejax
 from sparsejax import distributions, patterns
 from sparsejax import masks as masks_lib
 from sparsejax.select import top_k_of_each
-from tests.marks import slow
+from tests.marks import few, slow
 
 KEY = jax.random.key(0)
 MATRIX, CONV = (16, 12), (3, 3, 4, 8)
@@ -292,9 +292,7 @@ def test_swap_drops_the_worst_and_fills_up_the_tiles(name, data):
   check_tiles(new, j, m, keep, keep | ~(mask & (not regrow)), grow)
 
 
-@pytest.mark.parametrize(
-  "name", [name if name in COMMON else slow(name) for name in ROWS]
-)
+@pytest.mark.parametrize("name", few(ROWS, COMMON))
 def test_swap_of_nothing_changes_nothing(name):
   """Weights of zero, scores at the ends of their dtypes, some not finite."""
   row, rng = ROWS[name], np.random.default_rng(0)

@@ -9,23 +9,11 @@ import pytest
 
 from experiments import data
 from experiments.config import grid, parts, smoke
-from experiments.data import sets
 from experiments.drivers import single
 from experiments.errors import UserError
 from tests.configs.shipped import CONFIGS, load
 
-
-@pytest.fixture(autouse=True)
-def nowhere(monkeypatch, tmp_path):
-  """A machine without any data set."""
-  monkeypatch.setattr(sets, "DEBIAN_FASHION_MNIST", str(tmp_path / "none"))
-  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
-  cached = (parts._load, smoke._missing, smoke._tell, grid.rows, grid.plan)
-  for function in cached:
-    function.cache_clear()
-  yield
-  for function in cached:
-    function.cache_clear()
+pytestmark = pytest.mark.usefixtures("no_data_sets")
 
 
 def test_a_smoke_test_takes_random_arrays_and_says_so(tmp_path, capsys):
