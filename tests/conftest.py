@@ -3,20 +3,14 @@
 Both are set before JAX starts. Programs compile with little optimization, or
 come from a cache in `.pytest_cache/`, for most of a test's time is XLA's. The
 programs are the same either way; `pytest --cache-clear` empties the cache.
+
+A lane, `-m compiled`, sees one CPU device instead, and XLA as users have it.
 """
 
 import os
 import pathlib
 from collections.abc import Iterator
 
-os.environ["XLA_FLAGS"] = " ".join(
-  [
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    os.environ.get("XLA_FLAGS", ""),
-  ]
-)
 os.environ.setdefault(
   "JAX_COMPILATION_CACHE_DIR",
   str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"),
@@ -30,6 +24,37 @@ import pytest
 # which other tests of the module share. On slower machines, times a factor.
 CPU_SECONDS = {"call": 10.0, "setup": 20.0}
 CPU_FACTOR = float(os.environ.get("SPARSEJAX_TEST_CPU_FACTOR", "1"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Chooses devices, before a test makes JAX look for them."""
+  if config.option.markexpr.startswith("compiled"):
+    jax.config.update("jax_platforms", "cpu")
+    # The plugin would look for a driver, which compiling does not need.
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+    return
+  os.environ["XLA_FLAGS"] = " ".join(
+    [
+      "--xla_force_host_platform_device_count=8",
+      "--xla_backend_optimization_level=0",
+      "--xla_llvm_disable_expensive_passes=true",
+      os.environ.get("XLA_FLAGS", ""),
+    ]
+  )
+
+
+def pytest_ignore_collect(
+  collection_path: pathlib.Path, config: pytest.Config
+) -> bool | None:
+  """Spares the lane `compiled` the import of all other tests."""
+  compiled = pathlib.Path(__file__).with_name("compiled")
+  if (
+    config.option.markexpr.startswith("compiled")
+    and collection_path.is_file()
+    and not collection_path.is_relative_to(compiled)
+  ):
+    return True
+  return None
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -102,7 +127,7 @@ def pytest_terminal_summary(
   terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
   """Says how to run the slow tests where they were left out."""
-  if config.option.markexpr == "not slow":
+  if config.option.markexpr.startswith("not slow"):
     terminalreporter.write_line(
       'The slow tests were left out; to run all: python -m pytest -m ""'
     )
