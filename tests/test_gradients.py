@@ -227,7 +227,7 @@ def moved_by_the_whole_batch(name):
   return moved(name, whole)
 
 
-@pytest.mark.parametrize("loss", few(MICROBATCHES, [in_a_map, in_a_vmap]))
+@pytest.mark.parametrize("loss", few(MICROBATCHES, [in_a_map]))
 @pytest.mark.parametrize("name", ["packed", "seft", slow("spiel")])
 def test_microbatches_move_what_the_whole_batch_does(name, loss):
   assert moved(name, loss) == moved_by_the_whole_batch(name)

@@ -204,12 +204,12 @@ def agree(got, wanted):
   jax.tree.map(np.testing.assert_array_equal, got[1], wanted[1])
 
 
-@pytest.mark.parametrize("kind", [Tied, slow(Positions), slow(Own)])
+@pytest.mark.parametrize("kind", [slow(Tied), slow(Positions), Own])
 def test_layers_with_matrices_of_their_own_have_the_masks_of_masked_mode(kind):
   agree(trained(kind(), modes.packed), trained(kind(), masked))
 
 
-@pytest.mark.parametrize("kind", [Scanned, slow(ScannedFunction), slow(Mapped)])
+@pytest.mark.parametrize("kind", [slow(Scanned), slow(ScannedFunction), Mapped])
 def test_stacks_of_layers_have_the_masks_of_masked_mode(kind):
   with pytest.warns(UserWarning, match=r"_0/kernel .* dense for as long"):
     got = trained(kind(), modes.packed)

@@ -737,8 +737,10 @@ COMMUNICATION = (
 )
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("name", ["set", "rigl", slow("seft"), slow("gmp")])
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, slow(AxisType.Explicit)])
+@pytest.mark.parametrize(
+  "name", [slow("set"), "rigl", slow("seft"), slow("gmp")]
+)
 def test_rule_11_sharded_masks_without_gathering(name, axis_type):
   assert jax.device_count() == 8
   mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)

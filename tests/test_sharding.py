@@ -78,7 +78,7 @@ def on_one_device(name):
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(
-  "name", ["rigl", slow("set"), "gmp", slow("seft"), slow("snfs")]
+  "name", ["rigl", slow("set"), slow("gmp"), slow("seft"), slow("snfs")]
 )
 def test_masks_on_a_mesh(name, kind):
   mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))

@@ -10,7 +10,7 @@ from experiments.main import DRIVERS
 from tests.configs.shipped import CONFIGS, load
 from tests.marks import few
 
-QUICK = ("rigl_mnist1d", "rigl_mnist")
+QUICK = ("rigl_mnist1d",)
 NAMES = sorted(file.stem for file in CONFIGS.glob("*.py"))
 
 
@@ -33,6 +33,7 @@ def test_every_config_has_a_smoke_test_that_needs_no_data(name, tmp_path):
   assert (tmp_path / "run" / "report.md").is_file()
 
 
+@pytest.mark.slow
 def test_every_grid_has_a_smoke_test_of_a_few_runs():
   for name in NAMES:
     file = CONFIGS / f"{name}.py"

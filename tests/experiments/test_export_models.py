@@ -119,6 +119,7 @@ def test_bfloat16_halves_the_values(tmp_path):
   assert kernel["kernel"].values.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", slow("bfloat16")])
 def test_two_of_four_as_its_layout_says(dtype, tmp_path):
   model = pruned(0.5, two=True)
@@ -167,6 +168,7 @@ def test_two_of_four_is_read_by_compressed_tensors(tmp_path):
     np.testing.assert_array_equal(read[name].numpy(), w)
 
 
+@pytest.mark.slow
 def test_generation_stops_at_every_eos(tmp_path):
   """At that of the tokenizer, of the config and of the generation config."""
   model = pruned(1.0)

@@ -186,7 +186,7 @@ def test_every_step_is_that_of_a_loop_over_weights(case):
 
 @pytest.mark.parametrize("case", ["seft", slow("seft_averaged")])
 @pytest.mark.parametrize("options", [
-  {}, {"grow_at_random": True}, slow({"fold": True}),
+  {}, slow({"grow_at_random": True}), slow({"fold": True}),
   slow({"sensitivity": finetune.magnitude}), slow({"inner": optax.sgd(0.01)}),
 ], ids=["", "random", "fold", "magnitude", "sgd"])  # fmt: skip
 def test_never_more_non_zeros_than_the_base(case, options):
@@ -228,6 +228,7 @@ def test_what_is_not_trained_keeps_its_bits():
   assert dropped
 
 
+@pytest.mark.slow
 def test_a_pattern_stays_where_zeros_do():
   pattern = patterns.n_of_m(2, 4, axis=1)
   dense = jax.random.normal(KEY, (ROWS, COLUMNS))

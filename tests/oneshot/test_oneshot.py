@@ -677,6 +677,7 @@ def test_a_matrix_that_no_damping_helps_is_refused():
     oneshot.sparsegpt(kernel(), found, 0.5)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_refused_inside_a_program_is_not_pruned():
   """Mapped over kernels: each by itself, the good ones as ever."""
   x, w = correlated(), jnp.asarray(kernel(), jnp.float32)
@@ -736,6 +737,7 @@ def test_checkify_tells_what_a_program_cannot_refuse():
 # Transformations and errors.
 
 
+@pytest.mark.slow
 def test_layers_stack():
   """Every function maps over stacked layers, inside of jit."""
   x = np.stack([correlated(seed) for seed in range(2)])
@@ -823,6 +825,7 @@ def test_what_is_refused():
       call()
 
 
+@pytest.mark.slow
 def test_patterns_may_be_names():
   w, found = kernel(shape=(16, 6)), seen(correlated(inputs=16))
   scores = oneshot.wanda(w, found)

@@ -633,6 +633,7 @@ def test_a_sparsity_that_patterns_contradict_is_refused(
 # Given masks, packed masks, masks on a mesh.
 
 
+@pytest.mark.slow
 def test_given_masks_need_to_have_the_pattern():
   params = {"a": {"w": jnp.ones(MATRIX), "b": jnp.ones(3)}}
   mask = np.roll(np.arange(16) < 4, 1)[:, None] & np.ones(MATRIX, bool)
@@ -672,7 +673,7 @@ def test_masks_of_every_pattern_pack_eight_to_a_byte():
     np.testing.assert_array_equal(back[p], mask)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("kind", [AxisType.Auto, slow(AxisType.Explicit)])
 def test_masks_on_a_mesh_are_those_of_one_device(kind):
   mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
   names = ("2:4", "blocks", "fan_in")

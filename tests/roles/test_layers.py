@@ -307,6 +307,7 @@ def test_axes_that_are_said_to_be_stacked_may_lie_anywhere():
   np.testing.assert_array_equal(pruned["w"].sum((0, 2)), [144] * LAYERS)
 
 
+@pytest.mark.slow
 def test_two_stacked_axes():
   params = {"layers": {"experts": {"kernel": jnp.ones((3, 2, 8, 4))}}}
   tx = sparsejax.set_(

@@ -230,6 +230,7 @@ def test_mest_is_its_reference(sparsity, fraction, surplus, weight, regrow):
   assert len(moved(found)) > 3
 
 
+@pytest.mark.slow
 def test_mest_of_several_seeds_in_one_scan():
   """Masks and growth are drawn from each one's key."""
   targets = jax.tree.map(lambda *x: jnp.stack(x), *TARGETS[:3])
@@ -540,7 +541,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize(
-  "name", ["srigl", "ac_dc", slow("mest"), slow("granet")]
+  "name", [slow("srigl"), "ac_dc", slow("mest"), slow("granet")]
 )
 def test_who_says_when_masks_move_changes_no_bit(name):
   """Nor a way through the host, as through a checkpoint."""

@@ -45,6 +45,7 @@ def copied(finished, tmp_path):
   return shutil.copytree(finished, tmp_path / "compare")
 
 
+@pytest.mark.slow
 def test_every_run_is_there_and_the_table_holds_their_numbers(finished):
   comment, *lines = (finished / "table.csv").read_text().splitlines()
   assert comment == (
@@ -66,6 +67,7 @@ def test_every_run_is_there_and_the_table_holds_their_numbers(finished):
     assert row["active weights"] == f"{metrics['nnz']:,} of {metrics['size']:,}"
 
 
+@pytest.mark.slow
 def test_flops_follow_the_cost_model(finished):
   lines = (finished / "table.csv").read_text().splitlines()[1:]
   table = {row["method"]: row for row in csv.DictReader(lines)}
@@ -84,6 +86,7 @@ def test_flops_follow_the_cost_model(finished):
   assert cost("set", "training") < cost("gmp", "training") < 1
 
 
+@pytest.mark.slow
 def test_the_report_shows_table_order_layers_and_pictures(finished):
   text = (finished / "report.md").read_text()
   assert "| rigl |" in text
@@ -96,6 +99,7 @@ def test_the_report_shows_table_order_layers_and_pictures(finished):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing(copied, monkeypatch, capsys):
   before = (copied / "report.md").read_bytes()
   monkeypatch.setattr(loop, "run", None)  # a step would be an error
@@ -104,6 +108,7 @@ def test_the_same_command_again_trains_nothing(copied, monkeypatch, capsys):
   assert "small: 2 seeds" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_base_is_refused_and_seeds_may_join(copied):
   other = make()
   other.base.batch_size = 16
@@ -129,6 +134,7 @@ def test_a_comparison_of_nothing_is_an_error(changes, message, tmp_path):
   assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_is_told_and_does_not_stop_the_others(
   copied, monkeypatch, capsys
 ):

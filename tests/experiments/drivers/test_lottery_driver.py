@@ -286,6 +286,7 @@ def test_the_table_holds_the_runs_numbers(finished):
   assert rows["random", 2]["error barrier [%]"] == "-"
 
 
+@pytest.mark.slow
 def test_the_report_has_pictures_and_says_what_papers_report(finished):
   text = (finished.path / "report.md").read_text()
   assert "ticket above reinit: at" in text
@@ -325,6 +326,7 @@ def test_a_seed_that_diverges_does_not_stop_the_others(
     lottery.run(config, str(copied))
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing(
   finished, copied, monkeypatch, capsys
 ):
@@ -355,6 +357,7 @@ def test_more_levels_and_seeds_join_a_finished_workdir(copied):
     lottery.run(other, str(copied))
 
 
+@pytest.mark.slow
 def test_tickets_that_crashed_end_in_the_same_bits(
   finished, tmp_path, monkeypatch
 ):

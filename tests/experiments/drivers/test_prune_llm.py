@@ -50,6 +50,7 @@ def cell(path, name):
   return json.loads((path / "cells" / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_cell_is_what_was_saved(table):
   names = {file.stem for file in (table / "cells").iterdir()}
   kinds = ("50-owl", "50-magnitude", "2of4-magnitude")  # No OWL with N:M.
@@ -74,6 +75,7 @@ def test_groups_of_n_of_m_leave_nothing_else_to_choose():
   ]
 
 
+@pytest.mark.slow
 def test_the_report_holds_the_cells(table):
   lines = (table / "table.csv").read_text().splitlines()[1:]
   assert lines[0].startswith("zeros,method,perplexity,against dense,")
@@ -91,6 +93,7 @@ def test_the_report_holds_the_cells(table):
   assert (table / "models.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_made_again(table):
   gone = table / "cells" / "50-owl-1.json"
   kept = table / "cells" / "50-owl-0.json"
@@ -103,6 +106,7 @@ def test_only_what_is_missing_is_made_again(table):
   assert (table / "report.md").read_text() == text
 
 
+@pytest.mark.slow
 def test_a_signal_stops_at_once_and_keeps_what_is_finished(
   tmp_path, monkeypatch
 ):
@@ -124,6 +128,7 @@ def test_a_signal_stops_at_once_and_keeps_what_is_finished(
   assert len(tested) == 4  # the one that was stopped, once more
 
 
+@pytest.mark.slow
 def test_a_kernel_that_cannot_be_pruned_costs_its_cell_only(
   tmp_path, monkeypatch
 ):

@@ -66,6 +66,7 @@ def read(path):
   return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_runs_begin_with_the_pruned_model(table):
   config = read(table / "runs" / "wanda_50-lora_-0" / "config.json")["config"]
   assert config["model"]["path"] == str(table / "pruned" / "wanda_50")
@@ -79,6 +80,7 @@ def test_runs_begin_with_the_pruned_model(table):
   assert (kernel["embedding"] == start["embedding"]).all()
 
 
+@pytest.mark.slow
 def test_the_table_holds_the_runs(table):
   none, lora = (table / "table.csv").read_text().splitlines()[2:]
   run = read(table / "runs" / "wanda_50-lora_-0" / "finished.json")
@@ -89,6 +91,7 @@ def test_the_table_holds_the_runs(table):
   assert none.split(",")[1:3] == ["none", f"{perplexity:.2f}"]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing_again(table):
   files = sorted(table.rglob("finished.json"))
   files += [table / "pruned" / "wanda_50.json"]
@@ -99,6 +102,7 @@ def test_the_same_command_again_does_nothing_again(table):
   assert (table / "report.md").read_text() == text
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_does_not_stop_the_others(table, monkeypatch):
   real = recovery.finetune.train
 

@@ -106,6 +106,7 @@ def test_twice_the_steps_of_cifar_are_so_throughout():
   assert once.algorithm.distribution == "erdos_renyi_kernel"
 
 
+@pytest.mark.slow
 def test_the_wide_resnet_has_the_recipe_of_cifar():
   rows = grid.rows("configs/wrn_fashion_mnist.py")
   assert {len(group) for group in rows.values()} == {3}
@@ -148,6 +149,7 @@ def test_rows_of_imagenet_are_what_their_words_are():
     grid.rows("configs/rigl_imagenet.py:resnet101")
 
 
+@pytest.mark.slow
 def test_rows_of_mobilenet_have_as_many_weights():
   """4,209,088 weights, of which conv1 and depthwise have 45,504."""
   rows = grid.rows("configs/rigl_mobilenet.py")

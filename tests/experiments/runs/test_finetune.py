@@ -23,6 +23,7 @@ from tests.experiments.small_finetune import (
   WANDA,
   make,
 )
+from tests.marks import slow
 
 pytestmark = pytest.mark.core
 
@@ -80,7 +81,7 @@ def test_a_finished_run_is_read(whole):
     finetune.train(make(method=SEFT, optimizer=DELTAS, seed=1), path)
 
 
-@pytest.mark.parametrize("stop", [1, 4, 5])
+@pytest.mark.parametrize("stop", [slow(1), 4, slow(5)])
 def test_a_broken_run_goes_on_to_the_same_bits(whole, tmp_path, stop):
   def progress(name, total, start=0, unit="step"):
     def advance(step, note=""):
@@ -144,6 +145,7 @@ def test_all_losses_against_the_functions_themselves(tmp_path):
   np.testing.assert_allclose(record["loss"], total, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_lora_is_merged_and_pruned_again(tmp_path):
   lora = {"name": "lora", "rank": 2}
   again = {**WANDA, "sequences": 3}
@@ -256,7 +258,7 @@ def test_every_method_changes_a_model_and_keeps_its_promise(name, tmp_path):
       },
       "wanted a teacher of the student's architecture",
     ),
-    (
+    slow(
       {"schedule": {"name": "constant", "learning_rate": float("nan")}},
       "loss is not finite at step 2; there is no checkpoint yet",
     ),

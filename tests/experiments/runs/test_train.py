@@ -32,7 +32,7 @@ from tests.experiments.interrupted import (
   crash_at,
   stop_at,
 )
-from tests.marks import slow
+from tests.marks import few, slow
 
 pytestmark = pytest.mark.core
 
@@ -44,7 +44,7 @@ def make(algorithm="rigl", /, **changes):
   return config
 
 
-@pytest.mark.parametrize("algorithm", small.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", few(small.ALGORITHMS, ["rigl", "gmp"]))
 def test_a_crashed_run_ends_in_the_same_bits(algorithm, tmp_path):
   config = make(algorithm)
   whole = train.train(config, tmp_path / "whole")

@@ -218,6 +218,7 @@ class _Given:
     return False
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_does_not_stop_the_others(tmp_path):
   planned = members(seeds=(0,), schedule__learning_rate=(0.1, 1e30))
   fine, wild = planned

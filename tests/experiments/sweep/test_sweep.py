@@ -206,6 +206,7 @@ def test_costs_are_told_before(config, tmp_path, capsys):
   assert "is not known\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_runs_of_a_directory_stay_listed(config, tmp_path):
   for only in ("50 %", "80 %"):
     chosen = Grid(f"{config}:1", (("steps", "6"),), only)

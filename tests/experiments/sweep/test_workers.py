@@ -7,6 +7,8 @@ import signal
 import time
 import types
 
+import pytest
+
 from experiments.errors import UserError
 from experiments.sweep import workers
 
@@ -131,6 +133,7 @@ def test_which_gpus_there_are(monkeypatch, tmp_path):
   assert workers.gpus() == []
 
 
+@pytest.mark.slow
 def test_workers_see_their_own_environment(tmp_path):
   files = {name: tmp_path / f"{name}.txt" for name in ("see a", "see b")}
   environments = [{"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "9"}]

@@ -12,6 +12,7 @@ from experiments import export
 from experiments.errors import UserError
 from experiments.llm.io import extras, huggingface, load, packed_model
 from experiments.llm.prune import pruners
+from tests.marks import slow
 
 TOKENIZER = {
   "tokenizer_class": "PreTrainedTokenizerFast",
@@ -102,7 +103,7 @@ def check_handed_through(given, made, *, stored=()):
   }
 
 
-@pytest.mark.parametrize("form", ["dense", "2:4"])
+@pytest.mark.parametrize("form", ["dense", slow("2:4")])
 def test_folders_are_handed_through(form, given, tmp_path, capsys):
   made = tmp_path / "made"
   export.run_model(str(given), str(made), form=form, dtype="float32")

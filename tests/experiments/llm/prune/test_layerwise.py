@@ -24,6 +24,9 @@ KERNELS = [
 ]
 
 
+NAMES = [slow("magnitude"), "wanda", slow("ria"), slow("sparsegpt")]
+
+
 @pytest.fixture(scope="module")
 def model():
   params = jax.tree.map(np.asarray, small_llama.make_params(CONFIG))
@@ -35,8 +38,8 @@ def kernel(model, name, layer):
   return np.asarray(model.params["layers"][group][part]["kernel"][layer])
 
 
-@pytest.mark.parametrize("name", ["magnitude", "wanda", "ria", "sparsegpt"])
-@pytest.mark.parametrize("n_of_m", [(), (2, 4)], ids=["", "2:4"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n_of_m", [(), slow((2, 4))], ids=["", "2:4"])
 def test_every_kernel_has_its_exact_share(model, name, n_of_m):
   method = methods.make(name, n_of_m=n_of_m)
   done = []
@@ -60,6 +63,7 @@ def test_every_kernel_has_its_exact_share(model, name, n_of_m):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [slow("magnitude"), "wanda", slow("ria")])
 def test_what_is_compared_can_be_chosen(model, name):
   for per_output in (False, True):
@@ -72,6 +76,7 @@ def test_what_is_compared_can_be_chosen(model, name):
       assert even == per_output
 
 
+@pytest.mark.slow
 def test_a_layer_sees_what_the_pruned_one_before_gives(model):
   method = methods.make("wanda")
   pruned = layerwise.prune(model, TOKENS, method, [0.5, 0.25])
@@ -95,6 +100,7 @@ def test_a_layer_sees_what_the_pruned_one_before_gives(model):
   assert (got != wanted(inputs_of_layer_1(model))).any()
 
 
+@pytest.mark.slow
 def test_owl_gives_layers_of_more_outliers_more(model):
   sparsities = layerwise.owl(model, TOKENS, 0.6, threshold=2.0, deviation=0.1)
   shares = []
@@ -121,6 +127,7 @@ def test_owl_gives_layers_of_more_outliers_more(model):
   )
 
 
+@pytest.mark.slow
 def test_dsnot_moves_a_mask_and_keeps_its_share(model):
   long = small_llama.make_tokens(16, 60)
   plain, moved = (
@@ -169,7 +176,7 @@ def changed(model, name, value):
   return model._replace(params={**model.params, "layers": layers})
 
 
-@pytest.mark.parametrize("name", ["magnitude", "wanda", "ria", "sparsegpt"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_weight_that_is_not_finite_is_named(model, name):
   broken = changed(model, "mlp/up/kernel", np.nan)
   for n_of_m in ((), (2, 4)):
@@ -183,7 +190,7 @@ def test_a_weight_that_is_not_finite_is_named(model, name):
     layerwise.owl(broken, TOKENS, 0.5)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, slow(np.inf)])
 def test_inputs_that_are_not_finite_are_named(model, value):
   broken = changed(model, "attention_norm/scale", value)
   with pytest.raises(

@@ -145,6 +145,7 @@ def loss(params, model):
 gradient = jit(jax.grad(loss, has_aux=True), static_argnames="model")
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_logits_nor_gradients():
   params = make_params(CONFIG)
   wanted, logits = gradient(params, llama.Network(CONFIG))
