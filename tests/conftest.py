@@ -4,7 +4,9 @@ Both are set before JAX starts. Programs compile with little optimization, or
 come from a cache in `.pytest_cache/`, for most of a test's time is XLA's. The
 programs are the same either way; `pytest --cache-clear` empties the cache.
 
-A lane, `-m compiled`, sees one CPU device instead, and XLA as users have it.
+Two lanes see one device instead, and XLA as users have it: `-m compiled`, of
+programs that are compiled for an H100 without one, and `-m gpu`, of what means
+something on a machine with one GPU.
 """
 
 import os
@@ -26,35 +28,90 @@ CPU_SECONDS = {"call": 10.0, "setup": 20.0}
 CPU_FACTOR = float(os.environ.get("SPARSEJAX_TEST_CPU_FACTOR", "1"))
 
 
+# What the lane `gpu` runs, because a GPU may compute it otherwise than a CPU,
+# but for what is slow and what needs several devices.
+HERE = pathlib.Path(__file__).parent
+FOR_A_GPU = (
+  "algorithms",
+  "conformance",
+  "experiments/runs/test_devices.py",
+  "experiments/runs/test_initial_masks.py",
+  "experiments/runs/test_loop.py",
+  "experiments/runs/test_run_modes.py",
+  "experiments/runs/test_train.py",
+  "finetune",
+  "kernels",
+  "modes",
+  "packed",
+  "patterns",
+  "test_distributions.py",
+  "test_gradients.py",
+  "test_initial.py",
+  "test_linear.py",
+  "test_masks.py",
+  "test_population.py",
+  "test_rules.py",
+  "test_scores.py",
+  "test_select.py",
+  "transform",
+  "updates",
+)
+NOT_FOR_A_GPU = {"mesh", "slow"}
+
+
+def lane(config: pytest.Config) -> str:
+  """Names the lane that `-m` chooses, or none of them."""
+  word = (config.option.markexpr or "").split(" ")[0]
+  return word if word in ("compiled", "gpu") else ""
+
+
 def pytest_configure(config: pytest.Config) -> None:
   """Chooses devices, before a test makes JAX look for them."""
-  if config.option.markexpr.startswith("compiled"):
+  flags = [os.environ.get("XLA_FLAGS", "")]
+  if lane(config) == "compiled":
     jax.config.update("jax_platforms", "cpu")
     # The plugin would look for a driver, which compiling does not need.
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
-    return
-  os.environ["XLA_FLAGS"] = " ".join(
-    [
+  elif lane(config) == "gpu":
+    # float32 as it is, where a GPU's default is 10 bits of its 23.
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    jax.config.update("jax_default_matmul_precision", "highest")
+    # Several processes share the card.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    # The same bits from the same program: a run that resumes has those of one
+    # that was never stopped.
+    flags.append("--xla_gpu_deterministic_ops=true")
+  else:
+    flags = [
       "--xla_force_host_platform_device_count=8",
       "--xla_backend_optimization_level=0",
       "--xla_llvm_disable_expensive_passes=true",
-      os.environ.get("XLA_FLAGS", ""),
+      *flags,
     ]
-  )
+  os.environ["XLA_FLAGS"] = " ".join(flags)
 
 
 def pytest_ignore_collect(
   collection_path: pathlib.Path, config: pytest.Config
 ) -> bool | None:
-  """Spares the lane `compiled` the import of all other tests."""
-  compiled = pathlib.Path(__file__).with_name("compiled")
-  if (
-    config.option.markexpr.startswith("compiled")
-    and collection_path.is_file()
-    and not collection_path.is_relative_to(compiled)
-  ):
-    return True
-  return None
+  """Spares a lane the import of the other tests."""
+  rooms = {"compiled": ("compiled",), "gpu": FOR_A_GPU}.get(lane(config))
+  if rooms is None or collection_path.suffix != ".py":
+    return None
+  return not _is_in(collection_path, rooms) or None
+
+
+def _is_in(path: pathlib.Path, rooms: tuple[str, ...]) -> bool:
+  return any(path.is_relative_to(HERE / room) for room in rooms)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Marks what the lane `gpu` runs."""
+  for item in items:
+    marks = {mark.name for mark in item.iter_markers()}
+    if _is_in(item.path, FOR_A_GPU) and not marks & NOT_FOR_A_GPU:
+      item.add_marker("gpu")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -97,6 +154,8 @@ def _limited(item: pytest.Item, phase: str) -> Iterator[None]:
   """Fails a test whose phase took more CPU than a quick test may."""
   begin = _cpu_seconds()
   result = yield
+  if lane(item.config):
+    return result
   seconds = _cpu_seconds() - begin
   limit = CPU_SECONDS[phase] * CPU_FACTOR
   # CPU and not wall time, which grows by far more on a busy machine.

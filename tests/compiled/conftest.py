@@ -3,6 +3,7 @@
 import pytest
 
 from tests.compiled import harness
+from tests.conftest import lane
 
 
 def pytest_collection_modifyitems(
@@ -10,7 +11,7 @@ def pytest_collection_modifyitems(
 ) -> None:
   """Marks the tests of this directory, and says why they are skipped."""
   reason = harness.missing()
-  if not config.option.markexpr.startswith("compiled"):
+  if lane(config) != "compiled":
     # Eight devices would be traced otherwise than the one of a GPU's program.
     reason = "compiles for one H100, alone: python -m pytest -m compiled"
   for item in items:
