@@ -4,6 +4,8 @@ Run `python -m benchmarks.core`. Memory is what a compiled program takes beyond
 its arguments and results.
 """
 
+import concurrent.futures
+import functools
 import subprocess
 import sys
 import tempfile
@@ -40,57 +42,63 @@ class Step(NamedTuple):
   limit: float | None
 
 
+OPTIMIZER = optax.chain(
+  optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9)
+)
+
+
 def sparse_steps(
-  optimizer: optax.GradientTransformation,
   ordinary: float,
   update: float,
   every: float,
+  inside: float | None = None,
 ) -> list[Step]:
   """Lists the sparse steps to time.
 
   Args:
-    optimizer: The inner optimizer.
     ordinary: The limit of steps without a mask update.
     update: The limit of steps with one.
     every: The limit of methods that choose masks at every step.
+    inside: The limit of ordinary steps that decide by themselves.
   """
   key = jax.random.key(3)
-  rigl = sparsejax.rigl(optimizer, 0.9, key=key, t_end=75_000)
-  top_kast = sparsejax.top_kast(optimizer, 0.9, key=key, backward_sparsity=0.8)
+  rigl = sparsejax.rigl(OPTIMIZER, 0.9, key=key, t_end=75_000)
+  top_kast = sparsejax.top_kast(OPTIMIZER, 0.9, key=key, backward_sparsity=0.8)
   return [
     Step("ordinary step", rigl, False, ordinary),
     Step("mask-update step", rigl, True, update),
-    Step("ordinary step, lax.cond inside", rigl, None, None),
-    Step("STE", sparsejax.ste(optimizer, 0.9, key=key), True, every),
+    Step("ordinary step, lax.cond inside", rigl, None, inside),
+    Step("STE", sparsejax.ste(OPTIMIZER, 0.9, key=key), True, every),
     Step("Top-KAST", top_kast, True, every),
-    Step("SR-STE, 2:4", sparsejax.sr_ste(optimizer, 0.5, key=key), True, every),
+    Step("SR-STE, 2:4", sparsejax.sr_ste(OPTIMIZER, 0.5, key=key), True, every),
   ]
 
 
 def training_steps(
   model: nn.Module,
   shape: tuple[int, ...],
-  optimizer: optax.GradientTransformation,
-  sparse: list[Step],
+  sparse: Sequence[Step],
+  classes: int = 10,
 ) -> tuple[list[Callable], list[jax.stages.Compiled]]:
   """Compiles the dense step and the sparse ones.
 
   Args:
     model: The model.
     shape: Shape of a batch of inputs.
-    optimizer: The dense step's optimizer.
     sparse: The sparse steps.
+    classes: How many classes the model tells apart.
 
   Returns:
     The functions to time, and their programs, the dense one first.
   """
   x = jax.random.normal(jax.random.key(0), shape)
-  y = jax.random.randint(jax.random.key(1), shape[:1], 0, 10)
-  variables = model.init(jax.random.key(2), x, train=False)
+  y = jax.random.randint(jax.random.key(1), shape[:1], 0, classes)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(2), x)
   first = variables["params"]
   stats = {k: v for k, v in variables.items() if k != "params"}
 
-  def loss_fn(params, opt_state, stats):
+  def loss_fn(params, opt_state, stats, x, y):
     params = sparsejax.forward_params(params, opt_state)
     logits, stats = model.apply(
       {"params": params, **stats}, x, train=True, mutable=list(stats)
@@ -98,34 +106,36 @@ def training_steps(
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, y)
     return loss.mean(), stats
 
-  def compiled(tx, params, opt_state, **extra):
-    def step(params, opt_state, stats):
-      grads, stats = jax.grad(loss_fn, has_aux=True)(params, opt_state, stats)
+  def lowered(tx, params, opt_state, **extra):
+    def step(params, opt_state, *rest):
+      grads, stats = jax.grad(loss_fn, has_aux=True)(params, opt_state, *rest)
       updates, opt_state = tx.update(grads, opt_state, params, **extra)
       return optax.apply_updates(params, updates), opt_state, stats
 
     program = jax.jit(step, donate_argnums=(0, 1, 2))
-    return program.lower(params, opt_state, stats).compile()
+    return program.lower(params, opt_state, stats, x, y)
 
   def runner(program, params, opt_state):
     state = jax.tree.map(jnp.copy, (params, opt_state, stats))
 
     def run():
       nonlocal state
-      state = program(*state)
+      state = program(*state, x, y)
       return state
 
     return run
 
-  dense = first, optimizer.init(first)
+  dense = first, OPTIMIZER.init(first)
   states = [dense, *(sparsejax.init(s.tx, first) for s in sparse)]
-  programs = [
-    compiled(optimizer, *dense),
+  steps = [
+    lowered(OPTIMIZER, *dense),
     *(
-      compiled(s.tx, *state, update_masks=s.update_masks)
+      lowered(s.tx, *state, update_masks=s.update_masks)
       for s, state in zip(sparse, states[1:], strict=True)
     ),
   ]
+  with concurrent.futures.ThreadPoolExecutor() as threads:
+    programs = list(threads.map(lambda step: step.compile(), steps))
   functions = [runner(p, *s) for p, s in zip(programs, states, strict=True)]
   return functions, programs
 
@@ -134,8 +144,10 @@ def train_rows(
   name: str,
   model: nn.Module,
   shape: tuple[int, ...],
-  limits: tuple[float, float, float],
+  sparse: Sequence[Step],
   rounds: int,
+  *,
+  classes: int = 10,
 ) -> list[measure.Row]:
   """Compares sparse steps of a model with its dense step.
 
@@ -143,14 +155,11 @@ def train_rows(
     name: The model's name in the table.
     model: The model.
     shape: Shape of a batch of inputs.
-    limits: As for `sparse_steps`.
+    sparse: The steps.
     rounds: Number of rounds.
+    classes: How many classes the model tells apart.
   """
-  optimizer = optax.chain(
-    optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9)
-  )
-  sparse = sparse_steps(optimizer, *limits)
-  functions, programs = training_steps(model, shape, optimizer, sparse)
+  functions, programs = training_steps(model, shape, sparse, classes)
   times = measure.interleave(functions, rounds)
   rows = []
   for i, step in enumerate(sparse, start=1):
@@ -236,22 +245,21 @@ def selection_row(n: int, rounds: int) -> measure.Row:
   )
 
 
-def quickstart_row() -> measure.Row:
-  """Measures the minutes of the quickstart, from the shell to its table."""
+def quickstart_seconds(arg: str = "") -> float:
+  """Times the quickstart, from the shell to its table."""
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, "-m", "experiments.main"]
     begin = time.perf_counter()
     subprocess.run(
       [
         *command,
-        "--config=configs/quickstart.py",
+        f"--config=configs/quickstart.py:{arg}",
         f"--workdir={folder}/quickstart",
       ],
       check=True,
       stdout=subprocess.DEVNULL,
     )
-    minutes = (time.perf_counter() - begin) / 60
-  return measure.row("quickstart, minutes", minutes, most=3)
+    return time.perf_counter() - begin
 
 
 def main(argv: Sequence[str]) -> None:
@@ -263,21 +271,22 @@ def main(argv: Sequence[str]) -> None:
       "WRN-22-2, batch 128",
       models.create("wrn", 10, depth=22, width=2),
       (128, 32, 32, 3),
-      (1.02, 1.04, 1.10),
+      sparse_steps(1.02, 1.04, 1.10),
       rounds,
     ),
     *train_rows(
       "MLP 784-300-100-10, batch 128",
       models.create("lenet_300_100", 10),
       (128, 784),
-      (1.05, 5, 4),
+      sparse_steps(1.05, 5, 4),
       20 * rounds,
     ),
     selection_row(4096, rounds),
     groups_row(4096, rounds),
   ]
   if _QUICKSTART.value:
-    rows.append(quickstart_row())
+    minutes = quickstart_seconds() / 60
+    rows.append(measure.row("quickstart, minutes", minutes, most=3))
   measure.show("sparsejax against dense training", "benchmarks.core", rows)
 
 
