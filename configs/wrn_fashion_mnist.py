@@ -11,14 +11,27 @@ Expected: nobody has published this table. Papers report an order:
 static < SET < RigL <= pruning; uniform < ERK; RigL < RigL 5x;
 small-dense < RigL. Not run: no GPU.
 
-Argument: `smoke` for two sparsities, one seed and a few steps of a small net.
+Arguments: `tenth` for the dense net, and static masks, SET, RigL and pruning
+with ERK at 90 and 95 %, each for a tenth of the steps, with every boundary of
+its schedules at a tenth ("RigL 0.1x" in the table): 27 runs, for
+
+    python -m experiments.sweep --config=configs/wrn_fashion_mnist.py:tenth \
+      --launcher=population --root=DIR
+    python -m experiments.tables --table=wrn_fashion_mnist --arg=tenth \
+      --root=DIR
+
+`smoke` for two sparsities, one seed and a few steps of a small net.
 """
 
 import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import ml_collections
 
 from experiments.config import args, defaults
+from experiments.config.entry import Entry
 from experiments.recipes import rigl, vision
 
 
@@ -31,16 +44,22 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  smoke = args.parse(arg).smoke
-  return _run("dense", "uniform", smoke=smoke)
+  return _run("dense", "uniform", smoke=_parse(arg).smoke)
+
+
+def _parse(arg: str) -> Any:
+  return args.parse(arg, share=("whole", "tenth"))
 
 
 def _run(
-  algorithm: str, distribution: str, times: int = 1, *, smoke: bool
+  algorithm: str, distribution: str, times: float = 1, *, smoke: bool
 ) -> ml_collections.ConfigDict:
+  def scaled(steps: int) -> int:
+    return round(times * steps)
+
   config = defaults.training_run()
   config.name = "wrn_fashion_mnist"
-  config.steps = times * (6 if smoke else 97_656)
+  config.steps = scaled(6 if smoke else 97_656)
   config.batch_size = 8 if smoke else 128
   config.augment = True
   config.data = {
@@ -64,7 +83,7 @@ def _run(
   config.schedule = {
     "name": "piecewise",
     "learning_rate": 0.1,
-    "boundaries": (times * 30_000, times * 60_000, times * 90_000),
+    "boundaries": (scaled(30_000), scaled(60_000), scaled(90_000)),
     "factor": 0.2,
   }
   config.log_every = 2 if smoke else 500
@@ -76,12 +95,12 @@ def _run(
     sparsity=0.9,
     distribution=distribution,
     delta_t=2 if smoke else 100,
-    t_end=times * (5 if smoke else 75_000),
+    t_end=scaled(5 if smoke else 75_000),
     fraction=0.3,
     # Pruning as in the released code: steps 20,000 to 75,000, every 1,000.
-    begin=1 if smoke else 20_000,
-    end=5 if smoke else 75_000,
-    prune_every=2 if smoke else 1000,
+    begin=1 if smoke else scaled(20_000),
+    end=5 if smoke else scaled(75_000),
+    prune_every=2 if smoke else scaled(1000),
   )
   return config
 
@@ -95,7 +114,9 @@ def sweep(arg: str = "") -> rigl.Runs:
   Returns:
     For each run its row, and by dotted key what to change in the config.
   """
-  smoke = args.parse(arg).smoke
+  smoke, share = _parse(arg).smoke, _parse(arg).share
+  if share == "tenth":
+    return _tenth(smoke=smoke)
   return rigl.table_runs(
     get_config(arg),
     functools.partial(_run, smoke=smoke),
@@ -106,6 +127,26 @@ def sweep(arg: str = "") -> rigl.Runs:
   )
 
 
-EXPECTED = rigl.expected_orders()
+def _tenth(*, smoke: bool) -> Iterator[tuple[Entry, dict[str, Any]]]:
+  times = 1 if smoke else 0.1
+  base, seeds = get_config("smoke" if smoke else ""), range(1 if smoke else 3)
+  dense = _run("dense", "uniform", times, smoke=smoke)
+  yield from rigl.with_seeds(Entry("dense 0.1x"), base, dense, seeds)
+  for sparsity in (0.9, 0.95):
+    for method in _CUT:
+      algorithm, erk = rigl.METHODS[method], rigl.DISTRIBUTIONS["ERK"]
+      config = _run(algorithm, erk, times, smoke=smoke)
+      entry = Entry(f"{method} 0.1x (ERK)", sparsity)
+      yield from rigl.with_seeds(entry, base, config, seeds)
+
+
+_CUT = ("static", "SET", "RigL", "pruning")
+EXPECTED = [
+  *rigl.expected_orders(),
+  *(
+    (f"{worse} 0.1x (ERK)", f"{better} 0.1x (ERK)")
+    for worse, better in itertools.pairwise(_CUT)
+  ),
+]
 PUBLISHED = rigl.published_accuracies(rigl.IMAGENET, rigl.SOURCE)
 SAME = False  # another net, other data

@@ -90,6 +90,9 @@ def test_published_numbers_and_orders_are_of_rows(name):
   module = grid.module(f"configs/{name}.py")
   rows = grid.rows(f"configs/{name}.py")
   methods = {entry.method for entry in rows}
+  if name == "wrn_fashion_mnist":
+    tenth = grid.rows(f"configs/{name}.py:tenth")
+    methods |= {entry.method for entry in tenth}
   assert module.PUBLISHED.keys() <= rows.keys()
   assert {method for pair in module.EXPECTED for method in pair} <= methods
   assert all(50 < value < 100 for value, _ in module.PUBLISHED.values())
@@ -117,6 +120,20 @@ def test_the_wide_resnet_has_the_recipe_of_cifar():
   assert one.augment
   assert (one.data.name, one.data.normalize) == ("fashion_mnist", "image")
   assert one.algorithm.t_end == 375_000
+
+
+def test_a_tenth_of_the_wide_resnet_is_so_throughout():
+  rows = grid.rows("configs/wrn_fashion_mnist.py:tenth")
+  assert len(rows) == 9
+  assert {len(group) for group in rows.values()} == {3}
+  for runs in rows.values():
+    assert {one.steps for one in runs} == {9_766}
+    assert {one.schedule.boundaries for one in runs} == {(3000, 6000, 9000)}
+  grown = rows[Entry("RigL 0.1x (ERK)", 0.95)][0].algorithm
+  pruned = rows[Entry("pruning 0.1x (ERK)", 0.95)][0].algorithm
+  assert (grown.sparsity, grown.t_end, grown.delta_t) == (0.95, 7500, 100)
+  assert grown.distribution == "erdos_renyi_kernel"
+  assert (pruned.begin, pruned.end, pruned.delta_t) == (2000, 7500, 100)
 
 
 @pytest.mark.slow
