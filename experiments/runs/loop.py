@@ -27,8 +27,8 @@ class Work(NamedTuple):
 
   Attributes:
     block: How many steps, at multiples of it, one stretch may span.
-    moves: `(step) -> bool`: whether masks move at the step, which then is a
-      stretch of its own.
+    moves: `(step) -> bool`: whether masks move at the step. A stretch is of
+      steps on which they do, or of steps on which they do not.
     stretch: `(state, step, stop) -> state`: trains from one step to another.
       The bits must not depend on where a stretch is cut into two.
     log: `(state, step) -> state`: records the sums since the last log point,
@@ -100,12 +100,12 @@ def run(
     #   after it, a run could stop with nothing saved.
     # - A signal during the last stretch changes nothing: the run is finished.
     while step < config.steps:
-      stop = stretch_end(config, step, work.block, work.moves)
-      if not work.moves(step):
-        stop = min(stop, step + pace.steps)
+      moving = work.moves(step)
+      most = min(work.block - step % work.block, pace.steps[moving])
+      stop = stretch_end(config, step, most, work.moves)
       began = time.monotonic()
       state = work.stretch(state, step, stop)
-      pace.started(state, 0 if work.moves(step) else stop - step, began)
+      pace.started(state, stop - step, moving, began)
       step = stop
       try:
         if due(config, step, config.log_every):
@@ -134,17 +134,16 @@ def run(
 def stretch_end(
   config: ml_collections.ConfigDict,
   step: int,
-  block: int,
+  most: int,
   moves: Callable[[int], bool],
 ) -> int:
-  """Finds the step at which a stretch that begins at `step` has to end."""
+  """Finds where a stretch of at most so many steps from `step` has to end."""
   periods = (config.log_every, config.eval_every, config.checkpoint_every)
-  ends = [(step // p + 1) * p for p in (*periods, block) if p]
+  ends = [(step // p + 1) * p for p in periods if p]
   ends += [kept for kept in config.get("keep_steps", ()) if kept > step]
-  end = min(*ends, config.steps)
-  if moves(step):
-    return step + 1
-  return next((s for s in range(step + 1, end) if moves(s)), end)
+  end = min(*ends, step + most, config.steps)
+  moving = moves(step)
+  return next((s for s in range(step + 1, end) if moves(s) != moving), end)
 
 
 def due(config: ml_collections.ConfigDict, step: int, every: int) -> bool:
@@ -156,35 +155,38 @@ class _Pace:
   """Keeps one stretch of steps waiting behind the one that is under way.
 
   Attributes:
-    steps: How many steps the next stretch may have.
+    steps: How many steps the next stretch may have, by whether masks move.
   """
 
   def __init__(self):
-    self.steps = 1
+    self.steps = {False: 1, True: 1}
     self._under_way = collections.deque()
     self._free = 0.0  # when the device was done with what was before
 
-  def started(self, state: State, steps: int, began: float) -> None:
+  def started(
+    self, state: State, steps: int, moving: bool, began: float
+  ) -> None:
     """Waits for the stretch before one that has been started.
 
     Args:
       state: What the stretch makes.
-      steps: How many it has; 0 if they tell nothing of others.
+      steps: How many it has.
+      moving: Whether masks move on them.
       began: When it was started, in seconds.
     """
     # A copy: the state itself is donated to the next stretch.
-    self._under_way.append((jnp.copy(state.step), steps, began))
+    self._under_way.append((jnp.copy(state.step), steps, moving, began))
     if len(self._under_way) > 1:
       self._wait()
     if self._under_way[0][0].is_ready():  # some backends compute at once
       self._wait()
 
   def _wait(self) -> None:
-    step, steps, began = self._under_way.popleft()
+    step, steps, moving, began = self._under_way.popleft()
     step.block_until_ready()
     now = time.monotonic()
-    if steps:
-      seconds = max(now - max(self._free, began), 1e-6)
-      # Little by little: the first steps wait for compilers and files.
-      self.steps = max(1, min(int(SECONDS * steps / seconds), 4 * self.steps))
+    seconds = max(now - max(self._free, began), 1e-6)
+    # Little by little: the first steps wait for compilers and files.
+    most = 4 * self.steps[moving]
+    self.steps[moving] = max(1, min(int(SECONDS * steps / seconds), most))
     self._free = now

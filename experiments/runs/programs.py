@@ -76,6 +76,9 @@ class Programs(NamedTuple):
   trim: Callable[[State], State]
 
 
+# How many steps a GPU takes before the host looks whether these are all. It
+# waits for the device to look, which takes as long as a few kernels do.
+_AT_A_TIME = 32
 # The keys of a config whose values programs are compiled for.
 _BAKED = (
   *("steps", "augment", "label_smoothing", "data", "model"),
@@ -124,16 +127,40 @@ def _get(text: str, products: bool) -> Programs:
 
 def _steps(model: Model, *, update_masks: bool) -> Steps:
   one = functools.partial(step.step, model, update_masks=update_masks)
+  at_a_time = _AT_A_TIME if jax.default_backend() == "gpu" else 1
+  donating = functools.partial(jax.jit, donate_argnames="state")
+  return Steps(donating(one), donating(repeated(one, at_a_time)))
+
+
+def repeated(one: Callable[..., State], at_a_time: int) -> Callable[..., State]:
+  """Makes of a step the `many` of `Steps`.
+
+  Args:
+    one: `(State, Batches, numbers) -> State`.
+    at_a_time: How many steps to take in a loop of known length, as long as
+      there are so many left. Of any other loop a GPU tells the host after
+      every turn, and waits, whether there is another.
+
+  Returns:
+    The function.
+  """
 
   def many(
     state: State, batches: Batches, until: jax.Array, numbers: Any = None
   ) -> State:
-    return lax.while_loop(
-      lambda s: s.step < until, lambda s: one(s, batches, numbers), state
-    )
+    def next_one(state: State) -> State:
+      return one(state, batches, numbers)
 
-  donating = functools.partial(jax.jit, donate_argnames="state")
-  return Steps(donating(one), donating(many))
+    def several(state: State) -> State:
+      return lax.fori_loop(0, at_a_time, lambda _, s: next_one(s), state)
+
+    if at_a_time > 1:
+      state = lax.while_loop(
+        lambda s: s.step + at_a_time <= until, several, state
+      )
+    return lax.while_loop(lambda s: s.step < until, next_one, state)
+
+  return many
 
 
 def _starts(

@@ -65,6 +65,7 @@ class State(NamedTuple):
   ever_masks: Any
 
 
+@jax.jit
 def no_sums() -> Sums:
   """Makes the sums of no batches."""
   return Sums(

@@ -245,6 +245,30 @@ def _final_state(
   return saved
 
 
+def _in_loop(
+  config: ml_collections.ConfigDict, moves: Callable[[int], bool], state: State
+) -> Callable[[int], bool]:
+  """Makes `(step) -> bool`: whether a loop on the device takes the step.
+
+  Where a stretch begins and ends has no part in it: bits may differ between a
+  loop and a program of one step.
+  """
+  cpu = jax.default_backend() == "cpu"
+  convolves = any(p.ndim > 2 for p in jax.tree.leaves(state.params))
+
+  def in_loop(step: int) -> bool:
+    if moves(step):
+      # A loop is compiled for methods whose masks move step after step, and
+      # packed values may have slots to leave out after each.
+      several = moves(step - 1) or moves(step + 1)
+      return several and config.mode == "masked" and not cpu
+    # XLA runs a convolution five times slower in a loop than outside on CPUs,
+    # where a dispatch costs next to nothing.
+    return not (convolves and cpu)
+
+  return in_loop
+
+
 def _work(
   config: ml_collections.ConfigDict,
   program: Programs,
@@ -258,20 +282,19 @@ def _work(
   shared = devices.sharing(config)
   examples = open_source(config, np.asarray(state.keys["data"]), shared)
   moves = parts.transformation(config, jax.random.key(0)).moves
-  # XLA runs a convolution five times slower in a loop than outside on CPUs,
-  # where a dispatch costs next to nothing.
-  convolves = any(p.ndim > 2 for p in jax.tree.leaves(state.params))
-  one_by_one = convolves and jax.default_backend() == "cpu"
+  in_loop = _in_loop(config, moves, state)
 
   def stretch(state: State, step: int, stop: int) -> State:
     batches = examples.batches(step)
-    if moves(step):
-      return program.trim(program.moving.one(state, batches))
-    if one_by_one:
-      for _ in range(step, stop):
-        state = program.ordinary.one(state, batches)
-      return state
-    return program.ordinary.many(state, batches, np.int32(stop))
+    moving = moves(step)
+    take = program.moving if moving else program.ordinary
+    if in_loop(step):
+      return take.many(state, batches, np.int32(stop))
+    for _ in range(step, stop):
+      state = take.one(state, batches)
+      if moving:
+        state = program.trim(state)
+    return state
 
   def log(state: State, step: int) -> State:
     recorder.train(step, state.sums)

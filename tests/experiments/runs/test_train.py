@@ -89,10 +89,20 @@ class Pace:
 
   @property
   def steps(self):
-    return next(self.lengths)
+    return dict.fromkeys((False, True), next(self.lengths))
 
-  def started(self, state, steps, began):
+  def started(self, state, steps, moving, began):
     pass
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+  """Programs and stretches that a GPU has, in loops of three steps."""
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(programs, "_AT_A_TIME", 3)
+  programs._get.cache_clear()
+  yield
+  programs._get.cache_clear()
 
 
 def moving_often(mode):
@@ -120,6 +130,16 @@ def test_bits_do_not_depend_on_where_stretches_are_cut(
       train.train(config, part, progress=stop_at(range(step, 24)))
   train.train(config, part)
   assert_same_run(whole, part)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize(
+  "config", [moving_often("masked"), slow(make()), slow(moving_often("packed"))]
+)
+def test_bits_do_not_depend_on_cuts_into_loops(config, tmp_path, monkeypatch):
+  test_bits_do_not_depend_on_where_stretches_are_cut(
+    config, tmp_path, monkeypatch
+  )
 
 
 def test_the_order_does_not_depend_on_how_much_is_drawn(tmp_path, monkeypatch):
