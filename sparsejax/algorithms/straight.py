@@ -13,6 +13,7 @@ from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import apply_masks
 from sparsejax.patterns import Patterns
 from sparsejax.transform import SparseTransformation, straight_through
+from sparsejax.updates.state import with_dense
 
 
 def ste(
@@ -211,7 +212,7 @@ def top_kast(
     when=_every(delta_t, t_end),
     key=key,
     gradients=penalised,
-    trained=lambda state: state.scores.backward,
+    trained=lambda state: with_dense(state.scores.backward),
   )
 
 

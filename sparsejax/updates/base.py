@@ -1,4 +1,4 @@
-"""The state of mask updates, and the parts that they share."""
+"""What mask updates are, and the parts that they share."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -15,32 +15,7 @@ from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, everything, path_name
 from sparsejax.patterns import Patterns
 from sparsejax.scores import Score, check_transformation
-
-
-class MaskState(NamedTuple):
-  """The state of a mask update.
-
-  Attributes:
-    masks: Bool masks of the params' treedef; the scalar True where dense.
-    budget: int32 scalar per leaf: how many weights it keeps, at the end if
-      that changes; the leaf's size where dense, or where nothing limits it. Of
-      layers that are stacked in one leaf a number each, [layers, 1, ...]. Under
-      one threshold for all leaves, until that has reached the end, their sum
-      alone counts.
-    count: int32 scalar: steps so far, counted by `sparsify`.
-    key: uint32 [2], raw data of the key that all later draws are folded from;
-      None if there are none.
-    refused: int32 scalar: how often a leaf's masks did not move because a
-      score was not finite.
-    scores: States of the scores, and whatever else an update remembers.
-  """
-
-  masks: PyTree
-  budget: PyTree
-  count: jax.Array
-  key: Any
-  refused: jax.Array
-  scores: Any
+from sparsejax.updates.state import MaskState
 
 
 class MaskUpdate(NamedTuple):

@@ -14,6 +14,7 @@ from sparsejax.scores import Score
 from sparsejax.updates import base
 from sparsejax.updates.base import MaskState, MaskUpdate
 from sparsejax.updates.pruning import Progress, keep_best
+from sparsejax.updates.state import without_dense
 
 
 def best(
@@ -72,7 +73,7 @@ class Nested(NamedTuple):
 
   Attributes:
     score: The score's state.
-    backward: The masks of the weights that are trained.
+    backward: The masks of the weights that are trained, `without_dense`.
   """
 
   score: Any
@@ -120,7 +121,7 @@ def nested(
   def around(masks, larger, step):
     if until is not None:
       larger = jax.tree.map(lambda b: b & (step < until), larger)
-    return jax.tree.map(jnp.logical_or, masks, larger)
+    return without_dense(jax.tree.map(jnp.logical_or, masks, larger))
 
   def init(key: jax.Array, params: PyTree) -> MaskState:
     state = forward.init(key, params)

@@ -198,17 +198,14 @@ def constant_fan_in(
     state = start.init(key, params)
     if asked is not None:  # not rounded, as the numbers of the masks are
       state = state._replace(budget=asked(params))
-    whole = jax.tree_util.tree_map_with_path(
-      lambda path, p: jnp.array(
-        ablation == 0 or bool(never_ablate(path_name(path), p))
-      ),
-      params,
-    )
-    scores = (drop.init(params), grow.init(params), whole)
-    return state._replace(scores=scores)
+    return state._replace(scores=(drop.init(params), grow.init(params)))
 
   def move(state, params, dropped_by, grown_by):
     share = fraction(state.count)
+    whole = jax.tree_util.tree_map_with_path(
+      lambda path, p: ablation == 0 or bool(never_ablate(path_name(path), p)),
+      params,
+    )
 
     def leaf(pattern, mask, budget, dropped_by, grown_by, whole, share):
       axis = pattern.axis
@@ -236,7 +233,7 @@ def constant_fan_in(
       grown = select.top_k_of_each(grown_by, missing, axis, ~keep)
       return keep | grown, base.finite(dropped_by) & base.finite(grown_by)
 
-    by = dropped_by, grown_by, state.scores[2]
+    by = dropped_by, grown_by, whole
     return base.move_masks(
       state, params, prunable, pattern, leaf, *by, given=(share,)
     )

@@ -412,8 +412,8 @@ def test_a_state_that_came_back_in_another_form(make):
   params, state = sparsejax.init(tx, PARAMS)
   cases = {
     r"got a dict, .*order; restore": as_dict(state),
-    r"got a list, .*restore": state._replace(mask_state=list(state.mask_state)),
-    r"^b: got a mask of float32": jax.tree.map(
+    r"got a list, .*restore": state._replace(mask_state=[state.mask_state]),
+    r"^w: got a mask of float32": jax.tree.map(
       lambda x: as_float(x, jnp.bool_), state
     ),
     r"^budget .*float32, wanted int32.*restore": jax.tree.map(
