@@ -27,7 +27,7 @@ benchmark() {
 
 tests() {
   timeout --signal=INT "$(left 210)" \
-    python -m pytest -m gpu -n "${JOBS:-12}" -q -rfE --tb=short
+    python -m pytest -m gpu -n "${JOBS:-14}" --dist=worksteal -q -rfE --tb=short
 }
 
 runs() {

@@ -29,23 +29,16 @@ CPU_FACTOR = float(os.environ.get("SPARSEJAX_TEST_CPU_FACTOR", "1"))
 
 
 # What the lane `gpu` runs, because a GPU may compute it otherwise than a CPU,
-# but for what is slow and what needs several devices.
+# but for what is slow, needs several devices or is about CPUs.
 HERE = pathlib.Path(__file__).parent
 FOR_A_GPU = (
-  "algorithms",
   "conformance",
-  "experiments/runs/test_devices.py",
-  "experiments/runs/test_initial_masks.py",
-  "experiments/runs/test_loop.py",
   "experiments/runs/test_run_modes.py",
   "experiments/runs/test_train.py",
-  "finetune",
-  "kernels",
+  "kernels/test_blocks.py",
   "modes",
   "packed",
   "patterns",
-  "test_distributions.py",
-  "test_gradients.py",
   "test_initial.py",
   "test_linear.py",
   "test_masks.py",
@@ -56,7 +49,7 @@ FOR_A_GPU = (
   "transform",
   "updates",
 )
-NOT_FOR_A_GPU = {"mesh", "slow"}
+NOT_FOR_A_GPU = {"cpu", "mesh", "slow"}
 
 
 def lane(config: pytest.Config) -> str:

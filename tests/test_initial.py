@@ -452,6 +452,7 @@ def test_bfloat16_params(name):
   assert sum(int(m.sum()) for m in masks.values()) == 11
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize(
   ("name", "kind"),
   [("random", AxisType.Explicit), ("synflow", AxisType.Auto)],
@@ -469,6 +470,7 @@ def test_masks_lie_as_their_params(eager, name, kind):
     assert mask.sharding.is_equivalent_to(params[p].sharding, 2)
 
 
+@pytest.mark.mesh
 def test_masks_lie_as_their_params_though_gradients_do_not():
   mesh = jax.make_mesh((7,), ("x",), axis_types=(AxisType.Auto,))
   everywhere = NamedSharding(mesh, PartitionSpec())

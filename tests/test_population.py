@@ -3,11 +3,11 @@
 import jax
 import jax.extend
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
 import sparsejax
+from tests import bits
 
 MEMBERS, STEPS = 3, 5
 PARAMS = {"w": jax.random.normal(jax.random.key(9), (12, 8)), "b": jnp.ones(8)}
@@ -71,7 +71,7 @@ def test_a_population_is_its_members(algorithm, over):
   for i, tx in enumerate(txs):
     wanted = alone(tx, i)
     got = jax.tree.map(lambda x, i=i: x[i], (params, states))
-    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    bits.assert_same(got, wanted)
     assert (masks[i] != first[i]).any()
     assert masks[i].sum() == round(96 * (1 - OVER[over][i][1]) + 1e-6)
 

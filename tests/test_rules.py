@@ -737,6 +737,7 @@ COMMUNICATION = (
 )
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, slow(AxisType.Explicit)])
 @pytest.mark.parametrize(
   "name", [slow("set"), "rigl", slow("seft"), slow("gmp")]
@@ -775,6 +776,7 @@ def test_rule_11_sharded_masks_without_gathering(name, axis_type):
   assert conformance.same(masks, sparsejax.get_masks(state))
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_rule_11_first_masks_are_sharded_as_their_params(axis_type):
   mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))

@@ -76,6 +76,7 @@ def test_a_probe_sees_the_dense_gradient():
   assert jax.grad(loss)(jnp.float32(0)) == 2 * 8 * dense.size
 
 
+@pytest.mark.cpu
 def test_everywhere_else_the_product_is_dense():
   w, dense, _ = matrix(16)
   x = jnp.ones((8, dense.shape[0]))

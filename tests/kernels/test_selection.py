@@ -41,6 +41,7 @@ def test_it_marks_what_counting_marks(kind, dtype, monkeypatch):
       np.testing.assert_array_equal(marked, wanted)
 
 
+@pytest.mark.mesh
 @needs_kernel
 def test_it_is_not_asked_on_several_devices_or_for_few_scores(monkeypatch):
   assert jax.device_count() == 8

@@ -352,6 +352,7 @@ def test_ties_favour_no_input(pattern):
       np.testing.assert_array_equal(mask.sum(1), 180)
 
 
+@pytest.mark.mesh
 def test_ties_are_the_same_in_any_program():
   """Eagerly, compiled, mapped and sharded; `where` changes none of them."""
   pattern = patterns.n_of_m(2, 4)
@@ -673,6 +674,7 @@ def test_masks_of_every_pattern_pack_eight_to_a_byte():
     np.testing.assert_array_equal(back[p], mask)
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("kind", [AxisType.Auto, slow(AxisType.Explicit)])
 def test_masks_on_a_mesh_are_those_of_one_device(kind):
   mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
