@@ -2,13 +2,15 @@
 
 import functools
 import math
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sparsejax.kernels import blocks as kernels
+from sparsejax.kernels import blocks as choice
 from sparsejax.masks import places
 from sparsejax.nodes import cotangent, node, without_zeros
 from sparsejax.packed import matmul
@@ -17,15 +19,18 @@ from sparsejax.packed.structure import Format, Structure
 
 
 @node(
-  *("pointers", "inputs", "back_pointers", "back_outputs", "back_slots"),
+  *("order", "pointers", "inputs"),
+  *("back_order", "back_pointers", "back_outputs", "back_slots"),
   static=("sizes", "side", "kernel"),
 )
 class Blocks(Structure):
   """The rows of blocks in each column of blocks, and the columns in each row.
 
   Attributes:
+    order: int32[columns], those with the most blocks first.
     pointers: int32[columns + 1]: column c of blocks has those from pointers[c].
     inputs: int32[n]: the row of each block.
+    back_order: int32[rows], those with the most blocks first.
     back_pointers: int32[rows + 1]: row r has the entries from there.
     back_outputs: int32[n]: the column of each of these entries.
     back_slots: int32[n]: which block each of them is.
@@ -34,8 +39,10 @@ class Blocks(Structure):
     kernel: Whether products are for the kernels, on GPUs.
   """
 
+  order: jax.Array
   pointers: jax.Array
   inputs: jax.Array
+  back_order: jax.Array
   back_pointers: jax.Array
   back_outputs: jax.Array
   back_slots: jax.Array
@@ -46,7 +53,11 @@ class Blocks(Structure):
   def columns(self) -> jax.Array:
     """Finds the column of each block, int32[n]; out of range where unused."""
     entries = jnp.arange(self.inputs.shape[0], dtype=jnp.int32)
-    column = jnp.searchsorted(self.pointers, entries, side="right") - 1
+    # No loop, which a GPU would launch turn by turn.
+    column = jnp.searchsorted(
+      self.pointers, entries, side="right", method="scan_unrolled"
+    )
+    column -= 1
     return column.astype(jnp.int32)
 
   def places(self) -> jax.Array:
@@ -80,7 +91,7 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
     side: Of a block; kernels know 16, 32, 64 and 128.
     kernel: Whether products are for the kernels, on GPUs, if they know `side`.
   """
-  kernel = kernel and side in kernels.SIDES
+  kernel = kernel and side in choice.SIDES
 
   def tiles(mask):
     rows, columns = (n // side for n in mask.shape)
@@ -94,8 +105,8 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
     n = slots // side**2
     by_column, by_row = places(there.T, n), places(there, n)
     return Blocks(
-      *by_rows(there.T, by_column),
-      *by_rows(there, by_row),
+      *_ordered(there.T, by_column),
+      *_ordered(there, by_row),
       slots_of(there, by_column, by_row),
       mask.shape,
       side,
@@ -111,64 +122,77 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
   return Format(f"blocks_{side}", slots, place, fits)
 
 
+def _ordered(there, at):
+  """Finds the rows with the most blocks first, row pointers and columns."""
+  pointers, columns = by_rows(there, at)
+  order = jnp.argsort(-jnp.diff(pointers), stable=True)
+  return order.astype(jnp.int32), pointers, columns
+
+
 def block_product(
-  x: jax.Array, packed, *, interpret: bool = False
+  x: jax.Array,
+  packed,
+  *,
+  kernels: ModuleType | None = None,
+  interpret: Any = False,
 ) -> jax.Array:
   """Multiplies `x [..., in]` by a matrix of blocks, with the kernels.
 
   Args:
     x: Activations.
     packed: The matrix, a `Packed` of `Blocks`.
-    interpret: Whether to run the kernels without a GPU.
+    kernels: `sparsejax.kernels.hopper` or `triton`; those for the GPU by
+      default, if there are some.
+    interpret: How these run without a GPU, if they are to.
 
   Returns:
     [..., out], of x's dtype, summed in float32.
   """
-  y = _by_blocks(interpret, x.reshape(-1, x.shape[-1]), packed)
+  if kernels is None:
+    kernels = choice.chosen(packed.structure.side, x.dtype)
+  if kernels is None:
+    return matmul.dense_product(x, packed)
+  run = _Kernels(kernels, interpret)
+  y = _by_blocks(run, x.reshape(-1, x.shape[-1]), packed)
   return y.reshape(*x.shape[:-1], -1)
 
 
+class _Kernels(NamedTuple):
+  module: ModuleType
+  interpret: Any
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_blocks(interpret, x, packed):
-  return kernels.multiply(
+def _by_blocks(kernels, x, packed):
+  s = packed.structure
+  return kernels.module.multiply(
     x,
-    packed.structure.pointers,
-    packed.structure.inputs,
+    choice.Columns(s.order, s.pointers, s.inputs),
     _cut(packed, x.dtype),
-    interpret=interpret,
+    interpret=kernels.interpret,
   )
 
 
-def _by_blocks_forward(interpret, x, packed):
-  return _by_blocks(interpret, x, packed), (x, without_zeros(packed))
+def _by_blocks_forward(kernels, x, packed):
+  return _by_blocks(kernels, x, packed), (x, without_zeros(packed))
 
 
-def _by_blocks_backward(interpret, saved, g):
+def _by_blocks_backward(kernels, saved, g):
   x, packed = saved
   s, dtype = packed.structure, packed.values.dtype
-  of_x = kernels.multiply(
-    g,
-    s.back_pointers,
-    s.back_outputs,
-    _cut(packed, g.dtype),
-    s.back_slots,
-    interpret=interpret,
+  rows = choice.Columns(s.back_order, s.back_pointers, s.back_outputs)
+  of_x = kernels.module.multiply(
+    *(g, rows, _cut(packed, g.dtype), s.back_slots),
+    interpret=kernels.interpret,
   )
-  columns = s.columns()
-  used = columns < s.sizes[1] // s.side
-  sampled = kernels.sample(
-    x,
-    g,
-    jnp.where(used, columns, 0),
-    s.inputs,
-    s.side,
-    interpret=interpret,
+  sampled = kernels.module.sample(
+    *(x, g, s.inputs, rows, s.back_slots, s.side, dtype),
+    interpret=kernels.interpret,
   )
-  sampled = jnp.where(used[:, None, None], sampled, 0)
   found = None
   if packed.probe is not None:
     of_x, found = matmul.read_off(packed, (x.T @ g).astype(dtype), of_x)
-  values = sampled.reshape(-1).astype(dtype)
+  values = sampled.reshape(-1)
   return of_x, cotangent(packed, found, values=values, structure=None)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import sparsejax
 from sparsejax import packed
+from sparsejax.kernels import blocks, triton
 from sparsejax.nodes import Probe
 from sparsejax.packed.blocks import block_product
 from tests.marks import slow
@@ -40,7 +41,9 @@ def test_products_and_gradients_are_those_of_the_dense_matrix(
   g = jnp.asarray(rng.normal(size=(*batch, dense.shape[1])), dtype)
 
   def product(values, x):
-    return block_product(x, packed.join(values, w.structure), interpret=True)
+    return block_product(
+      x, packed.join(values, w.structure), kernels=triton, interpret=True
+    )
 
   y, pull = jax.vjp(product, w.values, x)
   of_values, of_x = pull(g)
@@ -71,7 +74,7 @@ def test_a_probe_sees_the_dense_gradient():
   def loss(zeros):
     probe = Probe(zeros, jnp.float32(2), read)
     tree = packed.Packed(w.values, w.structure, probe)
-    return jnp.sum(block_product(x, tree, interpret=True))
+    return jnp.sum(block_product(x, tree, kernels=triton, interpret=True))
 
   assert jax.grad(loss)(jnp.float32(0)) == 2 * 8 * dense.size
 
@@ -84,9 +87,11 @@ def test_everywhere_else_the_product_is_dense():
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton:DeprecationWarning")
-@pytest.mark.parametrize("side", [16, 128])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_kernels_are_lowered_for_gpus_without_one(side, dtype):
+@pytest.mark.parametrize("card", ["NVIDIA H200", "NVIDIA A100"])
+@pytest.mark.parametrize(
+  ("side", "dtype"), [(16, jnp.float32), (128, jnp.bfloat16)]
+)
+def test_kernels_are_lowered_for_gpus_without_one(side, dtype, card):
   w, dense, _ = matrix(side, dtype)
   x = jnp.ones((100, dense.shape[0]), dtype)
 
@@ -94,7 +99,7 @@ def test_kernels_are_lowered_for_gpus_without_one(side, dtype):
     y = sparsejax.matmul(x, packed.join(values, w.structure))
     return jnp.sum(y.astype(jnp.float32) ** 2)
 
-  gpu = jax.sharding.AbstractDevice("NVIDIA H200", 132, "gpu")
+  gpu = jax.sharding.AbstractDevice(card, 132, "gpu")
   mesh = jax.sharding.AbstractMesh((), (), abstract_device=gpu)
   with jax.sharding.use_abstract_mesh(mesh):
     lowered = (
@@ -102,7 +107,30 @@ def test_kernels_are_lowered_for_gpus_without_one(side, dtype):
       .trace(w.values, x)
       .lower(lowering_platforms=("cuda",))
     )
-  assert lowered.as_text().count("triton") >= 3
+  hopper = side == 128 and card == "NVIDIA H200"
+  name = (
+    "mosaic_gpu" if hopper and jax.__version_info__ >= (0, 10) else "triton"
+  )
+  assert lowered.as_text().count(name) >= 3
+
+
+def test_older_cards_make_the_product_dense(monkeypatch):
+  monkeypatch.setattr(blocks, "chosen", lambda *_: None)
+  w, dense, _ = matrix(16)
+  x = jnp.ones((8, dense.shape[0]))
+  np.testing.assert_array_equal(block_product(x, w), x @ dense)
+
+
+def test_columns_with_the_most_blocks_come_first():
+  w, _, mask = matrix(32)
+  counts = mask[::32, ::32].sum(0)
+  np.testing.assert_array_equal(
+    w.structure.order, np.argsort(-counts, kind="stable")
+  )
+  counts = mask[::32, ::32].sum(1)
+  np.testing.assert_array_equal(
+    w.structure.back_order, np.argsort(-counts, kind="stable")
+  )
 
 
 def test_blocks_have_their_own_format():

@@ -1,0 +1,72 @@
+"""Products with blocks, compiled for an H100 down to its machine code."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sparsejax
+from sparsejax import packed
+from sparsejax.kernels import blocks, hopper, tiles
+from tests.compiled.harness import compile_for_h100, counts
+
+INDICES = jax.ShapeDtypeStruct((40,), jnp.int32)
+
+
+def tables(rows):
+  pointers = jax.ShapeDtypeStruct((rows + 1,), jnp.int32)
+  order = jax.ShapeDtypeStruct((rows,), jnp.int32)
+  return blocks.Columns(order, pointers, INDICES)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("side", blocks.HOPPER_SIDES)
+def test_a_layer_is_three_kernels_and_no_copies(side, dtype):
+  there = np.random.default_rng(0).random((8, 8)) < 0.3
+  mask = np.kron(there, np.ones((side, side), bool))
+  w = packed.pack(mask.astype(dtype), mask, formats=packed.blocks(side))
+  x = jax.ShapeDtypeStruct((1000, len(mask)), dtype)
+
+  def layer(values, structure, x, g):
+    def product(values, x):
+      return sparsejax.matmul(x, packed.Packed(values, structure))
+
+    y, pull = jax.vjp(product, values, x)
+    return y, *pull(g)
+
+  compiled = compile_for_h100(layer, w.values, w.structure, x, x)
+  found = counts(compiled)
+  assert compiled.as_text().count('custom_call_target="mosaic_gpu') == 3
+  assert (found.kernels, found.copies, found.whiles) == (3, 0, 0)
+  assert found.temporary_bytes < 2**20
+
+
+@pytest.mark.parametrize("side", blocks.HOPPER_SIDES)
+@pytest.mark.parametrize("product", tiles.PRODUCTS)
+def test_the_largest_candidates_compile(product, side):
+  # Of each size, the one of most stages: others need less shared memory.
+  largest = {t.size: t for t in tiles.candidates(product, side)}
+  x = jax.ShapeDtypeStruct((4096, 16 * side), jnp.bfloat16)
+  values = jax.ShapeDtypeStruct((40, side, side), jnp.bfloat16)
+  for tiling in largest.values():
+    if product == "weight":
+      run = functools.partial(
+        hopper.sample, side=side, dtype=jnp.float32, tiling=tiling
+      )
+      args = x, x, INDICES, tables(16), INDICES
+    else:
+      run = functools.partial(hopper.multiply, tiling=tiling)
+      slots = None if product == "forward" else INDICES
+      args = x, tables(16), values, slots
+    assert counts(compile_for_h100(run, *args)).kernels == 1
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton:DeprecationWarning")
+def test_triton_takes_what_hopper_does_not():
+  mask = np.ones((64, 64), bool)
+  w = packed.pack(mask.astype(np.float32), mask, formats=packed.blocks(16))
+  x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+  compiled = compile_for_h100(lambda x: sparsejax.matmul(x, w), x)
+  assert "triton" in compiled.as_text()
