@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import sparsejax
+from benchmarks import blocks as layers
 from benchmarks import measure
 from sparsejax import modes, packed, patterns
 
@@ -163,6 +164,24 @@ def _normed(x: jax.Array) -> jax.Array:
 
 
 def blocks(tiny: bool, rounds: int) -> Iterator[measure.Row]:
-  """Compares products with block-sparse matrices with dense ones."""
-  del tiny, rounds
-  yield from ()
+  """Compares a layer of blocks with a dense one, by side and sparsity."""
+  size, sides = (128, {32: WANTED[32]}) if tiny else (4096, WANTED)
+  for side, wanted in sides.items():
+    for sparsity, least in wanted.items():
+      layer = layers.layer(side, sparsity, size, size)
+      what = f"{size} x {size}, blocks of {side}, {100 * sparsity:g} %"
+      times = measure.interleave(
+        [layer.ours, layer.dense, layer.forward], rounds
+      )
+      yield measure.row(
+        f"{what}, forward + backward: dense / ours",
+        measure.ratio(times, 1, 0),
+        least=least,
+      )
+      if (side == 128 and sparsity == 0.9) or tiny:
+        teraflops = layer.flops / float(np.median(times[:, 2])) / 1e12
+        yield measure.row(
+          f"{what}, forward alone, TFLOP/s of what is not zero",
+          teraflops,
+          least=450,
+        )

@@ -45,6 +45,7 @@ FOR_A_GPU = (
   "test_population.py",
   "test_rules.py",
   "test_scores.py",
+  "select",
   "test_select.py",
   "transform",
   "updates",
