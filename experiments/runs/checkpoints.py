@@ -10,7 +10,8 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,87 @@ def save(
   except Exception as error:
     raise _failed(manager, error) from None
   return state
+
+
+def save_each(
+  folders: Sequence[Path], step: int, states: Sequence[Any]
+) -> None:
+  """Saves the states of several runs that are alike, and waits for them.
+
+  Orbax takes tens of milliseconds of Python for each, whatever it holds, and
+  no two threads. So it writes the first one, of which the others are copies
+  but for the arrays and their sums: TensorStore writes these as for Orbax.
+
+  Args:
+    folders: The directories of the runs' checkpoints.
+    step: The number of steps behind all states.
+    states: One each, as `save` takes them, of the same shapes and dtypes.
+
+  Raises:
+    UserError: If the disk does not take them.
+  """
+  with open_manager(folders[0]) as manager:
+    save(manager, step, states[0])
+    wait(manager)
+  save_like = _saving_like(Path(folders[0], str(step)), states[0])
+  pairs = list(zip(folders[1:], states[1:], strict=True))
+  with futures.ThreadPoolExecutor() as pool:
+    saved = [pool.submit(save_like, *pair) for pair in pairs]
+  for (folder, _), one in zip(pairs, saved, strict=True):
+    if error := one.exception():
+      with open_manager(folder) as manager:
+        raise _failed(manager, error) from None
+
+
+def _saving_like(model: Path, state: Any) -> Callable[[Path, Any], None]:
+  """Makes `(folder, state)` that saves as a state was saved in `model`.
+
+  It does nothing if that is there already.
+  """
+  import tensorstore as ts
+
+  # One for all, with its caches: it takes 50 times as long without.
+  context = ts.Context()
+
+  def arrays(at: Path) -> dict[str, Any]:
+    return {"driver": "ocdbt", "base": f"file://{at / 'state'}/"}
+
+  stored = ts.KvStore.open(arrays(model), context=context).result()
+  paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+  names = [f"{'.'.join(map(_name, path))}/" for path in paths]
+  about = [json.loads(stored[f"{name}.zarray"]) for name in names]
+
+  def save_like(folder: Path, state: Any) -> None:
+    target = folder / model.name
+    if target.exists():
+      return
+    # Called as Orbax calls what is not complete: `open_manager` clears it away.
+    partial = folder / f"{model.name}.orbax-checkpoint-tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    own = shutil.ignore_patterns("d", "manifest.ocdbt", "ocdbt.process_*")
+    shutil.copytree(model, partial, ignore=own)
+    sums = json.dumps(_sealed(_sums(state)))
+    (partial / "sums" / "metadata").write_text(sums)
+    base, transaction = arrays(partial), ts.Transaction()
+    options = {"create": True, "transaction": transaction, "context": context}
+    opened = []
+    for name, metadata in zip(names, about, strict=True):
+      kvstore = {**base, "path": name}
+      spec = {"driver": "zarr", "kvstore": kvstore, "metadata": metadata}
+      opened.append(ts.open(spec, **options))
+    leaves = jax.tree.leaves(_packed(state))
+    for array, x in zip(opened, leaves, strict=True):
+      array.result().write(x).result()
+    transaction.commit_async().result()
+    partial.rename(target)
+
+  return save_like
+
+
+def _name(key: Any) -> str:
+  """Returns what Orbax calls a step of a path, such as a field's name."""
+  found = (getattr(key, kind, None) for kind in ("name", "key", "idx"))
+  return str(next(name for name in found if name is not None))
 
 
 def wait(manager: "ocp.CheckpointManager") -> None:

@@ -355,23 +355,23 @@ class _Population:
     self, host: State, failed: Mapping[int, str]
   ) -> dict[int, str]:
     """Writes what `train.train` leaves of each; returns why others failed."""
-    more = {}
-    pairs = zip(self.configs, self.paths, strict=True)
-    for i, (config, path) in enumerate(pairs):
+    good, more = {}, {}
+    for i, path in enumerate(self.paths):
       if i in failed:
         continue
       state = _member(i, host._replace(step=None))._replace(step=host.step)
       try:
         check_state(state)
         train.check_zeros_kept(self.folder / "checkpoints", state)
+        good[path] = state
       except (Diverged, UserError) as error:
         more[i] = str(error)
-        continue
-      with checkpoints.open_manager(path / "checkpoints") as manager:
-        checkpoints.save(manager, config.steps, state)
-        checkpoints.wait(manager)
+    if good:
+      folders = [path / "checkpoints" for path in good]
+      checkpoints.save_each(folders, self.config.steps, list(good.values()))
+    for path in good:
       final = metrics.last_test(metrics.read(path))
-      workdir_lib.finish(path, config.steps, final)
+      workdir_lib.finish(path, self.config.steps, final)
     return more
 
   def _first_states(self) -> State:

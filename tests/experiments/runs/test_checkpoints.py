@@ -214,6 +214,58 @@ def test_another_structure_is_an_error_that_names_the_leaf(tmp_path):
     restored(tmp_path, like._replace(params={**like.params, "new": like.step}))
 
 
+def folders(path, seeds):
+  return [path / str(seed) / "checkpoints" for seed in seeds]
+
+
+def test_many_are_saved_as_each_would_be(tmp_path):
+  seeds = [3, 4, 5]
+  fill(tmp_path / "4", [7])  # is there: written before a kill
+  checkpoints.save_each(folders(tmp_path, seeds), 7, [make(i) for i in seeds])
+  for seed in (3, 5):
+    step, state = restored(tmp_path / str(seed))
+    assert step == 7
+    assert_same(state, make(seed))
+    with manager(tmp_path / str(seed)) as opened:
+      plain = opened.restore(7)["state"]  # as Orbax alone reads it
+    np.testing.assert_array_equal(plain["params"]["w"], make(seed).params["w"])
+  assert_same(restored(tmp_path / "4")[1], make(7))
+  # And they are gone on from as any other.
+  fill(tmp_path / "5", [8])
+  assert restored(tmp_path / "5")[0] == 8
+
+
+def test_one_of_many_that_cannot_be_saved_is_an_error(tmp_path):
+  (tmp_path / "4").write_text("in the way")
+  with pytest.raises(UserError, match=r"cannot write in .*/4/checkpoints"):
+    checkpoints.save_each(folders(tmp_path, [3, 4, 5]), 7, [make(0)] * 3)
+  assert restored(tmp_path / "5")[0] == 7
+
+
+MANY = """
+import sys
+from pathlib import Path
+from tests.experiments.runs import test_checkpoints as t
+states = [t.make(i) for i in range(400)]
+t.checkpoints.save_each(t.folders(Path(sys.argv[1]), range(400)), 7, states)
+"""
+
+
+def test_a_kill_while_many_are_saved_leaves_whole_ones(tmp_path):
+  with subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path)]) as child:
+    while len(list(tmp_path.glob("*/checkpoints/7"))) < 5:
+      assert child.poll() is None
+    child.send_signal(signal.SIGKILL)
+  whole = [seed for seed in range(400) if (tmp_path / str(seed)).exists()]
+  assert len(whole) < 400
+  found = {seed: restored(tmp_path / str(seed)) for seed in whole[-12:]}
+  for seed, one in found.items():
+    if one is not None:
+      assert_same(one[1], make(seed))
+  assert any(found.values())
+  assert not list(tmp_path.rglob("damaged"))
+
+
 FILL = """
 import sys, time
 from pathlib import Path
