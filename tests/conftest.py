@@ -35,6 +35,7 @@ FOR_A_GPU = (
   "conformance",
   "experiments/runs/test_run_modes.py",
   "experiments/runs/test_train.py",
+  "experiments/sweep/test_populations.py",
   "kernels/test_blocks.py",
   "modes",
   "packed",

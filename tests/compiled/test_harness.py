@@ -84,6 +84,16 @@ def test_a_loop_within_a_conditional_is_not_of_every_run():
   assert (found.whiles, found.entry_whiles) == (1, 0)
 
 
+def test_copies_of_branches_are_not_of_every_run():
+  def choose(x, y, n):
+    return lax.cond(n > 0, lambda x, y: (x, y), lambda x, y: (y, x), x, y)
+
+  compiled = compile_for_h100(choose, X, X, SCALAR)
+  found = counts(compiled)
+  anywhere = compiled.as_text().count(" copy(")
+  assert found.copies < anywhere == found.copies + sum(map(sum, found.branches))
+
+
 @harness.needs_cudnn
 def test_a_convolution_is_a_kernel():
   def conv(x, w):

@@ -109,7 +109,8 @@ def test_members_are_what_single_runs_are(algorithm, tmp_path):
     single = train.train(config, tmp_path / "single" / name)
     history = metrics.read(tmp_path / name)
     assert len(history) == len(single.history)
-    assert history[0] == single.history[0]  # the bits they begin with
+    if jax.default_backend() == "cpu":  # where members are one by one
+      assert history[0] == single.history[0]  # the bits they begin with
     for ours, theirs in zip(history, single.history, strict=True):
       assert (ours["step"], ours["split"]) == (theirs["step"], theirs["split"])
       assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
