@@ -70,6 +70,11 @@ class Blocks(Structure):
     found = first[:, None, None] + within
     return jnp.where(used, found, math.prod(self.sizes)).reshape(-1)
 
+  def used(self) -> jax.Array:
+    """Tells the slots that are used, bool[..., slots]."""
+    slots = jnp.arange(self.inputs.shape[-1] * self.side**2, dtype=jnp.int32)
+    return slots < self.pointers[..., -1:] * self.side**2
+
   def moved(self, mask: jax.Array) -> "Blocks":
     """Makes the structure of another mask, in as many slots."""
     slots = self.inputs.shape[-1] * self.side**2
