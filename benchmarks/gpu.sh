@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # All that a short time with one GPU is for, the most valuable first:
 #
-#   benchmarks/gpu.sh OUT [benchmark] [tests] [runs]
+#   benchmarks/gpu.sh OUT [benchmark] [tests] [runs] [autotune]
 #
 # benchmark: benchmarks/gpu.py, 8 minutes
 # tests:     the tests of the lane `gpu`, 3.5 minutes at most
 # runs:      configs/wrn_fashion_mnist.py for a tenth of its steps, for as many
 #            populations as fit the minutes left; FASHION_MNIST is the folder of
 #            the data set's IDX files, if it is not Debian's
+# autotune:  only if asked for: tiles of Hopper's kernels, 4 minutes at most
 #
 # MINUTES (15) is for all of them. What they print and make goes to the folder
 # OUT; where the time was over, the table is of the runs that were finished.
@@ -39,6 +40,10 @@ runs() {
     --root="$out/wrn" $data
   python -m experiments.tables --table=wrn_fashion_mnist --arg=tenth \
     --root="$out/wrn" --out="$out" $data
+}
+
+autotune() {
+  timeout "$(left 240)" python -m benchmarks.blocks --autotune --rounds=5
 }
 
 [ $# -gt 0 ] || set -- benchmark tests runs

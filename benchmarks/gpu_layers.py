@@ -139,23 +139,20 @@ def _weights(sizes: Sizes) -> dict[str, jax.Array]:
 
 def _block(weights: dict[str, Any], x: jax.Array, *, heads: int) -> jax.Array:
   """Applies attention and a perceptron, normed before and added after."""
-  halves = jax.tree.map(
-    lambda a: a.astype(x.dtype) if a.dtype == jnp.float32 else a, weights
-  )
   batch, length, width = x.shape
   split = (batch, length, heads, width // heads)
   normed = _normed(x)
   query, key, value = (
-    sparsejax.matmul(normed, halves[name]).reshape(split)
+    sparsejax.matmul(normed, weights[name]).reshape(split)
     for name in ("query", "key", "value")
   )
   fused = "cudnn" if jax.default_backend() == "gpu" else None
   mixed = jax.nn.dot_product_attention(
     query, key, value, is_causal=True, implementation=fused
   )
-  x = x + sparsejax.matmul(mixed.reshape(x.shape), halves["out"])
-  hidden = jax.nn.gelu(sparsejax.matmul(_normed(x), halves["up"]))
-  return x + sparsejax.matmul(hidden, halves["down"])
+  x = x + sparsejax.matmul(mixed.reshape(x.shape), weights["out"])
+  hidden = jax.nn.gelu(sparsejax.matmul(_normed(x), weights["up"]))
+  return x + sparsejax.matmul(hidden, weights["down"])
 
 
 def _normed(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The README does what it says: its examples run, its tables are today's."""
+"""README and docs do what they say: examples run, tables are today's."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,12 @@ from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [README, *(p.read_text() for p in sorted(ROOT.glob("docs/*.md")))]
+EXAMPLES = [
+  example
+  for page in PAGES
+  for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+]
 
 
 # Compiles the steps of SEFT, which tests of fine-tuning do besides.
@@ -25,7 +30,7 @@ EACH = [
 
 @pytest.mark.parametrize("number", EACH)
 def test_examples_run(number):
-  exec(compile(EXAMPLES[number], f"README example {number}", "exec"), {})
+  exec(compile(EXAMPLES[number], f"example {number}", "exec"), {})
 
 
 def test_ten_lines_make_a_sparse_loop():
