@@ -120,8 +120,10 @@ def sample(
         preferred_element_type=jnp.float32,
       )
 
-    steps = jnp.where(used, len(x) // tile, 0)
-    total = lax.fori_loop(0, steps, visit, jnp.zeros((side, side), jnp.float32))
+    begin = jnp.int32(0)  # Of the type of the end, as Triton wants them.
+    end = jnp.where(used, jnp.int32(len(x) // tile), begin)
+    start = jnp.zeros((side, side), jnp.float32)
+    total = lax.fori_loop(begin, end, visit, start)
     out_ref[slot] = total.astype(out_ref.dtype)
 
   return pl.pallas_call(

@@ -64,9 +64,18 @@ def test_the_largest_candidates_compile(product, side):
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton:DeprecationWarning")
-def test_triton_takes_what_hopper_does_not():
-  mask = np.ones((64, 64), bool)
-  w = packed.pack(mask.astype(np.float32), mask, formats=packed.blocks(16))
-  x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
-  compiled = compile_for_h100(lambda x: sparsejax.matmul(x, w), x)
-  assert "triton" in compiled.as_text()
+@pytest.mark.parametrize(
+  ("side", "dtype"), [(16, jnp.bfloat16), (16, jnp.float32), (64, jnp.float32)]
+)
+def test_triton_takes_what_hopper_does_not(side, dtype):
+  mask = np.ones((2 * side, 2 * side), bool)
+  w = packed.pack(mask.astype(dtype), mask, formats=packed.blocks(side))
+  x = jax.ShapeDtypeStruct((64, len(mask)), dtype)
+
+  def loss(values, x):
+    y = sparsejax.matmul(x, packed.Packed(values, w.structure))
+    return jnp.sum(y.astype(jnp.float32) ** 2)
+
+  compiled = compile_for_h100(jax.grad(loss, (0, 1)), w.values, x)
+  calls = compiled.as_text().count('custom_call_target="__gpu$xla.gpu.triton"')
+  assert calls == 3, compiled.as_text()
