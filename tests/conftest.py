@@ -37,6 +37,7 @@ FOR_A_GPU = (
   "experiments/runs/test_train.py",
   "experiments/sweep/test_populations.py",
   "kernels/test_blocks.py",
+  "kernels/test_products.py",
   "modes",
   "packed",
   "patterns",
