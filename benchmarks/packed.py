@@ -21,6 +21,7 @@ from absl import app, flags
 import sparsejax
 from benchmarks import measure
 from sparsejax import modes, packed, select
+from sparsejax.select import counting
 
 _PARTS = flags.DEFINE_list(
   "parts",
@@ -252,7 +253,7 @@ def selection_row(rounds: int) -> measure.Row:
   """Compares the selection of a tenth of 16 M with sorting, on one device."""
   scores = jax.random.normal(jax.random.key(0), (4096, 4096))
   k = scores.size // 10
-  assert select._for_kernel(scores)
+  assert counting.for_kernel(scores)
 
   kernel = jax.jit(lambda scores: select.top_k_mask(scores, k))
   sorting = jax.jit(lambda scores: measure.ranks_by_sorting(scores) < k)

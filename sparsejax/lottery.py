@@ -137,9 +137,8 @@ def _prune(by, masks, keep, scope, layers):
 
   `layers` are the roles of the leaves.
   """
-  counts = jax.tree.map(
-    lambda x, m: xla.count(m, m & jnp.isfinite(x)), by, masks
-  )
+  count = functools.partial(xla.count, several=jax.device_count() > 1)
+  counts = jax.tree.map(lambda x, m: count(m, m & jnp.isfinite(x)), by, masks)
   nnz = jax.tree.map(lambda m, c: c[0], masks, counts)
   finite = jax.tree.map(lambda m, c: c[0] == c[1], masks, counts)
   if scope == "global":
@@ -148,7 +147,7 @@ def _prune(by, masks, keep, scope, layers):
   else:
 
     def one(x, mask):
-      n = _share(xla.count(mask)[0], keep)
+      n = _share(count(mask)[0], keep)
       return select.top_k_mask(x, n, mask)
 
     treedef = jax.tree.structure(masks)

@@ -3,6 +3,7 @@
 `tests/test_xla.py` fails where XLA no longer needs one of them.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,14 +14,13 @@ from jax import lax
 
 
 def materialised(function: Callable[..., Any], *operands: Any) -> Any:
-  """Computes a function's results in one place, from a loop of one turn.
+  """Computes a function's results in one place.
 
   XLA computes what is cheap anew in every place that uses it, and may round it
   otherwise in one than in another, by fusing a product with a sum; it also
-  begins what is large before it is needed. It looks through an optimization
-  barrier, but it neither takes a loop apart, nor begins what depends on it
-  before its end. So results have one value, and what the function needs for a
-  moment is not there beside what others need.
+  begins what is large before it is needed. After this, results have one value,
+  and on a CPU what the function needs for a moment is not there beside what
+  others need.
 
   Args:
     function: Of arrays.
@@ -29,6 +29,23 @@ def materialised(function: Callable[..., Any], *operands: Any) -> Any:
 
   Returns:
     What the function returns.
+  """
+  function = jax.jit(function)  # traced once for all that follows
+
+  def barred(*operands):
+    return lax.optimization_barrier(function(*operands))
+
+  return lax.platform_dependent(
+    *operands, cpu=functools.partial(_in_a_loop, function), default=barred
+  )
+
+
+def _in_a_loop(function, *operands):
+  """Computes a function's results by a loop of one turn.
+
+  XLA's compiler for CPUs looks through an optimization barrier, but it neither
+  takes a loop apart, nor begins what depends on it before its end. That for
+  GPUs keeps the barrier, whereas a loop there waits for its host.
   """
   shapes = jax.eval_shape(function, *operands)
   turns = lax.optimization_barrier(jnp.int32(1))
@@ -56,12 +73,39 @@ def _avals(tree: Any) -> tuple:
   return treedef, [(x.shape, x.dtype) for x in leaves]
 
 
+def switch(
+  index: jax.Array, branches: Sequence[Callable[[], jax.Array]]
+) -> jax.Array:
+  """Calls one of several functions; an accelerator calls all of them.
+
+  It would wait for its host to learn which.
+
+  Args:
+    index: Integer scalar, of the function whose array to return.
+    branches: The functions, of no arguments.
+
+  Returns:
+    An array.
+
+  Example:
+    >>> print(switch(jnp.int32(1), [lambda: jnp.zeros(2), lambda: jnp.ones(2)]))
+    [1. 1.]
+  """
+
+  def one(index):
+    return lax.switch(index, branches)
+
+  def every(index):
+    return lax.select_n(index, *(branch() for branch in branches))
+
+  return lax.platform_dependent(index, cpu=one, default=every)
+
+
 def in_every_pass(i: jax.Array, *operands: jax.Array) -> Sequence[jax.Array]:
   """Has what is made of operands computed anew in each pass of a loop.
 
   XLA would take it out of the loop, and keep it: for what is as large as the
-  scores that takes twice the memory, and more time. On several devices, where
-  that compiles faster, operands are as they were.
+  scores that takes twice the memory, and more time.
 
   Args:
     i: The number of the pass.
@@ -70,12 +114,10 @@ def in_every_pass(i: jax.Array, *operands: jax.Array) -> Sequence[jax.Array]:
   Returns:
     The operands.
   """
-  if jax.device_count() > 1:
-    return operands
   return lax.optimization_barrier((*operands, i))[:-1]
 
 
-def count(*flags: jax.Array) -> Sequence[jax.Array]:
+def count(*flags: jax.Array, several: bool) -> Sequence[jax.Array]:
   """Counts, in one pass, what is True in each of several arrays of one shape.
 
   On one device by one reduction of several operands: XLA vectorizes it on a
@@ -85,6 +127,7 @@ def count(*flags: jax.Array) -> Sequence[jax.Array]:
 
   Args:
     *flags: Bool arrays of one shape.
+    several: Whether there are several devices.
 
   Returns:
     An int32 scalar for each.
@@ -92,10 +135,10 @@ def count(*flags: jax.Array) -> Sequence[jax.Array]:
   Example:
     >>> import jax.numpy as jnp
     >>> x = jnp.arange(5)
-    >>> [int(n) for n in count(x > 1, x > 3)]
+    >>> [int(n) for n in count(x > 1, x > 3, several=False)]
     [3, 1]
   """
-  if jax.device_count() > 1:
+  if several:
     return [jnp.sum(f, dtype=jnp.int32) for f in flags]
   return lax.reduce(
     tuple(f.astype(jnp.int32) for f in flags),

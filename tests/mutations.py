@@ -111,11 +111,12 @@ MUTATIONS = (
   # Ranks by sorting.
   Mutation(
     11,
-    "sparsejax/select.py",
-    "  return _by_counting(scores, k, where)\n",
-    """  x = scores if where is None else jnp.where(where, scores, -jnp.inf)
-  rank = jnp.argsort(jnp.argsort(-x.ravel())).reshape(scores.shape)
-  return (rank < k) & (True if where is None else where)
+    "sparsejax/select/counting.py",
+    "  return by_counting(leaves, k, where, several)\n",
+    """  (x,), (among,) = leaves, where
+  rated = x if among is None else jnp.where(among, x, -jnp.inf)
+  rank = jnp.argsort(jnp.argsort(-rated.ravel())).reshape(x.shape)
+  return [(rank < k) & (True if among is None else among)]
 """,
   ),
   # Methods that keep dense weights begin without them.

@@ -4,6 +4,7 @@ A test that fails without a trick (`naive`) says that XLA has learned: then the
 trick, its name here and what uses it may go.
 """
 
+import functools
 import time
 
 import jax
@@ -14,18 +15,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sparsejax import keys, select, xla
+from sparsejax.select.counting import by_counting
 
 KEY = jax.random.key(3)
 GONE = "XLA no longer needs this: it may go from sparsejax/xla.py"
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-  """Programs as for one device, whose arrays the tests use anyway."""
-  monkeypatch.setattr(jax, "device_count", lambda: 1)
-  jax.clear_caches()
-  yield
-  jax.clear_caches()
 
 
 def naive(function, *operands):
@@ -84,12 +77,13 @@ def test_what_is_materialised_is_computed_within_a_loop():
   assert "while(" in program.as_text()
 
 
-def test_what_is_made_in_every_pass_takes_no_memory(one_device, monkeypatch):
+def test_what_is_made_in_every_pass_takes_no_memory(monkeypatch):
   shape = (1024, 1024)
 
   def taken():
-    jax.clear_caches()
-    return temporary(lambda x: select._by_counting(x, 1000, None), shape)
+    return temporary(
+      lambda x: by_counting([x], jnp.int32(1000), [None], several=False), shape
+    )
 
   with_it = taken()
   monkeypatch.setattr(xla, "in_every_pass", lambda i, *operands: operands)
@@ -100,7 +94,7 @@ def test_what_is_made_in_every_pass_takes_no_memory(one_device, monkeypatch):
 @pytest.mark.skipif(
   jax.default_backend() != "cpu", reason="it is about vector units of CPUs"
 )
-def test_counting_by_one_reduction_is_faster(one_device):
+def test_counting_by_one_reduction_is_faster():
   x = jnp.asarray(np.random.default_rng(0).random(2**20, np.float32))
   limits = [i / 8 for i in range(1, 8)]
 
@@ -115,7 +109,8 @@ def test_counting_by_one_reduction_is_faster(one_device):
     jax.block_until_ready(run(x))
     return time.perf_counter() - begin
 
-  runs = compiled(each), compiled(xla.count)
+  one = functools.partial(xla.count, several=False)
+  runs = compiled(each), compiled(one)
   wanted, got = ([int(c) for c in run(x)] for run in runs)
   assert got == wanted
   # In turns: what else the machine does then slows both. The ratio was 5 on one

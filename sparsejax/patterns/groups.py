@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sparsejax import select
+from sparsejax import select, xla
 from sparsejax.patterns import base
 from sparsejax.patterns.base import Pattern
 from sparsejax.patterns.layouts import NOfM
@@ -187,7 +187,7 @@ def transposable_n_of_m(n: int, m: int) -> Pattern:
     branches = [
       functools.partial(best, scores, j, keep, where) for j in range(m + 1)
     ]
-    return lax.switch(base.nearest_count(counts, k), branches)
+    return xla.switch(base.nearest_count(counts, k), branches)
 
   def top_k(scores, k, where=None):
     where = base.or_everywhere(where, scores)

@@ -230,7 +230,7 @@ def move_masks(
   of = patterns_by_path(state.masks, pattern)
   role = roles.of(params, prunable)
 
-  def guarded(path, mask, budget, *xs):
+  def guarded(given, path, mask, budget, *xs):
     if np.size(mask) == 0 or jnp.ndim(mask) == 0:
       return mask, jnp.int32(0)
     name = path_name(path)
@@ -244,9 +244,12 @@ def move_masks(
     mask, refused = moved(mask, budget, *xs, *given)
     return mask, jnp.sum(refused) if refused.ndim else refused
 
-  moved = jax.tree_util.tree_map_with_path(
-    guarded, state.masks, state.budget, *trees
-  )
+  @select.together
+  def move(given, *trees):
+    each = functools.partial(guarded, given)
+    return jax.tree_util.tree_map_with_path(each, *trees)
+
+  moved = move(given, state.masks, state.budget, *trees)
   masks, refused = jax.tree.transpose(
     jax.tree.structure(state.masks), jax.tree.structure((0, 0)), moved
   )

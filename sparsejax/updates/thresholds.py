@@ -67,12 +67,9 @@ def above(
       del pattern, mask, budget
       over = by > limit
       k = math.ceil(least * by.size)
-      if k:
-        over = jax.lax.cond(
-          jnp.sum(over, dtype=jnp.int32) < k,
-          lambda: select.top_k_mask(by, k),
-          lambda: over,
-        )
+      if k:  # the k best are among them, or they are among the k best
+        few = jnp.sum(over, dtype=jnp.int32) < k
+        over |= select.top_k_mask_if_any(by, jnp.where(few, k, 0))
       return over, base.finite(by)
 
     return base.move_masks(

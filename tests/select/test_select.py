@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparsejax.select import top_k_mask, top_k_masks
+from sparsejax.select.counting import by_counting
 
 pytestmark = pytest.mark.core
 
@@ -148,7 +149,7 @@ def test_under_vmap_over_scores_and_k():
 @pytest.mark.parametrize("devices", [1, 2])
 def test_it_counts_alike_on_one_device_and_on_several(monkeypatch, devices):
   monkeypatch.setattr(jax, "device_count", lambda: devices)
-  fresh = jax.jit(lambda *args: top_k_mask.__wrapped__(*args))
+  fresh = jax.jit(lambda *args: top_k_mask(*args))
   rng = np.random.default_rng(3)
   for dtype in (jnp.float32, jnp.bfloat16):
     for values in (rng.normal(size=(9, 7)), rng.integers(0, 4, (9, 7))):
@@ -168,12 +169,19 @@ def primitives(jaxpr):
       yield from primitives(inner)
 
 
-def test_counts_and_nothing_else():
-  closed = jax.make_jaxpr(top_k_mask)(jnp.ones((16, 8, 3)), 5)
+@pytest.mark.parametrize("loops", [True, False])
+def test_several_devices_count_and_do_nothing_else(loops):
+  """With loops on CPUs, and without on accelerators; trees as single leaves."""
+  leaves = [jnp.ones((16, 8, 3)), jnp.ones((5, 3))]
+  closed = jax.make_jaxpr(
+    lambda *xs: by_counting(xs, 5, [None, None], several=True, loops=loops)
+  )(*leaves)
   names = set(primitives(closed.jaxpr))
   assert "reduce_sum" in names  # so the walk has reached the passes
   shuffling = {"sort", "top_k", "gather", "all_gather", "scatter", "reshape"}
   assert not names & (shuffling | {"cumsum", "dynamic_slice", "concatenate"})
+  masks = [m.tolist() for m in jax.extend.core.jaxpr_as_fun(closed)(*leaves)]
+  assert masks == [m.tolist() for m in top_k_masks(leaves, 5)]
 
 
 def test_too_many_scores_are_refused():
@@ -311,14 +319,6 @@ def test_one_leaf_is_as_top_k_mask_and_no_leaf_is_no_mask():
   empty = top_k_masks([jnp.ones((0, 2))], 3)[0]
   assert empty.shape == (0, 2)
   assert empty.dtype == bool
-
-
-def test_a_tree_is_counted_and_nothing_else():
-  tree = {"a": jnp.ones((16, 8)), "b": jnp.ones((5, 3), jnp.bfloat16)}
-  names = set(primitives(jax.make_jaxpr(top_k_masks)(tree, 5).jaxpr))
-  assert "reduce_sum" in names
-  shuffling = {"sort", "top_k", "gather", "all_gather", "scatter", "reshape"}
-  assert not names & (shuffling | {"cumsum", "dynamic_slice", "concatenate"})
 
 
 def test_what_a_tree_cannot_be_ranked_by_is_refused():
