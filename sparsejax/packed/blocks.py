@@ -14,7 +14,7 @@ from sparsejax.kernels import blocks as choice
 from sparsejax.masks import places
 from sparsejax.nodes import cotangent, node, without_zeros
 from sparsejax.packed import matmul
-from sparsejax.packed.formats import by_rows, slots_of
+from sparsejax.packed.formats import slots_of
 from sparsejax.packed.structure import Format, Structure
 
 
@@ -128,10 +128,12 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
 
 
 def _ordered(there, at):
-  """Finds the rows with the most blocks first, row pointers and columns."""
-  pointers, columns = by_rows(there, at)
-  order = jnp.argsort(-jnp.diff(pointers), stable=True)
-  return order.astype(jnp.int32), pointers, columns
+  """Lists rows by their blocks, most first; row pointers; columns of places."""
+  counts = jnp.sum(there, axis=1, dtype=jnp.int32)
+  order = jnp.argsort(-counts, stable=True).astype(jnp.int32)
+  ends = jnp.minimum(jnp.cumsum(counts), at.shape[0])
+  pointers = jnp.concatenate([jnp.zeros(1, jnp.int32), ends])
+  return order, pointers, jnp.where(at < there.size, at % there.shape[1], 0)
 
 
 def block_product(

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import sparsejax
@@ -61,6 +62,40 @@ def test_the_largest_candidates_compile(product, side):
       slots = None if product == "forward" else INDICES
       args = x, tables(16), values, slots
     assert counts(compile_for_h100(run, *args)).kernels == 1
+
+
+def test_a_training_step_of_blocks_has_no_copies():
+  tx = sparsejax.modes.kernels(
+    sparsejax.rigl(
+      optax.adamw(1e-3),
+      0.75,
+      key=jax.random.key(0),
+      t_end=100,
+      pattern=sparsejax.patterns.blocks((64, 64)),
+    ),
+    formats=packed.blocks(64),  # What a GPU's default is, from the pattern.
+  )
+  weights = {"up": jnp.ones((256, 512)), "down": jnp.ones((512, 256))}
+  values, state = sparsejax.init(tx, weights)
+
+  def loss(weights, x):
+    y = jax.nn.relu(sparsejax.matmul(x, weights["up"]))
+    y = sparsejax.matmul(y, weights["down"])
+    return jnp.mean((x - y).astype(jnp.float32) ** 2)
+
+  def step(values, state, x):
+    value_and_grad = sparsejax.value_and_grad(loss, tx)
+    _, grads = value_and_grad(values, state, x, update_masks=False)
+    updates, state = tx.update(grads, state, values, update_masks=False)
+    return optax.apply_updates(values, updates), state
+
+  x = jax.ShapeDtypeStruct((1024, 256), jnp.bfloat16)
+  compiled = compile_for_h100(step, values, state, x, donate_argnums=(0, 1))
+  found = counts(compiled)
+  # The first matrix has no gradient of its input to compute.
+  assert compiled.as_text().count('custom_call_target="mosaic_gpu') == 5
+  assert (found.copies, found.whiles, found.conditionals) == (0, 0, 0)
+  assert found.kernels <= 5 + 13
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton:DeprecationWarning")

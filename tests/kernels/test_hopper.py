@@ -123,6 +123,32 @@ def test_a_layer_is_differentiated(side):
   check(w.structure.expand(of_values), gradient)
 
 
+@pytest.mark.slow
+def test_products_are_vmapped():
+  w, dense = matrix(32)
+  s = w.structure
+  values = w.values.reshape(-1, 32, 32).astype(jnp.bfloat16)
+  x = np.random.default_rng(1).normal(size=(2, 128, len(dense)))
+
+  def product(x, values, columns):
+    return hopper.multiply(
+      *(x, columns, values), tiling=Tile(128, 2), cores=1, interpret=INTERPRET
+    )
+
+  # The second matrix has the same blocks in other columns.
+  tables = [
+    blocks.Columns(s.order, s.pointers, s.inputs),
+    blocks.Columns(s.order, s.pointers, s.inputs[::-1]),
+  ]
+  stacked = jax.tree.map(lambda *a: jnp.stack(a), *tables)
+  x = jnp.asarray(x, jnp.bfloat16)
+  y = jax.vmap(product, (0, None, 0))(x, values, stacked)
+  for i, columns in enumerate(tables):
+    one = product(x[i], values, columns)
+    np.testing.assert_array_equal(y[i], one)
+  check(y[0], rounded(x[0]) @ rounded(dense))
+
+
 def test_every_tile_of_the_plan_is_made_once():
   order = jnp.arange(5)[::-1]
   plan = hopper._Plan(tiles=7, columns=5, rows=128, side=32, programs=6)
