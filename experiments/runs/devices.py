@@ -1,4 +1,6 @@
-"""Data parallelism: several devices share each batch, and all have the state.
+"""Devices: how runs share them, and repeat the same bits on them.
+
+Data parallelism: several devices share each batch, and all have the state.
 
 A batch is the global one: losses are means over all of it, and so are
 BatchNorm's statistics, on however many devices. XLA sums over devices in
@@ -7,11 +9,15 @@ may be, and how many weights they keep, does not.
 """
 
 import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.errors import UserError
@@ -100,6 +106,43 @@ def _check(config: ml_collections.ConfigDict, *batches: str) -> None:
         f"config.{key} is {config[key]}; wanted a multiple of the {count} "
         "devices that share it"
       )
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+  """Compiles a function, so that the same program gives the same bits.
+
+  On a GPU it then has no kernel whose sums depend on which of its threads is
+  first. That is an option of the compiler, which only the outermost `jax.jit`
+  takes: others compile `__wrapped__`.
+
+  Args:
+    function: The function.
+    **options: Those of `jax.jit`.
+
+  Returns:
+    The jitted function.
+  """
+  if jax.default_backend() == "gpu":
+    options["compiler_options"] = {"xla_gpu_exclude_nondeterministic_ops": True}
+  return jax.jit(function, **options)
+
+
+def keep_programs() -> None:
+  """Keeps what is compiled for accelerators in a folder, for other processes.
+
+  A GPU's compiler times several algorithms for each product and convolution,
+  and another time may choose others, of other bits: a run that resumes takes
+  the programs that it had. Runs that differ in their method share most of them,
+  too. The folder is $JAX_COMPILATION_CACHE_DIR, or else sparsejax/programs in
+  $XDG_CACHE_HOME, by default ~/.cache. On a CPU nothing is kept.
+  """
+  if jax.default_backend() == "cpu" or jax.config.jax_compilation_cache_dir:
+    return
+  caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+  folder = Path(caches, "sparsejax", "programs")
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  compilation_cache.reset_cache()  # which had looked for a folder before
 
 
 class Sharing:

@@ -114,6 +114,7 @@ def train(
       if the run was asked to stop, once it has saved.
   """
   check_config(config)
+  devices.keep_programs()
   with workdir_lib.locked(workdir) as path, signals.obeyed(path):
     workdir_lib.ensure_config(path, calling.plain(config), free=("devices",))
     final = workdir_lib.finished(path)

@@ -205,7 +205,7 @@ def _get(text: str, model: Config) -> Program:
 
   value_and_grad = sparsejax.value_and_grad(loss, tx, has_aux=True)
 
-  @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
+  @functools.partial(devices.jit, static_argnums=3, donate_argnums=0)
   def step(
     state: State, batch: Examples, teacher: Any, update_masks: Hashable
   ) -> State:

@@ -17,7 +17,7 @@ from jax import lax
 import sparsejax
 from experiments.config import calling, parts
 from experiments.errors import UserError
-from experiments.runs import step
+from experiments.runs import devices, step
 from experiments.runs.model import Batches, Keys, Model, Scores, drawing
 from experiments.runs.step import State
 from sparsejax import lottery
@@ -117,8 +117,8 @@ def _get(text: str, products: bool) -> Programs:
     rewind=rewind,
     ordinary=_steps(model, update_masks=False),
     moving=_steps(model, update_masks=True),
-    evaluate=jax.jit(model.evaluate),
-    inspect=jax.jit(step.inspect),
+    evaluate=devices.jit(model.evaluate),
+    inspect=devices.jit(step.inspect),
     pack=_packing(config, lambda tx, *state: tx.pack(*state)),
     unpack=_packing(config, lambda tx, *state: tx.unpack(*state)),
     trim=_packing(config, sparsejax.modes.trimmed),
@@ -128,7 +128,7 @@ def _get(text: str, products: bool) -> Programs:
 def _steps(model: Model, *, update_masks: bool) -> Steps:
   one = functools.partial(step.step, model, update_masks=update_masks)
   at_a_time = _AT_A_TIME if jax.default_backend() == "gpu" else 1
-  donating = functools.partial(jax.jit, donate_argnames="state")
+  donating = functools.partial(devices.jit, donate_argnames="state")
   return Steps(donating(one), donating(repeated(one, at_a_time)))
 
 

@@ -74,6 +74,7 @@ def train(
       to stop, once it has saved.
   """
   check.training_run(config)
+  devices.keep_programs()
   program = programs.get(config)
   if workdir_lib.finished(workdir) is None:  # before the config is written
     check_batch(config)

@@ -29,7 +29,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import algorithms, calling, grid, parts
 from experiments.errors import UserError
-from experiments.runs import checkpoints, loop, metrics, programs, train
+from experiments.runs import (
+  checkpoints,
+  devices,
+  loop,
+  metrics,
+  programs,
+  train,
+)
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.batches import Source, check_batch, open_source
 from experiments.runs.model import Batches, Scores, no_scores
@@ -99,6 +106,7 @@ def run(
       to stop, once it has saved.
   """
   folder, failed = root / "populations" / name, {}
+  devices.keep_programs()
   with workdir_lib.locked(folder):
     while left := [
       n
@@ -193,7 +201,8 @@ def _compiled(single: programs.Programs, mesh: Mesh) -> _Programs:
     ) -> State:
       def member(rest: State, order: jax.Array, numbers: Any) -> State:
         own = batches._replace(order=order)
-        new = many(rest._replace(step=state.step), own, until, numbers)
+        rest = rest._replace(step=state.step)
+        new = many.__wrapped__(rest, own, until, numbers)
         return new._replace(step=None)
 
       rest = state._replace(step=None)
@@ -201,7 +210,7 @@ def _compiled(single: programs.Programs, mesh: Mesh) -> _Programs:
       return new._replace(step=until)
 
     takes = (_STATE, _BATCHES, _ALL, _MEMBERS)
-    return jax.jit(sharded(stretch, takes, _STATE), donate_argnums=0)
+    return devices.jit(sharded(stretch, takes, _STATE), donate_argnums=0)
 
   def evaluate(state: State, x: jax.Array, y: jax.Array) -> Scores:
     def member(rest: State) -> Scores:
@@ -210,20 +219,20 @@ def _compiled(single: programs.Programs, mesh: Mesh) -> _Programs:
       def add(
         scores: Scores, batch: tuple[jax.Array, jax.Array]
       ) -> tuple[Scores, None]:
-        return single.evaluate(scores, variables, *batch), None
+        return single.evaluate.__wrapped__(scores, variables, *batch), None
 
       return lax.scan(add, no_scores(), (x, y))[0]
 
     return each(member, state._replace(step=None))
 
   def inspect(state: State) -> tuple[dict[str, Any], Any]:
-    return each(single.inspect, state._replace(step=None))
+    return each(single.inspect.__wrapped__, state._replace(step=None))
 
   return _Programs(
     ordinary=steps(single.ordinary.many),
     moving=steps(single.moving.many),
-    evaluate=jax.jit(sharded(evaluate, (_STATE, _ALL, _ALL), _MEMBERS)),
-    inspect=jax.jit(sharded(inspect, (_STATE,), _MEMBERS)),
+    evaluate=devices.jit(sharded(evaluate, (_STATE, _ALL, _ALL), _MEMBERS)),
+    inspect=devices.jit(sharded(inspect, (_STATE,), _MEMBERS)),
   )
 
 
@@ -262,9 +271,9 @@ class _Population:
     self.folder, self.manager = folder, manager
     self.config = configs[0]
     # All devices have as many members; the last one fills them up.
-    devices = _devices()[: len(configs)]
-    self.mesh = Mesh(np.array(devices), (_AXIS,))
-    self.padding = -len(configs) % len(devices)
+    count = min(len(configs), len(_devices()))
+    self.mesh = Mesh(np.array(_devices()[:count]), (_AXIS,))
+    self.padding = -len(configs) % count
     single = programs.get(self.config, products=True)
     self.program = _compiled(single, self.mesh)
     self.shapes = train.state_shapes(self.config, single)

@@ -5,6 +5,7 @@ device (h100.txtpb) and the programs of two Python packages. Nothing is run,
 timed or tuned; `jnp.sort` is counted as XLA's own sort, where a GPU has CUB's.
 """
 
+import collections
 import functools
 import importlib.metadata
 import pathlib
@@ -219,3 +220,36 @@ def counts(compiled: jax.stages.Compiled) -> Counts:
     arguments=number("parameter", computations["ENTRY"]),
     temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
   )
+
+
+class Loop(NamedTuple):
+  """A loop of a compiled program.
+
+  Attributes:
+    turns: How many it has, if XLA knows; else the host asks after each.
+    kernels: How many of each kind a turn launches, without those of loops and
+      conditionals in it.
+  """
+
+  turns: int | None
+  kernels: collections.Counter[str]
+
+
+def loops(compiled: jax.stages.Compiled) -> list[Loop]:
+  """Lists the loops of a program, at any depth.
+
+  Args:
+    compiled: As from `compile_for_h100`.
+  """
+  computations = _computations(compiled.as_text())
+  found = []
+  for computation in computations.values():
+    for loop in computation:
+      if loop.opcode != "while":
+        continue
+      (body,) = re.findall(r"body=%?([\w.\-]+)", loop.line)
+      turns = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.line)
+      kinds = [i.opcode for i in computations[body]]
+      kernels = collections.Counter(k for k in kinds if k not in _NO_KERNEL)
+      found.append(Loop(int(turns[1]) if turns else None, kernels))
+  return found

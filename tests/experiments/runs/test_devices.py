@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.config import parts
 from experiments.drivers import compare, lottery
@@ -141,3 +142,42 @@ def test_runs_of_many_share_their_batches_and_may_change_devices(
     for a, b in zip(metrics.read(run), metrics.read(other), strict=True):
       assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
       assert a.get("nnz") == b.get("nnz")
+
+
+@pytest.fixture
+def no_cache(monkeypatch):
+  """JAX without a folder for compiled programs, as it is by default."""
+  keys = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+  )
+  before = {key: getattr(jax.config, key) for key in keys}
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  jax.config.update(keys[0], None)
+  compilation_cache.reset_cache()
+  yield
+  for key, value in before.items():
+    jax.config.update(key, value)
+  compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("no_cache")
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_what_is_compiled_for_accelerators_is_kept(
+  backend, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  jax.jit(lambda x: x + 1)(np.arange(3))  # JAX has looked for a folder
+  devices.keep_programs()
+  devices.jit(lambda x: 3 * x - 1)(np.arange(3))
+  kept = list(tmp_path.glob("sparsejax/programs/jit__lambda*"))
+  assert bool(kept) == (backend == "gpu")
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_a_folder_that_was_chosen_stays(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+  devices.keep_programs()
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path)
