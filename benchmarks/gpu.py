@@ -76,6 +76,7 @@ def _selection(what, shapes, most, rounds):
   scores = [jax.random.uniform(k, s) for k, s in zip(keys, shapes, strict=True)]
 
   @jax.jit
+  @select.together
   def masks(scores):
     return [select.top_k_mask(x, x.size // 10) for x in scores]
 
