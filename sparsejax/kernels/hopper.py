@@ -181,10 +181,11 @@ class _Plan(NamedTuple):
   def height(self) -> int:
     """Tiles of the batch whose columns are made before the next tiles'.
 
-    About two for each program, so that one with a column of many blocks gets
-    one with few next; and few enough for what they read to stay in the cache.
+    About four for each program, so that those with many blocks and those with
+    few add up to the same; and few enough for what they read to stay in the
+    second-level cache.
     """
-    return min(self.tiles, pl.cdiv(2 * self.programs, self.columns))
+    return min(self.tiles, pl.cdiv(4 * self.programs, self.columns))
 
   def place(self, turn: jax.Array) -> jax.Array:
     """Finds the place of a program in a turn: every other one goes back."""

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
 from sparsejax import packed
 from sparsejax.kernels import blocks, devices
@@ -26,7 +27,7 @@ transposes = pytest.mark.skipif(
 
 def matrix(side, spare=0):
   """Three rows and columns of blocks, some of which have none."""
-  there = np.array([[1, 0, 1], [0, 0, 0], [1, 0, 0]], bool)
+  there = np.array([[0, 0, 0], [1, 0, 1], [1, 0, 0]], bool)
   mask = np.kron(there, np.ones((side, side), bool))
   rng = np.random.default_rng(0)
   w = np.where(mask, rng.normal(size=mask.shape), 0).astype(np.float32)
@@ -149,20 +150,43 @@ def test_products_are_vmapped():
   check(y[0], rounded(x[0]) @ rounded(dense))
 
 
-def test_every_tile_of_the_plan_is_made_once():
-  order = jnp.arange(5)[::-1]
-  plan = hopper._Plan(tiles=7, columns=5, rows=128, side=32, programs=6)
-  columns = blocks.Columns(order, jnp.arange(6), jnp.zeros(5, int))
+def turns(plan, counts, monkeypatch):
+  """The tiles and columns of each program, and how many blocks these have."""
+  pointers = jnp.asarray(np.concatenate([[0], np.cumsum(counts)]), jnp.int32)
+  order = jnp.asarray(np.argsort(-counts, kind="stable"), jnp.int32)
+  columns = blocks.Columns(order, pointers, pointers)
 
-  made = []
-  for index in range(plan.programs):
-    for turn in range(7):
-      with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hopper.lax, "axis_index", lambda _, i=index: jnp.int32(i))
-        if turn < plan.turns():
-          tile, column, *_ = plan.tile(jnp.int32(turn), columns)
-          made.append((int(tile), int(column)))
-  assert sorted(made) == [(t, c) for t in range(7) for c in range(5)]
+  def one(program, turn):
+    monkeypatch.setattr(hopper.lax, "axis_index", lambda _: program)
+    return plan.turns(), *plan.tile(turn, columns)
+
+  most = pl.cdiv(plan.tiles * plan.columns, plan.programs)
+  program, turn = jnp.indices((plan.programs, most), jnp.int32)
+  number, *found = jax.jit(jax.vmap(jax.vmap(one)))(program, turn)
+  return [np.asarray(a)[turn < number] for a in (program, *found)]
+
+
+@pytest.mark.parametrize("programs", [6, 35, 4])
+def test_every_tile_is_made_once(programs, monkeypatch):
+  plan = hopper._Plan(7, 5, 128, 32, programs)
+  counts = np.array([3, 0, 1, 4, 1])
+  _, tiles, columns, first, entries = turns(plan, counts, monkeypatch)
+  made = sorted(zip(tiles.tolist(), columns.tolist(), strict=True))
+  assert made == [(t, c) for t in range(7) for c in range(5)]
+  np.testing.assert_array_equal(entries, counts[columns])
+  np.testing.assert_array_equal(first, (np.cumsum(counts) - counts)[columns])
+
+
+@pytest.mark.parametrize(("side", "least"), [(128, 0.85), (64, 0.85)])
+def test_programs_have_about_as_much_to_do(side, least, monkeypatch):
+  count = 4096 // side
+  there = np.zeros(count**2)
+  there[np.random.default_rng(0).permutation(count**2)[: count**2 // 10]] = 1
+  counts = there.reshape(count, count).sum(0).astype(int)
+  plan = hopper._Plan(16, count, 256, side, 132)
+  program, *_, entries = turns(plan, counts, monkeypatch)
+  work = np.bincount(program, entries)
+  assert work.mean() / work.max() > least
 
 
 def on(kind):
