@@ -33,6 +33,7 @@ CPU_FACTOR = float(os.environ.get("SPARSEJAX_TEST_CPU_FACTOR", "1"))
 HERE = pathlib.Path(__file__).parent
 FOR_A_GPU = (
   "conformance",
+  "experiments/runs/test_resume.py",
   "experiments/runs/test_run_modes.py",
   "experiments/runs/test_train.py",
   "experiments/sweep/test_populations.py",

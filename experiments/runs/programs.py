@@ -127,9 +127,20 @@ def _get(text: str, products: bool) -> Programs:
 
 def _steps(model: Model, *, update_masks: bool) -> Steps:
   one = functools.partial(step.step, model, update_masks=update_masks)
-  at_a_time = _AT_A_TIME if jax.default_backend() == "gpu" else 1
+  at_a_time = _at_a_time(model.config, update_masks=update_masks)
   donating = functools.partial(devices.jit, donate_argnames="state")
   return Steps(donating(one), donating(repeated(one, at_a_time)))
+
+
+def _at_a_time(config: ml_collections.ConfigDict, *, update_masks: bool) -> int:
+  """Chooses how many steps to take in a loop of known length; 1 for none."""
+  if jax.default_backend() != "gpu":
+    return 1
+  moves = parts.transformation(config, jax.random.key(0)).moves
+  in_turn = any(moves(s) and moves(s + 1) for s in range(config.steps))
+  # Where masks move now and then, a second loop would only take longer to
+  # compile.
+  return 1 if update_masks and not in_turn else _AT_A_TIME
 
 
 def repeated(one: Callable[..., State], at_a_time: int) -> Callable[..., State]:

@@ -64,13 +64,13 @@ def finish(*arguments, **environment):
   return process.returncode, out, err
 
 
-def stop(number, path, step, *arguments):
+def stop(number, path, step, *arguments, **environment):
   """Launches the command, and sends a signal at a step of the run in a path.
 
   Returns:
     What the process wrote to stderr. Its exit status was that of the signal.
   """
-  process = launch(*arguments)
+  process = launch(*arguments, **environment)
   while process.poll() is None:
     if _recorded_step(path) >= step:
       process.send_signal(number)

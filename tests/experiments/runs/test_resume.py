@@ -5,6 +5,7 @@ import re
 import signal
 import time
 
+import jax
 import pytest
 
 from experiments.runs import checkpoints, metrics
@@ -36,6 +37,33 @@ def test_killed_at_any_moment(tmp_path, whole):
   code, _, err = finish(*command)
   assert code == 0, err
   assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_killed_on_the_device_at_hand(tmp_path):
+  """A net with convolutions, of which a GPU's compiler times algorithms."""
+  on_gpu = jax.default_backend() == "gpu"
+  environment = {
+    "JAX_PLATFORMS": "cuda" if on_gpu else "cpu",
+    "JAX_COMPILATION_CACHE_DIR": "",
+    "XDG_CACHE_HOME": str(tmp_path / "cache"),
+  }
+  command = [
+    "--config=configs/rigl_mnist1d.py",
+    *("--config.steps=600", "--config.algorithm.t_end=450"),
+    *("--config.eval_every=200", "--config.checkpoint_every=100"),
+  ]
+  whole, part = tmp_path / "whole", tmp_path / "part"
+  code, _, err = finish(*command, f"--workdir={whole}", **environment)
+  assert code == 0, err
+  command.append(f"--workdir={part}")
+  step = random.Random().randrange(150, 500)
+  stop(signal.SIGKILL, part, step, *command, **environment)
+  code, _, err = finish(*command, **environment)
+  assert code == 0, err
+  assert_same_run(whole, part)
+  assert (tmp_path / "cache" / "sparsejax").exists() == on_gpu
 
 
 @pytest.mark.slow
