@@ -19,6 +19,8 @@ params = pytest.importorskip(
 hopper = pytest.importorskip("sparsejax.kernels.hopper")
 INTERPRET = params.InterpretGPUParams(detect_races=True)
 
+# It runs callbacks on the host.
+interpreted = pytest.mark.cpu
 transposes = pytest.mark.skipif(
   jax.__version_info__ < (0, 11),
   reason="its interpreter transposes no operands before JAX 0.11",
@@ -56,6 +58,7 @@ def check(got, want):
     slow(128, 256, Tile(128, 2), 4),
   ],
 )
+@interpreted
 def test_products_are_those_of_the_dense_matrix(side, batch, tiling, cores):
   w, dense = matrix(side)
   s = w.structure
@@ -71,6 +74,7 @@ def test_products_are_those_of_the_dense_matrix(side, batch, tiling, cores):
   check(y, rounded(x) @ rounded(dense))
 
 
+@interpreted
 @transposes
 @pytest.mark.parametrize(
   ("side", "batch", "tiling"),
@@ -100,6 +104,7 @@ def test_gradients_of_blocks_are_those_of_the_dense_matrix(side, batch, tiling):
   np.testing.assert_array_equal(sampled[-2:], 0)
 
 
+@interpreted
 @transposes
 @pytest.mark.parametrize("side", [32, slow(64), slow(128)])
 def test_a_layer_is_differentiated(side):
@@ -125,6 +130,7 @@ def test_a_layer_is_differentiated(side):
 
 
 @pytest.mark.slow
+@interpreted
 def test_products_are_vmapped():
   w, dense = matrix(32)
   s = w.structure
