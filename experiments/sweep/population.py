@@ -11,6 +11,7 @@ bits that it begins with there. Sums are made in another order from then on, so
 its numbers differ in rounding, which training makes larger.
 """
 
+import collections
 import contextlib
 import functools
 import hashlib
@@ -27,6 +28,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from experiments import data
 from experiments.config import algorithms, calling, grid, parts
 from experiments.errors import UserError
 from experiments.runs import (
@@ -38,10 +40,11 @@ from experiments.runs import (
   train,
 )
 from experiments.runs import workdir as workdir_lib
-from experiments.runs.batches import Source, check_batch, open_source
+from experiments.runs.batches import check_batch, open_source
 from experiments.runs.model import Batches, Scores, no_scores
 from experiments.runs.recorder import Diverged, Recorder, check_state
 from experiments.runs.step import State, Sums, model_variables, no_sums
+from sparsejax.keys import wrapped
 
 if TYPE_CHECKING:
   import orbax.checkpoint as ocp
@@ -164,12 +167,15 @@ class _Programs(NamedTuple):
     moving: The same, of steps on which masks move.
     evaluate: `(State, x, y) -> Scores` of batches of tests [parts, n, ...].
     inspect: `(State) -> (dict, seen_masks)`.
+    order: `(keys, first, n, steps) -> int32[members, steps, batch_size]`: which
+      of n examples each takes from a step on.
   """
 
   ordinary: Any
   moving: Any
   evaluate: Any
   inspect: Any
+  order: Any
 
 
 # Of a stacked state all but the step has an axis of members, the first one.
@@ -178,7 +184,9 @@ _BATCHES = Batches(x=_ALL, y=_ALL, order=_MEMBERS, first=_ALL)
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled(single: programs.Programs, mesh: Mesh) -> _Programs:
+def _compiled(
+  single: programs.Programs, mesh: Mesh, batch_size: int
+) -> _Programs:
   """Compiles the programs of one member for all that are on a mesh."""
   one_by_one = _one_by_one(mesh)
 
@@ -228,11 +236,22 @@ def _compiled(single: programs.Programs, mesh: Mesh) -> _Programs:
   def inspect(state: State) -> tuple[dict[str, Any], Any]:
     return each(single.inspect.__wrapped__, state._replace(step=None))
 
+  @functools.partial(jax.jit, static_argnums=(2, 3))
+  def order(keys: jax.Array, first: jax.Array, n: int, steps: int) -> jax.Array:
+    def member(key: jax.Array) -> jax.Array:
+      return data.batch_indices(
+        wrapped(key), n=n, batch_size=batch_size, start=first, steps=steps
+      )
+
+    rows = sharded(lambda keys: each(member, keys), (_MEMBERS,), _MEMBERS)
+    return rows(keys)
+
   return _Programs(
     ordinary=steps(single.ordinary.many),
     moving=steps(single.moving.many),
     evaluate=devices.jit(sharded(evaluate, (_STATE, _ALL, _ALL), _MEMBERS)),
     inspect=devices.jit(sharded(inspect, (_STATE,), _MEMBERS)),
+    order=order,
   )
 
 
@@ -275,7 +294,7 @@ class _Population:
     self.mesh = Mesh(np.array(_devices()[:count]), (_AXIS,))
     self.padding = -len(configs) % count
     single = programs.get(self.config, products=True)
-    self.program = _compiled(single, self.mesh)
+    self.program = _compiled(single, self.mesh, self.config.batch_size)
     self.shapes = train.state_shapes(self.config, single)
 
   def train(self) -> tuple[State, dict[int, str]]:
@@ -291,14 +310,15 @@ class _Population:
     state = self._placed(self._first_states() if fresh else host)
     del host
     with self._recorders(after=step) as recorders:
-      work = self._work(recorders, np.asarray(state.keys["data"])[:size])
+      # A copy: the state is donated to the first stretch.
+      work = self._work(recorders, jnp.copy(state.keys["data"]))
       step = int(state.step)
       _, host = loop.run(
         config, work, state, step, path=self.folder, fresh=fresh
       )
     return host, {i: r.failed for i, r in enumerate(recorders) if r.failed}
 
-  def _work(self, recorders: list[_Member], keys: np.ndarray) -> loop.Work:
+  def _work(self, recorders: list[_Member], keys: jax.Array) -> loop.Work:
     """Makes what the loop does for all members.
 
     Args:
@@ -306,56 +326,57 @@ class _Population:
       keys: Raw data uint32[members, 2] of the keys of their data's order.
     """
     config = self.config
-    sources = [
-      open_source(*one) for one in zip(self.configs, keys, strict=True)
-    ]
-    block = sources[0].block
-    x, y = map(jnp.stack, zip(*sources[0].tests(), strict=True))
+    source = open_source(config, np.asarray(keys[0]))
+    x, y = map(jnp.stack, zip(*source.tests(), strict=True))
     tests = self._put((x, y), _ALL)
-    examples = sources[0].batches(0)
-    examples = self._put((examples.x, examples.y), _ALL)
+    examples = source.batches(0)
+    x, y = self._put((examples.x, examples.y), _ALL)
     numbers = self._numbers()
     moves = parts.transformation(config, jax.random.key(0)).moves
+    # What to record, read one stretch late, as runs that are alone do.
+    pending = collections.deque()
 
     @functools.lru_cache(maxsize=1)
     def batches(first: int) -> Batches:
-      return self._batches(sources, examples, first)
+      first = np.int32(first)
+      order = self.program.order(keys, first, len(y), source.block)
+      return Batches(x, y, order, self._put(first, _ALL))
 
     def stretch(state: State, step: int, stop: int) -> State:
       take = self.program.moving if moves(step) else self.program.ordinary
-      first = step - step % block
-      return take(state, batches(first), np.int32(stop), numbers)
+      own = batches(step - step % source.block)
+      return take(state, own, np.int32(stop), numbers)
 
     def log(state: State, step: int) -> State:
-      sums = jax.device_get(state.sums)
-      for i, recorder in enumerate(recorders):
-        recorder.train(step, _member(i, sums))
+      pending.append((_Member.train, step, (state.sums,)))
       return state._replace(sums=self._no_sums())
 
     def evaluate(state: State, step: int) -> State:
       scores = self.program.evaluate(state, *tests)
       zeros, seen = self.program.inspect(state)
-      found = jax.device_get((scores, zeros))
-      for i, recorder in enumerate(recorders):
-        recorder.test(step, *_member(i, found))
+      pending.append((_Member.test, step, (scores, zeros)))
       return state._replace(seen_masks=seen)
 
-    def publish(step: int) -> None:
-      del step
-      for recorder in recorders:
-        recorder.flush()
+    def record(keep: int) -> None:
+      while len(pending) > keep:
+        add, step, found = pending.popleft()
+        found = jax.device_get(found)
+        for i, recorder in enumerate(recorders):
+          add(recorder, step, *_member(i, found))
+          recorder.flush()
 
     def save(state: State, step: int) -> State:
+      record(keep=0)
       host = self._on_host(state)
       return checkpoints.save(self.manager, step, host, self.paths)
 
     return loop.Work(
-      block=block,
+      block=source.block,
       moves=moves,
       stretch=stretch,
       log=log,
       evaluate=evaluate,
-      publish=publish,
+      publish=lambda step: record(keep=1),
       save=save,
       wait=functools.partial(checkpoints.wait, self.manager),
     )
@@ -430,20 +451,6 @@ class _Population:
       jax.device_get(no_sums()),
     )
     return self._put(sums, _MEMBERS)
-
-  def _batches(
-    self,
-    sources: Sequence[Source],
-    examples: tuple[jax.Array, jax.Array],
-    step: int,
-  ) -> Batches:
-    """Puts each member's order of the examples on its device."""
-    own = [one.batches(step) for one in sources]
-    order = self._padded(np.stack(jax.device_get([b.order for b in own])))
-    x, y = examples
-    return Batches(
-      x, y, self._put(order, _MEMBERS), self._put(own[0].first, _ALL)
-    )
 
   def _padded(self, tree: Any) -> Any:
     def leaf(x: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ def test_members_of_a_population_share_their_kernels(kind, turns, most):
     )
 
   single = programs.get(config, products=True)
-  stretch = getattr(population._compiled(single, mesh), kind)
+  stretch = getattr(population._compiled(single, mesh, config.batch_size), kind)
   traced = stretch.trace(
     placed(state._replace(step=None), "members")._replace(step=placed(until)),
     placed(batches)._replace(order=placed(batches.order, "members")),
