@@ -108,22 +108,30 @@ def _check(config: ml_collections.ConfigDict, *batches: str) -> None:
       )
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def jit(
+  function: Callable[..., Any], *, convolves: bool = False, **options: Any
+) -> Callable[..., Any]:
   """Compiles a function, so that the same program gives the same bits.
 
   On a GPU it then has no kernel whose sums depend on which of its threads is
-  first. That is an option of the compiler, which only the outermost `jax.jit`
-  takes: others compile `__wrapped__`.
+  first: scatters sort, and cuDNN's convolutions are of its other algorithms.
+  For the latter XLA takes the first algorithm of each convolution and product
+  instead of timing them, so it is asked only where there are any. These are
+  options of the compiler, which only the outermost `jax.jit` takes: others
+  compile `__wrapped__`.
 
   Args:
     function: The function.
+    convolves: Whether it has convolutions.
     **options: Those of `jax.jit`.
 
   Returns:
     The jitted function.
   """
   if jax.default_backend() == "gpu":
-    options["compiler_options"] = {"xla_gpu_exclude_nondeterministic_ops": True}
+    strict = "xla_gpu_exclude_nondeterministic_ops"
+    scatters = "xla_gpu_enable_scatter_determinism_expander"
+    options["compiler_options"] = {strict if convolves else scatters: True}
   return jax.jit(function, **options)
 
 

@@ -110,14 +110,16 @@ def _get(text: str, products: bool) -> Programs:
   config.mode = config.get("mode", "masked")
   model = Model(config, products=products)
   begin, rewind = _starts(config)
+  convolves = not products and _convolves(config)
+  jit = functools.partial(devices.jit, convolves=convolves)
   return Programs(
     draw=drawing(config),
     initial=refusing(model.initial_masks),
     begin=begin,
     rewind=rewind,
-    ordinary=_steps(model, update_masks=False),
-    moving=_steps(model, update_masks=True),
-    evaluate=devices.jit(model.evaluate),
+    ordinary=_steps(model, jit, update_masks=False),
+    moving=_steps(model, jit, update_masks=True),
+    evaluate=jit(model.evaluate),
     inspect=devices.jit(step.inspect),
     pack=_packing(config, lambda tx, *state: tx.pack(*state)),
     unpack=_packing(config, lambda tx, *state: tx.unpack(*state)),
@@ -125,10 +127,21 @@ def _get(text: str, products: bool) -> Programs:
   )
 
 
-def _steps(model: Model, *, update_masks: bool) -> Steps:
+def _convolves(config: ml_collections.ConfigDict) -> bool:
+  """Whether a GPU computes convolutions for a model."""
+  if jax.default_backend() != "gpu":
+    return False
+  keys = jax.eval_shape(lambda: parts.streams(0))
+  variables = jax.eval_shape(drawing(config), keys)
+  return any(p.ndim > 2 for p in jax.tree.leaves(variables["params"]))
+
+
+def _steps(
+  model: Model, jit: Callable[..., Any], *, update_masks: bool
+) -> Steps:
   one = functools.partial(step.step, model, update_masks=update_masks)
   at_a_time = _at_a_time(model.config, update_masks=update_masks)
-  donating = functools.partial(devices.jit, donate_argnames="state")
+  donating = functools.partial(jit, donate_argnames="state")
   return Steps(donating(one), donating(repeated(one, at_a_time)))
 
 

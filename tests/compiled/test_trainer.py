@@ -18,6 +18,7 @@ from experiments.runs import devices, programs, step, train
 from experiments.runs.model import Batches, Model
 from experiments.sweep import population
 from tests.compiled import harness
+from tests.experiments import small
 
 STEPS = 1000
 MEMBERS = 48
@@ -139,3 +140,8 @@ def test_sums_of_a_run_have_one_order():
 
   assert kernels(jax.jit) == set()
   assert kernels(devices.jit) == {"sort"}
+
+
+def test_convolutions_are_known_by_their_kernels():
+  assert programs._convolves(quickstart())
+  assert not programs._convolves(small.get_config())
