@@ -135,10 +135,6 @@ def _buffer(shape: tuple[int, ...], dtype: jnp.dtype, width: int) -> Any:
   return plgpu.SMEM(shape, dtype, transforms=layout)
 
 
-def _transposed(ref: Any) -> Any:
-  return ref.transpose((1, 0))
-
-
 def _padded(x: jax.Array) -> jax.Array:
   """Pads the batch to whole rows of the layout, eight, and to a tile.
 
@@ -302,13 +298,16 @@ def _multiply(plan, stages, x, blocks, columns, slots, y):
 
       def visit(turn, carry):
         begin, (place, column, _, entries) = carry
-        # Its loads take as long as many products: they are begun before.
+        # To read the tables takes as long as many products, and goes on
+        # beside them if it is begun before.
         ahead = plan.tile(turn + 1, columns)
         end = begin + entries * plan.parts
 
         def total(acc):
           def add(at):
-            weights = bs.at[at] if slots is None else _transposed(bs.at[at])
+            weights = bs.at[at]
+            if slots is not None:
+              weights = weights.transpose((1, 0))
             plgpu.wgmma(acc, xs.at[at, pl.ds(first_row, half)], weights)
 
           ring.accumulate(begin, end, add, 1)
@@ -526,7 +525,8 @@ def _sample(share, x, g, inputs, pointers, outputs, slots, out):
             of_x = xs.at[at, member.source]
             if width > _WARPGROUP:
               of_x = of_x.at[:, pl.ds(part, _WARPGROUP)]
-            plgpu.wgmma(acc, _transposed(of_x), gs.at[at, member.index])
+            of_x = of_x.transpose((1, 0))
+            plgpu.wgmma(acc, of_x, gs.at[at, member.index])
 
         ring.accumulate(jnp.int32(0), steps, add, share.tasks)
         return [acc[...] for acc in accs]
