@@ -1,10 +1,13 @@
 """Ways around what XLA does to programs, each with a test of its need.
 
-`tests/test_xla.py` fails where XLA no longer needs one of them.
+`tests/test_xla.py` and `tests/compiled` fail where XLA no longer needs one of
+them.
 """
 
 import functools
+import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -183,3 +186,87 @@ def sharded_as_first(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.sharding.auto_axes(function, out_sharding=sharding)(x, *args)
 
   return wrapped
+
+
+def cond_of_changes(
+  now: jax.Array,
+  then: Callable[[], Any],
+  otherwise: Callable[[], Any],
+  old: Any,
+) -> Any:
+  """Chooses as `lax.cond` does between trees that are mostly as they were.
+
+  XLA writes every array that comes out of a conditional, one after the other,
+  even those that a branch only passes on. So, on an accelerator, what comes out
+  for bool arrays and int32 scalars is one array of the bits in which they
+  differ from the old ones, all zero where nothing changes. They are made of it
+  where they are used, by kernels that are there anyway. On CPUs, and where
+  arrays may be sharded over several devices, this is `lax.cond`.
+
+  Args:
+    now: Which of the two, a bool scalar.
+    then: `() -> tree`.
+    otherwise: `() -> tree`; what it passes on are the arrays of `old`.
+    old: The tree before, of the same shapes and dtypes.
+
+  Returns:
+    The tree.
+  """
+  if jax.device_count() > 1 or not isinstance(now, jax.core.Tracer):
+    return lax.cond(now, then, otherwise)
+  then = jax.jit(then)  # so that it is traced once
+  return lax.platform_dependent(
+    cpu=lambda: lax.cond(now, then, otherwise),
+    default=lambda: _by_changes(now, then, otherwise, old),
+  )
+
+
+def _by_changes(now, then, otherwise, old):
+  before, treedef = jax.tree.flatten(old)
+  small = [_is_of_bytes(x) for x in before]
+
+  def changes(function: Callable[[], Any]) -> tuple[jax.Array, list]:
+    after = treedef.flatten_up_to(function())
+    pairs = itertools.compress(zip(after, before, strict=True), small)
+    found = [jnp.zeros(0, jnp.uint8), *itertools.starmap(_differing, pairs)]
+    others = itertools.compress(after, map(operator.not_, small))
+    return jnp.concatenate(found), [*others]
+
+  found, others = lax.cond(
+    now, lambda: changes(then), lambda: changes(otherwise)
+  )
+  others, start, after = iter(others), 0, []
+  for x, is_small in zip(before, small, strict=True):
+    if is_small:
+      end = start + x.size * x.dtype.itemsize
+      after.append(_changed(x, found[start:end]))
+      start = end
+    else:
+      after.append(next(others))
+  return treedef.unflatten(after)
+
+
+def _is_of_bytes(x: jax.Array) -> bool:
+  return x.dtype == bool if x.ndim else x.dtype == jnp.int32
+
+
+def _differing(new: jax.Array, old: jax.Array) -> jax.Array:
+  """Lists the bytes in which two arrays differ, by their bits."""
+  if new is old:
+    return jnp.zeros(old.size * old.dtype.itemsize, jnp.uint8)
+  bits = new ^ old
+  if not old.ndim:
+    bits = jnp.stack([bits >> shift for shift in _SHIFTS])
+  return jnp.ravel(bits).astype(jnp.uint8)
+
+
+def _changed(old: jax.Array, found: jax.Array) -> jax.Array:
+  """Undoes `_differing`."""
+  if old.ndim:
+    return old ^ found.astype(bool).reshape(old.shape)
+  for byte, shift in zip(jnp.split(found, 4), _SHIFTS, strict=True):
+    old ^= byte.astype(jnp.int32).reshape(()) << shift
+  return old
+
+
+_SHIFTS = (0, 8, 16, 24)  # of the bytes of an int32

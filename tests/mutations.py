@@ -30,15 +30,15 @@ MUTATIONS = (
   Mutation(
     1,
     "sparsejax/transform/step.py",
-    "return jnp.where(mask, u + (v - p), -p)",
-    "return jnp.where(mask, u + (v - p), -0.999 * p)",
+    "return jnp.where(mask, u, 0) - jnp.where(mask, 0, p)",
+    "return jnp.where(mask, u, 0) - jnp.where(mask, 0, 0.999 * p)",
   ),
   # The inner optimizer sees dense gradients.
   Mutation(
     2,
     "sparsejax/transform/sparsify.py",
-    "masks_lib.apply_masks(grads, new.masks), inner_state, values, **extra",
-    "grads, inner_state, values, **extra",
+    "masks_lib.apply_masks(grads, masks),\n",
+    "grads,\n",
   ),
   # Grown weights keep the moments that they had.
   Mutation(
@@ -51,10 +51,10 @@ MUTATIONS = (
   Mutation(
     4,
     "sparsejax/transform/sparsify.py",
-    """        inner, inner_state, kept, new.masks, grads, grown_moments
+    """        inner, inner_state, kept, masks, grads, grown_moments
       )
     updates, stepped""",
-    """        inner, inner_state, kept, new.masks, grads, grown_moments
+    """        inner, inner_state, kept, masks, grads, grown_moments
       )
       now = False
     updates, stepped""",

@@ -170,3 +170,59 @@ def test_noise_has_the_explicit_sharding_of_what_it_is_like():
   noise = keys.uniform(KEY, x)
   assert jax.typeof(noise).sharding == jax.typeof(x).sharding
   np.testing.assert_array_equal(noise, keys.uniform(KEY, jnp.ones((4, 8))))
+
+
+def by_changes(now, old, new):
+  return xla._by_changes(now, lambda: new, lambda: old, old)
+
+
+def test_what_changes_comes_out_of_a_conditional_in_one_array():
+  """Flags, and int32 scalars of any sign; all else beside it."""
+  rng = np.random.default_rng(0)
+  old, new = (
+    {
+      "a": rng.random((3, 5)) < 0.5,
+      "b": {"flags": rng.random(7) < 0.5, "float": rng.normal(size=4)},
+      "n": np.int32(n),
+      "negative": np.int32(-n),
+      "scalar": np.bool_(n == 9),
+      "key": np.arange(2, dtype=np.uint32) + n,
+      "same": np.ones(3, bool),
+    }
+    for n in (9, 2**31 - 1)
+  )
+  old, new = (jax.tree.map(jnp.asarray, x) for x in (old, new))
+  for now in (True, False):
+    got = jax.jit(by_changes)(jnp.array(now), old, new)
+    want = new if now else old
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert [x.dtype for x in jax.tree.leaves(got)] == [
+      x.dtype for x in jax.tree.leaves(want)
+    ]
+  many = jnp.array([True, False])
+  got = jax.vmap(by_changes, (0, None, None))(many, old, new)
+  for i, want in enumerate((new, old)):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      jax.tree.map(lambda x, i=i: x[i], got),
+      want,
+    )
+  nothing = {"x": jnp.ones(2)}
+  got = jax.jit(by_changes)(jnp.array(False), nothing, nothing)
+  np.testing.assert_array_equal(got["x"], nothing["x"])
+
+
+def test_a_conditional_of_changes_is_an_ordinary_one_on_cpus(monkeypatch):
+  monkeypatch.setattr(jax, "device_count", lambda: 1)
+  x = {"m": jnp.ones((4, 4), bool), "n": jnp.int32(3)}
+  new = {"m": jnp.zeros((4, 4), bool), "n": jnp.int32(4)}
+
+  def choose(now, old, new):
+    return xla.cond_of_changes(now, lambda: new, lambda: old, old)
+
+  lowered = jax.jit(choose).lower(jnp.array(True), x, new).as_text()
+  assert "ui8" not in lowered
+  assert "case" in lowered
+  for now, want in ((True, new), (False, x)):
+    got = jax.jit(choose)(jnp.array(now), x, new)
+    jax.tree.map(np.testing.assert_array_equal, got, want)

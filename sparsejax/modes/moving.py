@@ -170,7 +170,7 @@ def moved(
     )
   v = slots.without_axes(v, structure)
   updates = slots.without_axes(updates, structure)
-  updates = step.exact_updates(updates, v, slots.used(structure), v)
+  updates = step.exact_updates(updates, v, slots.used(structure))
   after = optax.apply_updates(v, updates)
   updates = treedef.unflatten(
     u if s is None else Replacement(a)

@@ -4,6 +4,7 @@ Params hold the zeros: the update of an inactive weight is what brings it to
 exactly 0. So the loss needs no masks, and its gradient is the dense one.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -162,26 +163,27 @@ def sparsify(
     checks.check_inputs(grads, params, old.masks)
     checks.check_budgets(mask_update, old, params)
     now = steps.moves_now(update_masks, when, old.count)
-    new = steps.static_cond(
-      now,
-      lambda: mask_update.update(grads, old, params, True),
-      lambda: mask_update.update(grads, old, params, False),
+    new = steps.next_state(
+      now, old, functools.partial(mask_update.update, grads, old, params)
     )
-    values, inner_state = params, state.inner_state
+    masks, values, inner_state = new.masks, None, state.inner_state
     if now is not False:
-      values = steps.grown_params(grown_values, old, new, params)
-      kept = steps.kept_moments(old, new, now, restart)
+      values = steps.grown_params(grown_values, old, masks, params)
+      kept = steps.kept_moments(old, masks, now, restart)
       inner_state = steps.reset_moments(
-        inner, inner_state, kept, new.masks, grads, grown_moments
+        inner, inner_state, kept, masks, grads, grown_moments
       )
     updates, stepped = inner.update(
-      masks_lib.apply_masks(grads, new.masks), inner_state, values, **extra
+      masks_lib.apply_masks(grads, masks),
+      inner_state,
+      params if values is None else values,
+      **extra,
     )
     if now is not False and not step_on_update:
       updates, stepped = steps.without_step(
         now, inner, inner_state, stepped, updates, params
       )
-    updates = steps.exact_updates(updates, params, new.masks, values)
+    updates = steps.exact_updates(updates, params, masks, values)
     return updates, SparseState(steps.with_next_count(new), stepped)
 
   return SparseTransformation(init_fn, update_fn, when, recipe)
@@ -283,11 +285,10 @@ def straight_through(
         now, inner, state.inner_state, stepped, updates, params
       )
     after = optax.apply_updates(params, updates)
-    new = steps.static_cond(
-      now,
-      lambda: mask_update.update(grads, coming, params, True, after=after),
-      lambda: mask_update.update(grads, coming, params, False, after=after),
+    update = functools.partial(
+      mask_update.update, grads, coming, params, after=after
     )
+    new = steps.next_state(now, coming, update)
     if trained is not None and now is not False:
       masks = trained(new)
       kept = jax.tree.map(

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jax.nn.initializers import Initializer
 
 from sparsejax import keys, xla
@@ -42,13 +41,20 @@ def without_step(
   return select_tree(now, stay, updates), select_tree(now, still, stepped)
 
 
-def static_cond(
-  now: bool | jax.Array, then: Callable[[], Any], otherwise: Callable[[], Any]
-) -> Any:
-  """Calls one of two functions: at trace time if `now` is a Python bool."""
+def next_state(
+  now: bool | jax.Array, old: MaskState, update: Callable[[bool], MaskState]
+) -> MaskState:
+  """Updates a mask state: settled at trace time if `now` is a Python bool."""
   if isinstance(now, bool):
-    return then() if now else otherwise()
-  return lax.cond(now, then, otherwise)
+    return update(now)
+
+  def rest(moves: bool) -> MaskState:
+    return update(moves)._replace(count=None)  # which `sparsify` counts
+
+  new = xla.cond_of_changes(
+    now, lambda: rest(True), lambda: rest(False), old._replace(count=None)
+  )
+  return new._replace(count=old.count)
 
 
 def select_tree(now: bool | jax.Array, then: Any, otherwise: Any) -> Any:
@@ -64,7 +70,10 @@ def with_next_count(state: MaskState) -> MaskState:
 
 
 def exact_updates(
-  updates: PyTree, params: PyTree, masks: PyTree, values: PyTree
+  updates: PyTree,
+  params: PyTree,
+  masks: PyTree,
+  values: PyTree | None = None,
 ) -> PyTree:
   """Makes updates that end at value + update, and at exactly 0 if inactive.
 
@@ -75,26 +84,31 @@ def exact_updates(
     updates: Those of the inner optimizer.
     params: The params p that updates are added to.
     masks: The masks.
-    values: The params v that the inner optimizer started from.
+    values: The params v that the inner optimizer started from, if others.
 
   Returns:
     The updates u + (v - p) of active weights, -p of inactive ones.
   """
 
   def leaf(
-    u: jax.Array, p: jax.Array, mask: jax.Array, v: jax.Array
+    u: jax.Array, p: jax.Array, mask: jax.Array, v: jax.Array | None = None
   ) -> jax.Array:
     if jnp.ndim(mask) == 0:
       return u
     dtype = jnp.promote_types(u.dtype, p.dtype)
-    u, p, v = (x.astype(dtype) for x in (u, p, v))
-    return jnp.where(mask, u + (v - p), -p)
+    u, p = u.astype(dtype), p.astype(dtype)
+    if v is not None:
+      u += v.astype(dtype) - p
+    # Not where(mask, u, -p): a GPU would bring p and -p, each by itself, to the
+    # layout that the gradient of a convolution has.
+    return jnp.where(mask, u, 0) - jnp.where(mask, 0, p)
 
-  return jax.tree.map(leaf, updates, params, masks, values)
+  others = [masks] if values is None else [masks, values]
+  return jax.tree.map(leaf, updates, params, *others)
 
 
 def grown_params(
-  initializer: Initializer, old: MaskState, new: MaskState, params: PyTree
+  initializer: Initializer, old: MaskState, masks: PyTree, params: PyTree
 ) -> PyTree:
   """Sets dropped weights to zero, and grown ones to their first value."""
 
@@ -109,11 +123,11 @@ def grown_params(
       first = xla.sharded_like(initializer(key, p.shape, p.dtype), p)
     return jnp.where(now, jnp.where(was, p, first), jnp.zeros_like(p))
 
-  return jax.tree_util.tree_map_with_path(leaf, old.masks, new.masks, params)
+  return jax.tree_util.tree_map_with_path(leaf, old.masks, masks, params)
 
 
 def kept_moments(
-  old: MaskState, new: MaskState, now: bool | jax.Array, restart: When
+  old: MaskState, masks: PyTree, now: bool | jax.Array, restart: When
 ) -> PyTree:
   """Marks the weights whose moments are kept; on an ordinary step all.
 
@@ -121,7 +135,7 @@ def kept_moments(
 
   Args:
     old: The mask state before the update.
-    new: The one after it.
+    masks: The masks after it.
     now: Whether masks move.
     restart: `step -> bool`: where all moments start from zero.
 
@@ -136,7 +150,7 @@ def kept_moments(
     kept = was & is_ if again is False else was & is_ & jnp.logical_not(again)
     return kept | jnp.logical_not(now)
 
-  return jax.tree.map(leaf, old.masks, new.masks)
+  return jax.tree.map(leaf, old.masks, masks)
 
 
 def reset_moments(

@@ -14,6 +14,7 @@ import optax.contrib
 import pytest
 
 import sparsejax
+from sparsejax import xla
 
 pytestmark = pytest.mark.core
 
@@ -252,8 +253,13 @@ def test_a_python_bool_is_settled_at_trace_time():
   assert not selecting & set(names(False))
 
 
+@pytest.mark.parametrize("accelerator", [False, True])
 @pytest.mark.parametrize("update_masks", [True, False])
-def test_all_three_ways_give_the_same_bits(update_masks):
+def test_all_three_ways_give_the_same_bits(
+  update_masks, accelerator, monkeypatch
+):
+  if accelerator:
+    monkeypatch.setattr(xla, "cond_of_changes", xla._by_changes)
   # Adafactor's second moments are not 0 outside the mask.
   tx = make(delta_t=1, inner=optax.adafactor(0.1))
   params, state = sparsejax.init(tx, PARAMS)
