@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks import core, gpu_layers, measure, sweep
+from benchmarks import core, gpu_layers, gpu_trainer, measure, sweep
 from experiments import models
 from experiments.runs import train
 from experiments.sweep import population
@@ -170,6 +170,7 @@ ITEMS = {
   "population": Item(40, together),
   "quickstart": Item(45, quickstart),
   "every": Item(65, every),
+  "trainer": Item(35, gpu_trainer.rows),
   "resnet50": Item(50, resnet50),
 }
 
