@@ -14,8 +14,10 @@ from sparsejax import xla
 from sparsejax.masks import PyTree
 from sparsejax.select.equation import select, together
 from sparsejax.select.order import of_one_dtype, order_keys, ordered
+from sparsejax.select.tiles import count_in_rows
 
 __all__ = [
+  "count_in_rows",
   "count_of_each",
   "order_keys",
   "ordered",

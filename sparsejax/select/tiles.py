@@ -43,17 +43,10 @@ def k_largest(
     >>> print(a, b)
     [[ True False  True False]] [[ True False]]
   """
-  widths = [count(x.shape[1]) for x in keys]
-  rows = _Rows(np.repeat(widths, [len(x) for x in keys]))
-  tiles = jnp.concatenate(
-    [
-      jnp.pad(x, ((0, 0), (0, n * _TILE - x.shape[1]))).reshape(-1)
-      for x, n in zip(keys, widths, strict=True)
-    ]
-  )
+  flat, rows = _side_by_side(keys)
   # Computed once: counts and comparisons have to see the same bits. And as one
   # axis, so that tiles lie in memory one after another, whatever the leaves do.
-  tiles = lax.optimization_barrier(tiles).reshape(-1, _TILE)
+  tiles = lax.optimization_barrier(flat).reshape(-1, _TILE)
   k = jnp.concatenate(list(ks))
   threshold, ties, needed = _kth_largest(tiles, rows, k)
   tile, lane = _last_tie(tiles, rows, threshold, ties, needed)
@@ -68,7 +61,7 @@ def k_largest(
   if any(len(x) > 1 for x in keys):
     # Or XLA lays tiles out as the leaves, if these have rows along other axes.
     mask = lax.optimization_barrier(mask.reshape(-1)).reshape(mask.shape)
-  sizes = [len(x) * n for x, n in zip(keys, widths, strict=True)]
+  sizes = [len(x) * count(x.shape[1]) for x in keys]
   parts = jnp.split(mask, np.cumsum(sizes)[:-1])
   return [
     part.reshape(len(x), -1)[:, : x.shape[1]]
@@ -79,6 +72,37 @@ def k_largest(
 def count(width: int) -> int:
   """Counts the tiles that a row of so many keys takes."""
   return -(-width // _TILE)
+
+
+def count_in_rows(flags: Sequence[jax.Array]) -> list[jax.Array]:
+  """Counts what is True in every row of several arrays.
+
+  Args:
+    flags: Bool arrays [rows, width]; rows and widths may differ.
+
+  Returns:
+    int32 [rows] for each.
+
+  Example:
+    >>> a, b = count_in_rows([jnp.eye(2) > 0, jnp.ones((1, 3)) > 0])
+    >>> print(a, b)
+    [1 1] [3]
+  """
+  flat, rows = _side_by_side(flags)
+  (counts,) = _sums([flat.reshape(-1, _TILE)])
+  (totals,) = _sums([rows.apart(counts)])
+  return jnp.split(totals, np.cumsum([len(x) for x in flags])[:-1])
+
+
+def _side_by_side(arrays):
+  """Fills rows up to whole tiles, and lays all of them end to end."""
+  tiles = [count(x.shape[1]) for x in arrays]
+  flat = [
+    jnp.pad(x, ((0, 0), (0, n * _TILE - x.shape[1]))).reshape(-1)
+    for x, n in zip(arrays, tiles, strict=True)
+  ]
+  rows = _Rows(np.repeat(tiles, [len(x) for x in arrays]))
+  return jnp.concatenate(flat), rows
 
 
 class _Rows:

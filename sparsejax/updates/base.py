@@ -1,13 +1,15 @@
 """What mask updates are, and the parts that they share."""
 
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from sparsejax import distributions, keys, patterns, roles, select
 from sparsejax import masks as masks_lib
@@ -224,38 +226,45 @@ def move_masks(
   """Maps `leaf(pattern, mask, budget, *trees, *given)` over the sparse layers.
 
   `leaf` sees one layer of those that are stacked in an array, and scalars that
-  all of them are given. It returns the new mask, and whether all scores were
-  finite: the old mask stays if not, and that is counted.
+  all of them are given. It returns the new mask. The old one stays in layers of
+  whose scores, the floating ones of the trees, not all are finite, and that is
+  counted.
   """
   of = patterns_by_path(state.masks, pattern)
   role = roles.of(params, prunable)
 
-  def guarded(given, path, mask, budget, *xs):
-    if np.size(mask) == 0 or jnp.ndim(mask) == 0:
-      return mask, jnp.int32(0)
-    name = path_name(path)
-    layer = patterns.for_layer(of[name], roles.features(role[name]))
-
-    def one(mask, budget, *xs):
-      new, ok = leaf(layer, mask, budget, *xs)
-      return jnp.where(ok, new, mask), 1 - ok.astype(jnp.int32)
-
-    moved = roles.by_layer(one, role[name], merged=layer.merged)
-    mask, refused = moved(mask, budget, *xs, *given)
-    return mask, jnp.sum(refused) if refused.ndim else refused
-
   @select.together
-  def move(given, *trees):
-    each = functools.partial(guarded, given)
-    return jax.tree_util.tree_map_with_path(each, *trees)
+  def moved(given, *trees):
+    def new(path, mask, *xs):
+      if not np.size(mask) or not np.ndim(mask):
+        return mask
+      name = path_name(path)
+      layer = patterns.for_layer(of[name], roles.features(role[name]))
+      one = functools.partial(leaf, layer)
+      by_layer = roles.by_layer(one, role[name], merged=layer.merged)
+      return by_layer(mask, *xs, *given)
 
-  moved = move(given, state.masks, state.budget, *trees)
-  masks, refused = jax.tree.transpose(
-    jax.tree.structure(state.masks), jax.tree.structure((0, 0)), moved
-  )
-  return state._replace(
-    masks=masks, refused=state.refused + sum(jax.tree.leaves(refused))
-  )
+    return jax.tree_util.tree_map_with_path(new, *trees)
+
+  new = jax.tree.leaves(moved(given, state.masks, state.budget, *trees))
+  paths, treedef = jax.tree_util.tree_flatten_with_path(state.masks)
+  masks = [mask for _, mask in paths]
+  ok = {i: True for i, m in enumerate(masks) if np.size(m) and np.ndim(m)}
+  rated = [
+    (i, x)
+    for tree in trees
+    for i, x in enumerate(treedef.flatten_up_to(tree))
+    if i in ok and jnp.issubdtype(jnp.result_type(x), jnp.floating)
+  ]
+  of_rated = [role[path_name(paths[i][0])] for i, _ in rated]
+  found = finite([x for _, x in rated], of_rated)
+  for (i, _), fine in zip(rated, found, strict=True):
+    ok[i] &= fine
+  refused = state.refused
+  for i, fine in ok.items():
+    masks[i] = jnp.where(fine, new[i], masks[i])
+    refused += jnp.sum(jnp.logical_not(fine), dtype=jnp.int32)
+  return state._replace(masks=treedef.unflatten(masks), refused=refused)
 
 
 def move_globally(
@@ -277,7 +286,8 @@ def move_globally(
   if among is not None:
     where = [jax.tree.leaves(among)[i] for i in sparse]
   new = select.top_k_masks([rated[i] for i in sparse], k, where)
-  ok = jnp.all(jnp.stack([finite(rated[i]) for i in sparse]))
+  whole = [roles.Role()] * len(sparse)
+  ok = jnp.all(jnp.stack(finite([rated[i] for i in sparse], whole)))
   budget = jax.tree.leaves(state.budget)
   for i, mask in zip(sparse, new, strict=True):
     leaves[i] = jnp.where(ok, mask, leaves[i])
@@ -316,6 +326,45 @@ def check_scope(scope: str, pattern: Patterns | None = None) -> None:
     )
 
 
-def finite(x: jax.Array) -> jax.Array:
-  """Returns whether all of an array is finite, a bool scalar."""
-  return jnp.all(jnp.isfinite(x))
+def finite(
+  scores: Sequence[jax.Array], of: Sequence[roles.Role]
+) -> list[jax.Array]:
+  """Returns whether all scores of each layer are finite.
+
+  Args:
+    scores: Floating arrays.
+    of: Their roles, which say along which axes layers are stacked.
+
+  Returns:
+    A bool array for each, of `roles.budget_shape`.
+  """
+
+  def each(scores):
+    return [
+      jnp.all(
+        jnp.isfinite(x),
+        tuple(a for a in range(x.ndim) if a not in role.stacked),
+        keepdims=bool(role.stacked),
+      )
+      for x, role in zip(scores, of, strict=True)
+    ]
+
+  def at_once(scores):
+    """By few kernels for all, not two for each."""
+    shapes = [
+      roles.budget_shape(role, x.shape)
+      for x, role in zip(scores, of, strict=True)
+    ]
+    odd = select.count_in_rows(
+      [
+        jnp.moveaxis(
+          ~jnp.isfinite(x), role.stacked, range(len(role.stacked))
+        ).reshape(math.prod(shape), -1)
+        for x, role, shape in zip(scores, of, shapes, strict=True)
+      ]
+    )
+    return [(n == 0).reshape(s) for n, s in zip(odd, shapes, strict=True)]
+
+  if jax.device_count() > 1 or not scores:
+    return each(scores)
+  return lax.platform_dependent(list(scores), cpu=each, default=at_once)

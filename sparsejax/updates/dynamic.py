@@ -97,8 +97,7 @@ def drop_and_grow(
         n = n + k - budget
         if not regrow:  # more than k may be active: less room than without them
           n = jnp.minimum(n, mask.size - jnp.sum(mask, dtype=jnp.int32))
-      new = pattern.swap(mask, k, n, dropped_by, grown_by, regrow)
-      return new, base.finite(dropped_by) & base.finite(grown_by)
+      return pattern.swap(mask, k, n, dropped_by, grown_by, regrow)
 
     by = dropped_by, grown_by
     return base.move_masks(
@@ -231,7 +230,7 @@ def constant_fan_in(
       keep = select.top_k_of_each(dropped_by, each, axis, keep)
       missing = each - select.count_of_each(keep, axis)
       grown = select.top_k_of_each(grown_by, missing, axis, ~keep)
-      return keep | grown, base.finite(dropped_by) & base.finite(grown_by)
+      return keep | grown
 
     by = dropped_by, grown_by, whole
     return base.move_masks(

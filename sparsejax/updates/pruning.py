@@ -163,8 +163,7 @@ def prune_and_regrow(
       del budget
       k = jnp.sum(mask, dtype=jnp.int32)
       n = jnp.trunc(share * k.astype(jnp.float32)).astype(jnp.int32)
-      new = pattern.swap(mask, k, n, dropped_by, grown_by, True)
-      return new, base.finite(dropped_by) & base.finite(grown_by)
+      return pattern.swap(mask, k, n, dropped_by, grown_by, True)
 
     # A leaf that could not be pruned is not counted once more.
     state = state._replace(refused=refused)
@@ -223,7 +222,7 @@ def keep_best(
     def leaf(pattern, mask, budget, by, first, left):
       k = scheduled_budget(budget, first, left)
       where = mask if active else None
-      return pattern.top_k(by, k, where), base.finite(by)
+      return pattern.top_k(by, k, where)
 
     return base.move_masks(
       state, params, prunable, pattern, leaf, by, first, given=(left,)

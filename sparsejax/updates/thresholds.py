@@ -70,7 +70,7 @@ def above(
       if k:  # the k best are among them, or they are among the k best
         few = jnp.sum(over, dtype=jnp.int32) < k
         over |= select.top_k_mask_if_any(by, jnp.where(few, k, 0))
-      return over, base.finite(by)
+      return over
 
     return base.move_masks(
       state, params, prunable, None, leaf, by, given=(limit,)

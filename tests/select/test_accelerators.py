@@ -1,5 +1,6 @@
 """Selection as accelerators do it, run on a CPU, against a stable argsort."""
 
+import contextlib
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jax import lax
 from jax.interpreters import mlir
 
 from sparsejax import select
@@ -27,23 +29,32 @@ pytestmark = pytest.mark.core
 SHAPES = [(), (0,), (1,), (5, 13), (3, 0, 2), (1024,), (41, 25), (3, 2, 512)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def accelerator():
-  """Has programs for a CPU select as those for an accelerator do."""
+@contextlib.contextmanager
+def as_on_an_accelerator():
+  """Lowers programs for a CPU as those for one accelerator."""
   register = functools.partial(
     mlir.register_lowering, equation._top_k_p, platform="cpu"
   )
-  register(mlir.lower_fun(equation._on_accelerators))
-  jax.clear_caches()
-  yield
-  register(mlir.lower_fun(equation._on_cpu))
-  jax.clear_caches()
+
+  def by_default(*args, default, **others):
+    del others
+    return default(*args)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "device_count", lambda: 1)
+    patch.setattr(lax, "platform_dependent", by_default)
+    register(mlir.lower_fun(equation._on_accelerators))
+    jax.clear_caches()
+    yield
+    register(mlir.lower_fun(equation._on_cpu))
+    jax.clear_caches()
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  """Programs as for one device, on which the tests' arrays are anyway."""
-  monkeypatch.setattr(jax, "device_count", lambda: 1)
+@pytest.fixture(autouse=True, scope="module")
+def accelerator():
+  """Has all tests of this module run so."""
+  with as_on_an_accelerator():
+    yield
 
 
 @jax.jit
