@@ -105,8 +105,8 @@ MUTATIONS = (
   Mutation(
     10,
     "sparsejax/updates/base.py",
-    "return jnp.all(jnp.isfinite(x))",
-    "return jnp.all(jnp.isfinite(x)) | True",
+    "    ok[i] &= fine\n",
+    "    ok[i] &= fine | True\n",
   ),
   # Ranks by sorting.
   Mutation(
