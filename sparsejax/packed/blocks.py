@@ -52,13 +52,10 @@ class Blocks(Structure):
 
   def columns(self) -> jax.Array:
     """Finds the column of each block, int32[n]; out of range where unused."""
-    entries = jnp.arange(self.inputs.shape[0], dtype=jnp.int32)
-    # No loop, which a GPU would launch turn by turn.
-    column = jnp.searchsorted(
-      self.pointers, entries, side="right", method="scan_unrolled"
-    )
-    column -= 1
-    return column.astype(jnp.int32)
+    # Columns begun so far, without a search: see `_listed`.
+    begun = jnp.zeros(self.inputs.shape[0], jnp.int32)
+    begun = begun.at[self.pointers[1:]].add(1, mode="drop")
+    return jnp.cumsum(begun, dtype=jnp.int32)
 
   def places(self) -> jax.Array:
     """Lists the slots' indices in the flat matrix, row by row of each block."""
@@ -108,7 +105,7 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
   def place(mask: jax.Array, slots: int) -> Structure:
     there = tiles(mask)[:, 0, :, 0]
     n = slots // side**2
-    by_column, by_row = places(there.T, n), places(there, n)
+    by_column, by_row = _listed(there.T, n), _listed(there, n)
     return Blocks(
       *_ordered(there.T, by_column),
       *_ordered(there, by_row),
@@ -125,6 +122,24 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
     return bool(np.all(parts == parts[:, :1, :, :1]))
 
   return Format(f"blocks_{side}", slots, place, fits)
+
+
+def _listed(there, n):
+  """Lists the first n blocks that are there, as `masks.places`."""
+  # That is faster on a CPU, and has a loop, which a GPU launches turn by turn.
+  return lax.platform_dependent(
+    there,
+    cpu=functools.partial(places, k=n),
+    default=functools.partial(_scattered, n=n),
+  )
+
+
+def _scattered(there, n):
+  rank = jnp.cumsum(there.reshape(-1), dtype=jnp.int32) - 1
+  entry = jnp.where(there.reshape(-1), rank, n)
+  number = jnp.arange(there.size, dtype=jnp.int32)
+  at = jnp.full(n, there.size, jnp.int32)
+  return at.at[entry].set(number, mode="drop")
 
 
 def _ordered(there, at):

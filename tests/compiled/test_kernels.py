@@ -111,7 +111,8 @@ def test_layers_of_libraries_use_the_kernels(layer):
   assert counts(compiled).copies == 0
 
 
-def test_a_training_step_of_blocks_has_no_copies():
+def training_step(**update):
+  """A step of RigL on blocks of two matrices, compiled."""
   tx = sparsejax.modes.kernels(
     sparsejax.rigl(
       optax.adamw(1e-3),
@@ -132,17 +133,26 @@ def test_a_training_step_of_blocks_has_no_copies():
 
   def step(values, state, x):
     value_and_grad = sparsejax.value_and_grad(loss, tx)
-    _, grads = value_and_grad(values, state, x, update_masks=False)
-    updates, state = tx.update(grads, state, values, update_masks=False)
+    _, grads = value_and_grad(values, state, x, **update)
+    updates, state = tx.update(grads, state, values, **update)
     return optax.apply_updates(values, updates), state
 
   x = jax.ShapeDtypeStruct((1024, 256), jnp.bfloat16)
-  compiled = compile_for_h100(step, values, state, x, donate_argnums=(0, 1))
+  return compile_for_h100(step, values, state, x, donate_argnums=(0, 1))
+
+
+def test_a_training_step_of_blocks_has_no_copies():
+  compiled = training_step(update_masks=False)
   found = counts(compiled)
   # The first matrix has no gradient of its input to compute.
   assert compiled.as_text().count('custom_call_target="mosaic_gpu') == 5
   assert (found.copies, found.whiles, found.conditionals) == (0, 0, 0)
   assert found.kernels <= 5 + 9
+
+
+def test_blocks_move_without_loops():
+  found = counts(training_step(update_masks=True))
+  assert (found.whiles, found.conditionals) == (0, 0)
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton:DeprecationWarning")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import sparsejax
-from sparsejax import packed
+from sparsejax import masks, packed
 from sparsejax.kernels import blocks, triton
 from sparsejax.nodes import Probe
+from sparsejax.packed.blocks import _scattered as scattered
 from sparsejax.packed.blocks import block_product
 from tests.marks import slow
 
@@ -119,6 +120,16 @@ def test_older_cards_make_the_product_dense(monkeypatch):
   w, dense, _ = matrix(16)
   x = jnp.ones((8, dense.shape[0]))
   np.testing.assert_array_equal(block_product(x, w), x @ dense)
+
+
+@pytest.mark.parametrize("n", [5, 20, 40])
+def test_blocks_are_listed_alike_on_all_platforms(n):
+  there = np.random.default_rng(0).random((6, 9)) < 0.4
+  assert 5 < there.sum() < 40
+  got = scattered(jnp.asarray(there), n)
+  np.testing.assert_array_equal(got, masks.places(jnp.asarray(there), n))
+  found = np.flatnonzero(there)[:n]
+  np.testing.assert_array_equal(got[: len(found)], found)
 
 
 def test_columns_with_the_most_blocks_come_first():
