@@ -21,7 +21,7 @@ from absl import logging
 
 from experiments.errors import UserError
 from experiments.runs import metrics
-from experiments.runs.workdir import storage
+from experiments.runs.workdir import of_each, storage
 
 if TYPE_CHECKING:
   # Where it is used it is imported late: it takes longer to load than JAX.
@@ -92,8 +92,7 @@ def save(
   """
   import orbax.checkpoint as ocp
 
-  for folder in records:
-    metrics.sync(folder)
+  of_each(metrics.sync, records)
   wait(manager)
   try:
     manager.save(

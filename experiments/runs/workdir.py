@@ -11,7 +11,8 @@ import importlib.metadata
 import json
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,20 @@ def finished(path: str | os.PathLike) -> dict[str, Any] | None:
   if "metrics" not in found:
     raise UserError(f"{file} holds no metrics. Give another --workdir.")
   return found["metrics"]
+
+
+def of_each(function: Callable[..., Any], *items: Iterable[Any]) -> list[Any]:
+  """Calls a function that waits for the disk, of all items at once.
+
+  Args:
+    function: Safe in threads.
+    *items: Its arguments, as for `map`.
+
+  Returns:
+    What it returns, in their order; the first error is raised.
+  """
+  with futures.ThreadPoolExecutor() as pool:
+    return list(pool.map(function, *items))
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -145,11 +145,11 @@ def _train(
     paths = []
     for name, config in members.items():
       check_batch(config)
-      path = stack.enter_context(workdir_lib.locked(root / name))
-      workdir_lib.ensure_config(
-        path, calling.plain(config), free=("mode", "devices")
-      )
-      paths.append(path)
+      paths.append(stack.enter_context(workdir_lib.locked(root / name)))
+    ensure = functools.partial(
+      workdir_lib.ensure_config, free=("mode", "devices")
+    )
+    workdir_lib.of_each(ensure, paths, map(calling.plain, members.values()))
     manager = stack.enter_context(
       checkpoints.open_manager(folder / "checkpoints")
     )
@@ -399,9 +399,12 @@ class _Population:
     if good:
       folders = [path / "checkpoints" for path in good]
       checkpoints.save_each(folders, self.config.steps, list(good.values()))
-    for path in good:
+
+    def finish(path: Path) -> None:
       final = metrics.last_test(metrics.read(path))
       workdir_lib.finish(path, self.config.steps, final)
+
+    workdir_lib.of_each(finish, good)
     return more
 
   def _first_states(self) -> State:

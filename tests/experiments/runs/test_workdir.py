@@ -155,3 +155,9 @@ def test_a_finished_run_says_so(tmp_path):
   workdir.finish(tmp_path, 10, {"accuracy": 0.5})
   assert workdir.finished(tmp_path) == {"accuracy": 0.5}
   assert [p.name for p in Path(tmp_path).iterdir()] == ["finished.json"]
+
+
+def test_of_each_keeps_the_order_and_raises_the_first_error():
+  assert workdir.of_each(pow, [2, 3, 4], [5, 4, 3]) == [32, 81, 64]
+  with pytest.raises(ValueError, match="'b'"):
+    workdir.of_each(int, ["1", "b", "c"])
