@@ -212,7 +212,7 @@ def top_kast(
     when=_every(delta_t, t_end),
     key=key,
     gradients=penalised,
-    trained=lambda state: with_dense(state.scores.backward),
+    trained=lambda state: with_dense(state.scores.backward, jnp.array(True)),
   )
 
 

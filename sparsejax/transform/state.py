@@ -10,6 +10,7 @@ from jax import lax
 from sparsejax import masks as masks_lib
 from sparsejax.masks import PyTree, is_hole
 from sparsejax.updates import MaskState, Thresholds
+from sparsejax.updates.state import with_dense
 from sparsejax.updates.thresholds import soft_thresholded
 
 
@@ -129,7 +130,8 @@ def forward_params(
     return params
   values = masks_lib.apply_masks(params, get_masks(opt_state))
   if thresholds := find(opt_state, Thresholds):
-    raw = _merged([t.raw for t in thresholds], jnp.float32(-jnp.inf))
+    none = jnp.float32(-jnp.inf)
+    raw = _merged([with_dense(t.raw, none) for t in thresholds], none)
     values = soft_thresholded(values, raw)
   # Exactly these values, since p - p is 0.
   return jax.tree.map(

@@ -19,7 +19,7 @@ from sparsejax.nodes import node
 
 
 class Dense(NamedTuple):
-  """In place of the mask of a leaf that stays dense: a node without arrays."""
+  """In place of what a leaf that stays dense has not: a node without arrays."""
 
 
 def without_dense(masks: PyTree, added: tuple[int, ...] = ()) -> PyTree:
@@ -42,16 +42,16 @@ def without_dense(masks: PyTree, added: tuple[int, ...] = ()) -> PyTree:
   return jax.tree.map(leaf, masks, is_leaf=stands)
 
 
-def with_dense(stored: PyTree, added: tuple[int, ...] = ()) -> PyTree:
-  """Undoes `without_dense`."""
-  true = jnp.ones(added, bool)
-
-  def is_dense(x: Any) -> bool:
-    return isinstance(x, Dense)
-
+def with_dense(stored: PyTree, dense: jax.Array) -> PyTree:
+  """Puts an array in the place of each leaf that stays dense."""
   return jax.tree.map(
-    lambda m: true if is_dense(m) else m, stored, is_leaf=is_dense
+    lambda x: dense if is_dense(x) else x, stored, is_leaf=is_dense
   )
+
+
+def is_dense(x: Any) -> bool:
+  """Returns whether `x` marks a leaf that stays dense."""
+  return isinstance(x, Dense)
 
 
 @node("values", static=("treedef", "shapes"))
@@ -151,7 +151,7 @@ class MaskState:
   @property
   def masks(self) -> PyTree:
     """The mask tree."""
-    return with_dense(self._masks, np.shape(self.count))
+    return with_dense(self._masks, jnp.ones(np.shape(self.count), bool))
 
   @property
   def budget(self) -> PyTree:

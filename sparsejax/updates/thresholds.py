@@ -13,15 +13,16 @@ from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.scores import Score, check_transformation
 from sparsejax.updates import base
 from sparsejax.updates.base import MaskState, MaskUpdate
+from sparsejax.updates.state import Dense
 
 
 class Thresholds(NamedTuple):
   """Learned thresholds, in the state of `soft_threshold`.
 
   Attributes:
-    raw: float32 scalar s per leaf, whose sigmoid is the threshold; minus
-      infinity, and so a threshold of 0, where dense. Of layers that are stacked
-      in one leaf one each, [layers, 1, ...].
+    raw: float32 scalar s per leaf, whose sigmoid is the threshold; `Dense`
+      where dense. Of layers that are stacked in one leaf one each,
+      [layers, 1, ...].
     optimizer: The state of what trains them.
   """
 
@@ -108,13 +109,13 @@ def soft_threshold(
   def init(key: jax.Array, params: PyTree) -> MaskState:
     state = _dense(key, params, prunable)
     raw = jax.tree.map(
-      lambda m, k: jnp.full(
-        k.shape, initial if m.ndim else -jnp.inf, jnp.float32
+      lambda m, k: (
+        jnp.full(k.shape, initial, jnp.float32) if m.ndim else Dense()
       ),
       state.masks,
       state.budget,
     )
-    thresholds = Thresholds(raw, optimizer.init(_learned(raw, state.masks)))
+    thresholds = Thresholds(raw, optimizer.init(_learned(raw)))
     masks = jax.tree.map(_over, state.masks, params, raw)
     return state._replace(masks=masks, scores=thresholds)
 
@@ -128,13 +129,13 @@ def soft_threshold(
   ) -> MaskState:
     raw, optimizer_state = state.scores
     slopes = jax.tree.map(_slope, state.masks, params, grads, raw)
-    learned = _learned(raw, state.masks)
+    learned = _learned(raw)
     change, optimizer_state = optimizer.update(
-      _learned(slopes, state.masks), optimizer_state, learned
+      _learned(slopes), optimizer_state, learned
     )
     learned = optax.apply_updates(learned, change)
     raw = jax.tree_util.tree_map_with_path(
-      lambda path, s: learned.get(path_name(path), s), raw
+      lambda path, _: learned[path_name(path)], raw
     )
     state = state._replace(scores=Thresholds(raw, optimizer_state))
     if not now:
@@ -171,14 +172,10 @@ def _dense(key, params, prunable):
   return base.dense_state(params, prunable, sizes, key)
 
 
-def _learned(tree, masks) -> dict[str, jax.Array]:
+def _learned(tree) -> dict[str, jax.Array]:
   """Lists the scalars of sparse leaves, by key path."""
-  leaves = jax.tree_util.tree_leaves_with_path(masks)
-  return {
-    path_name(path): x
-    for (path, mask), x in zip(leaves, jax.tree.leaves(tree), strict=True)
-    if jnp.ndim(mask)
-  }
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {path_name(path): x for path, x in leaves}
 
 
 def _over(mask, p, s):
@@ -190,7 +187,7 @@ def _over(mask, p, s):
 def _slope(mask, p, g, s):
   """Computes the gradient of s, through the threshold sigmoid(s)."""
   if mask.ndim == 0:
-    return jnp.zeros_like(s)
+    return s
   over = jnp.abs(p) > jax.nn.sigmoid(s).astype(p.dtype)
   down = jnp.where(over, g * jnp.sign(p), 0).astype(jnp.float32)
   along = tuple(a for a, n in enumerate(s.shape) if n == 1) if s.ndim else None

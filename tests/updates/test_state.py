@@ -161,3 +161,14 @@ def test_top_kast_has_two_masks_of_each_sparse_leaf():
   )
   _, state = sparsejax.init(tx, PARAMS)
   assert len(jax.tree.leaves(state)) == 6 + 2
+
+
+def test_thresholds_are_scalars_of_sparse_leaves():
+  inner = optax.sgd(0.1)
+  tx = sparsejax.str_(inner, key=KEY, optimizer=inner, prunable=PRUNABLE)
+  params, state = sparsejax.init(tx, PARAMS)
+  assert len(jax.tree.leaves(state)) == 6 + 2
+  seen = sparsejax.forward_params(params, state)
+  assert conformance.same(seen["dense"], params["dense"])
+  _, new = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+  assert jax.tree.structure(new) == jax.tree.structure(state)
