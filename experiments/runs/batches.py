@@ -30,11 +30,13 @@ class Source(NamedTuple):
     batches: `(step) -> Batches` of the block that the step lies in.
     tests: `() -> (x, y)` of each batch of the test set; labels of -1 fill the
       last.
+    examples: Inputs and labels of the training set; None if it is streamed.
   """
 
   block: int
   batches: Callable[[int], Batches]
   tests: Callable[[], Iterable[tuple[jax.Array, jax.Array]]]
+  examples: tuple[jax.Array, jax.Array] | None = None
 
 
 def check_size(batch_size: int, n: int, what: str) -> None:
@@ -103,6 +105,7 @@ def open_source(
     block=block,
     batches=lambda step: drawn(step - step % block),
     tests=lambda: tests,
+    examples=(x, y),
   )
 
 

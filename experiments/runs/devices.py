@@ -113,12 +113,12 @@ def jit(
 ) -> Callable[..., Any]:
   """Compiles a function, so that the same program gives the same bits.
 
-  On a GPU it then has no kernel whose sums depend on which of its threads is
-  first: scatters sort, and cuDNN's convolutions are of its other algorithms.
-  For the latter XLA takes the first algorithm of each convolution and product
-  instead of timing them, so it is asked only where there are any. These are
-  options of the compiler, which only the outermost `jax.jit` takes: others
-  compile `__wrapped__`.
+  On a GPU it then has no kernel whose sums depend on which of its threads comes
+  first: a scatter sorts its indices, and cuDNN runs deterministic algorithms.
+  XLA restricts cuDNN only by an option that also takes the first algorithm of
+  every convolution and product, where it would time several; functions without
+  convolutions are spared that. Only the outermost `jax.jit` takes compiler
+  options: to call the result inside of another one, call its `__wrapped__`.
 
   Args:
     function: The function.

@@ -329,8 +329,7 @@ class _Population:
     source = open_source(config, np.asarray(keys[0]))
     x, y = map(jnp.stack, zip(*source.tests(), strict=True))
     tests = self._put((x, y), _ALL)
-    examples = source.batches(0)
-    x, y = self._put((examples.x, examples.y), _ALL)
+    x, y = self._put(source.examples, _ALL)
     numbers = self._numbers()
     moves = parts.transformation(config, jax.random.key(0)).moves
     # What to record, read one stretch late, as runs that are alone do.
