@@ -79,6 +79,8 @@ class Programs(NamedTuple):
 # How many steps a GPU takes before the host looks whether these are all. It
 # waits for the device to look, which takes as long as a few kernels do.
 _AT_A_TIME = 32
+# With fewer parameters than these, waiting is a good part of a step.
+_SMALL = 10**6
 # The keys of a config whose values programs are compiled for.
 _BAKED = (
   *("steps", "augment", "label_smoothing", "data", "model"),
@@ -127,13 +129,16 @@ def _get(text: str, products: bool) -> Programs:
   )
 
 
+def _params(config: ml_collections.ConfigDict) -> list[jax.ShapeDtypeStruct]:
+  """Computes the shapes of a model's parameters."""
+  keys = jax.eval_shape(lambda: parts.streams(0))
+  return jax.tree.leaves(jax.eval_shape(drawing(config), keys)["params"])
+
+
 def _convolves(config: ml_collections.ConfigDict) -> bool:
   """Whether a GPU computes convolutions for a model."""
-  if jax.default_backend() != "gpu":
-    return False
-  keys = jax.eval_shape(lambda: parts.streams(0))
-  variables = jax.eval_shape(drawing(config), keys)
-  return any(p.ndim > 2 for p in jax.tree.leaves(variables["params"]))
+  gpu = jax.default_backend() == "gpu"
+  return gpu and any(p.ndim > 2 for p in _params(config))
 
 
 def _steps(
@@ -151,9 +156,10 @@ def _at_a_time(config: ml_collections.ConfigDict, *, update_masks: bool) -> int:
     return 1
   moves = parts.transformation(config, jax.random.key(0)).moves
   in_turn = any(moves(s) and moves(s + 1) for s in range(config.steps))
-  # Where masks move now and then, a second loop would only take longer to
-  # compile.
-  return 1 if update_masks and not in_turn else _AT_A_TIME
+  # Where a step takes long, or masks move now and then, a second loop would
+  # only take longer to compile.
+  small = sum(p.size for p in _params(config)) < _SMALL
+  return _AT_A_TIME if small and (in_turn or not update_masks) else 1
 
 
 def repeated(one: Callable[..., State], at_a_time: int) -> Callable[..., State]:

@@ -142,6 +142,15 @@ def test_sums_of_a_run_have_one_order():
   assert kernels(devices.jit) == {"sort"}
 
 
+def test_loops_are_compiled_twice_for_small_nets_only():
+  wide = grid.module("configs/wrn_fashion_mnist.py").get_config("")
+  wide.steps, wide.data = 100, {"name": "digits"}
+  assert programs._at_a_time(wide, update_masks=False) == 1
+  net = quickstart()
+  assert programs._at_a_time(net, update_masks=False) == 32
+  assert programs._at_a_time(net, update_masks=True) == 1
+
+
 def test_convolutions_are_known_by_their_kernels():
   assert programs._convolves(quickstart())
   assert not programs._convolves(small.get_config())
