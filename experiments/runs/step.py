@@ -49,9 +49,9 @@ class State(NamedTuple):
     opt_state: The optimizer's state, with the masks.
     keys: uint32[2] by stream: the run's randomness, see `parts.streams`.
     sums: Since the last log point.
-    first_masks: The masks before the first step, packed to bits.
-    seen_masks: The masks at the last evaluation, packed to bits.
-    ever_masks: What was active at any time so far, packed to bits.
+    first_masks: The masks before the first step, as `_bits_of` packs them.
+    seen_masks: The masks at the last evaluation, packed so.
+    ever_masks: What was active at any time so far, packed so.
   """
 
   step: jax.Array
@@ -80,7 +80,7 @@ def start(
   step: jax.Array, params: Any, batch_stats: Any, opt_state: Any, keys: Keys
 ) -> State:
   """Makes the state in which training starts, or starts again at a step."""
-  packed = masks_lib.pack_bits(sparsejax.get_masks(opt_state))
+  packed = _bits_of(sparsejax.get_masks(opt_state))
   return State(
     step=step,
     params=params,
@@ -143,7 +143,7 @@ def step(
   ever_masks = state.ever_masks
   # Masks that stay add nothing: an ordinary step does without packing them.
   if update_masks:
-    packed = masks_lib.pack_bits(sparsejax.get_masks(opt_state))
+    packed = _bits_of(sparsejax.get_masks(opt_state))
     ever_masks = jax.tree.map(jnp.bitwise_or, ever_masks, packed)
   return state._replace(
     step=state.step + 1,
@@ -169,30 +169,33 @@ def inspect(state: State) -> tuple[dict[str, Any], Any]:
   Returns:
     `layers`, by path and then by name of COUNTS, int32: weights that are
     active, that became active since the last evaluation and since the start,
-    that ever were, and that are inactive and not 0. And the masks, packed to
-    bits.
+    that ever were, and that are inactive and not 0. And the masks of
+    sparse leaves, packed to bits.
   """
   masks = sparsejax.get_masks(state.opt_state)
-  packed = masks_lib.pack_bits(masks)
-  seen = sparsejax.forward_params(state.params, state.opt_state)
-  seen = sparsejax.packed.unpack(seen)
-  lost = jax.tree.map(
-    lambda m, p: jnp.sum((p != 0) & ~m, dtype=jnp.int32), masks, seen
+  packed = _bits_of(masks)
+  weights = sparsejax.packed.unpack(
+    sparsejax.forward_params(state.params, state.opt_state)
   )
-  leaves = zip(
-    jax.tree_util.tree_leaves_with_path(masks),
-    *map(jax.tree.leaves, (lost, packed, state.seen_masks)),
-    *map(jax.tree.leaves, (state.first_masks, state.ever_masks)),
-    strict=True,
+  lost = jax.tree.map(
+    lambda m, w: jnp.sum((w != 0) & ~m, dtype=jnp.int32), masks, weights
   )
   layers = {}
-  for (path, mask), lost, now, seen, first, ever in leaves:
-    if mask.ndim:
-      active = map(_bits, (now, now & ~seen, now & ~first, ever))
-      counts = dict(zip(COUNTS, (*active, lost), strict=True))
-      layers[masks_lib.path_name(path)] = counts
+  for path, zeros in jax.tree_util.tree_leaves_with_path(lost):
+    if (name := masks_lib.path_name(path)) in packed:
+      now, seen = packed[name], state.seen_masks[name]
+      first, ever = state.first_masks[name], state.ever_masks[name]
+      active = map(_count, (now, now & ~seen, now & ~first, ever))
+      layers[name] = dict(zip(COUNTS, (*active, zeros), strict=True))
   return {"layers": layers}, packed
 
 
-def _bits(x: jax.Array) -> jax.Array:
+def _bits_of(masks: Any) -> dict[str, jax.Array]:
+  """Packs the masks of sparse leaves to bits, by key path."""
+  leaves = jax.tree_util.tree_leaves_with_path(masks)
+  sparse = {masks_lib.path_name(path): m for path, m in leaves if m.ndim}
+  return masks_lib.pack_bits(sparse)
+
+
+def _count(x: jax.Array) -> jax.Array:
   return jnp.sum(lax.population_count(x), dtype=jnp.int32)
