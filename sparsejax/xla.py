@@ -76,6 +76,16 @@ def _avals(tree: Any) -> tuple:
   return treedef, [(x.shape, x.dtype) for x in leaves]
 
 
+def in_memory(x: jax.Array) -> jax.Array:
+  """Has an accelerator compute an array once, and read it from memory.
+
+  XLA for GPUs may otherwise compute what is cheap in each kernel that reads it.
+  An array of one axis also lies there in its order; others XLA lays out as
+  suits what is made of them, and reductions then run along the wrong axis.
+  """
+  return lax.optimization_barrier(x)
+
+
 def switch(
   index: jax.Array, branches: Sequence[Callable[[], jax.Array]]
 ) -> jax.Array:

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sparsejax import xla
+
 _TILE = 1024
 # A pass settles four bits where starting kernels takes the time, three where
 # reading keys does: more thresholds cost more arithmetic than a read.
@@ -44,9 +46,8 @@ def k_largest(
     [[ True False  True False]] [[ True False]]
   """
   flat, rows = _side_by_side(keys)
-  # Computed once: counts and comparisons have to see the same bits. And as one
-  # axis, so that tiles lie in memory one after another, whatever the leaves do.
-  tiles = lax.optimization_barrier(flat).reshape(-1, _TILE)
+  # Counts and comparisons have to see the same bits.
+  tiles = xla.in_memory(flat).reshape(-1, _TILE)
   k = jnp.concatenate(list(ks))
   threshold, ties, needed = _kth_largest(tiles, rows, k)
   tile, lane = _last_tie(tiles, rows, threshold, ties, needed)
@@ -59,8 +60,8 @@ def k_largest(
   among = (here < tile) | ((here == tile) & (lanes <= lane))
   mask = (tiles > threshold) | ((tiles == threshold) & among)
   if any(len(x) > 1 for x in keys):
-    # Or XLA lays tiles out as the leaves, if these have rows along other axes.
-    mask = lax.optimization_barrier(mask.reshape(-1)).reshape(mask.shape)
+    # Or tiles are laid out like leaves whose rows lie along other axes.
+    mask = xla.in_memory(mask.reshape(-1)).reshape(mask.shape)
   sizes = [len(x) * count(x.shape[1]) for x in keys]
   parts = jnp.split(mask, np.cumsum(sizes)[:-1])
   return [
@@ -123,10 +124,9 @@ class _Rows:
 
   def spread_all(self, xs: jax.Array) -> list[jax.Array]:
     """Does so with several numbers of each row, [n, rows]: n of [tiles]."""
-    # From one array in memory, or XLA makes each by a kernel of its own.
     if self._alike:
-      return [self.spread(x) for x in lax.optimization_barrier(xs)]
-    return list(lax.optimization_barrier(xs[:, self._row]))
+      return [self.spread(x) for x in xs]
+    return list(xs[:, self._row])  # one kernel for all
 
   def apart(self, x: jax.Array) -> jax.Array:
     """Puts each row's tiles on an axis of their own: [rows, most tiles]."""

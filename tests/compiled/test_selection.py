@@ -71,7 +71,7 @@ def test_all_leaves_of_a_wide_resnet_together():
   # The members of a population, too.
   members = [scores(48, *s) for s in WRN_22_2]
   ks = [jax.ShapeDtypeStruct((48,), jnp.int32)] * len(leaves)
-  check(compile_for_h100(jax.vmap(of_each), members, ks), kernels=140)
+  check(compile_for_h100(jax.vmap(of_each), members, ks), kernels=130)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,21 @@ def test_a_slice_of_each_output():
   check(compiled, kernels=28, megabytes=1)
 
 
+def test_slices_take_more_memory_if_not_laid_out_in_order(monkeypatch):
+  def taken():
+    each = jax.jit(lambda x: select.top_k_of_each(x, 7, -1))
+    compiled = compile_for_h100(each, scores(3, 3, 32, 64))
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  with_it = taken()
+  with monkeypatch.context() as patch:
+    patch.setattr(xla, "in_memory", lambda x: x)
+    jax.clear_caches()
+    without = taken()
+  jax.clear_caches()
+  assert without > 2 * with_it, "XLA no longer needs xla.in_memory"
+
+
 def _step(make, leaves=8):
   tx = make(optax.sgd(0.1, momentum=0.9))
   params = {f"l{i}": {"kernel": scores(3, 3, 64, 64)} for i in range(leaves)}
@@ -136,7 +151,7 @@ def _step(make, leaves=8):
     (lambda i: sparsejax.sr_ste(i, 0.5, key=KEY), 12),
     (
       lambda i: sparsejax.top_kast(i, 0.9, key=KEY, backward_sparsity=0.5),
-      64,
+      70,
     ),
   ],
   ids=["rigl", "ste", "sr_ste", "top_kast"],

@@ -180,7 +180,11 @@ def test_several_devices_count_and_do_nothing_else(loops):
   assert "reduce_sum" in names  # so the walk has reached the passes
   shuffling = {"sort", "top_k", "gather", "all_gather", "scatter", "reshape"}
   assert not names & (shuffling | {"cumsum", "dynamic_slice", "concatenate"})
-  masks = [m.tolist() for m in jax.extend.core.jaxpr_as_fun(closed)(*leaves)]
+  program = jax.extend.core.jaxpr_as_fun(closed)
+  traced = jax.jit(program).trace(*leaves)
+  lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+  assert ("stablehlo.while" in lowered) == loops
+  masks = [m.tolist() for m in program(*leaves)]
   assert masks == [m.tolist() for m in top_k_masks(leaves, 5)]
 
 
