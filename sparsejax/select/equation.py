@@ -271,6 +271,13 @@ def together(function: _T) -> _T:
   Returns:
     The function, which gives the same. Outside of a trace, and where there are
     several devices, whose arrays may be sharded, it is as it was.
+
+  Example:
+    >>> from sparsejax import select
+    >>> best = together(lambda xs: [select.top_k_mask(x, 1) for x in xs])
+    >>> a, b = jax.jit(best)([jnp.array([1.0, 2.0]), jnp.array([4.0, 3.0])])
+    >>> print(a, b)
+    [False  True] [ True False]
   """
 
   @functools.wraps(function)

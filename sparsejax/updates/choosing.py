@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsejax import distributions
+from sparsejax import distributions, select
 from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree
 from sparsejax.patterns import Patterns
@@ -138,16 +138,25 @@ def nested(
     after: PyTree | None = None,
   ) -> MaskState:
     before = state._replace(scores=state.scores.score)
-    new = forward.update(grads, before, params, now, after=after)
     if not now:
+      new = forward.update(grads, before, params, now, after=after)
       return new._replace(scores=Nested(new.scores, state.scores.backward))
     counts = base.budgets(params, backward_sparsity, distribution, prunable)
-    before = before._replace(
+    around_it = before._replace(
       masks=state.scores.backward,
       budget=base.budget_tree(counts, params, prunable),
     )
-    larger = backward.update(grads, before, params, now, after=after).masks
-    both = Nested(new.scores, around(new.masks, larger, new.count))
+
+    @select.together
+    def chosen(before, around_it, *trees):
+      grads, params, after = trees
+      return [
+        one.update(grads, state, params, now, after=after)
+        for one, state in ((forward, before), (backward, around_it))
+      ]
+
+    new, larger = chosen(before, around_it, grads, params, after)
+    both = Nested(new.scores, around(new.masks, larger.masks, new.count))
     return new._replace(scores=both)
 
   return MaskUpdate(init, update, budgets=forward.budgets)

@@ -151,7 +151,7 @@ def _step(make, leaves=8):
     (lambda i: sparsejax.sr_ste(i, 0.5, key=KEY), 12),
     (
       lambda i: sparsejax.top_kast(i, 0.9, key=KEY, backward_sparsity=0.5),
-      70,
+      46,
     ),
   ],
   ids=["rigl", "ste", "sr_ste", "top_kast"],
