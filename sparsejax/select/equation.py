@@ -86,7 +86,7 @@ def select(
     Bool arrays of the leaves' shapes.
   """
   selection = Selection(len(leaves), tuple(w is not None for w in where), rare)
-  # Nothing depends on scores but by their order, which has no derivative.
+  # Masks depend on the order of scores only, which has no derivative.
   leaves = [lax.stop_gradient(x) for x in leaves]
   given = [jnp.asarray(w) for w in where if w is not None]
   return _bind([*leaves, jnp.asarray(k, jnp.int32), *given], [selection])

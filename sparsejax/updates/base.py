@@ -226,9 +226,8 @@ def move_masks(
   """Maps `leaf(pattern, mask, budget, *trees, *given)` over the sparse layers.
 
   `leaf` sees one layer of those that are stacked in an array, and scalars that
-  all of them are given. It returns the new mask. The old one stays in layers of
-  whose scores, the floating ones of the trees, not all are finite, and that is
-  counted.
+  all of them are given. It returns the new mask. A layer keeps its old mask if
+  a score, in any floating array of the trees, is not finite; that is counted.
   """
   of = patterns_by_path(state.masks, pattern)
   role = roles.of(params, prunable)
