@@ -4,6 +4,7 @@ Orbax gives back a flipped byte without a word. Here every checkpoint carries a
 checksum of each array, and one that fails it is set aside for the one before.
 """
 
+import functools
 import json
 import math
 import os
@@ -153,7 +154,10 @@ def _saving_like(model: Path, state: Any) -> Callable[[Path, Any], None]:
   stored = ts.KvStore.open(arrays(model), context=context).result()
   paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
   names = [f"{'.'.join(map(_name, path))}/" for path in paths]
-  about = [json.loads(stored[f"{name}.zarray"]) for name in names]
+  try:
+    about = [json.loads(stored[f"{name}.zarray"]) for name in names]
+  except KeyError:  # Orbax writes another format by now
+    return functools.partial(_save_by_orbax, int(model.name))
 
   def save_like(folder: Path, state: Any) -> None:
     target = folder / model.name
@@ -180,6 +184,12 @@ def _saving_like(model: Path, state: Any) -> Callable[[Path, Any], None]:
     partial.rename(target)
 
   return save_like
+
+
+def _save_by_orbax(step: int, folder: Path, state: Any) -> None:
+  with open_manager(folder) as manager:
+    save(manager, step, state)
+    wait(manager)
 
 
 def _name(key: Any) -> str:

@@ -218,7 +218,10 @@ def folders(path, seeds):
   return [path / str(seed) / "checkpoints" for seed in seeds]
 
 
-def test_many_are_saved_as_each_would_be(tmp_path):
+@pytest.mark.parametrize("known", [True, False], ids=["", "unknown"])
+def test_many_are_saved_as_each_would_be(known, tmp_path, monkeypatch):
+  if not known:  # how Orbax calls arrays
+    monkeypatch.setattr(checkpoints, "_name", lambda key: "elsewhere")
   seeds = [3, 4, 5]
   fill(tmp_path / "4", [7])  # is there: written before a kill
   checkpoints.save_each(folders(tmp_path, seeds), 7, [make(i) for i in seeds])
