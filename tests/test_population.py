@@ -120,10 +120,11 @@ def names(jaxpr):
 
 
 def conditions(jaxpr):
-  """The conditions on a side of which there is a selection."""
+  """The conditions on only one side of which there is a selection."""
   found = []
   for equation in equations(jaxpr):
     if equation.primitive.name == "cond":
       sides = [names(b.jaxpr) for b in equation.params["branches"]]
-      found += [sides] if any("top_k_mask" in s for s in sides) else []
+      # On all sides: one program for each kind of device.
+      found += [sides] if len({"top_k_mask" in s for s in sides}) > 1 else []
   return found
