@@ -222,17 +222,17 @@ def _met_once(
     return jax.tree.map(lambda _: True, probes, is_leaf=_is_probe)
   jaxpr = jax.make_jaxpr(jax.grad(loss))(zeros, marked).jaxpr
   makers = functools.cache(_makers)
-  numbers = iter(range(len(jaxpr.outvars)))
+  outputs = iter(jaxpr.outvars)
   return jax.tree.map(
-    lambda probe: probe.dense is None or _is_mark(jaxpr, next(numbers), makers),
+    lambda probe: probe.dense is None or _is_mark(jaxpr, next(outputs), makers),
     probes,
     is_leaf=_is_probe,
   )
 
 
-def _is_mark(jaxpr: Any, i: int, makers: Callable[[Any], dict]) -> bool:
-  """Tells whether an output of a jaxpr is a mark that nothing was added to."""
-  made = makers(jaxpr).get(id(jaxpr.outvars[i]))
+def _is_mark(jaxpr: Any, variable: Any, makers: Callable[[Any], dict]) -> bool:
+  """Tells whether a variable of a jaxpr is a mark that nothing was added to."""
+  made = makers(jaxpr).get(id(variable))
   if made is None:
     return False
   eqn, i = made
@@ -240,6 +240,8 @@ def _is_mark(jaxpr: Any, i: int, makers: Callable[[Any], dict]) -> bool:
     return True
   inner = ()
   match eqn.primitive.name:
+    case "optimization_barrier":
+      return _is_mark(jaxpr, eqn.invars[i], makers)
     case "jit" | "pjit" | "checkpoint" | "remat2":
       inner = (eqn.params["jaxpr"],)
     case "scan":
@@ -251,8 +253,9 @@ def _is_mark(jaxpr: Any, i: int, makers: Callable[[Any], dict]) -> bool:
       inner = (eqn.params["body_jaxpr"],)
     case "cond":
       inner = eqn.params["branches"]
-  return bool(inner) and all(
-    _is_mark(getattr(j, "jaxpr", j), i, makers) for j in inner
+  bodies = [getattr(j, "jaxpr", j) for j in inner]
+  return bool(bodies) and all(
+    _is_mark(body, body.outvars[i], makers) for body in bodies
   )
 
 
