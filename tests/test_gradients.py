@@ -56,7 +56,9 @@ def loss_fn(params, x):
   return jnp.mean((sparsejax.matmul(x, params["w"]) + params["b"] - Y) ** 2)
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize(
+  "name", few(TRANSFORMATIONS, set(TRANSFORMATIONS) - {"kernels", "spiel"})
+)
 def test_the_same_lines_train_by_every_transformation(name):
   tx = TRANSFORMATIONS[name]()
   values, state = sparsejax.init(tx, params())
@@ -228,7 +230,7 @@ def moved_by_the_whole_batch(name):
 
 
 @pytest.mark.parametrize("loss", few(MICROBATCHES, [in_a_map]))
-@pytest.mark.parametrize("name", ["packed", "seft", slow("spiel")])
+@pytest.mark.parametrize("name", ["packed", slow("seft"), slow("spiel")])
 def test_microbatches_move_what_the_whole_batch_does(name, loss):
   assert moved(name, loss) == moved_by_the_whole_batch(name)
 

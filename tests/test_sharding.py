@@ -164,6 +164,7 @@ def test_a_round_of_pruning_on_a_mesh():
       assert mask.sharding.is_equivalent_to(shardings[p], mask.ndim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, slow(AxisType.Explicit)])
 @pytest.mark.parametrize("pattern", [None, slow("fan_in")])
 def test_stacked_layers_on_a_mesh(pattern, kind):

@@ -240,6 +240,7 @@ def test_sr_ste_is_the_papers_recipe(arg, n, m):
   assert len(moves_of(config)) == config.steps
 
 
+@pytest.mark.slow
 def test_mnist_begins_as_sparse_as_in_the_paper():
   config = load("rigl_mnist")
   tx = parts.transformation(config, jax.random.key(0))

@@ -42,11 +42,16 @@ AS_USERS = {
 }
 
 
-def _quick_cases():
-  """Names of an algorithm and an optimizer, and the number of a combination."""
+def _mechanism_cases(names):
   for i, name in enumerate(conformance.MECHANISMS):
     for j, optimizer in enumerate(OPTIMIZERS):
-      yield name, optimizer, (i + j) % 6
+      if name in names:
+        yield name, optimizer, (i + j) % 6
+
+
+def _quick_cases():
+  """Names of an algorithm and an optimizer, and the number of a combination."""
+  yield from _mechanism_cases(("rigl", "ste"))
   for i, name in enumerate(conformance.ROWS):
     yield name, list(conformance.OPTIMIZERS)[(4 * i + i % 6) % 15], i % 6
 
@@ -58,6 +63,7 @@ def _more_cases():
   optimizer; of the families and variants one for a third of the optimizers;
   and of each algorithm one of the other types or places than its quick case.
   """
+  yield from _mechanism_cases(conformance.MECHANISMS)
   for i, name in enumerate(conformance.ROWS):
     k = (i + 3) % 6
     yield name, list(conformance.OPTIMIZERS)[(4 * i + k) % 15], k
@@ -189,12 +195,12 @@ def test_cases_cover_every_pair():
 def _pattern_cases():
   """Every pair of an algorithm and a pattern; in the default, each of a kind.
 
-  RigL, GMP and AC/DC have every pattern there, others two of them.
+  RigL and GMP have every pattern there, others two of them.
   """
   rows = {n: r for n, r in conformance.ROWS.items() if r.patterned is not None}
   for i, name in enumerate(rows):
     for j, pattern in enumerate(conformance.PATTERNS):
-      quick = name in ("rigl", "gmp", "ac_dc") or (i + j) % 3 == 0
+      quick = name in ("rigl", "gmp") or (i + j) % 3 == 0
       marks = () if quick else pytest.mark.slow
       yield pytest.param(name, pattern, marks=marks)
 

@@ -188,6 +188,7 @@ def test_generation_stops_at_every_eos(tmp_path):
       path.write_text(json.dumps(raw))
 
 
+@pytest.mark.slow
 def test_what_lies_at_a_path_is_told(tmp_path):
   """Every command says what it got, and what takes it."""
   model = pruned(0.2)
@@ -235,6 +236,7 @@ def test_what_lies_at_a_path_is_told(tmp_path):
     check(lambda path: load.MODELS[kind](path=path), left_out={takes})  # noqa: B023
 
 
+@pytest.mark.slow
 def test_a_directory_of_language_models_is_no_image_run(tmp_path):
   huggingface.write_model(tmp_path / "runs" / "a" / "model", pruned(0.2))
   with pytest.raises(

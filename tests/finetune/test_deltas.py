@@ -240,6 +240,7 @@ def test_a_pattern_stays_where_zeros_do():
   assert set(first) != set(places_of(state))
 
 
+@pytest.mark.slow
 def test_stacked_matrices_move_one_by_one():
   base = jnp.stack([sparse_base(), 2 * sparse_base()])
   tx = finetune.seft(

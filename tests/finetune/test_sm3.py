@@ -103,6 +103,7 @@ def test_every_step_is_that_of_a_loop_over_weights(case):
   np.testing.assert_allclose(state.harvest.columns, columns, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_zeros_of_the_base_stay_where_they_are():
   base = sparse_base()
   zeros = {

@@ -246,6 +246,7 @@ def test_kernels_train_as_well(name):
   assert abs(got - want) < 0.1 * (before - want)
 
 
+@pytest.mark.slow
 def test_optimizer_state_and_gradients_are_of_the_non_zeros():
   tx = modes.packed(ALGORITHMS["rigl"]())
   values, state = sparsejax.init(tx, params())
@@ -319,6 +320,7 @@ def test_gradients_that_are_not_finite_leave_masks_alone():
   assert int(state.mask_state.refused) == 3
 
 
+@pytest.mark.slow
 def test_a_plain_loss_and_masked_gradients_serve_masked_mode():
   tx = ALGORITHMS["rigl"]()
   p, state = sparsejax.init(tx, params())

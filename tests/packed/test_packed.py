@@ -177,6 +177,7 @@ def test_layers_of_one_array_are_made_dense_before_a_loop():
   np.testing.assert_array_equal(tree.unpack()[0], w[0])
 
 
+@pytest.mark.slow
 def test_formats_are_as_small_as_they_say():
   mask = best(patterns.n_of_m(2, 4), (64, 64), 2048)
   w = weights(mask)

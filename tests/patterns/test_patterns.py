@@ -536,6 +536,7 @@ def test_every_pattern_moves_and_keeps_its_budget(name):
     assert any(moved), p
 
 
+@pytest.mark.slow
 def test_every_pattern_is_pruned_to_its_budget():
   tx = sparsejax.gmp(
     optax.sgd(0.1), 0.75, begin=0, end=6, delta_t=2, **options(SHAPES)
@@ -674,6 +675,7 @@ def test_masks_of_every_pattern_pack_eight_to_a_byte():
     np.testing.assert_array_equal(back[p], mask)
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 @pytest.mark.parametrize("kind", [AxisType.Auto, slow(AxisType.Explicit)])
 def test_masks_on_a_mesh_are_those_of_one_device(kind):

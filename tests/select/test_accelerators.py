@@ -115,6 +115,7 @@ def test_ties_go_to_the_lower_index_across_tiles():
     check(leaves, [int(share * n) + 1 for n in sizes], wheres)
 
 
+@pytest.mark.slow
 def test_leaves_of_several_dtypes_and_one_threshold_for_a_tree():
   rng = np.random.default_rng(0)
   tree = {"a": rng.integers(0, 9, (30, 50)), "b": rng.integers(0, 9, 1200)}
@@ -166,6 +167,7 @@ def test_slices_along_any_axis_have_their_own_k():
       np.testing.assert_array_equal(masks[place], wanted)
 
 
+@pytest.mark.slow
 def test_what_is_too_much_for_one_group_is_ranked_in_several(monkeypatch):
   monkeypatch.setattr(equation, "_MOST_SCORES", 3000)
   rng = np.random.default_rng(0)

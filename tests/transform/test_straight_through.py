@@ -170,6 +170,7 @@ def test_sr_ste_is_its_reference(pattern):
   assert follow(tx, reference) > 5
 
 
+@pytest.mark.slow
 def test_sr_ste_decays_gradients_by_2e_4_where_nothing_is_said():
   tx = sparsejax.sr_ste(optax.identity(), 0.5, key=KEY)
   params, state = sparsejax.init(tx, W)

@@ -40,9 +40,7 @@ def check_alike(make, gradients):
   return got
 
 
-@pytest.mark.parametrize(
-  "name", few(sorted(conformance.PATTERNS), ["transposable"])
-)
+@pytest.mark.parametrize("name", few(sorted(conformance.PATTERNS), ["fan_in"]))
 def test_patterns(name):
   pattern, sparsity = conformance.PATTERNS[name]
   check_alike(
@@ -55,13 +53,14 @@ def test_patterns(name):
 
 @pytest.mark.parametrize(
   "name",
-  few(["srigl", "granet", "soft_movement", "top_kast"], ["soft_movement"]),
+  few(["srigl", "granet", "soft_movement", "top_kast"], ["top_kast"]),
 )
 def test_algorithms(name):
   make = conformance.ROWS[name].make
   check_alike(make, jax.tree.map(lambda p: p[..., ::-1], params()))
 
 
+@pytest.mark.slow
 def test_a_layer_of_scores_that_are_not_finite_stays_as_it_is():
   gradients = params()
   kernel = gradients["layers"]["kernel"]

@@ -376,6 +376,7 @@ def test_what_an_ablated_neuron_loses_is_among_what_is_dropped():
   np.testing.assert_array_equal(sparsejax.get_masks(state), now)
 
 
+@pytest.mark.slow
 def test_the_fan_in_of_the_neurons_left_is_of_the_layers_own_budget():
   """204 of 204.8 weights over 28 of 64 neurons are 7 each, not (3 64) // 28."""
   w, g = (
@@ -541,7 +542,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize(
-  "name", [slow("srigl"), "ac_dc", slow("mest"), slow("granet")]
+  "name", [slow("srigl"), slow("ac_dc"), "mest", slow("granet")]
 )
 def test_who_says_when_masks_move_changes_no_bit(name):
   """Nor a way through the host, as through a checkpoint."""

@@ -16,6 +16,7 @@ from tests.configs.shipped import CONFIGS, load
 pytestmark = pytest.mark.usefixtures("no_data_sets")
 
 
+@pytest.mark.slow
 def test_a_smoke_test_takes_random_arrays_and_says_so(tmp_path, capsys):
   config = load("rigl_mnist", "smoke")
   config.steps = config.log_every = config.eval_every = 4

@@ -59,6 +59,7 @@ def test_the_paper_s_net_has_its_weights():
   assert "logits/kernel" not in sizes
 
 
+@pytest.mark.slow
 def test_no_place_sees_what_comes_after_it():
   model = models.create("character_gru", num_classes=256, units=16, embedding=8)
   x = jax.random.randint(jax.random.key(0), (2, 9), 0, 256).astype(jnp.uint8)

@@ -91,6 +91,7 @@ def mask_of(state):
   return state.opt_state.mask_state.masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BRANCHES)
 def test_every_level_has_its_exact_share_of_the_weights(finished, name):
   total = 64 * 8 + 8 * 10
@@ -106,6 +107,7 @@ def test_every_level_has_its_exact_share_of_the_weights(finished, name):
       assert np.all((p == 0) | m)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ticket", "rewound", "fine_tuning"])
 def test_a_round_prunes_the_smallest_weights_of_all_layers_together(
   finished, name
@@ -121,6 +123,7 @@ def test_a_round_prunes_the_smallest_weights_of_all_layers_together(
     before = now
 
 
+@pytest.mark.slow
 def test_one_shot_prunes_as_much_by_the_dense_runs_weights(finished):
   w = weights(finished.dense.params)
   ranked = np.sort(np.concatenate([np.abs(x).ravel() for x in w.values()]))
@@ -131,6 +134,7 @@ def test_one_shot_prunes_as_much_by_the_dense_runs_weights(finished):
       np.testing.assert_array_equal(left[name], np.abs(x) >= threshold)
 
 
+@pytest.mark.slow
 def test_random_masks_are_pruned_from_round_to_round(finished):
   one, two = (finished.level("random", level).masks for level in (1, 2))
   assert_within(two, one)
@@ -139,6 +143,7 @@ def test_random_masks_are_pruned_from_round_to_round(finished):
   assert layers != {k: int(m.sum()) for k, m in of_ticket.items()}
 
 
+@pytest.mark.slow
 def test_controls_take_the_masks_of_another_branch(finished):
   for level in (1, 2):
     ticket = finished.level("ticket", level).masks
@@ -163,6 +168,7 @@ def test_controls_take_the_masks_of_another_branch(finished):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "step"), [("ticket", 0), ("rewound", STEP)])
 def test_weights_are_rewound_to_those_of_the_dense_run(finished, name, step):
   config = branches.dense_run(finished.config, 0)
@@ -182,6 +188,7 @@ def test_weights_are_rewound_to_those_of_the_dense_run(finished, name, step):
   assert next(r["step"] for r in records if r["split"] == "test") == step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["learning_rate", "fine_tuning"])
 def test_trained_weights_go_on(finished, name):
   last = finished.dense
@@ -198,6 +205,7 @@ def test_trained_weights_go_on(finished, name):
     last = finished.level(name, level)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "step"), [("ticket", 0), ("rewound", STEP), ("learning_rate", STEP)]
 )
@@ -222,6 +230,7 @@ def test_the_schedule_goes_on_from_the_step_and_moments_begin_anew(
   assert not any(np.any(x) for x in moments)
 
 
+@pytest.mark.slow
 def test_fine_tuning_has_the_last_learning_rate(finished):
   file = finished.path / "seed-0/fine_tuning/level-01/config.json"
   schedule = json.loads(file.read_text())["config"]["schedule"]
@@ -231,6 +240,7 @@ def test_fine_tuning_has_the_last_learning_rate(finished):
   assert schedule["learning_rate"] == pytest.approx(rate, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_reinitialised_weights_are_new_at_every_level(finished):
   first = weights(finished.start("ticket", 1).params)
   new = [weights(finished.start("reinit", level).params) for level in (1, 2)]
@@ -241,6 +251,7 @@ def test_reinitialised_weights_are_new_at_every_level(finished):
   assert finished.start("reinit", 1).step == 0
 
 
+@pytest.mark.slow
 def test_every_level_and_child_has_an_order_of_its_own(finished):
   child = finished.starts["ticket/level-02-child"]
   one = finished.start("ticket", 2)
@@ -253,6 +264,7 @@ def test_every_level_and_child_has_an_order_of_its_own(finished):
   assert len(orders) == 5
 
 
+@pytest.mark.slow
 def test_the_ends_of_a_line_are_the_children_themselves(finished):
   levels = list(_levels(finished))
   (found,) = [e for e in levels if (e.branch, e.level) == ("rewound", 2)]
@@ -269,6 +281,7 @@ def _levels(finished):
   return runs.train_levels(finished.config, 0, finished.path / "seed-0")
 
 
+@pytest.mark.slow
 def test_the_table_holds_the_runs_numbers(finished):
   comment, *lines = (finished.path / "table.csv").read_text().splitlines()
   assert comment.startswith("# python -m experiments.main")
@@ -296,6 +309,7 @@ def test_the_report_has_pictures_and_says_what_papers_report(finished):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_does_not_stop_the_others(
   finished, copied, monkeypatch, capsys
 ):
@@ -337,6 +351,7 @@ def test_the_same_command_again_trains_nothing(
   assert "small tickets" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_more_levels_and_seeds_join_a_finished_workdir(copied):
   dense = copied / "seed-0/dense/finished.json"
   before = dense.stat().st_mtime_ns

@@ -14,6 +14,7 @@ from experiments.llm.prune import methods as methods_lib
 from experiments.runs import prune_llm as prune_runs
 from experiments.runs import signals
 from tests.experiments.small_finetune import SIZES, TEXT
+from tests.marks import slow
 
 METHODS = {
   "magnitude": {"name": "magnitude"},
@@ -168,7 +169,7 @@ def test_a_kernel_that_cannot_be_pruned_costs_its_cell_only(
     ({"methods": ("wanda",)}, "no pruner of the config is called 'wanda'"),
     ({"calibration": {"sequences": 2, "length": 65}}, "at most 64"),
     ({"sparsities": (1.0,), "n_of_m": ()}, r"1.0, wanted a share in \(0, 1\)"),
-    ({"expected": (("owl", "wanda"),)}, "no row of the table .* 'wanda'"),
+    slow({"expected": (("owl", "wanda"),)}, "no row of the table .* 'wanda'"),
     ({"model": {"name": "llama"}}, "no model is called 'llama'"),
   ],
 )

@@ -69,6 +69,7 @@ def rows(text, header):
 # What is found.
 
 
+@pytest.mark.slow
 def test_finished_runs_are_found_in_order(root, runs, tmp_path):
   assert list(runs) == ["runs/dense-0", "runs/set-0", "runs/set-1"]
   for name in ("b/level-10", "b/level-2", "b/level-2-child", "a", "c"):
@@ -115,6 +116,7 @@ def test_runs_of_a_sweep_are_named_by_their_rows(
   assert (one.method, one.stage) == (method, stage)
 
 
+@pytest.mark.slow
 def test_sensitivity_starts_from_the_loss_of_the_last_evaluation(sparse):
   """Of 360 examples in batches of 100; what fills the last is left out."""
   found = measure.sensitivity(sparse, 1000)
@@ -133,6 +135,7 @@ def _last(one):
   return one.tests[-1]["layers"]
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_first_batches(sparse):
   left = measure.load(sparse)
   found = measure.profile(sparse)
@@ -155,6 +158,7 @@ def test_gradients_are_those_of_the_first_batches(sparse):
   assert found.counts["dense1/kernel"] == (nnz, 512 - nnz)
 
 
+@pytest.mark.slow
 def test_a_unit_is_silent_if_no_test_example_makes_it_fire(sparse, monkeypatch):
   data = parts.dataset(sparse.config.data.to_dict())
   x = np.asarray(data.prepare(data.test[0])).reshape(360, 64)
@@ -185,6 +189,7 @@ def test_a_unit_is_silent_if_no_test_example_makes_it_fire(sparse, monkeypatch):
   assert np.flatnonzero(dead.inputs).tolist() == [7]
 
 
+@pytest.mark.slow
 def test_params_are_those_that_the_model_runs_with(sparse, monkeypatch):
   """What is inactive counts as zero, also where a method keeps its value."""
   left = measure.load(sparse)
@@ -222,6 +227,7 @@ def test_layers_that_feed_a_norm_or_a_sum_are_not_asked(monkeypatch):
   assert sorted(measure._rectified(one, layers, x)) == ["dense", "norm"]
 
 
+@pytest.mark.slow
 def test_masks_are_compared_where_one_thing_differs(sparse):
   def one(method, level, seed):
     config = sparse.config.copy_and_resolve_references()
@@ -290,6 +296,7 @@ def test_chance_is_the_overlap_of_random_masks():
 # What is written.
 
 
+@pytest.mark.slow
 def test_the_report_holds_what_was_found(root, report, sparse, runs):
   assert report.startswith("# Title\n\nText.\n\n<!-- instruments -->\n")
   assert report.endswith("<!-- end instruments -->\n")
@@ -331,6 +338,7 @@ def test_the_report_holds_what_was_found(root, report, sparse, runs):
   assert re.fullmatch(r"\d+ of 8", dead[2])
 
 
+@pytest.mark.slow
 def test_there_is_a_picture_of_everything(root, report):
   for name in PICTURES:
     assert f"({name})" in report
@@ -339,6 +347,7 @@ def test_there_is_a_picture_of_everything(root, report):
     assert len(np.unique(picture[::5, ::5, 0])) > 20
 
 
+@pytest.mark.slow
 def test_once_more_replaces_the_section_and_nothing_else(
   root, report, capsys, monkeypatch, tmp_path
 ):
@@ -354,6 +363,7 @@ def test_once_more_replaces_the_section_and_nothing_else(
   assert "set, seed 0" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_dense_run_has_a_report_too(runs, tmp_path, monkeypatch):
   monkeypatch.setattr(style, "save", lambda figure, file: None)
   shutil.copytree(runs["runs/dense-0"].folder, tmp_path / "run")
@@ -364,6 +374,7 @@ def test_one_dense_run_has_a_report_too(runs, tmp_path, monkeypatch):
   assert "How masks moved" not in text
 
 
+@pytest.mark.slow
 def test_recorded_exploration_is_shown(runs, tmp_path, monkeypatch):
   def with_explored(i, record):
     layers = {
@@ -384,6 +395,7 @@ def test_recorded_exploration_is_shown(runs, tmp_path, monkeypatch):
 # What is wrong.
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_told(root, tmp_path):
   with pytest.raises(UserError, match=r"not exist. Give another --workdir"):
     inspect.run(str(tmp_path / "missing"))

@@ -184,6 +184,7 @@ def test_rows_of_mobilenet_have_as_many_weights():
   assert kernels(wide) / 4 == pytest.approx(dense, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_grids_have_a_small_twin(name):
   """Runs that a sweep takes seconds for; all are checked as they are made."""

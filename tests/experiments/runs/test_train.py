@@ -142,6 +142,7 @@ def test_bits_do_not_depend_on_cuts_into_loops(config, tmp_path, monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_the_order_does_not_depend_on_how_much_is_drawn(tmp_path, monkeypatch):
   train.train(make(), tmp_path / "whole")
   monkeypatch.setattr(batches, "_block", lambda config, n: 7)
@@ -187,6 +188,7 @@ def test_a_run_writes_what_it_should(tmp_path):
     assert not np.any(params[~np.broadcast_to(mask, params.shape)])
 
 
+@pytest.mark.slow
 def test_the_whole_test_set_counts_once(tmp_path):
   """Whatever the size of the batches that it is evaluated in."""
   parts, whole = (
@@ -369,6 +371,7 @@ def test_a_run_says_what_leaves_were_taken_for(tmp_path):
   assert rows["dense1/bias"].endswith("dense |")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_time_and_no_bits(tmp_path, caplog):
   config = make("set")
   train.train(config, tmp_path / "whole")

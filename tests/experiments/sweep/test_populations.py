@@ -179,6 +179,7 @@ def test_members_that_train_at_once_are_the_same(tmp_path, monkeypatch):
       assert a.get("nnz") == b.get("nnz")
 
 
+@pytest.mark.slow
 def test_a_stopped_population_ends_in_the_same_bits(tmp_path, monkeypatch):
   planned = members()
   run(planned, tmp_path / "whole")

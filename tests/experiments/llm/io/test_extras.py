@@ -114,6 +114,7 @@ def test_folders_are_handed_through(form, given, tmp_path, capsys):
   )
 
 
+@pytest.mark.slow
 def test_a_packed_file_keeps_all_of_it(given, tmp_path):
   small, made = tmp_path / "small", tmp_path / "made"
   export.run_model(str(given), str(small), form="packed", dtype="float32")

@@ -11,6 +11,7 @@ from experiments.llm.io.model import check_vocabulary
 SIZES = {"dim": 16, "layers": 2, "heads": 4, "hidden": 24, "context": 32}
 
 
+@pytest.mark.slow
 def test_an_untrained_model_reads_bytes():
   model = load.random(seed=1, kv_heads=2, **SIZES)
   check_vocabulary(model)

@@ -176,6 +176,7 @@ def changed(model, name, value):
   return model._replace(params={**model.params, "layers": layers})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_weight_that_is_not_finite_is_named(model, name):
   broken = changed(model, "mlp/up/kernel", np.nan)
@@ -190,7 +191,8 @@ def test_a_weight_that_is_not_finite_is_named(model, name):
     layerwise.owl(broken, TOKENS, 0.5)
 
 
-@pytest.mark.parametrize("value", [np.nan, slow(np.inf)])
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_inputs_that_are_not_finite_are_named(model, value):
   broken = changed(model, "attention_norm/scale", value)
   with pytest.raises(
@@ -230,6 +232,7 @@ def test_an_expert_that_is_never_reached_is_named():
   assert np.count_nonzero(pruned["expert_1"]["kernel"]) == 12
 
 
+@pytest.mark.slow
 def test_more_damping_is_told_by_layer_and_kernel(model):
   def prune(w, seen, sparsity):
     return oneshot.sparsegpt(w, seen, sparsity, damping=0)[1]

@@ -262,6 +262,7 @@ def dense(w):
   ).reshape(w.shape)
 
 
+@pytest.mark.slow
 def test_kernels_may_be_nodes_stacked_over_layers():
   config = dataclasses.replace(CONFIG, tied=False)
   rng = np.random.default_rng(3)
