@@ -71,6 +71,82 @@ def _in_a_loop(function, *operands):
   return lax.while_loop(lambda carry: carry[0] < turns, turn, begin)[1]
 
 
+def begun_after(first: jax.Array, values: jax.Array) -> jax.Array:
+  """Has an accelerator make what is made of values after another array only.
+
+  Its compiler moves work across optimization barriers, and begins what depends
+  on params alone before all else. It does not see that a bit of `first`, on
+  which a choice between values and zeros hangs here, is always 0. On a CPU what
+  is `materialised` waits by itself.
+
+  Args:
+    first: Floating or integer array.
+    values: Array, of which much is to be made.
+
+  Returns:
+    The values.
+
+  Example:
+    >>> print(begun_after(jnp.ones(3), jnp.arange(3)))
+    [0 1 2]
+  """
+
+  def waiting(first, values):
+    return jnp.where(_zero_of(first) == 0, values, jnp.zeros_like(values))
+
+  return _on_one_accelerator(waiting, lambda first, values: values)(
+    first, values
+  )
+
+
+def zeros_after(first: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Makes zeros of an array's dtype, on an accelerator after that array only.
+
+  Its compiler makes all large arrays of zeros of a program at once, as its
+  first kernel, and so keeps room for all dense matrices from then on.
+
+  Args:
+    first: Floating or integer array.
+    shape: That of the zeros.
+
+  Returns:
+    The zeros.
+
+  Example:
+    >>> print(zeros_after(jnp.ones(3), (2,)))
+    [0. 0.]
+  """
+
+  def waiting(first):
+    zero = (_zero_of(first) != 0).astype(first.dtype)
+    return jnp.broadcast_to(zero, shape)
+
+  return _on_one_accelerator(waiting, lambda x: jnp.zeros(shape, x.dtype))(
+    first
+  )
+
+
+def _zero_of(x):
+  """Computes 0 of an array's first bit, as XLA's simplifier cannot see."""
+  one = lax.slice_in_dim(lax.stop_gradient(x).reshape(-1), 0, 1).reshape(())
+  if one.dtype == bool:
+    one = one.astype(jnp.uint8)
+  bits = 8 * one.dtype.itemsize
+  return (lax.bitcast_convert_type(one, f"uint{bits}") >> (bits - 1)) >> 1
+
+
+def _on_one_accelerator(there, elsewhere):
+  """Makes a function of arrays that does the one or the other."""
+
+  def function(*operands):
+    # Of several devices, another one may have the first element.
+    if jax.device_count() > 1 or not operands[0].size:
+      return elsewhere(*operands)
+    return lax.platform_dependent(*operands, cpu=elsewhere, default=there)
+
+  return function
+
+
 def _avals(tree: Any) -> tuple:
   leaves, treedef = jax.tree.flatten(tree)
   return treedef, [(x.shape, x.dtype) for x in leaves]

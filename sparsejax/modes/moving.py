@@ -19,7 +19,7 @@ from sparsejax.modes import slots
 from sparsejax.modes.slots import PackedState
 from sparsejax.nodes import Probe, node
 from sparsejax.transform import Recipe, step
-from sparsejax.xla import materialised
+from sparsejax.xla import begun_after, materialised
 
 _WORD = 16  # Bits of a mask in one float32, exactly.
 
@@ -81,6 +81,7 @@ def probes(
 
     def read(gradient, weights, rest):
       values, structure = weights
+      values = begun_after(gradient, values)
       masks = [jnp.array(True)] * len(shapes)
       masks[index] = structure.mask()
       old = rest._replace(masks=treedef.unflatten(masks))
@@ -188,7 +189,7 @@ def _move(recipe, mask_state, refused, old, values, grads, *, path):
   good = jnp.sum(mask, dtype=jnp.int32) <= values.shape[0]
   new = old.moved(jnp.where(good, mask, old.mask()))
   numbers = jnp.arange(1, values.shape[0] + 1, dtype=jnp.int32)
-  source = new.gather(old.expand(numbers)) - 1
+  source = new.gather(old.expand(begun_after(refused, numbers))) - 1
   first = jnp.zeros_like(values)
   if recipe.grown_values is not jax.nn.initializers.zeros:
     key = keys.of_grown(mask_state.key, mask_state.count, path)

@@ -12,7 +12,7 @@ from jax import lax
 
 from sparsejax import kernels
 from sparsejax.nodes import cotangent, without_zeros
-from sparsejax.xla import materialised
+from sparsejax.xla import begun_after, materialised
 
 
 @jax.custom_vjp
@@ -56,6 +56,10 @@ def read_off(packed, gradient: jax.Array, passing: Any) -> tuple[Any, Any]:
   return materialised(read, gradient, packed, passing)
 
 
+def _expanded(packed, first):
+  return packed.structure.expand(begun_after(first, packed.values))
+
+
 def _times(x, w):
   return x @ w.astype(x.dtype)
 
@@ -66,7 +70,7 @@ def dense_product(x: jax.Array, packed) -> jax.Array:
   # Without the loop XLA makes all matrices first, since they depend on params
   # alone, and keeps them for the gradients.
   return materialised(
-    lambda x, packed: _times(x, packed.structure.expand(packed.values)),
+    lambda x, packed: _times(x, _expanded(packed, x)),
     *(x, packed),
   )
 
@@ -78,7 +82,7 @@ def _dense_forward(x, packed):
 def _dense_backward(saved, g):
   def backward(x, packed, g):
     # The very products that JAX's own gradient makes.
-    _, pull = jax.vjp(_times, x, packed.structure.expand(packed.values))
+    _, pull = jax.vjp(_times, x, _expanded(packed, g))
     of_x, gradient = pull(g)
     gathered = packed.structure.gather(gradient)
     return read_off(packed, gradient, (of_x, gathered))

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.nodes import each
 from sparsejax.packed import matmul
+from sparsejax.xla import zeros_after
 
 
 class Structure(Protocol):
@@ -50,7 +50,7 @@ class Structure(Protocol):
     """Scatters values [..., slots] into zeros [..., *sizes]."""
 
     def one(values: jax.Array, structure: "Structure") -> jax.Array:
-      flat = jnp.zeros(math.prod(self.sizes), values.dtype)
+      flat = zeros_after(values, (math.prod(self.sizes),))
       flat = flat.at[structure.places()].set(
         values, mode="drop", indices_are_sorted=self.ascending
       )
