@@ -119,7 +119,7 @@ def _no_more_programs_than_linux_maps() -> Iterator[None]:
   """
   yield
   maps = pathlib.Path("/proc/self/maps")
-  if maps.exists() and maps.read_text().count("\n") > 40_000:
+  if maps.exists() and maps.read_text().count("\n") > 20_000:
     jax.clear_caches()
 
 
