@@ -42,6 +42,10 @@ AS_USERS = {
 }
 
 
+# What meets every optimizer in the default; the other mechanisms are slow.
+DEFAULT = ("rigl", "ste")
+
+
 def _mechanism_cases(names):
   for i, name in enumerate(conformance.MECHANISMS):
     for j, optimizer in enumerate(OPTIMIZERS):
@@ -51,7 +55,7 @@ def _mechanism_cases(names):
 
 def _quick_cases():
   """Names of an algorithm and an optimizer, and the number of a combination."""
-  yield from _mechanism_cases(("rigl", "ste"))
+  yield from _mechanism_cases(DEFAULT)
   for i, name in enumerate(conformance.ROWS):
     yield name, list(conformance.OPTIMIZERS)[(4 * i + i % 6) % 15], i % 6
 
@@ -172,12 +176,13 @@ def _assert_last_count(counts, mask):
 
 def test_cases_cover_every_pair():
   combinations = set(range(6))
-  for cases in (QUICK, QUICK + MORE):
+  every = QUICK + MORE
+  for cases, names in ((QUICK, DEFAULT), (every, conformance.MECHANISMS)):
     assert {(m, o) for m, o, _ in cases} >= set(
-      itertools.product(conformance.MECHANISMS, OPTIMIZERS)
+      itertools.product(names, OPTIMIZERS)
     )
     assert {n for n, _, _ in cases} == set(conformance.ROWS)
-    for mechanism in conformance.MECHANISMS:
+    for mechanism in names:
       assert {k for n, _, k in cases if n == mechanism} == combinations
   assert {(n, o) for n, o, _ in cases} >= set(
     itertools.product(conformance.CORE, conformance.OPTIMIZERS)

@@ -98,6 +98,7 @@ def test_a_packed_model_is_the_model(density, two, kind, tmp_path):
   np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_packed_model_is_judged_like_any_other(tmp_path):
   model = pruned(0.2)
   packed_model.write_model(tmp_path / "m", packed_model.pack(model))

@@ -51,9 +51,9 @@ def test_patterns(name):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  "name",
-  few(["srigl", "granet", "soft_movement", "top_kast"], ["top_kast"]),
+  "name", ["srigl", "granet", "soft_movement", "top_kast"]
 )
 def test_algorithms(name):
   make = conformance.ROWS[name].make
