@@ -207,10 +207,9 @@ def _stepped(
     slots.with_axes(values, structure),
     **extra,
   )
-  used = slots.used(structure)
   # As in masked mode: the compiler rounds a sum otherwise without.
   updates = step.exact_updates(
-    slots.without_axes(updates, structure), values, used
+    slots.without_axes(updates, structure), values, slots.used(structure)
   )
   return updates, PackedState(
     step.with_next_count(state.mask_state), inner_state
