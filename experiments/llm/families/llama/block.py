@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from experiments.llm.families.cache import Cache
 from experiments.llm.families.layers import Linear
-from experiments.llm.families.llama.cache import Cache
 from experiments.llm.families.llama.config import Config, rope_frequencies
 
 

@@ -1,148 +1,20 @@
 """The model, from tokens to float32 logits."""
 
-from collections.abc import Callable
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments.llm.families import layers
+from experiments.llm.families.decoder import Decoder
 from experiments.llm.families.llama.block import Block, rms_norm
-from experiments.llm.families.llama.cache import Cache
-from experiments.llm.families.llama.config import Config
-from experiments.llm.families.protocol import check_length
 
 
-class Network(nn.Module):
-  """The model.
-
-  Layers: `embed`, `layers`, which are `Block`s stacked on a leading axis,
-  `norm` and, unless tied, `head`. Parameters are float32 when initialized;
-  `apply` takes any float dtype.
+class Network(Decoder):
+  """The model: a `Decoder` of `Block`s, whose positions turn queries and keys.
 
   Attributes:
-    config: the model's.
+    config: the model's, a `Config`.
     remat: what the backward pass recomputes; see `Family.Network`.
     dtype: in which to compute; logits are float32, and so is what norms and
       softmax reduce.
   """
-
-  config: Config
-  remat: str = "none"
-  dtype: jax.typing.DTypeLike = jnp.float32
-
-  def setup(self) -> None:
-    """Makes the layers."""
-    c = self.config
-    self.embedding = nn.Embed(
-      c.vocab_size,
-      c.dim,
-      embedding_init=layers.INIT,
-      dtype=self.dtype,
-      name="embed",
-    )
-    self.layers = Block(c, self.dtype)
-    self.norm = rms_norm(self)
-    if not c.tied:
-      self.head = layers.Linear(c.vocab_size, dtype=self.dtype)
-
-  def __call__(
-    self, tokens: jax.Array, *, positions: jax.Array | None = None
-  ) -> jax.Array:
-    """Maps tokens to the logits of the tokens that follow them.
-
-    Args:
-      tokens: int32[batch, t].
-      positions: int32[batch, t], by default 0, 1, ... in every sequence. They
-        turn queries and keys; the causal mask follows the order of the tokens.
-
-    Returns:
-      float32[batch, t, vocab_size].
-
-    Raises:
-      UserError: t is beyond the model's context, or `remat` is unknown.
-    """
-
-    def body(block: Block, x: jax.Array, _) -> tuple[jax.Array, None]:
-      return block(x, positions), None
-
-    x, _ = self._scan(body, self.embed(tokens))
-    return self.logits(x)
-
-  def with_hidden(
-    self, tokens: jax.Array, *, positions: jax.Array | None = None
-  ) -> tuple[jax.Array, jax.Array]:
-    """Maps tokens to logits and to the residual stream around every layer.
-
-    Args:
-      tokens: int32[batch, t].
-      positions: as in `__call__`.
-
-    Returns:
-      The logits; and the stream before the first layer and after each, the
-      last one normed, of shape [layers + 1, batch, t, dim]: what transformers
-      calls hidden states.
-
-    Raises:
-      UserError: as `__call__`.
-    """
-
-    def body(block: Block, x: jax.Array, _) -> tuple[jax.Array, jax.Array]:
-      return block(x, positions), x
-
-    x, before = self._scan(body, self.embed(tokens))
-    x = self.norm(x)
-    return self._unembed(x), jnp.concatenate([before, x[None]])
-
-  def extend(
-    self, tokens: jax.Array, *, positions: jax.Array, cache: Cache
-  ) -> tuple[jax.Array, Cache]:
-    """Runs tokens that follow those in a cache, and adds them to it.
-
-    A token attends to the cache up to its own position. So a padded batch of
-    ragged sequences needs no mask: what was computed for padding on the right
-    lies at later positions, until it is overwritten. Tokens at positions
-    beyond the cache's length are not stored.
-
-    Args:
-      tokens: int32[batch, t].
-      positions: int32[batch, t].
-      cache: from `init_cache`, or from the last call.
-
-    Returns:
-      The residual stream after the last layer, of shape [batch, t, dim], from
-      which `logits` computes logits where they are needed; and the new cache.
-
-    Raises:
-      UserError: as `__call__`.
-    """
-
-    def body(
-      block: Block, x: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
-      return block.extend(x, positions, cache)
-
-    return self._scan(body, self.embed(tokens), cache)
-
-  def embed(self, tokens: jax.Array) -> jax.Array:
-    """Maps tokens int32[batch, t] to [batch, t, dim], the first layer's input.
-
-    Args:
-      tokens: from 0 to vocab_size - 1.
-
-    Returns:
-      Of the compute dtype.
-
-    Raises:
-      UserError: t is beyond the model's context.
-    """
-    check_length(self.config, tokens.shape[1])
-    return layers.split_batch(self.embedding(tokens))
-
-  def logits(self, x: jax.Array) -> jax.Array:
-    """Maps [..., dim] after the last layer to float32[..., vocab_size]."""
-    return self._unembed(self.norm(x))
 
   @nn.nowrap
   def block(self) -> Block:
@@ -150,39 +22,6 @@ class Network(nn.Module):
     return Block(self.config, self.dtype)
 
   @nn.nowrap
-  def init_cache(
-    self, batch: int, length: int, dtype: jax.typing.DTypeLike | None = None
-  ) -> Cache:
-    """Makes an empty cache for `extend`.
-
-    Args:
-      batch: the number of sequences.
-      length: the most tokens that each can have.
-      dtype: of the keys and values; by default the compute dtype.
-
-    Returns:
-      The cache.
-
-    Raises:
-      UserError: length is beyond the model's context.
-    """
-    check_length(self.config, length)
-    c, dtype = self.config, dtype or self.dtype
-    shape = (c.layers, batch, length, c.kv_heads, c.head_dim)
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
-  def _unembed(self, x: jax.Array) -> jax.Array:
-    y = self.embedding.attend(x) if self.config.tied else self.head(x)
-    return y.astype(jnp.float32)
-
-  def _scan(
-    self, body: Callable[..., Any], x: jax.Array, xs: Any = None
-  ) -> tuple[jax.Array, Any]:
-    """Runs body(block, x, xs of that layer) -> (x, ys) over the layers."""
-    scan = nn.scan(
-      layers.rematerialized(body, self.remat),
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      length=self.config.layers,
-    )
-    return scan(self.layers, x, xs)
+  def final_norm(self) -> nn.RMSNorm:
+    """Returns the module between the last layer and the head."""
+    return rms_norm(self)
