@@ -75,7 +75,16 @@ TRAINING = Section(
   inner={
     "data": Section("data set", data.DATASETS),
     "model": Section(
-      "model", models.MODELS, in_code={"num_classes", "parent", "name"}
+      "model",
+      models.MODELS,
+      in_code={"num_classes", "parent", "name"},
+      more={
+        "widths": Key(
+          None,
+          Mapping[str, int] | None,
+          "Features of layers by their paths, in place of the model's own.",
+        )
+      },
     ),
     "optimizer": OPTIMIZER,
     "schedule": SCHEDULE,

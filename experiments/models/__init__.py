@@ -17,6 +17,7 @@ from experiments.models import (
   feedforward,
   mobilenet,
   recurrent,
+  resizing,
   resnet,
   vgg,
 )
@@ -46,7 +47,13 @@ MODELS = {
 }
 
 
-def create(name: str, num_classes: int, **options) -> nn.Module:
+def create(
+  name: str,
+  num_classes: int,
+  *,
+  widths: Mapping[str, int] | None = None,
+  **options,
+) -> nn.Module:
   """Creates a model; its parameters come from `model.init`.
 
   `model.apply(variables, x, train)` gives float32[batch, num_classes]. In
@@ -57,6 +64,8 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
     name: A key of `MODELS`, or `package.module:attribute` of a module's class
       or of a function of `num_classes` and options.
     num_classes: Number of logits.
+    widths: Features of layers by their paths, in place of the class's: what
+      structured pruning leaves.
     **options: The fields of the model's class. All have `dtype`, in which it
       computes (parameters and logits stay float32), and `kernel_init`, the
       name of a function of `nn.initializers`.
@@ -74,8 +83,9 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
   accepted -= {"num_classes", "parent", "name", *fixed}
   names.check_options(f"model {name}", options, accepted, others)
   if name in MODELS:
-    _check_values(name, options)
-  return make(num_classes=num_classes, **options)
+    _check_values(name, {**options, "widths": widths})
+  model = make(num_classes=num_classes, **options)
+  return resizing.Resized(model, widths) if widths else model
 
 
 def _check_values(name: str, options: Mapping[str, Any]) -> None:

@@ -34,8 +34,13 @@ class PruningError(UserError):
 
 
 @contextlib.contextmanager
-def _named(name: str, error: type[Exception] = ValueError) -> Iterator[None]:
-  """Puts a name before the messages of ValueErrors and warnings."""
+def named(name: str, error: type[Exception] = ValueError) -> Iterator[None]:
+  """Puts a name before the messages of ValueErrors and warnings.
+
+  Args:
+    name: The name.
+    error: What is raised in place of a ValueError.
+  """
   with warnings.catch_warnings(record=True) as heard:
     warnings.simplefilter("always")
     try:
@@ -75,7 +80,7 @@ def prune_layer(
   flat = traverse_util.flatten_dict(params, sep="/")
   statistics = calibrate(layer, params, inputs, gram=gram)
   for name, seen in statistics.items():
-    with _named(name):
+    with named(name):
       flat[name] = prune(flat[name], seen)
   return traverse_util.unflatten_dict(flat, sep="/")
 
@@ -87,7 +92,7 @@ def calibrate(
   flat = traverse_util.flatten_dict(params, sep="/")
   # First, lest what a broken parameter makes of the inputs be blamed.
   for name, x in flat.items():
-    with _named(name):
+    with named(name):
       check_finite(x, "the parameter", "see where the model was made or read")
   statistics = {
     name: oneshot.statistics(kernel.shape[0], gram=gram)
@@ -151,9 +156,9 @@ def prune(
     PruningError: If the method refuses a kernel, or statistics of its inputs.
   """
   layers = jax.tree.map(np.array, model.params[LAYERS])
-  for i, layer, params, inputs in _walk(model, tokens, layers):
+  for i, layer, params, inputs in walk(model, tokens, layers):
     prune = functools.partial(method.prune, sparsity=float(sparsities[i]))
-    with _named(f"layer {i}", PruningError):
+    with named(f"layer {i}", PruningError):
       pruned = prune_layer(layer, params, inputs, prune, gram=method.gram)
     leaves = jax.tree.leaves(layers), jax.tree.leaves(pruned)
     for stacked, one in zip(*leaves, strict=True):
@@ -187,26 +192,32 @@ def owl(
     PruningError: If a kernel, or statistics of its inputs, have no scores.
   """
   shares = []
-  for i, layer, params, inputs in _walk(model, tokens, model.params[LAYERS]):
+  for i, layer, params, inputs in walk(model, tokens, model.params[LAYERS]):
     flat = traverse_util.flatten_dict(params, sep="/")
     scores = {}
-    with _named(f"layer {i}", PruningError):
+    with named(f"layer {i}", PruningError):
       seen = calibrate(layer, params, inputs, gram=False)
       for name in seen:
-        with _named(name):
+        with named(name):
           scores[name] = oneshot.wanda(flat[name], seen[name])
       shares.append(float(oneshot.outliers(scores, threshold=threshold)))
   densities = oneshot.owl_densities(shares, sparsity, deviation=deviation)
   return [1 - float(d) for d in densities]
 
 
-def _walk(
+def walk(
   model: Model, tokens: np.ndarray, layers: Any
 ) -> Iterator[tuple[int, nn.Module, Any, list[jax.Array]]]:
-  """Yields each layer's index, module, parameters and batches of inputs.
+  """Runs calibration text through a model, layer after layer.
 
-  The inputs of a layer are the outputs of the one before, with the parameters
-  that the caller has left in `layers`.
+  Args:
+    model: The model.
+    tokens: int32[sequences, length], the text.
+    layers: The parameters of all layers. The inputs of a layer are the outputs
+      of the one before with the parameters that the caller has left here.
+
+  Yields:
+    Each layer's index, its module, its parameters and batches of its inputs.
   """
   network = model.network()
   layer = network.block()
