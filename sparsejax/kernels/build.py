@@ -20,6 +20,7 @@ import jaxlib
 
 _SOURCES = pathlib.Path(__file__).parent
 _COMMON = ("dispatch.cc", "selection.cc", "handlers.cc")
+_PER_SET = ("products.cc",)  # compiled once for every instruction set
 FLAGS = (
   *("-std=c++17", "-O3", "-fPIC", "-ffp-contract=fast"),
   *("-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
@@ -124,13 +125,13 @@ def compiled(
   include = f"-I{jax.ffi.include_dir()}"
   objects = []
   for name, instructions in INSTRUCTION_SETS.items():
-    target = scratch / f"products-{name}.o"
-    source = _SOURCES / "products.cc"
-    _run(
-      *(compiler, *flags, *instructions, f"-DSPARSEJAX_ISA={name}"),
-      *("-c", source, "-o", target),
-    )
-    objects.append(target)
+    for source in _PER_SET:
+      target = scratch / f"{source}-{name}.o"
+      _run(
+        *(compiler, *flags, *instructions, f"-DSPARSEJAX_ISA={name}"),
+        *("-c", _SOURCES / source, "-o", target),
+      )
+      objects.append(target)
   library = scratch / "kernels.so"
   _run(
     *(compiler, *flags, include, "-shared", "-pthread", *objects),
