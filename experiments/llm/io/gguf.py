@@ -205,7 +205,7 @@ def _pre_tokenizer(fields: _Fields) -> tuple[Any, Any, bool]:
   """Makes what precedes BPE: normalizer, pre-tokenizer, ignore_merges.
 
   GGUF has its name only; the parts are those in the files tokenizer.json of
-  GPT-2, SmolLM, LLaMA 3 and Qwen2.
+  GPT-2, GPT-NeoX (which MPT shares), SmolLM, LLaMA 3 and Qwen2.
   """
   tokenizers = optional.load("tokenizers")
   pre = tokenizers.pre_tokenizers
@@ -225,6 +225,8 @@ def _pre_tokenizer(fields: _Fields) -> tuple[Any, Any, bool]:
   match name:
     case "gpt-2":
       return None, gpt2, False
+    case "mpt":
+      return tokenizers.normalizers.NFC(), gpt2, False
     case "smollm":
       digits = pre.Digits(individual_digits=True)
       return None, pre.Sequence([digits, gpt2]), False
@@ -234,5 +236,6 @@ def _pre_tokenizer(fields: _Fields) -> tuple[Any, Any, bool]:
       return tokenizers.normalizers.NFC(), tiktoken(r"\p{N}"), False
   raise UserError(
     f"{fields.path}: the pre-tokenizer {name!r} is not known, only gpt-2, "
-    "llama-bpe, qwen2 and smollm; read the model from its Hugging Face folder."
+    "llama-bpe, mpt, qwen2 and smollm; read the model from its Hugging Face "
+    "folder."
   )
