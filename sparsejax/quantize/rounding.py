@@ -1,0 +1,147 @@
+"""Rounding to INT8: scales, integers, and what these stand for.
+
+Symmetric: integers are -127 to 127, and 0 stands for 0. So zeros stay zeros.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.checks import refuse_unless
+
+LIMIT = 127  # -128 has no counterpart
+_INVERSE = np.float32(1 / LIMIT)
+
+
+def scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
+  """Computes how much one of an output's integers stands for.
+
+  So that its largest weight becomes 127 or -127; 1 where all weights are 0.
+
+  Args:
+    w: [..., in, out], of any float dtype.
+    group: How many neighbouring inputs share a scale; all by default.
+
+  Returns:
+    float32[..., out, groups].
+
+  Raises:
+    ValueError: If w is no matrix, the groups do not divide its inputs, or, in
+      arrays that are not traced, a weight is not finite.
+
+  Example:
+    >>> print(scales(jnp.array([[127.0, 0.0], [-254.0, 0.0]])))
+    [[2.]
+     [1.]]
+  """
+  if jnp.ndim(w) < 2:
+    raise ValueError(
+      f"got an array of shape {jnp.shape(w)}, wanted a matrix [..., in, out]"
+    )
+  largest = largest_along(w, (w.ndim - 2,), group=group)
+  return jnp.swapaxes(for_largest(largest), -1, -2)
+
+
+def integers(
+  w: jax.Array, scales: jax.Array, *, nonzero: bool = False
+) -> jax.Array:
+  """Rounds a matrix to integers.
+
+  Args:
+    w: [..., in, out].
+    scales: float32[..., out, groups].
+    nonzero: Whether a weight that is not 0 becomes 1 or -1 where the nearest
+      integer is 0, so that as many weights as before are not 0.
+
+  Returns:
+    int8[..., in, out]: the nearest integers from -127 to 127.
+  """
+  return nearest(w, _of_weights(scales, w.shape[-2]), nonzero=nonzero)
+
+
+def multiples(values: jax.Array, scales: jax.Array) -> jax.Array:
+  """Computes what integers stand for.
+
+  Args:
+    values: int8[..., in, out].
+    scales: float32[..., out, groups].
+
+  Returns:
+    float32[..., in, out].
+  """
+  return values * _of_weights(scales, values.shape[-2])
+
+
+def largest_along(
+  w: jax.Array, axes: tuple[int, ...], *, group: int | None = None
+) -> jax.Array:
+  """Finds the largest |w| along axes.
+
+  Args:
+    w: Array.
+    axes: From 0 on.
+    group: Of how many neighbours along the first of these axes; all by default.
+
+  Returns:
+    The array, whose axes are as long as there are groups, and 1 otherwise.
+  """
+  size = jnp.abs(w)
+  if group is None:
+    return jnp.max(size, axes, keepdims=True)
+  first, *others = axes
+  length = w.shape[first]
+  if group < 1 or length % group:
+    raise ValueError(
+      f"got groups of {group} for {length} inputs, wanted a number that "
+      "divides them"
+    )
+  shape = (*w.shape[:first], length // group, group, *w.shape[first + 1 :])
+  along = (first + 1, *(a + (a > first) for a in others))
+  largest = jnp.max(size.reshape(shape), along, keepdims=True)
+  return jnp.squeeze(largest, first + 1)
+
+
+def spread(scale: jax.Array, length: int, axis: int) -> jax.Array:
+  """Repeats the scales of groups along an axis, unless there is one group."""
+  groups = scale.shape[axis]
+  if length % groups:
+    raise ValueError(
+      f"got scales of {groups} groups for {length} inputs, wanted a number "
+      "that divides them"
+    )
+  if groups == 1:  # broadcast: nothing as large as the matrix
+    return scale
+  return jnp.repeat(scale, length // groups, axis)
+
+
+def _of_weights(scales, inputs):
+  """Turns scales [..., out, groups] into those of weights [..., in, out]."""
+  return spread(jnp.swapaxes(scales, -1, -2), inputs, -2)
+
+
+def for_largest(largest: jax.Array) -> jax.Array:
+  """Computes scales, float32, from the largest |w| of each."""
+  refuse_unless(
+    jnp.all(jnp.isfinite(largest)),
+    "some weights are NaN or infinite, wanted finite ones: see where they were "
+    "made or read",
+  )
+  return scale_of(largest)
+
+
+def scale_of(largest: jax.Array) -> jax.Array:
+  """Computes a scale, float32, without a check; NaN if something is."""
+  # XLA would make this of a division by a constant, but not always.
+  scale = largest.astype(jnp.float32) * _INVERSE
+  return jnp.where(scale == 0, 1, scale)
+
+
+def nearest(
+  x: jax.Array, scale: jax.Array, *, nonzero: bool = False
+) -> jax.Array:
+  """Rounds numbers to the nearest of the 255 multiples of scales: int8."""
+  x = jnp.asarray(x, jnp.float32)
+  found = jnp.clip(jnp.round(x / scale), -LIMIT, LIMIT)
+  if nonzero:
+    found = jnp.where(found == 0, jnp.sign(x), found)
+  return found.astype(jnp.int8)
