@@ -46,18 +46,22 @@ class Linear(nn.Module):
     features: the size of the output's last axis.
     use_bias: whether to add a bias.
     dtype: in which to compute.
+    kernel_init: what draws the first kernel.
   """
 
   features: int
   use_bias: bool = False
   dtype: jax.typing.DTypeLike = jnp.float32
+  kernel_init: nn.initializers.Initializer = INIT
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Maps x[..., in] to [..., features].
 
     Args:
       x: the input.
+      where: bool[...], the positions that are not padding, for whoever observes
+        the inputs; it changes nothing here.
 
     Returns:
       The output, of the compute dtype.
@@ -65,12 +69,13 @@ class Linear(nn.Module):
     Raises:
       UserError: the kernel has another shape.
     """
+    del where
     shape = (x.shape[-1], self.features)
     if self.has_variable("params", "kernel"):
       # Not by self.param, which takes a node's first leaf for the kernel.
       kernel = self.get_variable("params", "kernel")
     else:
-      kernel = self.param("kernel", INIT, shape)
+      kernel = self.param("kernel", self.kernel_init, shape)
     if kernel.shape != shape:
       raise UserError(
         f"model: the kernel of {'/'.join(self.path)} has shape {kernel.shape}, "

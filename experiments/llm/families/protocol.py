@@ -4,14 +4,20 @@ A new architecture is a package with the attributes of `Family`, and one row in
 registry.py. Its parameters are nested dicts that keep three rules, by which
 files are read and kernels are pruned:
 
-- Everything below `layers` is stacked over the layers: [layers, ...].
+- Everything below `layers` is stacked over the layers: [layers, ...]. Such a
+  stack may lie below other names, as `encoder/layers` and `decoder/layers` do.
 - A matrix is called `kernel` and is [in, out]; files hold it as [out, in].
 - The layer that owns a kernel below `layers` is called with one array
-  [..., in], so that pruning can observe its inputs.
+  [..., in], so that pruning can observe its inputs; and with `where`, bool
+  [...], if some of its positions are padding.
+
+An encoder-decoder is a family whose network is an `EncoderDecoder`: its tokens
+follow a source, other tokens or a recording, which an encoder reads first. The
+module of encoder_decoder.py has what such networks have in common.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -27,7 +33,7 @@ class Config(Protocol):
 
   Attributes:
     vocab_size: the number of tokens that have an embedding.
-    layers: the number of blocks.
+    layers: the number of blocks, in an encoder-decoder of both stacks together.
     context: the length of the longest sequence, in tokens.
   """
 
@@ -94,6 +100,100 @@ class Network(Protocol):
     self, batch: int, length: int, dtype: jax.typing.DTypeLike | None = None
   ) -> Any:
     """Makes an empty cache for `batch` sequences of up to `length` tokens."""
+
+
+class Stack(NamedTuple):
+  """Blocks of equal shapes, one after another.
+
+  Attributes:
+    path: where their parameters are, such as "encoder/layers", stacked.
+    count: the number of blocks.
+    block: the module of one, which maps x [batch, t, dim] and keywords to x.
+    enter: `(network, inputs, before) -> (x, keywords)` of the first block,
+      to be called as `network.apply(variables, inputs, before, method=enter)`
+      with parameters that need not have those below `layers`. `inputs` are the
+      network's arguments by name, and `before` is the x after the last block of
+      the stack before, None in the first.
+  """
+
+  path: str
+  count: int
+  block: nn.Module
+  enter: Callable[..., tuple[jax.Array, dict[str, Any]]]
+
+
+class EncoderDecoder(Protocol):
+  """A Linen module whose logits are of tokens that follow a source.
+
+  It differs from `Network` as follows; `config`, `dtype`, `init`, `apply`,
+  `logits` and `extend` are alike. Its config has `decoder_start`, the token
+  that every sequence of the decoder begins with.
+  """
+
+  config: Config
+  dtype: jax.typing.DTypeLike
+  init: Callable[..., Any]
+  apply: Callable[..., Any]
+
+  def __call__(
+    self,
+    tokens: jax.Array,
+    *,
+    source: jax.Array,
+    source_real: jax.Array | None = None,
+    real: jax.Array | None = None,
+  ) -> jax.Array:
+    """Maps a source and the tokens after it to logits.
+
+    Args:
+      tokens: int32[batch, t], of which the first is `decoder_start`.
+      source: what the encoder reads: tokens int32[batch, s], or numbers
+        [batch, ...].
+      source_real: bool[batch, s], what of the source is no padding; all if
+        None.
+      real: bool[batch, t], the tokens that are not padding, which is on the
+        right. It changes no logits but those of padding; pruning heeds it.
+
+    Returns:
+      float32[batch, t, vocab_size].
+    """
+
+  def with_hidden(
+    self, tokens: jax.Array, **source: Any
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Returns the logits, and the hidden states of encoder and decoder.
+
+    Each are as in `Network.with_hidden`, with the encoder's own layers and
+    positions: [encoder_layers + 1, batch, s, dim], the last of them normed.
+    """
+
+  def start(
+    self,
+    source: jax.Array,
+    *,
+    source_real: jax.Array | None = None,
+    length: int,
+    dtype: jax.typing.DTypeLike | None = None,
+  ) -> Any:
+    """Runs the encoder, and makes a cache for `extend`.
+
+    It takes the place of `init_cache`, and needs parameters.
+
+    Args:
+      source: as in `__call__`.
+      source_real: as in `__call__`.
+      length: the most tokens that each sequence can have.
+      dtype: of the keys and values; by default the compute dtype.
+
+    Returns:
+      The cache, with the keys and values of the source and none of tokens.
+    """
+
+  def stacks(self) -> tuple[Stack, Stack]:
+    """Returns the encoder's blocks and the decoder's; needs no parameters."""
+
+  def blank(self) -> np.ndarray:
+    """Returns a source of one sequence, of zeros; needs no parameters."""
 
 
 class HuggingFaceFiles(Protocol):
@@ -184,20 +284,47 @@ class Family(Protocol):
     from_sizes: makes the config of a model to be trained from scratch, from the
       keywords vocab_size, dim, layers, heads, kv_heads, hidden and context.
     huggingface: how folders of transformers hold its models.
-    gguf: how GGUF files hold its models.
+    gguf: how GGUF files hold its models; None if none is read.
   """
 
   NAME: str
   Config: type
-  Network: Callable[..., Network]
+  Network: Callable[..., Network | EncoderDecoder]
   from_sizes: Callable[..., Config]
   huggingface: HuggingFaceFiles
-  gguf: GgufFiles
+  gguf: GgufFiles | None
+
+
+def has_encoder(network: Any) -> bool:
+  """Returns whether a network, or the class of one, is an `EncoderDecoder`."""
+  return hasattr(network, "stacks")
+
+
+def stacks(network: Network | EncoderDecoder) -> tuple[Stack, ...]:
+  """Returns the stacks of blocks of any network, in the order they run."""
+  if has_encoder(network):
+    return network.stacks()
+  layers = network.config.layers
+  return (Stack(LAYERS, layers, network.block(), _embed),)
+
+
+def _embed(
+  network: Network, inputs: Mapping[str, jax.Array], before: None
+) -> tuple[jax.Array, dict[str, Any]]:
+  """Enters the only stack of a decoder; see `Stack.enter`."""
+  del before
+  return network.embed(inputs["tokens"]), {}
+
+
+def init(network: Network | EncoderDecoder, key: jax.Array) -> Any:
+  """Makes the first parameters of any network."""
+  source = {"source": network.blank()} if has_encoder(network) else {}
+  return network.init(key, np.zeros((1, 2), np.int32), **source)["params"]
 
 
 def is_stacked(path: str) -> bool:
   """Returns whether a parameter, "a/b/c", is stacked over the layers."""
-  return path.startswith(f"{LAYERS}/")
+  return f"/{LAYERS}/" in f"/{path}"
 
 
 def is_kernel(path: str) -> bool:

@@ -52,7 +52,7 @@ def read_model(
   )
   family = registry.reader(
     fields["general.architecture"],
-    lambda family: family.gguf.ARCHITECTURES,
+    lambda family: family.gguf.ARCHITECTURES if family.gguf else (),
     where=f"{path}, general.architecture",
   )
   stored = {tensor.name: tensor for tensor in reader.tensors}

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments.errors import unknown
-from experiments.llm.families import registry
+from experiments.llm.families import protocol, registry
 from experiments.llm.io import (
   gguf,
   huggingface,
@@ -81,8 +81,10 @@ def random(
     hidden=hidden,
     context=context,
   )
-  init = jax.jit(registry.network(config).init)
-  params = init(jax.random.key(seed), np.zeros((1, 2), np.int32))["params"]
+  network = registry.network(config)
+  params = jax.jit(protocol.init, static_argnums=0)(
+    network, jax.random.key(seed)
+  )
   return Model(config, jax.tree.map(np.asarray, params), words)
 
 

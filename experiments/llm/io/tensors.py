@@ -15,7 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from experiments.errors import UserError, check_known
-from experiments.llm.families import registry
+from experiments.llm.families import protocol, registry
 from experiments.llm.families.protocol import (
   Config,
   is_kernel,
@@ -196,19 +196,19 @@ def kernel_names(config: Config, names: Mapping[str, str]) -> list[str]:
   """
   return [
     names[path].format(i)
-    for i in range(config.layers)
+    for stack in protocol.stacks(registry.network(config))
+    for i in range(stack.count)
     for path in _shapes(config)
-    if is_layer_kernel(path)
+    if is_layer_kernel(path) and path.startswith(stack.path)
   ]
 
 
 @functools.cache
 def _shapes(config: Config) -> dict[str, Shape]:
   """Computes the shape of every parameter, by path."""
-  tokens = jnp.zeros((1, 1), jnp.int32)
-  network = registry.network(config)
-  made = jax.eval_shape(network.init, jax.random.key(0), tokens)
-  leaves = traverse_util.flatten_dict(made["params"], sep="/")
+  init = functools.partial(protocol.init, registry.network(config))
+  params = jax.eval_shape(init, jax.random.key(0))
+  leaves = traverse_util.flatten_dict(params, sep="/")
   return {path: leaf.shape for path, leaf in leaves.items()}
 
 

@@ -8,8 +8,8 @@ residual stream of the text, have to be on the device.
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ from flax import linen as nn
 from flax import traverse_util
 
 from experiments.errors import UserError
-from experiments.llm.families.protocol import LAYERS, check_tokens
+from experiments.llm.families import protocol
+from experiments.llm.families.protocol import check_tokens
 from experiments.llm.io.model import Model
 from experiments.llm.prune.methods import Method
 from sparsejax import oneshot
@@ -27,6 +28,10 @@ from sparsejax.oneshot.calibration import check_finite
 _BATCH = 8  # calibration sequences per call of a layer
 
 Prune = Callable[[jax.Array, oneshot.Statistics], jax.Array]
+# What a module is called with: an array, or an array and keywords.
+Inputs = jax.Array | tuple[jax.Array, Mapping[str, Any]]
+# Of a text, or all that a network is called with, by name.
+Tokens = np.ndarray | Mapping[str, np.ndarray | None]
 
 
 class PruningError(UserError):
@@ -55,7 +60,7 @@ def named(name: str, error: type[Exception] = ValueError) -> Iterator[None]:
 def prune_layer(
   layer: nn.Module,
   params: Any,
-  inputs: Iterable[jax.Array],
+  inputs: Iterable[Inputs],
   prune: Prune,
   *,
   gram: bool = False,
@@ -64,9 +69,10 @@ def prune_layer(
 
   Args:
     layer: The module. Its submodules that own a `kernel` [in, out], and are
-      called with one array [..., in], are pruned.
+      called with one array [..., in], are pruned; positions that they are told
+      not to be in `where`, bool [...], do not count.
     params: Its parameters.
-    inputs: Batches of the module's input.
+    inputs: Batches of the module's input, each alone or with keywords.
     prune: `(kernel, statistics) -> kernel`.
     gram: Whether `prune` needs the Gram matrix.
 
@@ -86,7 +92,7 @@ def prune_layer(
 
 
 def calibrate(
-  layer: nn.Module, params: Any, inputs: Iterable[jax.Array], *, gram: bool
+  layer: nn.Module, params: Any, inputs: Iterable[Inputs], *, gram: bool
 ) -> dict[str, oneshot.Statistics]:
   """Computes the statistics of the inputs of a module's kernels, by path."""
   flat = traverse_util.flatten_dict(params, sep="/")
@@ -109,9 +115,9 @@ def _observe(
   layer: nn.Module,
   params: Any,
   statistics: dict[str, oneshot.Statistics],
-  x: jax.Array,
+  batch: Inputs,
 ) -> dict[str, oneshot.Statistics]:
-  """Adds a batch x [batch, t, dim] to the statistics."""
+  """Adds a batch to the statistics."""
   statistics = dict(statistics)
 
   def intercept(
@@ -119,22 +125,33 @@ def _observe(
   ) -> Any:
     name = "/".join((*context.module.path, "kernel"))
     if context.method_name == "__call__" and name in statistics:
-      statistics[name] = oneshot.observe(statistics[name], args[0])
+      x, where = _called(*args, **kwargs)
+      statistics[name] = oneshot.observe(statistics[name], x, where=where)
     return call(*args, **kwargs)
 
   with nn.intercept_methods(intercept):
-    layer.apply({"params": params}, x)
+    _call(layer, params, batch)
   return statistics
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(layer: nn.Module, params: Any, x: jax.Array) -> jax.Array:
-  return layer.apply({"params": params}, x)
+def _called(
+  x: jax.Array, where: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array | None]:
+  """Returns the arguments of a layer that owns a kernel."""
+  return x, where
+
+
+def _call(layer: nn.Module, params: Any, batch: Inputs) -> jax.Array:
+  x, beside = batch if isinstance(batch, tuple) else (batch, {})
+  return layer.apply({"params": params}, x, **beside)
+
+
+_apply = jax.jit(_call, static_argnums=0)
 
 
 def prune(
   model: Model,
-  tokens: np.ndarray,
+  inputs: Tokens,
   method: Method,
   sparsities: Sequence[float],
   *,
@@ -142,11 +159,16 @@ def prune(
 ) -> Model:
   """Prunes the kernels of all layers; embedding and head stay dense.
 
+  The encoder of an encoder-decoder comes first; the decoder's cross-attention
+  reads what the pruned encoder makes of the sources.
+
   Args:
     model: The model.
-    tokens: int32[sequences, length], calibration text.
+    inputs: The calibration text: int32[sequences, length], or what the network
+      is called with, by name, `tokens` among them.
     method: The method.
-    sparsities: The share of zeros in each layer's kernels, in [0, 1).
+    sparsities: The share of zeros in each layer's kernels, in [0, 1), of all
+      stacks in turn.
     advance: Called with the number of pruned layers.
 
   Returns:
@@ -155,21 +177,24 @@ def prune(
   Raises:
     PruningError: If the method refuses a kernel, or statistics of its inputs.
   """
-  layers = jax.tree.map(np.array, model.params[LAYERS])
-  for i, layer, params, inputs in walk(model, tokens, layers):
-    prune = functools.partial(method.prune, sparsity=float(sparsities[i]))
-    with named(f"layer {i}", PruningError):
-      pruned = prune_layer(layer, params, inputs, prune, gram=method.gram)
-    leaves = jax.tree.leaves(layers), jax.tree.leaves(pruned)
-    for stacked, one in zip(*leaves, strict=True):
-      stacked[i] = one
-    advance(i + 1)
-  return model._replace(params={**model.params, LAYERS: layers})
+  flat = traverse_util.flatten_dict(model.params, sep="/")
+  for path in filter(protocol.is_stacked, flat):
+    flat[path] = np.array(flat[path])  # of its own
+  for done, at in enumerate(_walk(model, inputs, flat)):
+    prune = functools.partial(method.prune, sparsity=float(sparsities[done]))
+    with named(at.name, PruningError):
+      pruned = prune_layer(
+        at.block, at.params, at.inputs, prune, gram=method.gram
+      )
+    for name, one in traverse_util.flatten_dict(pruned, sep="/").items():
+      flat[f"{at.path}/{name}"][at.index] = one
+    advance(done + 1)
+  return model._replace(params=traverse_util.unflatten_dict(flat, sep="/"))
 
 
 def owl(
   model: Model,
-  tokens: np.ndarray,
+  inputs: Tokens,
   sparsity: float,
   *,
   threshold: float = 5.0,
@@ -179,7 +204,7 @@ def owl(
 
   Args:
     model: The dense model.
-    tokens: int32[sequences, length], calibration text.
+    inputs: The calibration text, as in `prune`.
     sparsity: Of all layers together.
     threshold: The ratio of an outlier's score to the mean score.
     deviation: Half the difference of the densest layer's density from the
@@ -192,14 +217,15 @@ def owl(
     PruningError: If a kernel, or statistics of its inputs, have no scores.
   """
   shares = []
-  for i, layer, params, inputs in walk(model, tokens, model.params[LAYERS]):
-    flat = traverse_util.flatten_dict(params, sep="/")
+  flat = traverse_util.flatten_dict(model.params, sep="/")
+  for at in _walk(model, inputs, flat):
+    kernels = traverse_util.flatten_dict(at.params, sep="/")
     scores = {}
-    with named(f"layer {i}", PruningError):
-      seen = calibrate(layer, params, inputs, gram=False)
+    with named(at.name, PruningError):
+      seen = calibrate(at.block, at.params, at.inputs, gram=False)
       for name in seen:
         with named(name):
-          scores[name] = oneshot.wanda(flat[name], seen[name])
+          scores[name] = oneshot.wanda(kernels[name], seen[name])
       shares.append(float(oneshot.outliers(scores, threshold=threshold)))
   densities = oneshot.owl_densities(shares, sparsity, deviation=deviation)
   return [1 - float(d) for d in densities]
@@ -208,7 +234,7 @@ def owl(
 def walk(
   model: Model, tokens: np.ndarray, layers: Any
 ) -> Iterator[tuple[int, nn.Module, Any, list[jax.Array]]]:
-  """Runs calibration text through a model, layer after layer.
+  """Runs calibration text through a decoder-only model, layer after layer.
 
   Args:
     model: The model.
@@ -219,20 +245,80 @@ def walk(
   Yields:
     Each layer's index, its module, its parameters and batches of its inputs.
   """
+  params = {**model.params, protocol.LAYERS: layers}
+  flat = traverse_util.flatten_dict(params, sep="/")
+  for at in _walk(model, tokens, flat):
+    yield at.index, at.block, at.params, [x for x, _ in at.inputs]
+
+
+class _At(NamedTuple):
+  """A layer that pruning has come to.
+
+  Attributes:
+    name: For people.
+    path: Of the stack's parameters.
+    index: Of the layer in its stack.
+    block: The module.
+    params: The layer's parameters, on the device.
+    inputs: Batches of its input.
+  """
+
+  name: str
+  path: str
+  index: int
+  block: nn.Module
+  params: Any
+  inputs: list[Inputs]
+
+
+def _walk(
+  model: Model, inputs: Tokens, flat: Mapping[str, Any]
+) -> Iterator[_At]:
+  """Yields each layer of each stack.
+
+  The inputs of a layer are the outputs of the one before, with the parameters
+  that the caller has left in `flat`, by path.
+  """
+  if not isinstance(inputs, Mapping):
+    inputs = {"tokens": inputs}
+  for x in inputs.values():
+    if x is not None and x.dtype.kind == "i":
+      check_tokens(model.config, x)
   network = model.network()
-  layer = network.block()
-  check_tokens(model.config, tokens)
-  embed = jax.jit(functools.partial(network.apply, method="embed"))
-  streams = [
-    embed({"params": {**model.params, LAYERS: {}}}, tokens[i : i + _BATCH])
-    for i in range(0, len(tokens), _BATCH)
+  size = len(inputs["tokens"])
+  batches = [
+    jax.tree.map(lambda x, i=i: x[i : i + _BATCH], dict(inputs))
+    for i in range(0, size, _BATCH)
   ]
-  for i in range(model.config.layers):
-    yield i, layer, _at(layers, i), streams
-    params = _at(layers, i)
-    streams = [_apply(layer, params, x) for x in streams]
+  others = {k: v for k, v in flat.items() if not protocol.is_stacked(k)}
+  xs = [None] * len(batches)
+  for stack in protocol.stacks(network):
+    enter = jax.jit(functools.partial(network.apply, method=stack.enter))
+    variables = {"params": traverse_util.unflatten_dict(others, sep="/")}
+    entered = [
+      enter(variables, batch, x) for batch, x in zip(batches, xs, strict=True)
+    ]
+    xs, beside = map(list, zip(*entered, strict=True))
+    name = stack.path.removesuffix(protocol.LAYERS)
+    for i in range(stack.count):
+      streams = list(zip(xs, beside, strict=True))
+      yield _At(
+        f"{name}layer {i}",
+        stack.path,
+        i,
+        stack.block,
+        _layer(flat, stack.path, i),
+        streams,
+      )
+      params = _layer(flat, stack.path, i)
+      xs = [_apply(stack.block, params, stream) for stream in streams]
 
 
-def _at(layers: Any, i: int) -> Any:
-  """Returns the parameters of one layer, on the device."""
-  return jax.tree.map(lambda w: jnp.asarray(w[i]), layers)
+def _layer(flat: Mapping[str, Any], stack: str, i: int) -> Any:
+  """Returns the parameters of one layer of a stack, on the device."""
+  one = {
+    path.removeprefix(f"{stack}/"): jnp.asarray(leaf[i])
+    for path, leaf in flat.items()
+    if path.startswith(f"{stack}/")
+  }
+  return traverse_util.unflatten_dict(one, sep="/")
