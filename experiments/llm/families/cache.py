@@ -10,13 +10,20 @@ class Cache(NamedTuple):
   """Keys and values of the tokens so far, indexed by their positions.
 
   Attributes:
-    key: of shape [layers, batch, length, kv_heads, head_dim]; inside a layer
+    key: of shape [layers, batch, kv_heads, length, head_dim]; inside a layer
       without the first axis.
     value: of the shape of `key`.
   """
 
+  # Heads come before positions, or every step would transpose all keys and
+  # values for the batched products of attention.
   key: jax.Array
   value: jax.Array
+
+  @property
+  def length(self) -> int:
+    """The most tokens that a sequence can have."""
+    return self.key.shape[-2]
 
   def store(
     self, key: jax.Array, value: jax.Array, positions: jax.Array
@@ -26,13 +33,54 @@ class Cache(NamedTuple):
     Args:
       key: of shape [batch, t, kv_heads, head_dim].
       value: of the shape of `key`.
-      positions: int32[batch, t]; those beyond the length are dropped.
+      positions: int32[batch, t], consecutive in each sequence and below the
+        length.
 
     Returns:
       The layer's cache.
     """
-    sequence = jnp.arange(len(key))[:, None]
-    return Cache(
-      self.key.at[sequence, positions].set(key.astype(self.key.dtype)),
-      self.value.at[sequence, positions].set(value.astype(self.value.dtype)),
+
+    # One slice a sequence: a token at a time would be a loop of t rounds.
+    def put(all_of_them: jax.Array, new: jax.Array) -> jax.Array:
+      new = new.astype(all_of_them.dtype).swapaxes(1, 2)
+      return jax.vmap(
+        lambda x, at, first: jax.lax.dynamic_update_slice_in_dim(
+          x, at, first, axis=1
+        )
+      )(all_of_them, new, positions[:, 0])
+
+    return Cache(put(self.key, key), put(self.value, value))
+
+  def attend(
+    self, query: jax.Array, seen: jax.Array, bias: jax.Array | None = None
+  ) -> jax.Array:
+    """Attends to one layer's keys and values.
+
+    Args:
+      query: of shape [batch, t, heads, head_dim]; head i reads head
+        i // (heads / kv_heads) of the cache.
+      seen: bool[batch, t, length]: the positions that each token attends to.
+      bias: is added to the scores, of a shape that broadcasts to
+        [batch, heads, t, length]; None for none.
+
+    Returns:
+      Of the query's shape and dtype; the softmax is in float32.
+    """
+    batch, t, heads, head_dim = query.shape
+    kv_heads = self.key.shape[1]
+    grouped = query.reshape(batch, t, kv_heads, -1, head_dim)
+    scores = jnp.einsum(
+      "btkgd,bkld->bkgtl",
+      grouped,
+      self.key.astype(query.dtype),
+      preferred_element_type=jnp.float32,
     )
+    scores *= head_dim**-0.5
+    if bias is not None:
+      bias = jnp.broadcast_to(bias, (batch, heads, t, self.length))
+      scores += bias.reshape(scores.shape)
+    lowest = jnp.finfo(scores.dtype).min
+    scores = jnp.where(seen[:, None, None], scores, lowest)
+    weights = jax.nn.softmax(scores).astype(query.dtype)
+    y = jnp.einsum("bkgtl,bkld->btkgd", weights, self.value.astype(query.dtype))
+    return y.reshape(query.shape)

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from experiments.llm.families import layers
 from experiments.llm.families.cache import Cache
-from experiments.llm.families.protocol import check_length
+from experiments.llm.families.protocol import LAYERS, check_length
 
 
 class Decoder(nn.Module):
@@ -17,7 +17,8 @@ class Decoder(nn.Module):
 
   A family adds its `block` and `final_norm`. Layers: `embed`, `layers`, which
   are blocks stacked on a leading axis, `norm` and, unless tied, `head`.
-  Parameters are float32 when initialized; `apply` takes any float dtype.
+  Parameters are float32 when initialized; `apply` takes any float dtype, and
+  layers that `layers.unstacked` took apart.
 
   A block maps x[batch, t, dim] and positions int32[batch, t] or None to the
   next x; its method `extend` takes the layer's `Cache` too, and returns both.
@@ -104,12 +105,12 @@ class Decoder(nn.Module):
 
     A token attends to the cache up to its own position. So a padded batch of
     ragged sequences needs no mask: what was computed for padding on the right
-    lies at later positions, until it is overwritten. Tokens at positions
-    beyond the cache's length are not stored.
+    lies at later positions, until it is overwritten.
 
     Args:
       tokens: int32[batch, t].
-      positions: int32[batch, t].
+      positions: int32[batch, t], consecutive in each sequence and below the
+        cache's length.
       cache: from `init_cache`, or from the last call.
 
     Returns:
@@ -175,7 +176,7 @@ class Decoder(nn.Module):
     """
     check_length(self.config, length)
     c, dtype = self.config, dtype or self.dtype
-    shape = (c.layers, batch, length, c.kv_heads, c.head_dim)
+    shape = (c.layers, batch, c.kv_heads, length, c.head_dim)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
   def _unembed(self, x: jax.Array) -> jax.Array:
@@ -186,6 +187,10 @@ class Decoder(nn.Module):
     self, body: Callable[..., Any], x: jax.Array, xs: Any = None
   ) -> tuple[jax.Array, Any]:
     """Runs body(block, x, xs of that layer) -> (x, ys) over the layers."""
+    apart = self.variables.get("params", {}).get(LAYERS)
+    if isinstance(apart, tuple):
+      run = nn.apply(body, self.layers.clone(parent=None))
+      return layers.each(run, apart, x, xs)
     scan = nn.scan(
       layers.rematerialized(body, self.remat),
       variable_axes={"params": 0},

@@ -83,7 +83,8 @@ class Network(Protocol):
 
     Args:
       tokens: int32[batch, t].
-      positions: int32[batch, t]; a token sees the cache up to its own.
+      positions: int32[batch, t], consecutive in each sequence and below the
+        cache's length; a token sees the cache up to its own.
       cache: from `init_cache` or the last call.
 
     Returns:

@@ -52,16 +52,11 @@ class Attention(nn.Module):
     """Adds x[batch, t, dim] to this layer's cache and attends to the cache."""
     query, key, value = self._project(x, positions)
     cache = cache.store(key, value, positions)
-    past = positions[:, :, None] - jnp.arange(cache.key.shape[1])
+    past = positions[:, :, None] - jnp.arange(cache.length)
     seen = past >= 0
     if self.config.window is not None:
       seen &= past < self.config.window
-    y = jax.nn.dot_product_attention(
-      query,
-      cache.key.astype(query.dtype),
-      cache.value.astype(query.dtype),
-      mask=seen[:, None],
-    )
+    y = cache.attend(query, seen)
     return self.output(y.reshape(*x.shape[:2], -1)), cache
 
   def _project(

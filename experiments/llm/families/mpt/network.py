@@ -44,14 +44,8 @@ class Attention(nn.Module):
     """Adds x[batch, t, dim] to this layer's cache and attends to the cache."""
     query, key, value = self._project(x)
     cache = cache.store(key, value, positions)
-    distance = positions[:, :, None] - jnp.arange(cache.key.shape[1])
-    y = jax.nn.dot_product_attention(
-      query,
-      cache.key.astype(query.dtype),
-      cache.value.astype(query.dtype),
-      bias=self._bias(distance),
-      mask=(distance >= 0)[:, None],
-    )
+    distance = positions[:, :, None] - jnp.arange(cache.length)
+    y = cache.attend(query, distance >= 0, self._bias(distance))
     return self.output(y.reshape(x.shape)), cache
 
   def _project(self, x: jax.Array) -> list[jax.Array]:

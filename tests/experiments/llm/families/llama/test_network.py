@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from experiments.errors import UserError
-from experiments.llm.families import llama
+from experiments.llm.families import layers, llama
 from experiments.llm.families.layers import Linear
 from experiments.llm.families.llama.block import Block
 from tests.experiments.small_llama import (
@@ -202,6 +202,22 @@ def test_a_cache_step_by_step_on_ragged_rows(name):
     tokens = rows[[0, 1], at]
     logits, cache = extend(model, params, tokens[:, None], at[:, None], cache)
     close(logits[:, 0], wanted[[0, 1], at])
+
+
+def test_layers_that_were_taken_apart():
+  """The same numbers, and no slice of stacked layers in the program."""
+  config = CONFIGS["llama3"]
+  model, params = llama.Network(config), make_params(config)
+  tokens, positions = make_tokens(2, 5), np.tile(np.arange(5), (2, 1))
+  cache = model.init_cache(2, 7)
+  wanted, filled = extend(model, params, tokens, positions, cache)
+  apart, caches = layers.unstacked(params, cache)
+  program = extend.lower(model, apart, tokens, positions, caches)
+  assert "while" not in program.as_text()
+  logits, caches = extend(model, apart, tokens, positions, caches)
+  close(logits, wanted)
+  for i, one in enumerate(caches):
+    jax.tree.map(close, one, jax.tree.map(lambda x: x[i], filled))  # noqa: B023
 
 
 def test_computing_in_bfloat16():
