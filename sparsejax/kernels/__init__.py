@@ -10,7 +10,15 @@ import jax.numpy as jnp
 
 from sparsejax.kernels.build import available, loaded
 
-__all__ = ["available", "loaded", "multiply", "sample", "top_k"]
+__all__ = [
+  "available",
+  "loaded",
+  "multiply",
+  "multiply_bits",
+  "multiply_int8",
+  "sample",
+  "top_k",
+]
 
 _LANES = 16
 
@@ -85,6 +93,108 @@ def top_k(keys: jax.Array, k: jax.Array) -> jax.Array:
     A bool array of that shape.
   """
   return _call("sparsejax_top_k", keys.shape, jnp.bool_)(keys, k.reshape(1))
+
+
+def multiply_bits(
+  x: jax.Array,
+  bits: jax.Array,
+  pointers: jax.Array,
+  values: jax.Array,
+  scales: jax.Array | None = None,
+) -> jax.Array:
+  """Multiplies activations by a matrix that has a bit for every weight.
+
+  Args:
+    x: float32 [in] or [batch, in].
+    bits: uint8 [out, ceil(in / 8)]: bit i % 8 of byte i // 8 is that of input
+      i, from the lowest on.
+    pointers: int32 [out + 1]: output o has the values from pointers[o] on.
+    values: float32, bfloat16 or int8 [slots], in order of (output, input).
+    scales: float32 [out, groups], of int8 values: what those of in / groups
+      neighbouring inputs are times. That is a multiple of 8 if there are
+      several groups.
+
+  Returns:
+    float32 [out] or [batch, out].
+
+  Raises:
+    ValueError: If shapes or dtypes do not go together.
+    jax.errors.JaxRuntimeError: When it runs, if bits and pointers do not.
+
+  Example:
+    >>> if available(quiet=True):
+    ...   bits = jnp.array([[0b101], [0b010]], jnp.uint8)
+    ...   pointers = jnp.array([0, 2, 3], jnp.int32)
+    ...   values = jnp.array([1.0, 2.0, 3.0])
+    ...   print(multiply_bits(jnp.array([1.0, 10.0, 100.0]), bits, pointers,
+    ...                       values))
+    [201.  30.]
+  """
+  outputs, width = pointers.shape[0] - 1, x.shape[-1]
+  if bits.shape != (outputs, -(-width // 8)):
+    raise ValueError(
+      f"got bits of shape {bits.shape}, wanted {(outputs, -(-width // 8))}: "
+      f"one for each of {width} inputs, for {outputs} outputs"
+    )
+  return _multiply_masked(x, bits, pointers, values, scales, outputs)
+
+
+def multiply_int8(
+  x: jax.Array, values: jax.Array, scales: jax.Array
+) -> jax.Array:
+  """Multiplies activations by a dense matrix of int8.
+
+  Args:
+    x: float32 [in] or [batch, in].
+    values: int8 [out, in].
+    scales: float32 [out, groups], as for `multiply_bits`.
+
+  Returns:
+    float32 [out] or [batch, out].
+
+  Raises:
+    ValueError: If shapes or dtypes do not go together.
+
+  Example:
+    >>> if available(quiet=True):
+    ...   values = jnp.array([[1, 2], [3, 4]], jnp.int8)
+    ...   print(multiply_int8(jnp.ones(2), values, jnp.array([[1.0], [0.5]])))
+    [3.  3.5]
+  """
+  if values.ndim != 2 or values.shape[1] != x.shape[-1]:
+    raise ValueError(
+      f"got values of shape {values.shape}, wanted (out, {x.shape[-1]}), the "
+      "inputs of x"
+    )
+  if values.dtype != jnp.int8:
+    raise ValueError(f"got values of {values.dtype}, wanted int8")
+  bits, pointers = jnp.zeros((0, 0), jnp.uint8), jnp.zeros(0, jnp.int32)
+  return _multiply_masked(x, bits, pointers, values, scales, values.shape[0])
+
+
+def _multiply_masked(x, bits, pointers, values, scales, outputs):
+  """Multiplies by a matrix with bits, or by one without zeros."""
+  if (scales is None) == (values.dtype == jnp.int8):
+    raise ValueError(
+      f"got values of {values.dtype} {'without' if scales is None else 'with'} "
+      "scales, wanted scales with int8 and with nothing else"
+    )
+  width = x.shape[-1]
+  if scales is None:
+    scales = jnp.zeros((0, 1), jnp.float32)
+  else:
+    groups = scales.shape[-1]
+    size, rest = divmod(width, max(groups, 1))
+    if scales.shape != (outputs, groups) or rest or (groups > 1 and size % 8):
+      raise ValueError(
+        f"got scales of shape {scales.shape} for {outputs} outputs and {width} "
+        "inputs, wanted (out, groups), and one group or groups of a multiple "
+        "of 8 inputs"
+      )
+  y = _call(
+    *("sparsejax_multiply_masked", (x.size // width, outputs), jnp.float32)
+  )(x.reshape(-1, width), bits, pointers, values, scales)
+  return y.reshape(*x.shape[:-1], outputs)
 
 
 def _padded(x):

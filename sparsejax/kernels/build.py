@@ -19,22 +19,30 @@ import jax
 import jaxlib
 
 _SOURCES = pathlib.Path(__file__).parent
-_COMMON = ("dispatch.cc", "selection.cc", "handlers.cc")
-_PER_SET = ("products.cc",)  # compiled once for every instruction set
+_COMMON = (
+  *("dispatch.cc", "selection.cc", "handlers.cc", "masked_handlers.cc"),
+)
+# Compiled once for every instruction set.
+_PER_SET = ("products.cc", "masked.cc")
 FLAGS = (
   *("-std=c++17", "-O3", "-fPIC", "-ffp-contract=fast"),
   *("-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
 )
 INSTRUCTION_SETS = {"plain": ()}
 if platform.machine().lower() in ("x86_64", "amd64"):
+  _AVX512 = (
+    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
+    "-mprefer-vector-width=512",
+  )
   INSTRUCTION_SETS |= {
     "avx2": ("-mavx2", "-mfma"),
-    "avx512": (
-      *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
-      "-mprefer-vector-width=512",
-    ),
+    "avx512": _AVX512,
+    "avx512_vbmi2": (*_AVX512, "-mavx512vbmi", "-mavx512vbmi2"),
   }
-TARGETS = ("sparsejax_multiply", "sparsejax_sample", "sparsejax_top_k")
+TARGETS = (
+  *("sparsejax_multiply", "sparsejax_sample", "sparsejax_top_k"),
+  "sparsejax_multiply_masked",
+)
 
 
 def available(*, quiet: bool = False) -> bool:

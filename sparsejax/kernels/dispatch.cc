@@ -1,45 +1,65 @@
-// Which table of products this processor runs.
+// Which tables of products this processor runs.
 
 #include <cstdlib>
 #include <cstring>
 
 #include "kernels.h"
+#include "masked.h"
 
 namespace sparsejax {
 
-extern const Products plain;
+#define SPARSEJAX_TABLES(isa)      \
+  extern const Products isa;       \
+  extern const MaskedProducts masked_##isa
+
+SPARSEJAX_TABLES(plain);
 #if defined(__x86_64__)
-extern const Products avx2;
-extern const Products avx512;
+SPARSEJAX_TABLES(avx2);
+SPARSEJAX_TABLES(avx512);
+SPARSEJAX_TABLES(avx512_vbmi2);
 #endif
 
 namespace {
 
-const Products& choose() {
+struct Tables {
+  const Products& products;
+  const MaskedProducts& masked;
+};
+
+Tables choose() {
   // For tests: a lower instruction set than the best.
   const char* most = std::getenv("SPARSEJAX_ISA");
   const auto allowed = [most](const char* name) {
     return !most || !std::strcmp(most, name);
   };
 #if defined(__x86_64__)
-  if (allowed("avx512") && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl")) {
-    return avx512;
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") &&
+                          __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512dq");
+  if (allowed("avx512_vbmi2") && has_avx512 &&
+      __builtin_cpu_supports("avx512vbmi") &&
+      __builtin_cpu_supports("avx512vbmi2")) {
+    return {avx512_vbmi2, masked_avx512_vbmi2};
   }
+  if (allowed("avx512") && has_avx512) return {avx512, masked_avx512};
   if (allowed("avx2") && __builtin_cpu_supports("avx2") &&
       __builtin_cpu_supports("fma")) {
-    return avx2;
+    return {avx2, masked_avx2};
   }
 #endif
-  return plain;
+  return {plain, masked_plain};
+}
+
+const Tables& tables() {
+  static const Tables best = choose();
+  return best;
 }
 
 }  // namespace
 
-const Products& products() {
-  static const Products& best = choose();
-  return best;
-}
+const Products& products() { return tables().products; }
+
+const MaskedProducts& masked_products() { return tables().masked; }
 
 }  // namespace sparsejax

@@ -15,7 +15,7 @@ namespace sparsejax {
 
 constexpr int64_t kLanes = 16;
 
-enum class Type { kFloat32, kBfloat16 };
+enum class Type { kFloat32, kBfloat16, kInt8 };
 
 // Values, of which slots may be named in another order than they lie in.
 struct Values {

@@ -30,7 +30,8 @@ def supports(name):
   if name == "plain":
     return True
   flags = pathlib.Path("/proc/cpuinfo").read_text()
-  return {"avx2": " avx2 ", "avx512": " avx512bw "}[name] in flags
+  flag = {"avx512": "avx512bw"}.get(name, name)
+  return f" {flag} " in flags
 
 
 @needs_compiler

@@ -1,0 +1,516 @@
+// Products with masked matrices, compiled once for every instruction set, as
+// products.cc is. Weights are expanded in registers, where their bits are.
+
+#include "masked.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace sparsejax {
+namespace {
+
+// 64 bytes, wherever they lie; compilers split them on narrower machines.
+typedef float Vector __attribute__((vector_size(64), aligned(4)));
+
+constexpr int64_t kWord = 64;  // Places whose bits are looked at together.
+
+// Vectors of examples that are summed at once: what the registers hold.
+#if defined(__AVX512F__)
+constexpr int kPanel = 8;
+#elif defined(__AVX2__)
+constexpr int kPanel = 4;
+#else
+constexpr int kPanel = 2;
+#endif
+// Rows that share what the first-level cache holds of a panel.
+constexpr int64_t kRows = 32;
+// Examples for which weights are expanded once.
+constexpr int kFew = 4;
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+inline float widen(float x) { return x; }
+
+inline float widen(int8_t x) { return x; }
+
+inline float widen(Bfloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+inline Vector load(const float* p) {
+  return *reinterpret_cast<const Vector*>(p);
+}
+
+inline void store(Vector v, float* p) { *reinterpret_cast<Vector*>(p) = v; }
+
+inline float sum(Vector v) {
+  typedef float Half __attribute__((vector_size(32), aligned(4)));
+  typedef float Quarter __attribute__((vector_size(16), aligned(4)));
+  Half a, b;
+  std::memcpy(&a, &v, sizeof a);
+  std::memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof a, sizeof b);
+  a += b;
+  Quarter c, d;
+  std::memcpy(&c, &a, sizeof c);
+  std::memcpy(&d, reinterpret_cast<const char*>(&a) + sizeof c, sizeof d);
+  c += d;
+  return (c[0] + c[2]) + (c[1] + c[3]);
+}
+
+// The lowest n <= 64 bits.
+inline uint64_t lowest(int64_t n) {
+  return n < kWord ? (uint64_t{1} << n) - 1 : ~uint64_t{0};
+}
+
+// Where the bits of row r begin.
+inline const uint8_t* bits_of(const Masked& w, int64_t r) {
+  return w.bits + r * ((w.width + 7) / 8);
+}
+
+// The bits of n <= 64 places of a row from the first on, a multiple of 8.
+inline uint64_t word_of(const Masked& w, int64_t r, int64_t first, int64_t n) {
+  if (!w.bits) return lowest(n);
+  uint64_t word = 0;
+  std::memcpy(&word, bits_of(w, r) + first / 8, (n + 7) / 8);
+  return word & lowest(n);
+}
+
+// Where the values of row r begin.
+inline int64_t start_of(const Masked& w, int64_t r) {
+  return w.bits ? w.pointers[r] : r * w.width;
+}
+
+#if defined(__AVX512F__)
+
+inline __m512 load16(const float* p) { return _mm512_loadu_ps(p); }
+
+inline __m512 load16(const Bfloat16* p) {
+  const __m256i half =
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+inline __m512 load16(const int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+
+// The values of 64 places, zeros in place.
+template <bool kDense, class T>
+inline void expand(uint64_t bits, const T* p, Vector* w) {
+  for (int i = 0; i < 4; ++i) {
+    if (kDense) {
+      w[i] = load16(p + 16 * i);
+    } else {
+      const auto mask = static_cast<__mmask16>(bits >> 16 * i);
+      __m512 next = load16(p);
+      asm("" : "+v"(next));
+      w[i] = _mm512_maskz_expand_ps(mask, next);
+      p += __builtin_popcount(mask);
+    }
+  }
+}
+
+#if defined(__AVX512VBMI2__)
+
+// A byte is put into the highest of four, which makes it 2^24 times as large.
+template <bool kDense>
+inline void expand(uint64_t bits, const int8_t* p, Vector* w) {
+  const auto places = [](int i) {
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6,
+                                           5, 4, 3, 2, 1, 0);
+    return _mm512_slli_epi32(
+        _mm512_add_epi32(lanes, _mm512_set1_epi32(16 * i)), 24);
+  };
+  __m512i packed = _mm512_loadu_si512(p);
+  asm("" : "+v"(packed));
+  const __m512i all =
+      kDense ? packed : _mm512_maskz_expand_epi8(bits, packed);
+  for (int i = 0; i < 4; ++i) {
+    w[i] = _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(
+        0x8888888888888888, places(i), all));
+  }
+}
+
+#endif
+
+#elif defined(__AVX2__)
+
+// For a mask of 8 places the number of the value that belongs to each; negative
+// where there is none.
+struct Ranks {
+  int8_t of[256][8];
+  constexpr Ranks() : of() {
+    for (int mask = 0; mask < 256; ++mask) {
+      int8_t rank = 0;
+      for (int i = 0; i < 8; ++i) {
+        of[mask][i] = mask >> i & 1 ? rank++ : int8_t{-128};
+      }
+    }
+  }
+};
+constexpr Ranks kRanks;
+
+inline __m256i widened(const void* p) {
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+}
+
+inline __m256 load8(const float* p) { return _mm256_loadu_ps(p); }
+
+inline __m256 load8(const Bfloat16* p) {
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+inline __m256 load8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(widened(p));
+}
+
+template <bool kDense, class T>
+inline void expand(uint64_t bits, const T* p, Vector* w) {
+  __m256 parts[8];
+  for (int i = 0; i < 8; ++i) {
+    if (kDense) {
+      parts[i] = load8(p + 8 * i);
+    } else {
+      const uint8_t mask = bits >> 8 * i;
+      const __m256i ranks = widened(kRanks.of[mask]);
+      parts[i] = _mm256_blendv_ps(
+          _mm256_permutevar8x32_ps(load8(p), ranks), _mm256_setzero_ps(),
+          _mm256_castsi256_ps(ranks));
+      p += __builtin_popcount(mask);
+    }
+  }
+  std::memcpy(w, parts, sizeof parts);
+}
+
+#else
+
+template <bool kDense, class T>
+inline void expand(uint64_t bits, const T* p, Vector* w) {
+  float room[kWord];
+  for (int i = 0; i < kWord; ++i) {
+    const uint64_t there = kDense ? 1 : bits >> i & 1;
+    room[i] = there ? widen(*p) : 0;
+    p += there;
+  }
+  std::memcpy(w, room, sizeof room);
+}
+
+#endif
+
+// By how much `expand` makes values too large.
+template <class T>
+constexpr float kUnit = 1;
+#if defined(__AVX512VBMI2__)
+template <>
+constexpr float kUnit<int8_t> = 1.0f / (1 << 24);
+#endif
+
+// Adds the products of 64 places with N examples.
+template <int N, bool kDense, class T>
+inline void add64(uint64_t word, const T* values, const float* x,
+                  int64_t stride, Vector (&sums)[N][4]) {
+  Vector w[4];
+  expand<kDense>(word, values, w);
+  for (int e = 0; e < N; ++e) {
+    for (int v = 0; v < 4; ++v) {
+      sums[e][v] += w[v] * load(x + e * stride + kLanes * v);
+    }
+  }
+}
+
+// Copies the values of the last n places of a group, or what the array still
+// has of them; returns their bits. Not inline, since it is rarely called.
+template <class T>
+__attribute__((noinline)) uint64_t copy_last(const Masked& w, int64_t r,
+                                             int64_t i, int64_t n, int64_t at,
+                                             T (&to)[kWord]) {
+  const uint64_t word = word_of(w, r, i, n);
+  const int64_t left =
+      std::min<int64_t>(__builtin_popcountll(word), w.count - at);
+  std::fill(to, to + kWord, T());
+  if (left > 0) std::memcpy(to, static_cast<const T*>(w.values) + at,
+                            left * sizeof(T));
+  return word;
+}
+
+// Rows' products with N examples, at y, y + rows, ...
+template <int N, bool kDense, class T>
+bool dots(const float* x, int64_t stride, const Masked& w, float* y,
+          int64_t begin, int64_t end) {
+  const int64_t groups = w.groups, size = w.width / groups, rows = w.rows;
+  const T* const values = static_cast<const T*>(w.values);
+  const float* const scales = w.scales;
+  const int64_t safe = w.count - kWord;  // Up to here 64 can be read.
+  for (int64_t r = begin; r < end; ++r) {
+    const uint8_t* const bits = bits_of(w, r);
+    int64_t at = start_of(w, r);
+    Vector totals[N] = {};
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t stop = (g + 1) * size;
+      Vector sums[N][4] = {};
+      for (int64_t i = g * size; i < stop; i += kWord) {
+        T last[kWord];
+        const T* next = values + at;
+        uint64_t word = ~uint64_t{0};
+        if (__builtin_expect(i + kWord > stop || at > safe, 0)) {
+          word = copy_last(w, r, i, std::min(kWord, stop - i), at, last);
+          next = last;
+        } else if (!kDense) {
+          std::memcpy(&word, bits + (i >> 3), sizeof word);
+        }
+        add64<N, kDense>(word, next, x + i, stride, sums);
+        at += kDense ? std::min(kWord, stop - i) : __builtin_popcountll(word);
+      }
+      const float scale = kUnit<T> * (scales ? scales[r * groups + g] : 1.0f);
+      for (int e = 0; e < N; ++e) {
+        totals[e] += scale * ((sums[e][0] + sums[e][1]) +
+                              (sums[e][2] + sums[e][3]));
+      }
+    }
+    if (!kDense && at != start_of(w, r + 1)) return false;
+    for (int e = 0; e < N; ++e) y[e * rows + r] = sum(totals[e]);
+  }
+  return true;
+}
+
+template <bool kDense, class T>
+bool few_rows(const float* x, int64_t batch, int64_t stride, const Masked& w,
+              float* y, int64_t begin, int64_t end) {
+  bool good = true;
+  // Rows whose weights stay in the cache for all examples.
+  for (; begin < end; begin += kRows) {
+    const int64_t stop = std::min(end, begin + kRows);
+    int64_t e = 0;
+    for (; e + kFew <= batch; e += kFew) {
+      good &= dots<kFew, kDense, T>(x + e * stride, stride, w, y + e * w.rows,
+                                    begin, stop);
+    }
+    for (; e < batch; ++e) {
+      good &= dots<1, kDense, T>(x + e * stride, stride, w, y + e * w.rows,
+                                 begin, stop);
+    }
+  }
+  return good;
+}
+
+// What rows of the matrix are for `many`: values in float32, and where the
+// places of each word of bits begin.
+struct Unpacked {
+  std::vector<float> room;
+  std::vector<uint64_t> words;         // [rows, words]
+  std::vector<const float*> pointers;  // [rows, words]
+};
+
+// Values of a row as floats, times its scales.
+template <class T>
+void convert(const Masked& w, int64_t r, int64_t begin, int64_t end,
+             float* to) {
+  const T* values = static_cast<const T*>(w.values);
+  if (!w.scales) {
+    for (int64_t j = begin; j < end; ++j) *to++ = widen(values[j]);
+    return;
+  }
+  const int64_t size = w.width / w.groups;
+  for (int64_t g = 0; g < w.groups && begin < end; ++g) {
+    int64_t taken = 0;
+    for (int64_t i = g * size; i < (g + 1) * size; i += kWord) {
+      const int64_t n = std::min(kWord, (g + 1) * size - i);
+      taken += __builtin_popcountll(word_of(w, r, i, n));
+    }
+    const float scale = w.scales[r * w.groups + g];
+    for (const int64_t stop = std::min(end, begin + taken); begin < stop;) {
+      *to++ = scale * widen(values[begin++]);
+    }
+  }
+}
+
+bool unpack(const Masked& w, int64_t begin, int64_t end, Unpacked* out) {
+  const int64_t words = (w.width + kWord - 1) / kWord;
+  const auto start = [&w](int64_t r) { return start_of(w, r); };
+  out->words.resize((end - begin) * words);
+  out->pointers.resize((end - begin) * words);
+  out->room.resize(start(end) - start(begin));
+  const float* values = static_cast<const float*>(w.values) + start(begin);
+  if (w.type != Type::kFloat32) {
+    values = out->room.data();
+    for (int64_t r = begin; r < end; ++r) {
+      const auto rows = w.type == Type::kInt8 ? convert<int8_t>
+                                              : convert<Bfloat16>;
+      rows(w, r, start(r), start(r + 1),
+           out->room.data() + start(r) - start(begin));
+    }
+  }
+  for (int64_t r = begin; r < end; ++r) {
+    int64_t taken = 0;
+    for (int64_t i = 0; i < words; ++i) {
+      const int64_t at = (r - begin) * words + i;
+      const int64_t n = std::min(kWord, w.width - i * kWord);
+      out->words[at] = word_of(w, r, i * kWord, n);
+      out->pointers[at] = values + taken;
+      taken += __builtin_popcountll(out->words[at]);
+    }
+    if (taken != start(r + 1) - start(r)) return false;
+    values += taken;
+  }
+  return true;
+}
+
+// Adds the products of one word of a row with V vectors of examples.
+template <int V>
+inline void add(uint64_t word, const float* values, const float* x, float* y) {
+  Vector sums[V];
+  for (int v = 0; v < V; ++v) sums[v] = load(y + kLanes * v);
+  for (; word; word &= word - 1) {
+    const float w = *values++;
+    const float* p = x + __builtin_ctzll(word) * (V * kLanes);
+    for (int v = 0; v < V; ++v) sums[v] += w * load(p + kLanes * v);
+  }
+  for (int v = 0; v < V; ++v) store(sums[v], y + kLanes * v);
+}
+
+#if defined(__AVX2__)
+
+// Transposes a square of 8 by 8.
+inline void transpose8(const float* from, int64_t from_stride, float* to,
+                       int64_t to_stride) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(from + i * from_stride);
+  for (int i = 0; i < 8; i += 2) {
+    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+    a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+    a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+    a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(to + i * to_stride,
+                     _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+    _mm256_storeu_ps(to + (i + 4) * to_stride,
+                     _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+  }
+}
+
+#endif
+
+// to [columns, rows] = from [rows, columns] transposed.
+void transpose(const float* from, int64_t from_stride, int64_t rows,
+               int64_t columns, float* to, int64_t to_stride) {
+  int64_t r = 0;
+#if defined(__AVX2__)
+  for (; r + 8 <= rows; r += 8) {
+    int64_t c = 0;
+    for (; c + 8 <= columns; c += 8) {
+      transpose8(from + r * from_stride + c, from_stride,
+                 to + c * to_stride + r, to_stride);
+    }
+    for (; c < columns; ++c) {
+      for (int64_t i = r; i < r + 8; ++i) {
+        to[c * to_stride + i] = from[i * from_stride + c];
+      }
+    }
+  }
+#endif
+  for (; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      to[c * to_stride + r] = from[r * from_stride + c];
+    }
+  }
+}
+
+// A panel's products with unpacked rows, to y [.., rows].
+template <int V>
+void panel(const float* x, int64_t examples, const Masked& w,
+           const Unpacked& unpacked, int64_t begin, int64_t end, float* y) {
+  constexpr int64_t kExamples = V * kLanes;
+  const int64_t words = (w.width + kWord - 1) / kWord;
+  alignas(64) float sums[kRows * kExamples];
+  std::memset(sums, 0, (end - begin) * kExamples * sizeof(float));
+  for (int64_t i = 0; i < words; ++i) {
+    for (int64_t r = 0; r < end - begin; ++r) {
+      add<V>(unpacked.words[r * words + i], unpacked.pointers[r * words + i],
+             x + i * kWord * kExamples, sums + r * kExamples);
+    }
+  }
+  transpose(sums, kExamples, end - begin, examples, y + begin, w.rows);
+}
+
+template <int... V>
+void panel_of(int64_t vectors, std::integer_sequence<int, V...>,
+              const float* x, int64_t examples, const Masked& w,
+              const Unpacked& unpacked, int64_t begin, int64_t end, float* y) {
+  using Panel = void (*)(const float*, int64_t, const Masked&, const Unpacked&,
+                         int64_t, int64_t, float*);
+  constexpr Panel of[] = {panel<V + 1>...};
+  of[vectors - 1](x, examples, w, unpacked, begin, end, y);
+}
+
+bool many(const float* panels, int64_t batch, const Masked& w, float* y,
+          int64_t begin, int64_t end) {
+  // Kept by each thread: new memory is slow to touch for the first time.
+  thread_local Unpacked unpacked;
+  for (int64_t r = begin; r < end; r += kRows) {
+    const int64_t stop = std::min(end, r + kRows);
+    if (!unpack(w, r, stop, &unpacked)) return false;
+    for (int64_t first = 0; first < batch; first += kPanel * kLanes) {
+      const int64_t n = std::min(kPanel * kLanes, batch - first);
+      panel_of((n + kLanes - 1) / kLanes,
+               std::make_integer_sequence<int, kPanel>(),
+               panels + first * w.width, n, w, unpacked, r, stop,
+               y + first * w.rows);
+    }
+  }
+  return true;
+}
+
+void fill(const float* x, int64_t batch, int64_t width, int64_t first,
+          float* panels) {
+  const int64_t n = std::min(kPanel * kLanes, batch - first);
+  const int64_t wide = (n + kLanes - 1) / kLanes * kLanes;
+  float* to = panels + first * width;
+  if (wide > n) {  // A product with what is not there could be slow.
+    for (int64_t i = 0; i < width; ++i) {
+      std::fill(to + i * wide + n, to + (i + 1) * wide, 0.0f);
+    }
+  }
+  transpose(x + first * width, width, n, width, to, wide);
+}
+
+bool few(const float* x, int64_t batch, int64_t stride, const Masked& w,
+         float* y, int64_t begin, int64_t end) {
+  const auto rows = [&](auto type) {
+    using T = decltype(type);
+    return (w.bits ? few_rows<false, T> : few_rows<true, T>)(
+        x, batch, stride, w, y, begin, end);
+  };
+  if (w.type == Type::kFloat32) return rows(float());
+  if (w.type == Type::kBfloat16) return rows(Bfloat16());
+  return rows(int8_t());
+}
+
+}  // namespace
+
+#define SPARSEJAX_NAME(isa) SPARSEJAX_JOIN(isa)
+#define SPARSEJAX_JOIN(isa) masked_##isa
+extern const MaskedProducts SPARSEJAX_NAME(SPARSEJAX_ISA);
+const MaskedProducts SPARSEJAX_NAME(SPARSEJAX_ISA) = {few, many, fill,
+                                                      kPanel * kLanes};
+
+}  // namespace sparsejax

@@ -1,0 +1,138 @@
+"""Products with masked and INT8 matrices, against NumPy in float64."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsejax import kernels
+from sparsejax.kernels import build
+from tests.kernels.test_kernels import supports
+from tests.marks import few
+
+pytestmark = [
+  pytest.mark.core,
+  pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None,
+    reason="there is no C++ compiler: install g++",
+  ),
+]
+
+DTYPES = (jnp.float32, jnp.bfloat16, jnp.int8)
+# Inputs, outputs, groups of scales: a word of bits is of 64 inputs.
+SHAPES = ((70, 33, 1), (64, 1, 8), (200, 40, 5), (5, 3, 1), (576, 192, 9))
+BATCHES = (1, 3, 7, 8, 130, 300)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _built():
+  assert kernels.available()
+
+
+def matrix(rng, inputs, outputs, groups, density, dtype):
+  """Draws the arguments of `multiply_bits`, and the same dense in float64."""
+  mask = rng.random((outputs, inputs)) < density
+  mask[outputs // 2] = False  # an output without inputs
+  w = rng.integers(-127, 128, mask.shape) * mask
+  scales = None
+  exact = np.asarray(jnp.asarray(w, dtype), np.float64)
+  if dtype == jnp.int8:
+    scales = rng.random((outputs, groups)).astype(np.float32)
+    exact *= np.repeat(scales.astype(np.float64), inputs // groups, axis=1)
+  bits = np.packbits(mask, axis=1, bitorder="little")
+  pointers = np.concatenate([[0], mask.sum(axis=1).cumsum()]).astype(np.int32)
+  return (bits, pointers, jnp.asarray(w[mask], dtype), scales), exact
+
+
+def check(got, x, exact):
+  """Compares a product with the exact one, relative to its largest terms."""
+  terms = np.abs(x).astype(np.float64) @ np.abs(exact).T
+  wanted = x.astype(np.float64) @ exact.T
+  assert got.dtype == jnp.float32
+  assert np.all(np.abs(got - wanted) <= 1e-6 * terms)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", few(BATCHES, {1, 3, 130}))
+@pytest.mark.parametrize("shape", few(SHAPES, SHAPES[:2]))
+def test_products_are_those_of_the_dense_matrix(shape, batch, dtype):
+  rng = np.random.default_rng(0)
+  for density in (0.3, 0.0, 1.0):
+    arguments, exact = matrix(rng, *shape, density, dtype)
+    x = rng.normal(size=(batch, shape[0])).astype(np.float32)
+    check(kernels.multiply_bits(x, *arguments), x, exact)
+
+
+@pytest.mark.parametrize("batch", few(BATCHES, {1, 130}))
+@pytest.mark.parametrize("shape", few(SHAPES, SHAPES[:1]))
+def test_dense_int8_is_exact(shape, batch):
+  rng = np.random.default_rng(0)
+  inputs, outputs, groups = shape
+  w = rng.integers(-127, 128, (outputs, inputs)).astype(np.int8)
+  scales = rng.random((outputs, groups)).astype(np.float32)
+  exact = w * np.repeat(scales.astype(np.float64), inputs // groups, axis=1)
+  x = rng.normal(size=(batch, inputs)).astype(np.float32)
+  check(kernels.multiply_int8(x, w, scales), x, exact)
+  if batch == 1:
+    assert kernels.multiply_int8(x[0], w, scales).shape == (outputs,)
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_bits_that_do_not_go_with_values_are_refused(batch):
+  rng = np.random.default_rng(0)
+  (bits, pointers, values, _), _ = matrix(rng, 70, 33, 1, 0.3, jnp.float32)
+  x = np.ones((batch, 70), np.float32)
+
+  def refuse(bits, pointers, values):
+    # JAX raises the one or the other, by where it runs the program.
+    errors = jax.errors.JaxRuntimeError, ValueError
+    with pytest.raises(errors, match=r"packed\.check"):
+      kernels.multiply_bits(x, bits, pointers, values).block_until_ready()
+
+  more = np.array(bits)
+  more[5] = 255
+  refuse(more, pointers, values)
+  refuse(bits, pointers, values[:-1])
+  for place, value in ((0, -1), (3, 10**6), (33, 10**6), (7, -5)):
+    broken = np.array(pointers)
+    broken[place] = value
+    refuse(bits, broken, values)
+
+
+def test_shapes_and_dtypes_that_do_not_go_together_are_refused():
+  x = jnp.ones((2, 24))
+  bits, pointers = jnp.zeros((2, 3), jnp.uint8), jnp.zeros(3, jnp.int32)
+  floats, bytes_ = jnp.ones(4), jnp.ones(4, jnp.int8)
+  with pytest.raises(ValueError, match=r"wanted \(2, 4\)"):
+    kernels.multiply_bits(jnp.ones((2, 30)), bits, pointers, floats)
+  with pytest.raises(ValueError, match="int8 without scales"):
+    kernels.multiply_bits(x, bits, pointers, bytes_)
+  with pytest.raises(ValueError, match="float32 with scales"):
+    kernels.multiply_bits(x, bits, pointers, floats, jnp.ones((2, 1)))
+  for groups in (2, 5):  # of 12 inputs; that do not divide them
+    with pytest.raises(ValueError, match="multiple of 8 inputs"):
+      kernels.multiply_bits(x, bits, pointers, bytes_, jnp.ones((2, groups)))
+  with pytest.raises(ValueError, match=r"wanted \(out, 24\)"):
+    kernels.multiply_int8(x, jnp.ones((2, 3), jnp.int8), jnp.ones((2, 1)))
+  with pytest.raises(ValueError, match="wanted int8"):
+    kernels.multiply_int8(x, jnp.ones((2, 24)), jnp.ones((2, 1)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", build.INSTRUCTION_SETS)
+def test_every_instruction_set_is_exact(name):
+  if not supports(name):
+    pytest.skip(f"this processor does not run {name}")
+  command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-m", ""]
+  done = subprocess.run(
+    [*command, "-k", "not instruction", __file__],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "SPARSEJAX_ISA": name},
+  )
+  assert done.returncode == 0, done.stdout
