@@ -13,6 +13,7 @@ from sparsejax.packed.arrays import (
   is_structure,
   join,
   pack,
+  quantize,
   split,
   unpack,
 )
@@ -54,6 +55,7 @@ __all__ = [
   "join",
   "n_of_m",
   "pack",
+  "quantize",
   "rows",
   "split",
   "stacked",

@@ -1,6 +1,8 @@
 """Arrays of which only the non-zeros are there, and trees of them."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,21 +15,26 @@ from sparsejax.nodes import Probe, node
 from sparsejax.packed import matmul
 from sparsejax.packed.formats import Formats, format_of
 from sparsejax.packed.structure import Format, Structure
+from sparsejax.quantize import rounding
 
 
-@node("values", "structure", "probe")
+@node("values", "structure", "probe", "scales")
 class Packed:
   """An array of which only the non-zeros exist.
 
   Attributes:
-    values: [..., slots], any float dtype; 0 in slots that are not used.
+    values: [..., slots], any float dtype, or int8; 0 in slots that are not
+      used.
     structure: Where they belong.
     probe: What else to read off the dense gradient; None for nothing.
+    scales: float32[..., out, groups], what one of the integers stands for, for
+      each output and group of neighbouring inputs; None for floats.
   """
 
   values: jax.Array
   structure: Structure
   probe: Probe | None = None
+  scales: jax.Array | None = None
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -71,7 +78,10 @@ class Packed:
     return matmul.read_off(self, gradient, ())[1]
 
   def unpack(self) -> jax.Array:
-    """Makes the dense array; its gradient is gathered at the non-zeros."""
+    """Makes the dense array; its gradient is gathered at the non-zeros.
+
+    Of integers, the float32 that they stand for, which have no gradient.
+    """
     return matmul.unpacked(self)
 
 
@@ -144,6 +154,57 @@ def unpack(tree: PyTree) -> PyTree:
   )
 
 
+def quantize(
+  tree: PyTree,
+  *,
+  group: int | None = None,
+  scales: Callable[..., jax.Array] = rounding.scales,
+) -> PyTree:
+  """Rounds packed matrices to INT8; all else stays as it is.
+
+  What is packed stays packed, also where a small weight becomes 0: masks are
+  kept exactly.
+
+  Args:
+    tree: A pytree with packed arrays of floats.
+    group: How many neighbouring inputs share a scale; all by default.
+    scales: `(w, group=...) -> float32[..., out, groups]`, such as
+      `quantize.exact_scales`.
+
+  Returns:
+    The tree, its packed matrices of INT8.
+
+  Raises:
+    ValueError: If a packed array is no matrix, or groups do not divide its
+      inputs; with the key path.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> w = jnp.array([[0.0, 127.0], [-254.0, 0.1]])
+    >>> small = quantize(pack({"w": w}, {"w": w != 0}))["w"]
+    >>> print(small.values.dtype, small.values)
+    int8 [-127  127    0    0    0    0    0    0]
+    >>> print(small.unpack())
+    [[   0.  127.]
+     [-254.    0.]]
+    >>> print(small.structure.mask()[1])
+    [ True  True]
+  """
+
+  def leaf(path, x):
+    if not is_packed(x) or x.scales is not None:
+      return x
+    try:
+      found = scales(x.unpack(), group=group)
+    except ValueError as error:
+      raise ValueError(f"{path_name(path) or 'the array'}: {error}") from error
+    integers = rounding.integers(x.unpack(), found)
+    values = x.structure.gather(integers)
+    return dataclasses.replace(x, values=values, scales=found)
+
+  return jax.tree_util.tree_map_with_path(leaf, tree, is_leaf=is_packed)
+
+
 def split(tree: PyTree) -> tuple[PyTree, PyTree]:
   """Splits packed arrays into values and structures.
 
@@ -153,8 +214,16 @@ def split(tree: PyTree) -> tuple[PyTree, PyTree]:
   Returns:
     The values, a tree of the params' structure with an array [slots] in place
     of each packed one; and the structures, with holes in place of all else.
+
+  Raises:
+    TypeError: If an array is of INT8, which is not trained.
   """
   leaves, treedef = jax.tree.flatten(tree, is_leaf=is_packed)
+  if any(is_packed(x) and x.scales is not None for x in leaves):
+    raise TypeError(
+      "got packed arrays of INT8, wanted floats: integers are not trained. "
+      "Train floats with quantize.fake_quantize in the loss, and round at last"
+    )
   values = [x.values if is_packed(x) else x for x in leaves]
   structure = [x.structure if is_packed(x) else HOLE for x in leaves]
   return treedef.unflatten(values), treedef.unflatten(structure)

@@ -79,7 +79,7 @@ class Blocks(Structure):
 
   def product(self, x: jax.Array, packed) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
-    if not self.kernel:
+    if not self.kernel or packed.scales is not None:
       return matmul.dense_product(x, packed)
     return lax.platform_dependent(
       x, packed, cuda=block_product, default=matmul.dense_product

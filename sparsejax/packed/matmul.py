@@ -12,13 +12,28 @@ from jax import lax
 
 from sparsejax import kernels
 from sparsejax.nodes import cotangent, without_zeros
+from sparsejax.quantize import rounding
 from sparsejax.xla import begun_after, materialised
 
 
 @jax.custom_vjp
 def unpacked(packed) -> jax.Array:
   """Makes a `Packed` array dense; its gradient is gathered at the non-zeros."""
-  return packed.structure.expand(packed.values)
+  return _dense(packed, packed.values)
+
+
+def _dense(packed, values):
+  dense = packed.structure.expand(values)
+  if packed.scales is None:
+    return dense
+  return rounding.multiples(dense, packed.scales)
+
+
+def _gathered(packed, gradient):
+  """Gathers the gradient of values; of integers there is none."""
+  if packed.scales is not None:
+    return None
+  return packed.structure.gather(gradient)
 
 
 def _unpacked_forward(packed):
@@ -26,9 +41,14 @@ def _unpacked_forward(packed):
 
 
 def _unpacked_backward(packed, gradient):
-  gathered = packed.structure.gather(gradient)
+  gathered = _gathered(packed, gradient)
   gathered, found = read_off(packed, gradient, gathered)
-  return (cotangent(packed, found, values=gathered, structure=None),)
+  return (_cotangent(packed, found, gathered),)
+
+
+def _cotangent(packed, found, values):
+  fields = {"values": values, "structure": None, "scales": None}
+  return cotangent(packed, found, **fields)
 
 
 unpacked.defvjp(_unpacked_forward, _unpacked_backward)
@@ -57,7 +77,7 @@ def read_off(packed, gradient: jax.Array, passing: Any) -> tuple[Any, Any]:
 
 
 def _expanded(packed, first):
-  return packed.structure.expand(begun_after(first, packed.values))
+  return _dense(packed, begun_after(first, packed.values))
 
 
 def _times(x, w):
@@ -84,12 +104,12 @@ def _dense_backward(saved, g):
     # The very products that JAX's own gradient makes.
     _, pull = jax.vjp(_times, x, _expanded(packed, g))
     of_x, gradient = pull(g)
-    gathered = packed.structure.gather(gradient)
+    gathered = _gathered(packed, gradient)
     return read_off(packed, gradient, (of_x, gathered))
 
   x, packed = saved
   (of_x, gathered), found = materialised(backward, x, packed, g)
-  return of_x, cotangent(packed, found, values=gathered, structure=None)
+  return of_x, _cotangent(packed, found, gathered)
 
 
 dense_product.defvjp(_dense_forward, _dense_backward)
@@ -100,7 +120,7 @@ def kernel_product(x: jax.Array, packed) -> jax.Array:
 
   By the kernels on CPUs, and by `dense_product` on other platforms.
   """
-  if not kernels.available():
+  if not kernels.available() or packed.scales is not None:
     return dense_product(x, packed)
   return lax.platform_dependent(
     x, packed, cpu=_kernel_product, default=dense_product

@@ -20,19 +20,42 @@ def check(tree: PyTree) -> None:
 
   Raises:
     ValueError: If a place is out of range or there twice, row pointers do not
-      ascend, or values and places are not equally many; with the key path.
+      ascend, values and places are not equally many, or integers and scales do
+      not fit; with the key path.
   """
   leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_packed)
   for path, x in leaves:
     if not is_packed(x):
       continue
     try:
+      _check_scales(x)
       _check_array(x.values, x.structure)
     except ValueError as error:
       name = path_name(path) or "the array"
       raise ValueError(
         f"{name}: {error}. Pack the dense array anew, or restore another copy"
       ) from error
+
+
+def _check_scales(x):
+  integers = jnp.issubdtype(x.values.dtype, jnp.integer)
+  if x.scales is None and not integers:
+    return
+  if x.scales is None or x.values.dtype != jnp.int8:
+    raise ValueError(
+      f"got values of {x.values.dtype} "
+      + ("without" if x.scales is None else "with")
+      + " scales, wanted floats, or int8 with scales"
+    )
+  *stack, inputs, outputs = x.shape
+  got = x.scales.shape
+  if got[:-1] != (*stack, outputs) or inputs % got[-1]:
+    raise ValueError(
+      f"got scales of shape {got} for an array of shape {x.shape}, wanted "
+      f"{(*stack, outputs)} and a number of groups that divides {inputs}"
+    )
+  if not np.all(np.isfinite(x.scales)):
+    raise ValueError("got scales that are NaN or infinite, wanted finite ones")
 
 
 def _check_array(values, structure):

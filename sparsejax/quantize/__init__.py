@@ -13,13 +13,19 @@ from sparsejax.quantize.arrays import (
   matrix,
   quantize,
 )
-from sparsejax.quantize.rounding import integers, multiples, scales
+from sparsejax.quantize.rounding import (
+  exact_scales,
+  integers,
+  multiples,
+  scales,
+)
 from sparsejax.quantize.training import FakeQuantized, fake_quantize
 
 __all__ = [
   "FakeQuantized",
   "Quantized",
   "dequantize",
+  "exact_scales",
   "fake_quantize",
   "integers",
   "is_quantized",

@@ -6,11 +6,13 @@ Symmetric: integers are -127 to 127, and 0 stands for 0. So zeros stay zeros.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from sparsejax.checks import refuse_unless
 
 LIMIT = 127  # -128 has no counterpart
 _INVERSE = np.float32(1 / LIMIT)
+_ROUNDING = 1e-4  # of what was a multiple in float32
 
 
 def scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
@@ -40,6 +42,51 @@ def scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
     )
   largest = largest_along(w, (w.ndim - 2,), group=group)
   return jnp.swapaxes(for_largest(largest), -1, -2)
+
+
+def exact_scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
+  """Finds the scales by which weights have been rounded before.
+
+  That is, of `oneshot.sparsegpt` and the like, after which an output's largest
+  integer may be below 127.
+
+  Args:
+    w: [..., in, out], as of `scales`.
+    group: As of `scales`.
+
+  Returns:
+    float32[..., out, groups]: the smallest scales of which all weights of an
+    output and a group are multiples by at most 127; those of `scales` where
+    there are none.
+
+  Raises:
+    ValueError: As from `scales`.
+
+  Example:
+    >>> print(exact_scales(jnp.array([[0.5, 0.3], [-50.0, 127.0]])))
+    [[0.5]
+     [1. ]]
+  """
+  largest = scales(w, group=group)
+  at_most = w / _of_weights(largest, w.shape[-2])  # -127 to 127
+
+  def off(limit):
+    """How far weights are from integers if the largest is this one."""
+    x = at_most * (limit / LIMIT)
+    x = largest_along(x - jnp.round(x), (w.ndim - 2,), group=group)
+    return jnp.swapaxes(x, -1, -2)
+
+  def turn(carry):
+    limit, found = carry
+    fits = (off(limit) < _ROUNDING) & (found == 0)
+    return limit - 1, jnp.where(fits, limit, found)
+
+  _, found = lax.while_loop(
+    lambda carry: (carry[0] > 0) & jnp.any(carry[1] == 0),
+    turn,
+    (jnp.int32(LIMIT), jnp.zeros(largest.shape, jnp.int32)),
+  )
+  return jnp.where(found == 0, largest, largest * LIMIT / found)
 
 
 def integers(
