@@ -24,6 +24,7 @@ from sparsejax import (
   schedules,
   scores,
   select,
+  shrink,
   updates,
 )
 from sparsejax.algorithms import *  # noqa: F403
@@ -74,6 +75,7 @@ __all__ = [
   "schedules",
   "scores",
   "select",
+  "shrink",
   "sparsify",
   "straight_through",
   "updates",

@@ -1,0 +1,577 @@
+"""Plans: what of a model can be removed, and the model without it."""
+
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax import flops
+from sparsejax.masks import PyTree, is_hole, path_name
+from sparsejax.shrink import choosing
+from sparsejax.shrink.analysis import Analysis, Settings
+from sparsejax.shrink.graph import Graph
+from sparsejax.shrink.removal import Cut, Frozen, Group, Removal
+from sparsejax.shrink.rules import analyse
+from sparsejax.shrink.smaller import Smaller, taken
+from sparsejax.updates import MaskState
+
+# The slices of a unit: leaf, axis, indices.
+Slices = list[tuple[int, int, np.ndarray]]
+
+
+def trace(
+  apply_fn: Callable[..., Any],
+  params: PyTree,
+  *inputs: Any,
+  frozen: Callable[[str], bool] | None = None,
+  strict: bool = True,
+  split: Callable[[tuple[int, ...], str], int | None] | None = None,
+) -> "Plan":
+  """Finds which slices of which params can leave a model together.
+
+  The function is traced, and each index of each axis followed through it. What
+  comes out is exact: the smaller model computes what the whole one does with
+  these slices set to zero. What shrink does not know stays.
+
+  Args:
+    apply_fn: `apply_fn(params, *inputs)`: any function that JAX can trace.
+      An output whose key path ends in a leaf's, and that has its shape, is
+      that leaf's next value, such as new running statistics; it is cut as the
+      leaf is. All other outputs keep their shapes.
+    params: A pytree of arrays or `jax.ShapeDtypeStruct`s.
+    *inputs: Pytrees of the same. Other batch sizes may be used later.
+    frozen: `key path -> bool`: leaves that stay whole.
+    strict: Whether an axis stays whole that is summed where the masked model
+      is not zero, as by a LayerNorm that subtracts its mean first. Without,
+      such axes are cut and the smaller model is another function; `verify`
+      says by how much.
+    split: `(sizes, line) -> factor or None`: which factor stays free where a
+      reshape splits an axis, such as [heads, head size]. By default the largest
+      one but the last: heads.
+
+  Returns:
+    The plan.
+
+  References:
+    Fang et al., DepGraph: Towards Any Structural Pruning, arXiv:2301.12900,
+    2023, for groups of coupled slices.
+
+  Example:
+    >>> def apply(params, x):
+    ...   return jax.nn.relu(x @ params["a"]) @ params["b"]
+    >>> params = {"a": jnp.ones((3, 8)), "b": jnp.ones((8, 2))}
+    >>> plan = trace(apply, params, jnp.ones((1, 3)))
+    >>> remove = plan.lowest(params, 0.5)
+    >>> jax.tree.map(jnp.shape, plan.take(params, remove))
+    {'a': (3, 4), 'b': (4, 2)}
+    >>> plan.apply_fn(remove)(plan.take(params, remove), jnp.ones((1, 3)))
+    Array([[12., 12.]], dtype=float32)
+  """
+  return Plan(apply_fn, params, inputs, frozen, strict, split)
+
+
+class Plan:
+  """What `trace` found; see there.
+
+  Attributes:
+    paths: The key path of each leaf of the params.
+    groups: The units that can be compared, by their signature: the key path
+      and axis of each leaf that they are slices of.
+    frozen: What cannot be removed, and why.
+  """
+
+  def __init__(self, apply_fn, params, inputs, frozen, strict, split):
+    self._apply_fn = apply_fn
+    flat, self._treedef = jax.tree_util.tree_flatten_with_path(params)
+    self.paths = tuple(path_name(path) for path, _ in flat)
+    self._leaves = tuple(map(_shape, (leaf for _, leaf in flat)))
+    self._inputs = jax.tree.map(_shape, inputs)
+    self._options = {
+      "frozen": tuple(bool(frozen and frozen(path)) for path in self.paths),
+      "strict": strict,
+      "split": split,
+    }
+    self._analyses: dict[Any, tuple[Analysis, Any]] = {}
+    analysis, _ = self._analysis(self._leaves, self._inputs)
+    self._units = _units(analysis, len(self.paths))
+    self.groups: Mapping[tuple[Cut, ...], Group] = self._groups(analysis)
+    self.frozen: tuple[Frozen, ...] = tuple(self._frozen(analysis))
+
+  def __str__(self):
+    return self.report()
+
+  def report(self) -> str:
+    """Lists groups and what is frozen, in 80 columns."""
+    lines = [f"{len(self.groups)} groups of slices that leave together"]
+    lines += _wrapped(map(str, self.groups.values()))
+    reasons = defaultdict(list)
+    for each in self.frozen:
+      at = f" ({each.primitive} at {each.line})" if each.primitive else ""
+      reasons[f"{each.why}{at}"].append(str(each))
+    lines.append("Frozen" if reasons else "Nothing is frozen")
+    lines += _wrapped(f"{why}: {' '.join(x)}" for why, x in reasons.items())
+    return "\n".join(lines)
+
+  # What to remove.
+
+  def remove(self, units: Iterable[int]) -> Removal:
+    """Removes units by their numbers, as `groups` holds them.
+
+    Args:
+      units: Their numbers.
+
+    Returns:
+      What is removed.
+    """
+    keep: dict[Cut, np.ndarray] = {}
+    for unit in units:
+      for leaf, axis, indices in self._units[unit]:
+        cut = self.paths[leaf], axis
+        if cut not in keep:
+          keep[cut] = np.ones(self._leaves[leaf].shape[axis], bool)
+        keep[cut][indices] = False
+    return Removal(keep)
+
+  def lowest(
+    self,
+    scores: PyTree,
+    share: float,
+    *,
+    budget: str | Callable[[Removal], float] = "units",
+    round_to: int = 1,
+    scope: str = "group",
+    only: Callable[[Group], bool] | None = None,
+  ) -> Removal:
+    """Removes the units of the lowest scores.
+
+    Args:
+      scores: A tree of the params' structure: of each weight its score, such
+        as those of `sparsejax.scores`. A unit's score is the sum over it.
+        Scalars, and what optax leaves out, count for nothing.
+      share: How much of the budget is removed, in [0, 1).
+      budget: Of what: "units", "params", "flops", or a function of what is
+        removed that returns a cost, such as `shrink.milliseconds`. All but
+        units are met by bisection: the least removal at which the cost is at
+        most 1 - share of the whole model's.
+      round_to: What the kept length of each axis divides by, where its whole
+        length lets it; widths that divide by 8 or more are faster.
+      scope: "group" to remove the same share of each group; "global" to
+        compare units of all groups, as their scores are.
+      only: `group -> bool`: the groups to remove from; by default all.
+
+    Returns:
+      What is removed. At least one unit of each group stays.
+
+    Raises:
+      ValueError: If an argument is none of these, scores do not fit, or the
+        budget cannot be met.
+    """
+    groups = [g for g in self.groups.values() if only is None or only(g)]
+    rated = self._rated(scores)
+    if isinstance(budget, str):
+      budget = choosing.look_up_budget(budget, self.params, self.flops)
+    units = choosing.lowest(
+      groups, rated, share, budget, self.remove, round_to, scope
+    )
+    return self.remove(units)
+
+  # What is left.
+
+  def params(self, remove: Removal | None = None) -> int:
+    """Counts the params that stay.
+
+    Args:
+      remove: What is removed; by default nothing.
+
+    Returns:
+      Their number.
+    """
+    keep = remove.keep if remove else {}
+    total = 0
+    for path, leaf in zip(self.paths, self._leaves, strict=True):
+      size = 1
+      for axis, n in enumerate(leaf.shape):
+        size *= int(keep[path, axis].sum()) if (path, axis) in keep else n
+      total += size
+    return total
+
+  def flops(self, remove: Removal | None = None) -> int:
+    """Counts the FLOPs of the products, as `sparsejax.flops` does.
+
+    Args:
+      remove: What is removed; by default nothing.
+
+    Returns:
+      Those of one call with the inputs that were traced.
+    """
+    remove = remove or Removal({})
+    small = self.take(self._whole(), remove)
+    return flops.product_flops(self.apply_fn(remove), small, *self._inputs)
+
+  def mask(self, tree: PyTree, remove: Removal) -> PyTree:
+    """Sets what is removed to zero, and keeps all shapes.
+
+    Args:
+      tree: Params, or any trees of their structure.
+      remove: What is removed.
+
+    Returns:
+      The tree.
+    """
+
+    def cut(x, kept, axis):
+      shape = [-1 if other == axis else 1 for other in range(x.ndim)]
+      return jnp.where(kept.reshape(shape), x, jnp.zeros_like(x))
+
+    return self._map(cut, tree, remove)
+
+  def take(self, tree: PyTree, remove: Removal) -> PyTree:
+    """Cuts what is removed out of a tree.
+
+    Args:
+      tree: Params; a tree of their structure, such as gradients, masks or an
+        average; or one that holds such trees, such as the state of an optax
+        optimizer, whose moments are cut and whose counters stay.
+      remove: What is removed.
+
+    Returns:
+      The tree with smaller leaves.
+
+    Raises:
+      ValueError: If nothing in it has the params' structure, if a leaf has
+        another shape, or if it holds masks with budgets, which no longer hold.
+    """
+    return self._map(_take, tree, remove)
+
+  def apply_fn(self, remove: Removal) -> Callable[..., Any]:
+    """Returns the function without what is removed.
+
+    Args:
+      remove: What is removed.
+
+    Returns:
+      `apply(small, *inputs)`, for params of `take`. It can be transformed as
+      the original function can be.
+    """
+
+    def apply(small: PyTree, *inputs: Any) -> Any:
+      leaves, treedef = jax.tree.flatten(small)
+      if treedef != self._treedef:
+        raise ValueError(f"got params of {treedef}, wanted {self._treedef}")
+      whole = [
+        jax.ShapeDtypeStruct(old.shape, jnp.result_type(new))
+        for old, new in zip(self._leaves, leaves, strict=True)
+      ]
+      analysis, out = self._analysis(whole, jax.tree.map(_shape, inputs))
+      smaller = Smaller(analysis, self._removed(analysis, remove))
+      self._check_small(smaller, leaves)
+      outs = smaller([*leaves, *jax.tree.leaves(inputs)])
+      return jax.tree.unflatten(out, outs)
+
+    return apply
+
+  # Inside.
+
+  def _whole(self) -> PyTree:
+    return jax.tree.unflatten(self._treedef, self._leaves)
+
+  def _analysis(self, leaves: Sequence[Any], inputs: Any, zero=None):
+    """Analyses the function at some shapes, and returns its outputs' tree."""
+    flat, structure = jax.tree.flatten(inputs)
+    known = tuple((x.shape, x.dtype, x.weak_type) for x in flat)
+    dtypes = tuple(x.dtype for x in leaves)
+    key = structure, known, dtypes
+    if zero is None and key in self._analyses:
+      return self._analyses[key]
+    params = jax.tree.unflatten(self._treedef, leaves)
+    closed, out = jax.make_jaxpr(
+      lambda p, x: self._apply_fn(p, *x), return_shape=True
+    )(params, inputs)
+    graph = Graph(closed)
+    settings = Settings(carried=self._carried(out), **self._options)
+    extra = {} if zero is None else {"zero": zero}
+    found = analyse(graph, settings, **extra), jax.tree.structure(out)
+    # Constants of a trace must not outlive it.
+    if zero is None and graph.is_of_arrays:
+      self._analyses[key] = found
+    return found
+
+  def _carried(self, out: PyTree) -> dict[int, int]:
+    carried = {}
+    flat = jax.tree_util.tree_leaves_with_path(out)
+    known = {path: leaf for leaf, path in enumerate(self.paths) if path}
+    for output, (path, x) in enumerate(flat):
+      parts = path_name(path).split("/")
+      for begin in range(len(parts)):
+        leaf = known.get("/".join(parts[begin:]))
+        if leaf is not None and self._leaves[leaf].shape == x.shape:
+          carried[output] = leaf
+          break
+    return carried
+
+  def _groups(self, analysis: Analysis) -> dict[tuple[Cut, ...], Group]:
+    members = defaultdict(list)
+    for number, unit in enumerate(self._units):
+      signature = tuple(
+        sorted({(self.paths[leaf], axis) for leaf, axis, _ in unit})
+      )
+      members[signature].append(number)
+    summed = analysis.summed and np.unique(
+      analysis.labels.find(np.concatenate(analysis.summed))
+    )
+    whole, groups = self.params(), {}
+    for signature, units in members.items():
+      if len(units) < 2:  # without it there would be nothing
+        continue
+      first = self._units[units[0]]
+      leaf, axis, indices = first[0]
+      labels = analysis.axes[analysis.graph.ins[leaf]][axis][indices[:1]]
+      groups[signature] = Group(
+        signature,
+        tuple(units),
+        tuple(len(indices) for _, _, indices in first),
+        whole - self.params(self.remove(units[:1])),
+        bool(np.isin(analysis.labels.find(labels), summed).any()),
+      )
+    return groups
+
+  def _frozen(self, analysis: Analysis) -> Iterable[Frozen]:
+    for leaf, path in enumerate(self.paths):
+      for axis, labels in enumerate(analysis.axes[analysis.graph.ins[leaf]]):
+        reasons = analysis.labels.reason(labels)
+        for number in np.unique(reasons[reasons > 0]):
+          why = analysis.reasons[number]
+          yield Frozen(
+            path,
+            axis,
+            int((reasons == number).sum()),
+            len(labels),
+            why.why,
+            why.primitive,
+            why.line,
+          )
+
+  def _removed(self, analysis: Analysis, remove: Removal) -> np.ndarray:
+    """Marks classes that are removed, and checks that they are whole."""
+    labels, graph = analysis.labels, analysis.graph
+    removed = np.zeros(labels.count, bool)
+    axes = {
+      (path, axis): analysis.axes[graph.ins[leaf]][axis]
+      for leaf, path in enumerate(self.paths)
+      for axis in range(len(self._leaves[leaf].shape))
+    }
+    for cut, kept in remove.keep.items():
+      if cut not in axes or len(kept) != len(axes[cut]):
+        raise ValueError(
+          f"{cut[0]}[{cut[1]}]: got {len(kept)} indices to keep or not, wanted "
+          f"{len(axes[cut]) if cut in axes else 'none: there is no such axis'}."
+          " Take what is removed from a plan of this model"
+        )
+      gone = axes[cut][~kept]
+      if (labels.reason(gone) > 0).any():
+        number = labels.reason(gone).max()
+        why = analysis.reasons[number]
+        raise ValueError(
+          f"{cut[0]}[{cut[1]}]: cannot remove a part of it: {why.why}"
+          f" ({why.primitive} at {why.line})"
+        )
+      removed[labels.find(gone)] = True
+    for cut, each in axes.items():
+      gone = removed[labels.find(each)]
+      wanted = ~remove.keep[cut] if cut in remove.keep else False
+      if (gone != wanted).any():
+        raise ValueError(
+          f"{cut[0]}[{cut[1]}]: {gone.sum()} of its indices have to leave with"
+          f" others, got {np.sum(wanted)} to remove: remove whole units, of a"
+          " plan made with inputs like these"
+        )
+      if gone.size and gone.all():
+        raise ValueError(f"{cut[0]}[{cut[1]}]: nothing would be left of it")
+    return removed
+
+  def _check_small(self, smaller: Smaller, leaves: Sequence[Any]) -> None:
+    ins = smaller.graph.ins
+    for path, i, leaf in zip(self.paths, ins, leaves, strict=False):
+      if jnp.shape(leaf) != smaller.shape(i):
+        raise ValueError(
+          f"{path}: got shape {jnp.shape(leaf)}, wanted {smaller.shape(i)}:"
+          " pass what plan.take(params, remove) gives, with the same removal"
+        )
+
+  def _rated(self, scores: PyTree) -> np.ndarray:
+    """Sums scores over each unit."""
+    flat = jax.tree_util.tree_leaves_with_path(scores, is_leaf=is_hole)
+    names = tuple(path_name(path) for path, _ in flat)
+    if names != self.paths:
+      odd = next(iter({*names} ^ {*self.paths}), "another order")
+      raise ValueError(
+        f"{odd}: scores and params differ there. Pass a tree of the params' "
+        "structure"
+      )
+    sums: dict[Cut, np.ndarray] = {}
+    for (path, leaf), shape in zip(flat, self._leaves, strict=True):
+      if is_hole(leaf) or np.ndim(leaf) == 0:
+        continue
+      name, x = path_name(path), np.asarray(leaf, np.float64)
+      if x.shape != shape.shape:
+        raise ValueError(
+          f"{name}: got scores of shape {x.shape}, wanted {shape.shape}"
+        )
+      if not np.isfinite(x).all():
+        raise ValueError(f"{name}: got scores that are not finite")
+      for axis in range(x.ndim):
+        others = tuple(other for other in range(x.ndim) if other != axis)
+        sums[name, axis] = x.sum(others)
+    rated = np.zeros(len(self._units))
+    for number, unit in enumerate(self._units):
+      for leaf, axis, indices in unit:
+        cut = self.paths[leaf], axis
+        if cut in sums:
+          rated[number] += sums[cut][indices].sum()
+    return rated
+
+  def _map(self, cut, tree: PyTree, remove: Removal) -> PyTree:
+    """Maps over all trees of the params' structure inside a tree."""
+    found = []
+
+    def is_params(x):
+      if isinstance(x, MaskState):
+        raise ValueError(
+          "got masks with budgets, which do not hold for a smaller model. Cut "
+          "the inner optimizer's state, opt_state.inner_state, and the masks, "
+          "sparsejax.get_masks(opt_state); go on with that optimizer, or with "
+          "sparsejax.fixed and these masks"
+        )
+      names = tuple(
+        path_name(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(x, is_leaf=is_hole)
+      )
+      return names == self.paths
+
+    def cut_all(x):
+      if not is_params(x):
+        return x
+      found.append(True)
+      leaves, treedef = jax.tree.flatten(x, is_leaf=is_hole)
+      return treedef.unflatten(
+        self._cut_leaf(cut, path, old, leaf, remove)
+        for path, old, leaf in zip(
+          self.paths, self._leaves, leaves, strict=True
+        )
+      )
+
+    result = jax.tree.map(cut_all, tree, is_leaf=is_params)
+    if not found:
+      raise ValueError(
+        f"got {jax.tree.structure(tree)}, wanted a tree of the params' "
+        f"structure, {self._treedef}, or one that holds such trees"
+      )
+    return result
+
+  def _cut_leaf(self, cut, path, old, leaf, remove) -> Any:
+    if is_hole(leaf) or np.ndim(leaf) == 0:
+      return leaf
+    axes = [
+      axis for axis in range(len(old.shape)) if (path, axis) in remove.keep
+    ]
+    if axes and np.shape(leaf) != old.shape:
+      raise ValueError(
+        f"{path}: got shape {np.shape(leaf)}, wanted {old.shape} as the params"
+        " have: what is not of a parameter's shape cannot be cut, such as"
+        " factored moments: make such a state anew"
+      )
+    for axis in axes:
+      leaf = cut(leaf, remove.keep[path, axis], axis)
+    return leaf
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+  weak = getattr(x, "weak_type", False)
+  return jax.ShapeDtypeStruct(
+    jnp.shape(x), jax.dtypes.result_type(x), weak_type=weak
+  )
+
+
+def _take(x: Any, kept: np.ndarray, axis: int) -> Any:
+  if isinstance(x, jax.ShapeDtypeStruct):
+    shape = list(x.shape)
+    shape[axis] = int(kept.sum())
+    return jax.ShapeDtypeStruct(tuple(shape), x.dtype)
+  return taken(x, np.flatnonzero(kept), axis)
+
+
+def _units(analysis: Analysis, leaves: int) -> list[Slices]:
+  """Collects the slices of each free class."""
+  found: dict[int, Slices] = defaultdict(list)
+  for leaf, i in enumerate(analysis.graph.ins[:leaves]):
+    for axis, labels in enumerate(analysis.axes[i]):
+      free = np.flatnonzero(analysis.labels.reason(labels) == 0)
+      roots = analysis.labels.find(labels[free])
+      order = np.argsort(roots, kind="stable")
+      ids, begins = np.unique(roots[order], return_index=True)
+      parts = np.split(free[order], begins[1:])
+      for root, indices in zip(ids, parts, strict=bool(len(ids))):
+        found[int(root)].append((leaf, axis, indices))
+  return [found[root] for root in sorted(found)]
+
+
+def _wrapped(items: Iterable[str]) -> list[str]:
+  return [
+    line
+    for item in items
+    for line in textwrap.wrap(
+      item, 80, initial_indent="  ", subsequent_indent="    "
+    )
+  ]
+
+
+def verify(
+  plan: Plan,
+  params: PyTree,
+  remove: Removal,
+  *inputs: Any,
+  tolerance: float | None = None,
+) -> float:
+  """Compares the smaller model with the whole one, masked.
+
+  Args:
+    plan: The plan.
+    params: The whole model's params.
+    remove: What is removed.
+    *inputs: Arrays to run both on.
+    tolerance: The largest error that may be; None for any.
+
+  Returns:
+    The largest absolute difference of any output. Outputs that are a leaf's
+    next value are compared where they are kept.
+
+  Raises:
+    ValueError: If the error is above the tolerance or not finite.
+  """
+  whole = jax.jit(plan._apply_fn)(plan.mask(params, remove), *inputs)
+  small = jax.jit(plan.apply_fn(remove))(plan.take(params, remove), *inputs)
+  carried = plan._carried(whole)
+  errors = {}
+  flat = jax.tree_util.tree_leaves_with_path(whole)
+  for k, ((path, x), y) in enumerate(
+    zip(flat, jax.tree.leaves(small), strict=True)
+  ):
+    if k in carried:
+      leaf = carried[k]
+      name, old = plan.paths[leaf], plan._leaves[leaf]
+      x = plan._cut_leaf(_take, name, old, x, remove)
+    x, y = (np.asarray(z, np.float64) for z in (x, y))
+    errors[path_name(path)] = float(np.abs(x - y).max(initial=0))
+  worst = max(errors, key=lambda k: (np.isnan(errors[k]), errors[k]))
+  error = errors[worst]
+  if tolerance is not None and not error <= tolerance:
+    raise ValueError(
+      f"output {worst!r}: the smaller model differs from the masked one by "
+      f"{error:.3g}, wanted at most {tolerance:.3g}. With strict=False that is "
+      "expected; else look at plan.report(), and freeze what is wrong"
+    )
+  return error
