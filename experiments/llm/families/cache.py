@@ -20,6 +20,19 @@ class Cache(NamedTuple):
   key: jax.Array
   value: jax.Array
 
+  @classmethod
+  def of(cls, key: jax.Array, value: jax.Array) -> "Cache":
+    """Makes the cache of one layer that has all keys and values already.
+
+    Args:
+      key: of shape [batch, length, kv_heads, head_dim].
+      value: of the shape of `key`.
+
+    Returns:
+      The layer's cache.
+    """
+    return cls(key.swapaxes(1, 2), value.swapaxes(1, 2))
+
   @property
   def length(self) -> int:
     """The most tokens that a sequence can have."""
@@ -52,16 +65,23 @@ class Cache(NamedTuple):
     return Cache(put(self.key, key), put(self.value, value))
 
   def attend(
-    self, query: jax.Array, seen: jax.Array, bias: jax.Array | None = None
+    self,
+    query: jax.Array,
+    seen: jax.Array | None,
+    bias: jax.Array | None = None,
+    *,
+    scale: float | None = None,
   ) -> jax.Array:
     """Attends to one layer's keys and values.
 
     Args:
       query: of shape [batch, t, heads, head_dim]; head i reads head
         i // (heads / kv_heads) of the cache.
-      seen: bool[batch, t, length]: the positions that each token attends to.
+      seen: bool[batch, t, length], or what broadcasts to it: the positions that
+        each token attends to; None for all.
       bias: is added to the scores, of a shape that broadcasts to
         [batch, heads, t, length]; None for none.
+      scale: of the scores, by default head_dim ** -0.5.
 
     Returns:
       Of the query's shape and dtype; the softmax is in float32.
@@ -75,12 +95,13 @@ class Cache(NamedTuple):
       self.key.astype(query.dtype),
       preferred_element_type=jnp.float32,
     )
-    scores *= head_dim**-0.5
+    scores *= head_dim**-0.5 if scale is None else scale
     if bias is not None:
       bias = jnp.broadcast_to(bias, (batch, heads, t, self.length))
       scores += bias.reshape(scores.shape)
-    lowest = jnp.finfo(scores.dtype).min
-    scores = jnp.where(seen[:, None, None], scores, lowest)
+    if seen is not None:
+      lowest = jnp.finfo(scores.dtype).min
+      scores = jnp.where(seen[:, None, None], scores, lowest)
     weights = jax.nn.softmax(scores).astype(query.dtype)
     y = jnp.einsum("bkgtl,bkld->btkgd", weights, self.value.astype(query.dtype))
     return y.reshape(query.shape)

@@ -260,7 +260,7 @@ class EncoderDecoder(nn.Module):
     memory = jax.tree.map(lambda x: x.astype(dtype), self.decoder.remember(x))
     if source_real is None:
       source_real = jnp.ones(x.shape[:2], bool)
-    shape = (c.decoder_layers, len(x), length, c.heads, c.head_dim)
+    shape = (c.decoder_layers, len(x), c.heads, length, c.head_dim)
     past = Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
     real = jnp.broadcast_to(source_real, (c.decoder_layers, *x.shape[:2]))
     return CrossCache(past, memory, real)
@@ -282,7 +282,7 @@ class EncoderDecoder(nn.Module):
     Raises:
       UserError: t is beyond the context.
     """
-    length = cache.past.key.shape[2]
+    length = cache.past.length
     x, beside = self.embed(tokens, positions=positions, length=length)
     return self.decoder.extend(x, cache, positions=positions, **beside)
 

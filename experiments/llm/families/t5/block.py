@@ -39,7 +39,9 @@ class Attention(nn.Module):
     self.value = _linear(width, c.dim, self.dtype)
     self.output = _linear(c.dim, width, self.dtype)
 
-  def project(self, x: jax.Array, where: jax.Array | None = None) -> Cache:
+  def project(
+    self, x: jax.Array, where: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
     """Computes keys and values [batch, s, heads, head_dim] of x[batch, s, dim].
 
     Args:
@@ -47,12 +49,11 @@ class Attention(nn.Module):
       where: bool[batch, s], what of it is no padding.
 
     Returns:
-      One layer's.
+      Both.
     """
     heads = (*x.shape[:2], -1, self.config.head_dim)
-    return Cache(
-      self.key(x, where).reshape(heads), self.value(x, where).reshape(heads)
-    )
+    key, value = self.key(x, where), self.value(x, where)
+    return key.reshape(heads), value.reshape(heads)
 
   def attend(
     self,
@@ -61,17 +62,15 @@ class Attention(nn.Module):
     *,
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
-    causal: bool = False,
     where: jax.Array | None = None,
   ) -> jax.Array:
     """Maps x[batch, t, dim] to [batch, t, dim] by what it attends to.
 
     Args:
       x: the queries' stream.
-      seen: from `project`.
+      seen: keys and values.
       bias: [batch or 1, heads, t, s], added to the scores.
-      mask: bool, broadcast to that shape: what is seen.
-      causal: whether only the positions up to a query's own are.
+      mask: bool, broadcast to [batch, t, s]: what is seen.
       where: bool[batch, t], what of x is no padding.
 
     Returns:
@@ -79,15 +78,7 @@ class Attention(nn.Module):
     """
     query = self.query(x, where)
     query = query.reshape(*x.shape[:2], -1, self.config.head_dim)
-    y = jax.nn.dot_product_attention(
-      query,
-      seen.key.astype(query.dtype),
-      seen.value.astype(query.dtype),
-      bias=bias,
-      mask=mask,
-      scale=1.0,
-      is_causal=causal,
-    )
+    y = seen.attend(query, mask, bias, scale=1.0)
     return self.output(y.reshape(*x.shape[:2], -1), where)
 
 
@@ -161,7 +152,7 @@ class EncoderBlock(nn.Module):
     y = self.attention_norm(x)
     x = x + self.attention.attend(
       y,
-      self.attention.project(y, real),
+      Cache.of(*self.attention.project(y, real)),
       bias=bias,
       mask=_keys(real),
       where=real,
@@ -214,14 +205,15 @@ class DecoderBlock(nn.Module):
       Of x's shape.
     """
     y = self.attention_norm(x)
-    seen = self.attention.project(y, real)
-    x = x + self.attention.attend(y, seen, bias=bias, causal=True, where=real)
-    seen = self.cross_attention.project(memory, source_real)
+    seen = Cache.of(*self.attention.project(y, real))
+    mask = jnp.tri(x.shape[1], dtype=bool)[None]
+    x = x + self.attention.attend(y, seen, bias=bias, mask=mask, where=real)
+    seen = Cache.of(*self.cross_attention.project(memory, source_real))
     return self._after(x, seen, source_real, real)
 
   def remember(self, memory: jax.Array) -> Cache:
     """Computes the keys and values of the source for `extend`."""
-    return self.cross_attention.project(memory)
+    return Cache.of(*self.cross_attention.project(memory))
 
   def extend(
     self,
@@ -234,7 +226,7 @@ class DecoderBlock(nn.Module):
     """Runs `Network.extend` for this layer: its x[batch, t, dim] and cache."""
     y = self.attention_norm(x)
     past = cache.past.store(*self.attention.project(y), positions)
-    seen = positions[:, None, :, None] >= jnp.arange(past.key.shape[1])
+    seen = positions[..., None] >= jnp.arange(past.length)
     x = x + self.attention.attend(y, past, bias=bias, mask=seen)
     x = self._after(x, cache.memory, cache.source_real, None)
     return x, cache._replace(past=past)
@@ -260,5 +252,5 @@ def rms_norm(module: nn.Module) -> nn.RMSNorm:
 
 
 def _keys(real: jax.Array | None) -> jax.Array | None:
-  """Makes the mask of keys [batch, 1, 1, s] from bool[batch, s]."""
-  return None if real is None else real[:, None, None]
+  """Makes the mask of keys [batch, 1, s] from bool[batch, s]."""
+  return None if real is None else real[:, None]
