@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.llm.families.protocol import Network, check_tokens
+from experiments.llm.families.protocol import Config, Network, check_tokens
 
 # Prompts are padded to multiples of this, so that few shapes are compiled.
 _MULTIPLE = 64
@@ -48,37 +48,58 @@ def greedy(
   """
   if not len(prompts):
     return []
-  if steps < 1:
-    raise UserError(f"generate: steps must be at least 1, got {steps}.")
+  check(network.config, prompts, steps)
   lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-  if lengths.min() < 1:
-    raise UserError(
-      f"generate: prompt {lengths.argmin()} has no tokens, wanted one or more; "
-      "begin it with the tokenizer's bos."
-    )
   room = network.config.context - steps
-  if lengths.max() > room:
-    raise UserError(
-      f"generate: prompt {lengths.argmax()} has {lengths.max()} tokens, wanted "
-      f"at most {room}, which leaves {steps} steps of the model's context of "
-      f"{network.config.context}; shorten it, or take fewer steps."
-    )
   padded = -(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE
   tokens = np.zeros((len(prompts), min(padded, room)), np.int32)
   for row, prompt in zip(tokens, prompts, strict=True):
     row[: len(prompt)] = prompt
-  check_tokens(network.config, tokens)
   stops = np.array([*stop] or [-1], np.int32)  # -1 is no token
   made, finite = _generate(network, params, tokens, lengths, stops, steps=steps)
   if not finite:
-    raise UserError(
-      "generate: the model's logits are NaN or infinite, wanted finite ones: "
-      "some of its weights are not, or what it computes of them overflows."
-    )
+    raise not_finite()
   return [
     list(itertools.takewhile(lambda token: token not in stop, one))
     for one in np.asarray(made).tolist()
   ]
+
+
+def check(config: Config, prompts: Sequence[Sequence[int]], steps: int) -> None:
+  """Checks that prompts can be continued.
+
+  Args:
+    config: the model's.
+    prompts: their tokens.
+    steps: how many are to follow.
+
+  Raises:
+    UserError: as `greedy`, of prompts and steps.
+  """
+  if steps < 1:
+    raise UserError(f"generate: steps must be at least 1, got {steps}.")
+  room = config.context - steps
+  for i, prompt in enumerate(prompts):
+    if not len(prompt):
+      raise UserError(
+        f"generate: prompt {i} has no tokens, wanted one or more; begin it "
+        "with the tokenizer's bos."
+      )
+    if len(prompt) > room:
+      raise UserError(
+        f"generate: prompt {i} has {len(prompt)} tokens, wanted at most "
+        f"{room}, which leaves {steps} steps of the model's context of "
+        f"{config.context}; shorten it, or take fewer steps."
+      )
+    check_tokens(config, np.asarray(prompt))
+
+
+def not_finite() -> UserError:
+  """Makes the error of a model whose logits are not finite."""
+  return UserError(
+    "generate: the model's logits are NaN or infinite, wanted finite ones: "
+    "some of its weights are not, or what it computes of them overflows."
+  )
 
 
 # Step, last tokens, which sequences have stopped, all tokens, whether all

@@ -18,7 +18,7 @@ class Decoder(nn.Module):
   A family adds its `block` and `final_norm`. Layers: `embed`, `layers`, which
   are blocks stacked on a leading axis, `norm` and, unless tied, `head`.
   Parameters are float32 when initialized; `apply` takes any float dtype, and
-  layers that `layers.unstacked` took apart.
+  layers that `layers.apart` took apart.
 
   A block maps x[batch, t, dim] and positions int32[batch, t] or None to the
   next x; its method `extend` takes the layer's `Cache` too, and returns both.

@@ -10,7 +10,6 @@ from jax.sharding import PartitionSpec
 
 from experiments import errors
 from experiments.errors import UserError
-from experiments.llm.families.protocol import LAYERS
 from sparsejax import linear
 
 INIT = nn.initializers.normal(0.02)
@@ -89,36 +88,31 @@ class Linear(nn.Module):
     return y
 
 
-def unstacked(params: Any, cache: Any) -> tuple[Any, Any]:
+def apart(stacked: Any) -> tuple[Any, ...]:
   """Takes layers apart, so that a program reads each where it lies.
 
   A scan over stacked layers copies what a kernel of C++ reads of them, and the
   cache twice, at every token.
 
   Args:
-    params: a model's, arrays or packed.
-    cache: from `init_cache`.
+    stacked: a decoder's parameters below `layers`, arrays or packed, or its
+      cache.
 
   Returns:
-    The parameters with a tuple of a tree for each layer below `layers`, and a
-    tuple of each layer's cache: what `Network.extend` takes as well.
+    Those of each layer; `Network.extend` takes both so as well.
   """
-
-  def apart(tree: Any) -> tuple[Any, ...]:
-    leaves, treedef = jax.tree.flatten(tree)
-    return tuple(map(treedef.unflatten, zip(*leaves, strict=True)))
-
-  return {**params, LAYERS: apart(params[LAYERS])}, apart(cache)
+  leaves, treedef = jax.tree.flatten(stacked)
+  return tuple(map(treedef.unflatten, zip(*leaves, strict=True)))
 
 
 def each(
-  run: Callable[..., Any], apart: tuple[Any, ...], x: jax.Array, xs: Any
+  run: Callable[..., Any], layers: tuple[Any, ...], x: jax.Array, xs: Any
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-  """Runs layers that `unstacked` took apart, one after another.
+  """Runs layers that were taken apart, one after another.
 
   Args:
     run: `(variables of a layer, x, xs of that layer) -> (x, ys)`.
-    apart: the layers' parameters.
+    layers: the parameters of each.
     x: what the first layer gets.
     xs: what each layer gets besides, or None.
 
@@ -126,7 +120,7 @@ def each(
     What the last layer gives, and a tuple of every layer's ys.
   """
   ys = []
-  for params, at in zip(apart, xs or len(apart) * [None], strict=True):
+  for params, at in zip(layers, xs or len(layers) * [None], strict=True):
     x, y = run({"params": params}, x, at)
     ys.append(y)
   return x, tuple(ys)

@@ -81,6 +81,8 @@ class Network(Protocol):
   ) -> tuple[jax.Array, Any]:
     """Runs tokens that follow those in a cache.
 
+    Parameters and cache may be as `layers.apart` leaves them.
+
     Args:
       tokens: int32[batch, t].
       positions: int32[batch, t], consecutive in each sequence and below the

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -18,6 +18,7 @@ from experiments.errors import UserError
 from experiments.llm import optional
 from experiments.llm.io import files
 
+_HALF = "\ufffd"  # what is not sound UTF-8, such as half a character
 _END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 
 
@@ -73,6 +74,34 @@ class Tokenizer:
       The text; what is not sound UTF-8 becomes U+FFFD.
     """
     return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+  def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+    """Yields the text of tokens as they come, in whole characters.
+
+    A character may take several tokens; it waits for the last of them.
+
+    Args:
+      ids: the tokens.
+
+    Yields:
+      The text that each token completes, if any; together `decode(ids)`.
+    """
+    # Two windows of the last tokens: decoders may treat the first token of a
+    # text otherwise than later ones.
+    held: list[int] = []
+    shown = 0  # of the held tokens, how many have been yielded
+
+    def new() -> str:
+      return self.decode(held)[len(self.decode(held[:shown])) :]
+
+    for token in ids:
+      held.append(int(token))
+      text = new()
+      if text and not text.endswith(_HALF):
+        yield text
+        held, shown = held[shown:], len(held) - shown
+    if text := new():
+      yield text
 
   def chat(
     self,

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 
 from experiments.errors import UserError
 from experiments.llm.io import extras, files, tokenizer
@@ -54,6 +55,32 @@ def test_the_end_of_text_is_the_last_of_257():
 def test_what_is_no_text_is_replaced():
   made = tokenizer.byte_level()
   assert made.decode([97, 0xE6, 0x97, 98]) == "a\ufffdb"
+
+
+def metaspace():
+  backend = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel({"▁one": 0, "▁two": 1, "?": 2}, unk_token="?")
+  )
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+  backend.decoder = tokenizers.decoders.Metaspace()
+  return backend
+
+
+def test_pieces_are_whole_characters():
+  words = tokenizer.byte_level()
+  text = "Grüße, 日本 🎉"
+  tokens = words.encode(text)
+  assert [*words.pieces(iter(tokens))] == [*text]
+  # What never becomes a character is not lost.
+  assert [*words.pieces(tokens[:-1])] == [*text[:-1], "\ufffd"]
+  assert "".join(words.pieces([200, 65, 200])) == words.decode([200, 65, 200])
+
+
+def test_pieces_of_tokenizers_that_strip_a_first_space():
+  """As LLaMA's do: a token's text depends on whether it is the first."""
+  words = tokenizer.Tokenizer(metaspace(), eos=0)
+  tokens = words.encode("one two two")
+  assert [*words.pieces(tokens)] == ["one", " two", " two"]
 
 
 def test_a_chat_template_gets_messages_and_special_tokens():

@@ -211,7 +211,8 @@ def test_layers_that_were_taken_apart():
   tokens, positions = make_tokens(2, 5), np.tile(np.arange(5), (2, 1))
   cache = model.init_cache(2, 7)
   wanted, filled = extend(model, params, tokens, positions, cache)
-  apart, caches = layers.unstacked(params, cache)
+  apart = {**params, "layers": layers.apart(params["layers"])}
+  caches = layers.apart(cache)
   program = extend.lower(model, apart, tokens, positions, caches)
   assert "while" not in program.as_text()
   logits, caches = extend(model, apart, tokens, positions, caches)
