@@ -31,6 +31,7 @@ from sparsejax.packed.formats import (
   stacked,
 )
 from sparsejax.packed.n_of_m import NOfM, n_of_m
+from sparsejax.packed.row_bits import RowBits, row_bits
 from sparsejax.packed.structure import Format, Structure
 from sparsejax.packed.validation import check
 
@@ -42,6 +43,7 @@ __all__ = [
   "Format",
   "NOfM",
   "Packed",
+  "RowBits",
   "Rows",
   "Structure",
   "bits",
@@ -56,6 +58,7 @@ __all__ = [
   "n_of_m",
   "pack",
   "quantize",
+  "row_bits",
   "rows",
   "split",
   "stacked",

@@ -19,7 +19,8 @@ Formats = Callable[[str, np.ndarray], Format]
 MOST_INPUTS = 2**16 - 1
 
 
-def _slots_by_eight(mask: np.ndarray) -> int:
+def slots_by_eight(mask: np.ndarray) -> int:
+  """Counts the slots of a mask, and some more up to a multiple of eight."""
   # XLA's CPU backend takes half as long again for odd lengths.
   return max(8, 8 * -(-int(mask.sum()) // 8))
 
@@ -53,7 +54,7 @@ def flat() -> Format:
     return Flat(places(mask, slots), mask.shape)
 
   return Format(
-    "flat", _slots_by_eight, place, lambda mask: mask.size < 2**31, True
+    "flat", slots_by_eight, place, lambda mask: mask.size < 2**31, True
   )
 
 
@@ -139,7 +140,7 @@ def rows(*, kernel: bool = False, back: bool = False) -> Format:
   def fits(mask: np.ndarray) -> bool:
     return mask.ndim == 2 and max(mask.shape) <= MOST_INPUTS
 
-  return Format("rows", _slots_by_eight, place, fits, True)
+  return Format("rows", slots_by_eight, place, fits, True)
 
 
 def by_rows(mask: jax.Array, at: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -263,7 +264,7 @@ def bits() -> Format:
     return Bits(jnp.packbits(mask.reshape(-1)), mask.shape, slots)
 
   return Format(
-    "bits", _slots_by_eight, place, lambda mask: mask.size < 2**31, True
+    "bits", slots_by_eight, place, lambda mask: mask.size < 2**31, True
   )
 
 

@@ -115,6 +115,38 @@ def _dense_backward(saved, g):
 dense_product.defvjp(_dense_forward, _dense_backward)
 
 
+def bits_product(x: jax.Array, packed) -> jax.Array:
+  """Multiplies `x [..., in]` by a `Packed` matrix of `RowBits`.
+
+  By the kernels on CPUs, and by `dense_product` on other platforms.
+  """
+  groups = 1 if packed.scales is None else packed.scales.shape[-1]
+  # Groups that begin within a byte of bits are left to the dense product.
+  if not kernels.available() or (groups > 1 and x.shape[-1] // groups % 8):
+    return dense_product(x, packed)
+  return lax.platform_dependent(
+    x, packed, cpu=_bits_product, default=dense_product
+  )
+
+
+@jax.custom_vjp
+def _bits_product(x, packed):
+  structure = packed.structure
+  y = kernels.multiply_bits(
+    x.reshape(-1, x.shape[-1]).astype(jnp.float32),
+    *(structure.bits, structure.pointers, packed.values, packed.scales),
+  )
+  return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
+
+
+def _bits_forward(x, packed):
+  return _bits_product(x, packed), (x, without_zeros(packed))
+
+
+# Of a format for inference: gradients are right, and no faster than dense.
+_bits_product.defvjp(_bits_forward, _dense_backward)
+
+
 def kernel_product(x: jax.Array, packed) -> jax.Array:
   """Multiplies `x [..., in]` by a `Packed` matrix of `Rows`.
 

@@ -64,9 +64,10 @@ def continued(model, steps=20):
 @pytest.mark.parametrize(
   ("density", "two", "kind"),
   [
-    (0.2, False, packed.Rows),
-    (0.6, False, packed.Bits),
-    (0.5, True, packed.NOfM),
+    (0.05, False, packed.Rows),
+    (0.2, False, packed.RowBits),
+    (0.6, False, packed.RowBits),
+    (0.5, True, packed.RowBits),
     (1.0, False, None),
   ],
 )

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax import kernels
+from sparsejax import kernels, packed
 from sparsejax.kernels import build
 from tests.kernels.test_kernels import supports
-from tests.marks import few
+from tests.marks import few, slow
 
 pytestmark = [
   pytest.mark.core,
@@ -102,6 +102,36 @@ def test_bits_that_do_not_go_with_values_are_refused(batch):
     broken = np.array(pointers)
     broken[place] = value
     refuse(bits, broken, values)
+
+
+@pytest.mark.parametrize("group", [False, None, slow(8), 5])
+def test_packed_matrices_are_multiplied(group):
+  rng = np.random.default_rng(0)
+  mask = rng.random((40, 30)) < 0.4
+  w = jnp.asarray(np.where(mask, rng.normal(size=mask.shape), 0), jnp.float32)
+  tree = packed.pack(w, mask, formats=packed.row_bits())
+  if group is not False:
+    tree = packed.quantize(tree, group=group)
+  x = rng.normal(size=(2, 9, 40)).astype(np.float32)
+  exact = np.asarray(tree.unpack(), np.float64)
+  np.testing.assert_allclose(tree.matmul(x), x @ exact, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_those_of_the_dense_matrix():
+  rng = np.random.default_rng(0)
+  mask = rng.random((40, 30)) < 0.4
+  w = jnp.asarray(np.where(mask, rng.normal(size=mask.shape), 0), jnp.float32)
+  tree = packed.pack(w, mask, formats=packed.row_bits())
+  x = jnp.asarray(rng.normal(size=(3, 40)), jnp.float32)
+
+  def loss(values, x):
+    return jnp.sum(packed.join(values, tree.structure).matmul(x) ** 2)
+
+  of_values, of_x = jax.jit(jax.grad(loss, (0, 1)))(tree.values, x)
+  y = x @ w
+  wanted = tree.structure.gather(2 * x.T @ y)
+  np.testing.assert_allclose(of_values, wanted, rtol=2e-5, atol=1e-4)
+  np.testing.assert_allclose(of_x, 2 * y @ w.T, rtol=2e-5, atol=1e-4)
 
 
 def test_shapes_and_dtypes_that_do_not_go_together_are_refused():

@@ -43,19 +43,19 @@ CASES = [
   (packed.rows(), random_mask((1, 70))),
   (packed.rows(kernel=True, back=True), random_mask((30, 50))),
   (packed.bits(), random_mask((30, 51))),
+  (packed.row_bits(), random_mask((51, 30))),
   (packed.fan_in(), best(patterns.fan_in(), (30, 50), 300)),
   (packed.stacked(packed.rows()), random_mask((4, 30, 50))),
+  (packed.stacked(packed.row_bits()), random_mask((4, 30, 50))),
   (packed.stacked(packed.n_of_m(2, 4)), np.stack([N_OF_M[0][1]] * 3)),
   *N_OF_M,
 ]
-EMPTY = [
-  (form, np.zeros((8, 6), bool))
-  for form in (packed.flat(), packed.rows(), packed.bits(), packed.fan_in())
-]
-FULL = [
-  (form, np.ones((8, 6), bool))
-  for form in (packed.flat(), packed.rows(), packed.bits(), packed.fan_in())
-]
+FORMATS = (
+  *(packed.flat(), packed.rows(), packed.bits(), packed.row_bits()),
+  packed.fan_in(),
+)
+EMPTY = [(form, np.zeros((8, 6), bool)) for form in FORMATS]
+FULL = [(form, np.ones((8, 6), bool)) for form in FORMATS]
 
 
 def weights(mask, dtype=jnp.float32):
@@ -92,7 +92,7 @@ def test_every_format_gives_back_what_it_was_given(case, dtype):
 def test_a_structure_takes_another_mask_without_compiling_anew(case):
   form, mask = case
   first = packed.pack(weights(mask), mask, formats=form).structure
-  if form.name in ("flat", "rows", "bits"):
+  if form.name in ("flat", "rows", "bits", "row_bits"):
     flat = np.random.default_rng(2).permutation(mask.reshape(-1))
     other = flat.reshape(mask.shape)
   else:  # The groups or outputs in another order.
@@ -110,7 +110,10 @@ def test_a_structure_takes_another_mask_without_compiling_anew(case):
 @pytest.mark.parametrize("batch", [(), slow((7,)), (3, 5)])
 def test_products_have_the_bits_of_the_dense_ones(case, batch):
   form, mask = case
-  if form.name == "rows" and form.place(jnp.asarray(mask), 8).kernel:
+  by_kernel = form.name == "row_bits" or (
+    form.name == "rows" and form.place(jnp.asarray(mask), 8).kernel
+  )
+  if by_kernel:
     pytest.skip("kernels have other bits; see tests/kernels")
   w = packed.pack(weights(mask), mask, formats=form)
   rng = np.random.default_rng(3)
@@ -191,6 +194,7 @@ def test_formats_are_as_small_as_they_say():
   assert bytes_of(packed.rows()) == 2 * count + 4 * 65
   assert bytes_of(packed.n_of_m(2, 4)) == count // 4
   assert bytes_of(packed.bits()) == mask.size // 8
+  assert bytes_of(packed.row_bits()) == mask.size // 8 + 4 * 65
 
 
 def test_a_format_is_chosen_that_fits():
@@ -246,6 +250,10 @@ BROKEN = [
   (packed.rows(), "inputs", lambda x: x.at[1].set(x[0]), "do not ascend"),
   (packed.fan_in(), "inputs", lambda x: x.at[1].set(x[0]), "twice"),
   (packed.rows(), "inputs", lambda x: x[:-8], "at most"),
+  (packed.row_bits(), "pointers", lambda x: x.at[2].add(1), "do not go with"),
+  (packed.row_bits(), "pointers", lambda x: x[:-1], "do not go with"),
+  (packed.row_bits(), "bits", lambda x: x ^ 1, "do not go with"),
+  (packed.row_bits(), "bits", lambda x: x | 128, "do not go with"),
 ]
 
 

@@ -37,6 +37,7 @@ _KINDS = {
     packed.FanIn,
     packed.NOfM,
     packed.Bits,
+    packed.RowBits,
     packed.Blocks,
   )
 }

@@ -28,7 +28,7 @@ from sparsejax.masks import path_name
 
 DTYPES = ("float32", "bfloat16")  # what the kernels multiply
 # Above this density rows take more memory than bit masks, and more time.
-_MOST_BY_ROWS = 0.4
+_MOST_BY_ROWS = 0.06
 _MOST_PACKED = 0.9  # above this density a kernel is not packed
 
 
@@ -40,9 +40,8 @@ def pack(model: Model, *, dtype: str = "float32") -> Model:
     dtype: Of all weights.
 
   Returns:
-    The model with `packed.Packed` kernels: 2:4 with two bits per weight, others
-    as rows for the CPU's kernels up to a density of 0.4, as bit masks up to
-    0.9; denser ones stay arrays.
+    The model with `packed.Packed` kernels for the CPU's kernels: as rows up to
+    a density of 0.06, as bit masks up to 0.9; denser ones stay arrays.
   """
 
   def mask_of(path: tuple[Any, ...], x: Any) -> Any:
@@ -65,9 +64,10 @@ def pack(model: Model, *, dtype: str = "float32") -> Model:
 def _format(name: str, mask: np.ndarray) -> packed.Format:
   """Chooses the format of a kernel's mask [layers, in, out]."""
   del name
-  choices = [packed.n_of_m(2, 4), packed.bits()]
+  # 2:4 as well: its codes are as large as a mask's bits, and have no kernel.
+  choices = [packed.row_bits()]
   if mask.mean() <= _MOST_BY_ROWS:
-    choices.insert(1, packed.rows(kernel=True))
+    choices.insert(0, packed.rows(kernel=True))
   return packed.fitting(mask, wanted=tuple(map(packed.stacked, choices)))
 
 
