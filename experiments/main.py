@@ -21,6 +21,7 @@ DRIVERS = {
   "prune_llm": "experiments.drivers.prune_llm",
   "finetune": "experiments.drivers.finetune",
   "recovery": "experiments.drivers.recovery",
+  "shrink": "experiments.drivers.shrink",
 }
 
 

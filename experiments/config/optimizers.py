@@ -22,6 +22,7 @@ def sgd(
   nesterov: bool = False,
   weight_decay: float = 0.0,
   decay_vectors: bool = False,
+  group_lasso: float = 0.0,
   clip: float = 0.0,
 ) -> optax.GradientTransformation:
   """SGD with momentum and L2 regularisation.
@@ -32,13 +33,15 @@ def sgd(
     nesterov: Whether to look ahead.
     weight_decay: Coefficient l of the gradient l w of the penalty l w^2 / 2.
     decay_vectors: Whether it applies to biases and norms too.
+    group_lasso: Coefficient of the norm of each output's weights, as a penalty
+      that makes some outputs as good as zero, and eases pruning them.
     clip: Largest global norm of the gradient, before L2; 0 for no limit.
 
   Returns:
     The gradient transformation.
   """
   inner = optax.sgd(learning_rate, momentum or None, nesterov)
-  return _chain(inner, clip, weight_decay, decay_vectors)
+  return _chain(inner, clip, weight_decay, decay_vectors, group_lasso)
 
 
 def adam(
@@ -106,8 +109,9 @@ def _chain(
   clip: float,
   penalty: float = 0.0,
   decay_vectors: bool = False,
+  lasso: float = 0.0,
 ) -> optax.GradientTransformation:
-  """Clips gradients, adds the gradient of L2, takes the inner step."""
+  """Clips gradients, adds those of penalties, takes the inner step."""
   # Three states in any case: checkpoints hold them.
   first = second = optax.identity()
   if clip:
@@ -115,7 +119,34 @@ def _chain(
   if penalty:
     mask = None if decay_vectors else _matrices
     second = optax.add_decayed_weights(penalty, mask)
+  if lasso:
+    second = optax.chain(second, _group_lasso(lasso))
   return optax.chain(first, second, inner)
+
+
+def _group_lasso(coefficient: float) -> optax.GradientTransformation:
+  """Adds the gradient of a penalty, the sum of the norms of outputs' weights.
+
+  Each norm counts times the root of the number of its weights. Wen et al.,
+  Learning Structured Sparsity in Deep Neural Networks, arXiv:1608.03665, 2016,
+  section 3.1; the factor is Yuan and Lin's, of the first group lasso.
+  """
+
+  def gradient(w: jax.Array) -> jax.Array:
+    squares = jnp.sum(jnp.square(w), range(w.ndim - 1), keepdims=True)
+    # Of no norm it is zero, where its subgradients lie around.
+    inverse = jnp.where(squares > 0, jax.lax.rsqrt(squares), 0)
+    return coefficient * (w.size / w.shape[-1]) ** 0.5 * inverse * w
+
+  def add(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+    return jax.tree.map(
+      lambda u, p, is_matrix: u + gradient(p) if is_matrix else u,
+      updates,
+      params,
+      _matrices(params),
+    )
+
+  return optax.stateless(add)
 
 
 def _matrices(params: Any) -> Any:

@@ -106,6 +106,13 @@ COMPARISON = Section(
     r"base\.seed": "seeds",
   },
 )
+SHRINKING = Section(
+  inner={"base": TRAINING, "then": TRAINING},
+  instead={
+    r"base\.algorithm\.sparsity": "sparsities",
+    r"(base|then)\.seed": "seeds",
+  },
+)
 LOTTERY = Section(
   instead={r"base\.seed": "seeds"},
   inner={

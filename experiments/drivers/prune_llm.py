@@ -105,7 +105,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         except PruningError as error:
           failed[cell] = str(error)
         else:
-          rows.append(llm.row(cell, results, measure))
+          rows.append(llm.row(cell, results, measure, size=dense["size"]))
         advance(len(rows) + len(failed))
     if rows:
       llm.write_report(path, config, rows, measure, dense[measure.name], failed)

@@ -25,7 +25,7 @@ from experiments.tables.llm import Measure
 # What may change in a workdir: models and runs have configs of their own.
 _FREE = (
   *("seeds", "settings", "methods", "starts", "bases"),
-  *("published", "expected", "base.devices"),
+  *("only", "timing", "published", "expected", "base.devices"),
 )
 
 
@@ -46,6 +46,10 @@ def defaults() -> ml_collections.ConfigDict:
       "dense" is the dense model, and `prune_again` needs no more than a name,
       the rest is as for `prune`.
     methods: Those to run, in the order of the table; "none" for no tuning.
+    only: By method the starts that it is run on, if not on all of them.
+    timing: How to measure the speed of pruned models: `tokens` to generate
+      after a `prompt` of so many, in `rounds` in turns with the dense model; no
+      tokens, the default, for not at all.
     published: Lines (base, method, what papers found).
     expected: As for `tables.llm.order_sentences`.
 
@@ -62,6 +66,8 @@ def defaults() -> ml_collections.ConfigDict:
   config.bases = ()
   config.settings = ml_collections.ConfigDict()
   config.methods = ()
+  config.only = ml_collections.ConfigDict()
+  config.timing = {"tokens": 0, "prompt": 64, "rounds": 5}
   config.published = ()
   config.expected = ()
   return config
@@ -89,11 +95,13 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       before = recovery.evaluate_pruned(
         config, Path(workdir), base, model, task, progress
       )
-      for method in config.methods:
+      speed = recovery.speed(config, Path(workdir), base, model, task)
+      for method in recovery.methods_on(config, base):
         cell, results, diverged = Cell(base, method), {None: before}, {}
         if method != NONE:
           results, diverged = _train(planned[cell], progress)
-        rows.append(llm.row(cell, results, measure, diverged))
+        shared = {"size": dense["size"], "speed": speed}
+        rows.append(llm.row(cell, results, measure, diverged, **shared))
         advance(len(rows))
   llm.write_report(path, config, rows, measure, dense[measure.name])
 

@@ -23,9 +23,10 @@ from experiments.config.defaults import fine_tuning_run
 from experiments.data import order
 from experiments.errors import UserError, check_known, unknown
 from experiments.llm.evaluate import tasks
+from experiments.llm.families.protocol import Config
 from experiments.llm.io import huggingface, load
 from experiments.llm.io.model import Model
-from experiments.llm.prune import kernels, pruners
+from experiments.llm.prune import kernels, pruners, structured
 from experiments.llm.text.examples import Examples
 from experiments.runs import (
   checkpoints,
@@ -137,13 +138,13 @@ def _final_numbers(
   model = _pruned(config, path, model, task, progress)
   if config.n_of_m:
     _check_groups(model.params, *config.n_of_m)
-  teacher = _teacher(config, model)
+  guide, teacher = _teacher(config, model)
   state = finetune_step.begin(config, model.params)
   budget = {}
   if finetune_step.keeps_zeros(config):
     budget = kernels.nonzeros(model.params)
   trained = sum(x.size for x in jax.tree.leaves(state.values))
-  program = finetune_step.get(config, model.config)
+  program = finetune_step.get(config, model.config, guide)
   model = model._replace(params=None)  # to be freed
 
   def evaluate(params: Any) -> dict[str, Any]:
@@ -282,17 +283,23 @@ def _prune(
   return pruners.prune(model, task.text, options, advance=advance)
 
 
-def _teacher(config: ml_collections.ConfigDict, model: Model) -> Any:
-  """Puts the teacher's parameters on the device; None if no loss needs it."""
+def _teacher(
+  config: ml_collections.ConfigDict, model: Model
+) -> tuple[Config | None, Any]:
+  """Returns the teacher's config, and its parameters on the device.
+
+  None of both if no loss needs a teacher.
+  """
   if not finetune_step.needs_teacher(config.loss):
-    return None
+    return None, None
   teacher = calling.call("model", load.MODELS, config.teacher)
-  if teacher.config != model.config:
+  if not structured.is_narrower(model, teacher):
     raise UserError(
       f"the teacher is {teacher.config}, but the student is {model.config}; "
-      "wanted a teacher of the student's architecture"
+      "wanted a teacher of the student's architecture, with as many heads and "
+      "hidden units or more"
     )
-  return jax.tree.map(
+  return teacher.config, jax.tree.map(
     lambda x: devices.spread(jax.device_put(x)), teacher.params
   )
 

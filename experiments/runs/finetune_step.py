@@ -179,23 +179,33 @@ def needs_teacher(loss: Mapping[str, float]) -> bool:
   return bool(weights_of(loss).keys() - {"cross_entropy"})
 
 
-def get(config: ml_collections.ConfigDict, model: Config) -> Program:
-  """Returns a run's program; runs that differ in their seed share it."""
+def get(
+  config: ml_collections.ConfigDict,
+  model: Config,
+  teacher: Config | None = None,
+) -> Program:
+  """Returns a run's program; runs that differ in their seed share it.
+
+  Args:
+    config: The run's config.
+    model: The config of the model that is trained.
+    teacher: That of the teacher, if it is not the same.
+  """
   compiled_in = ("steps", "method", "optimizer", "schedule", "loss")
   compiled_in += ("remat", "dtype")
   plain = {k: v for k, v in calling.plain(config).items() if k in compiled_in}
-  return _get(json.dumps(plain, sort_keys=True), model)
+  return _get(json.dumps(plain, sort_keys=True), model, teacher or model)
 
 
 @functools.lru_cache(maxsize=32)
-def _get(text: str, model: Config) -> Program:
+def _get(text: str, model: Config, teacher: Config) -> Program:
   config = ml_collections.ConfigDict(json.loads(text))
   # The key of draws is in the state; this one is of no use.
   tx = transformation(config, jax.random.key(0))
-  llm = registry.network(
-    model, remat=config.remat, dtype=jnp.dtype(config.dtype)
+  network = functools.partial(
+    registry.network, remat=config.remat, dtype=jnp.dtype(config.dtype)
   )
-  losses = _losses(config.loss, llm)
+  losses = _losses(config.loss, network(model), network(teacher))
 
   def loss(
     params: Any, batch: Examples, teacher: Any
@@ -228,14 +238,19 @@ def _get(text: str, model: Config) -> Program:
 
 
 def _losses(
-  config: Mapping[str, float], llm: Network
+  config: Mapping[str, float], llm: Network, guide: Network
 ) -> Callable[[Any, Examples, Any], dict[str, jax.Array]]:
-  """Makes `(params, batch, teacher) -> losses` by name, `loss` of all."""
+  """Makes `(params, batch, teacher) -> losses` by name, `loss` of all.
+
+  `guide` is the teacher's network.
+  """
   weights = weights_of(config)
   temperature = float(config.get("temperature", 1))
   with_hidden = "square_head" in weights
 
-  def run(params: Any, tokens: jax.Array) -> tuple[jax.Array, Any]:
+  def run(
+    llm: Network, params: Any, tokens: jax.Array
+  ) -> tuple[jax.Array, Any]:
     if with_hidden:
       return llm.apply({"params": params}, tokens, method="with_hidden")
     return llm.apply({"params": params}, tokens), None
@@ -243,7 +258,7 @@ def _losses(
   def losses(
     params: Any, batch: Examples, teacher: Any
   ) -> dict[str, jax.Array]:
-    logits, hidden = run(params, batch.tokens)
+    logits, hidden = run(llm, params, batch.tokens)
     logits, where = logits[:, :-1], batch.targets[:, 1:]
     parts = {}
     if "cross_entropy" in weights:
@@ -251,7 +266,9 @@ def _losses(
         logits, batch.tokens[:, 1:], where
       )
     if needs_teacher(config):
-      wanted, features = jax.lax.stop_gradient(run(teacher, batch.tokens))
+      wanted, features = jax.lax.stop_gradient(
+        run(guide, teacher, batch.tokens)
+      )
     if "kl" in weights:
       # Where targets are predicted, as in cross-entropy. SquareHead's released
       # code takes the targets' own positions, one later; see BUILD_NOTES.md.

@@ -4,20 +4,22 @@ In the workdir lie the dense model, tuned on the task if the config says so; the
 pruned ones; and the runs of finetune.py. What is there is not made again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
+import numpy as np
 
 from experiments.config import calling
 from experiments.config.entry import Cell
 from experiments.errors import UserError, unknown
-from experiments.llm.evaluate import tasks
+from experiments.llm.evaluate import generate, tasks
 from experiments.llm.io import huggingface, load
 from experiments.llm.io.model import Model
 from experiments.llm.prune import pruners
-from experiments.runs import finetune
+from experiments.runs import finetune, timing
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.runs.finetune_step import NONE
@@ -42,7 +44,7 @@ def plan(
         raise unknown(f"{kind} of the config", name, table)
   planned = {}
   for base in config.bases:
-    for method in config.methods:
+    for method in methods_on(config, base):
       cell = Cell(base, method)
       planned[cell] = [
         _config(config, workdir, cell, seed)
@@ -52,6 +54,15 @@ def plan(
   if config.dense:
     finetune.check_config(_changed(config.base, config.dense))
   return planned
+
+
+def methods_on(config: ml_collections.ConfigDict, base: str) -> list[str]:
+  """Lists the methods to run on a start, in the order of the table."""
+  return [
+    method
+    for method in config.methods
+    if base in config.only.get(method, config.bases)
+  ]
 
 
 def _config(
@@ -134,6 +145,55 @@ def evaluate_pruned(
     return tasks.evaluate(pruned, task)
 
   return workdir_lib.read_or_make(folder.with_name(f"{folder.name}.json"), make)
+
+
+def speed(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  base: str,
+  model: Model,
+  task: tasks.Task,
+) -> tuple[float, float] | None:
+  """Times a pruned model in turns with the dense one, or reads the numbers.
+
+  Args:
+    config: The config of the table; its `timing` says how.
+    workdir: Its directory.
+    base: The name of the pruned model, which `evaluate_pruned` has written.
+    model: The dense model.
+    task: The task, whose text the prompt is taken from.
+
+  Returns:
+    Tokens a second, and how many times the dense model's; None if the config
+    asks for no tokens.
+  """
+  timed = config.timing
+  if not timed.tokens:
+    return None
+  folder = _folder(workdir, base)
+
+  def make() -> dict[str, float]:
+    pruned = huggingface.read_model(folder)
+    prompt = task.text[: timed.prompt].tolist()
+
+    def generating(one: Model) -> Callable[[], Any]:
+      params = jax.device_put(one.params)
+      return lambda: generate.greedy(
+        one.network(), params, [prompt], steps=timed.tokens
+      )
+
+    seconds = timing.in_turns(
+      {DENSE: generating(model), base: generating(pruned)},
+      rounds=timed.rounds,
+    )
+    return {
+      "tokens_per_second": timed.tokens / float(np.median(seconds[base])),
+      "against_dense": timing.ratios(seconds, DENSE)[base],
+    }
+
+  file = folder.with_name(f"{folder.name}-speed.json")
+  made = workdir_lib.read_or_make(file, make)
+  return made["tokens_per_second"], made["against_dense"]
 
 
 def _folder(workdir: Path, base: str) -> Path:

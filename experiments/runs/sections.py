@@ -60,9 +60,17 @@ FINE_TUNING = Section(
 )
 RECOVERY = Section(
   inner={
+    "timing": Section(
+      more={
+        "tokens": Key(0, int, "Tokens to generate; 0 to measure nothing."),
+        "prompt": Key(64, int, "Tokens before them."),
+        "rounds": Key(5, int, "How often, in turns with the dense model."),
+      }
+    ),
     "base": FINE_TUNING,
     "dense": FINE_TUNING,
     "starts": Section(inner={"*": FINE_TUNING}),
+    "only": Section(),
     "settings": Section(inner={"*": FINE_TUNING}),
   },
   instead={

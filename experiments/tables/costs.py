@@ -76,7 +76,7 @@ def dense(config: ml_collections.ConfigDict) -> tuple[float, float]:
 def by_leaf(config: ml_collections.ConfigDict) -> Any:
   """Computes the forward FLOPs of one example, by parameter, without zeros."""
   dataset, model = load(config)
-  stats = dict(_variables(config))
+  stats = dict(variables(config))
   params = stats.pop("params")
 
   def forward(params: Any, stats: Any, x: jax.Array) -> jax.Array:
@@ -86,7 +86,8 @@ def by_leaf(config: ml_collections.ConfigDict) -> Any:
   return flops.param_flops(forward, params, stats, x)
 
 
-def _variables(config: ml_collections.ConfigDict) -> Any:
+def variables(config: ml_collections.ConfigDict) -> Any:
+  """Computes the shapes of a net's parameters and running averages."""
   return jax.eval_shape(programs.get(config).draw, parts.streams(config.seed))
 
 
@@ -110,7 +111,7 @@ class _Net:
 
   def with_budgets(self, sparsity: float) -> float:
     """Forward FLOPs with the budgets of another sparsity."""
-    params = _variables(self.config)["params"]
+    params = variables(self.config)["params"]
     functions = parts.algorithm_functions(self.config)
     counts = distributions.budgets(
       params,

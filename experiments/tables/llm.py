@@ -69,6 +69,9 @@ def row(
   results: Mapping[int | None, Mapping[str, Any]],
   measure: Measure,
   diverged: Mapping[int, str] = {},
+  *,
+  size: int | None = None,
+  speed: tuple[float, float] | None = None,
 ) -> Row:
   """Sums up the models of a cell.
 
@@ -78,6 +81,9 @@ def row(
       of a model that no seed changes.
     measure: The number that counts.
     diverged: By seed, the messages of runs that diverged.
+    size: The weights of the dense model's kernels: one that was made narrower
+      has fewer. By default as many as the models have.
+    speed: As in `Row`.
 
   Returns:
     The row; its `nnz` is the largest of any seed.
@@ -89,7 +95,8 @@ def row(
     cell.base or None,
     values={**values, **dict.fromkeys(diverged, np.nan)},
     nnz=max((one["nnz"] for one in results.values()), default=None),
-    size=first.get("size"),
+    size=size or first.get("size"),
+    speed=speed,
     trained=first.get("trained"),
     lost=diverged,
   )
@@ -123,6 +130,9 @@ def table(
     "runs": lambda r: r.runs,
     "non-zeros": lambda r: (
       "-" if r.nnz is None else f"{100 * r.nnz / r.size:.2f} %"
+    ),
+    "tokens/s": lambda r: (
+      "-" if r.speed is None else f"{r.speed[0]:,.1f} ({r.speed[1]:.2f}x)"
     ),
     "trained weights": lambda r: "-" if r.trained is None else f"{r.trained:,}",
     _PUBLISHED: lambda r: published.get(Cell(r.setting or "", r.method), "-"),

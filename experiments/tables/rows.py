@@ -37,6 +37,8 @@ class Row(NamedTuple):
     inference: FLOPs of a forward pass, relative to dense.
     bytes: Of weights and masks, the mean over seeds.
     trained: How many weights fine-tuning trains.
+    speed: Tokens that a language model generates in a second, and how many
+      times as many that is as the dense model's.
     barriers: By seed the error barrier between two children, in percent.
     published: The published measure.
     source: Where that is published.
@@ -57,6 +59,7 @@ class Row(NamedTuple):
   inference: float | None = None
   bytes: float | None = None
   trained: int | None = None
+  speed: tuple[float, float] | None = None
   barriers: Mapping[int, float] = {}
   published: float | None = None
   source: str = ""

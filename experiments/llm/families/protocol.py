@@ -288,6 +288,10 @@ class Family(Protocol):
       keywords vocab_size, dim, layers, heads, kv_heads, hidden and context.
     huggingface: how folders of transformers hold its models.
     gguf: how GGUF files hold its models; None if none is read.
+
+  One more, `resized(config, shapes) -> Config`, a family has if its models may
+  have fewer heads and hidden units than their width suggests: it makes the
+  config of the model whose layers have parameters of these shapes, by path.
   """
 
   NAME: str

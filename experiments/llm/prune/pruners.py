@@ -9,7 +9,7 @@ import numpy as np
 from experiments.config import calling
 from experiments.errors import UserError
 from experiments.llm.io.model import Model
-from experiments.llm.prune import layerwise, methods
+from experiments.llm.prune import layerwise, methods, structured
 from experiments.llm.text import corpora
 
 
@@ -106,7 +106,47 @@ def _prune(
   return layerwise.prune(model, tokens, method, sparsities, advance=advance)
 
 
+def _structured(
+  model: Model,
+  text: np.ndarray,
+  *,
+  advance: Callable[[int], None],
+  sparsity: float,
+  score: str = "wanda",
+  round_to: int = 8,
+  sequences: int = 128,
+  length: int = 2048,
+  seed: int = 0,
+) -> Model:
+  """Draws calibration windows and takes heads and hidden units out.
+
+  Args:
+    model: The model.
+    text: int32[n], the tokens that calibration windows are drawn from.
+    advance: Called with the number of pruned layers.
+    sparsity: The share of heads, and of hidden units, that leave, in (0, 1).
+    score: What is summed over a unit: "wanda", "magnitude" or "random".
+    round_to: What the hidden units that are kept are a multiple of.
+    sequences: The number of calibration windows.
+    length: Tokens of a window.
+    seed: Of the windows, and of random scores.
+
+  Returns:
+    The narrower model.
+  """
+  tokens = corpora.windows(text, length=length, count=sequences, seed=seed)
+  return structured.prune(
+    model,
+    tokens,
+    sparsity,
+    score=score,
+    round_to=round_to,
+    seed=seed,
+    advance=advance,
+  )
+
+
 METHODS = {
   name: functools.partial(_prune, name)
   for name in (*methods.SCORES, "sparsegpt")
-}
+} | {"structured": _structured}

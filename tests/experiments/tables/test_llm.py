@@ -39,6 +39,15 @@ def test_a_row_is_what_the_results_of_its_seeds_say():
   assert found.trained is None
 
 
+def test_a_narrower_model_has_fewer_of_the_dense_ones_weights():
+  results = {0: {"perplexity": 2.0, "nnz": 30, "size": 30}}
+  cell = Cell("wanda", "none")
+  found = llm.row(cell, results, PERPLEXITY, size=40, speed=(12.34, 1.255))
+  header, line = llm.table([found], PERPLEXITY, 1.0, {})
+  shown = dict(zip(header, line, strict=True))
+  assert (shown["non-zeros"], shown["tokens/s"]) == ("75.00 %", "12.3 (1.25x)")
+
+
 def test_lines_of_perplexities():
   rows = [
     row("60 %", "none", 30.0),

@@ -7,9 +7,17 @@ Yang et al., "Qwen2 Technical Report", arXiv 2407.10671.
 """
 
 from experiments.llm.families.llama import gguf, huggingface
-from experiments.llm.families.llama.config import Config, from_sizes
+from experiments.llm.families.llama.config import Config, from_sizes, resized
 from experiments.llm.families.llama.network import Network
 
 NAME = "llama"
 
-__all__ = ["NAME", "Config", "Network", "from_sizes", "gguf", "huggingface"]
+__all__ = [
+  "NAME",
+  "Config",
+  "Network",
+  "from_sizes",
+  "gguf",
+  "huggingface",
+  "resized",
+]

@@ -1,6 +1,7 @@
 """The sizes of one model, and the frequencies of its rotary embedding."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -105,6 +106,31 @@ def from_sizes(*, dim: int, heads: int, **sizes: int) -> Config:
     norm_eps=1e-5,
     tied=True,
     **sizes,
+  )
+
+
+def resized(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Config:
+  """Makes the config of a model whose layers have other widths.
+
+  Args:
+    config: of the model that it comes from.
+    shapes: of one layer's parameters, by path.
+
+  Returns:
+    The config: heads of the width that they have, and hidden units.
+
+  Raises:
+    UserError: the widths do not fit together.
+  """
+  heads, kv_heads = (
+    shapes[f"attention/{name}/kernel"][1] // config.head_dim
+    for name in ("query", "key")
+  )
+  return dataclasses.replace(
+    config,
+    heads=heads,
+    kv_heads=kv_heads,
+    hidden=shapes["mlp/gate/kernel"][1],
   )
 
 
