@@ -208,6 +208,30 @@ def _divide(a: Analysis, op: Op) -> None:
     a.set(out, axes, a.at[x])
 
 
+def _unstack(a: Analysis, op: Op) -> None:
+  x, along = op.ins[0], op.params["axis"]
+  # Each index becomes a value of its own, which cannot be missing.
+  a.freeze(x, "it is unstacked", [along])
+  for out in op.outs:
+    axes, at = list(a.axes[x]), list(a.at[x])
+    del axes[along], at[along]
+    a.set(out, axes, at)
+
+
+def _stack(a: Analysis, op: Op) -> None:
+  along, (out,) = op.params["axis"], op.outs
+  first, at = op.ins[0], []
+  for axis in range(len(a.shape(first))):
+    for i in op.ins[1:]:
+      a.unify(first, axis, i, axis)
+    numbers = {a.at[i][axis] for i in op.ins}
+    at.append(numbers.pop() if len(numbers) == 1 else None)
+  axes = list(a.axes[first])
+  axes.insert(along, a.stuck(len(op.ins), "values are stacked along it"))
+  at.insert(along, None)
+  a.set(out, axes, at)
+
+
 def _pad(a: Analysis, op: Op) -> None:
   x, (out,) = op.ins[0], op.outs
   filling, axes = a.uniform.get(op.ins[1]), []
@@ -286,6 +310,8 @@ LAYOUTS: dict[str, Callable[[Analysis, Op], None]] = {
   "slice": _slice,
   "split": _divide,
   "squeeze": _squeeze,
+  "stack": _stack,
   "tile": _tile,
   "transpose": _transpose,
+  "unstack": _unstack,
 }
