@@ -82,6 +82,8 @@ def fine_tuning_run() -> ml_collections.ConfigDict:
     loss: The weights of `finetune_step.LOSSES`, and a `temperature`.
     teacher: A model as `model`, or "none".
     prune_again: How to prune the merged model at last, or "none".
+    int8: Whether layers' kernels are rounded to INT8, by a scale an output:
+      "none", "after" training, or "trained", in the forward pass too.
     devices: Devices that share each batch, and the model.
     remat: What backpropagation computes again: "none", "full" or a policy.
     dtype: In what numbers the model computes.
@@ -111,6 +113,7 @@ def fine_tuning_run() -> ml_collections.ConfigDict:
   config.loss = ml_collections.ConfigDict({"cross_entropy": 1.0})
   config.teacher = {"name": "none"}
   config.prune_again = {"name": "none"}
+  config.int8 = "none"  # or what else finetune_step.INT8 has
   config.devices = 1  # that share each batch
   config.remat = "none"
   config.dtype = "float32"

@@ -77,6 +77,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       f"{NONE!r}; wanted a model to learn from"
     )
   check_known("dtype", config.dtype, huggingface.DTYPES)
+  check_known("int8", config.int8, finetune_step.INT8)
   for part in ("prune", "prune_again"):
     if config[part].name not in (NONE, *pruners.METHODS):
       raise unknown("one-shot method", config[part].name, pruners.METHODS)

@@ -24,11 +24,12 @@ from experiments.llm.prune import kernels
 from experiments.llm.text.examples import Examples
 from experiments.runs import devices
 from experiments.runs.step import NEVER
-from sparsejax import distill, finetune
+from sparsejax import distill, finetune, quantize
 from sparsejax.keys import wrapped
 
 NONE = "none"  # a part of the config that is not there
 LOSSES = ("cross_entropy", "kl", "square_head")
+INT8 = (NONE, "after", "trained")
 
 METHODS = {
   "full": finetune.full,
@@ -83,7 +84,7 @@ class Program(NamedTuple):
 
   Attributes:
     step: `(state, batch, teacher's params or None, update_masks) -> state`.
-    merged: `(values, tuned) -> params`.
+    merged: `(values, tuned) -> params`, rounded if that is wanted.
     moves: `step -> update_masks`, False on most steps.
   """
 
@@ -192,7 +193,7 @@ def get(
     teacher: That of the teacher, if it is not the same.
   """
   compiled_in = ("steps", "method", "optimizer", "schedule", "loss")
-  compiled_in += ("remat", "dtype")
+  compiled_in += ("remat", "dtype", "int8")
   plain = {k: v for k, v in calling.plain(config).items() if k in compiled_in}
   return _get(json.dumps(plain, sort_keys=True), model, teacher or model)
 
@@ -210,6 +211,8 @@ def _get(text: str, model: Config, teacher: Config) -> Program:
   def loss(
     params: Any, batch: Examples, teacher: Any
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    if config.int8 == "trained":
+      params = quantize.fake_quantize(params, prunable=kernels.prunable)
     parts = losses(params, batch, teacher)
     return parts["loss"], parts
 
@@ -234,7 +237,13 @@ def _get(text: str, model: Config, teacher: Config) -> Program:
     values = optax.apply_updates(state.values, updates)
     return devices.spread(State(state.step + 1, values, tuned, sums))
 
-  return Program(step, jax.jit(finetune.merge), tx.moves)
+  def merged(values: Any, tuned: finetune.FineTuneState) -> Any:
+    params = finetune.merge(values, tuned)
+    if config.int8 == NONE:
+      return params
+    return quantize.fake_quantize(params, prunable=kernels.prunable)
+
+  return Program(step, jax.jit(merged), tx.moves)
 
 
 def _losses(

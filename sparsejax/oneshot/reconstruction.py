@@ -19,6 +19,7 @@ from sparsejax.checks import refuse_unless
 from sparsejax.oneshot import calibration, pruning
 from sparsejax.oneshot.calibration import Statistics
 from sparsejax.patterns import Patterns
+from sparsejax.quantize import rounding
 from sparsejax.scores import wide
 
 _MOST_DAMPING = 1000.0  # of the Hessian's mean diagonal
@@ -32,6 +33,7 @@ def sparsegpt(
   pattern: Patterns | None = None,
   block: int = 128,
   damping: float = 0.01,
+  scales: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Prunes a kernel block by block and adapts what it keeps.
 
@@ -48,12 +50,18 @@ def sparsegpt(
     damping: What is added to the diagonal of the Hessian, in units of its mean.
       Where that leaves it singular in float32, as few positions do without
       any, ten times as much is, and at least 0.01, with a warning.
+    scales: float32[outputs, groups] to round what is kept to INT8 as well:
+      later weights make up for both at once. Best are those of the kernel that
+      is pruned without them, `quantize.scales(sparsegpt(...)[1])`, since
+      adapted weights outgrow the old ones.
 
   Returns:
     The bool mask, with the budget of `prune`, of which each block of inputs has
     its share: the first j inputs keep j / inputs of it, rounded down. And the
     new kernel of w's dtype, computed in float32; what is pruned is exactly 0,
     and so are all weights of inputs that were always 0, which are pruned first.
+    With scales, what is kept are multiples of them by at most 127, of which
+    `quantize.matrix(new, scales=scales)` makes the integers; 0 may be one.
     Inside `jax.jit` and `jax.vmap`, where nothing can be refused and no warning
     given, a kernel that would need it comes back as it is, its mask all True.
 
@@ -61,12 +69,13 @@ def sparsegpt(
     ValueError: If w is no matrix, the statistics are of other inputs or of no
       position or have no Gram matrix, something is not finite, the sparsity is
       out of range or leaves no weight, the blocks cannot have the pattern, the
-      pattern leaves the density open or has another, or the damping is
-      negative.
+      pattern leaves the density open or has another, the damping is negative,
+      or the scales do not fit.
 
   References:
     Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately
-    Pruned in One-Shot, arXiv:2301.00774, 2023, algorithm 1.
+    Pruned in One-Shot, arXiv:2301.00774, 2023, algorithm 1; section 3.5 for
+    rounding.
 
   Example:
     >>> from sparsejax import oneshot
@@ -77,7 +86,7 @@ def sparsegpt(
     [False  True] ['0.00', '3.00']
   """
   w = jnp.asarray(w)
-  usable = _check(w, statistics, block, damping)
+  usable = _check(w, statistics, block, damping, scales)
   inputs, outputs = w.shape
   block = min(block, inputs)
   pattern = pruning.single(pattern)
@@ -105,6 +114,7 @@ def sparsegpt(
     statistics.gram,
     factor,
     jnp.array(counts, jnp.int32),
+    scales,
     top_k=pattern.top_k,
     block=block,
     group=group,
@@ -120,8 +130,9 @@ def reconstruct(
   *,
   block: int = 128,
   damping: float = 0.01,
+  scales: jax.Array | None = None,
 ) -> jax.Array:
-  """Adapts the weights that a mask keeps, as SparseGPT does.
+  """Adapts the weights that a mask keeps, as SparseGPT does, and GPTQ.
 
   Args:
     w: Kernel [inputs, outputs], as it was before pruning.
@@ -130,21 +141,26 @@ def reconstruct(
     block: After how many inputs the weights of all later ones are adapted:
       speed depends on it, the result does not.
     damping: As for `sparsegpt`.
+    scales: As for `sparsegpt`. To round a kernel that has been pruned before,
+      and make up for nothing else, give the pruned one and its mask.
 
   Returns:
     The new kernel of w's dtype, exactly 0 outside the mask, and for inputs that
-    were always 0. Inside `jax.jit` and `jax.vmap`, where nothing can be refused
-    and no warning given, what the mask keeps is NaN in a kernel that would need
-    it.
+    were always 0. With scales, multiples of them. Inside `jax.jit` and
+    `jax.vmap`, where nothing can be refused and no warning given, what the mask
+    keeps is NaN in a kernel that would need it.
 
   Raises:
     ValueError: If w is no matrix, the statistics are of other inputs or of no
       position or have no Gram matrix, something is not finite, the mask is no
-      bool array of w's shape, the block is empty or the damping is negative.
+      bool array of w's shape, the block is empty, the damping is negative, or
+      the scales do not fit.
 
   References:
     Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately
     Pruned in One-Shot, arXiv:2301.00774, 2023; its released code.
+    Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative
+    Pre-trained Transformers, arXiv:2210.17323, 2023, algorithm 1.
 
   Example:
     >>> from sparsejax import oneshot
@@ -156,37 +172,43 @@ def reconstruct(
     ['0.00', '3.00']
   """
   w = jnp.asarray(w)
-  usable = _check(w, statistics, block, damping)
+  usable = _check(w, statistics, block, damping, scales)
   calibration.check_mask(mask, w)
   factor, definite = _damped_factor(statistics, damping)
   block = min(block, w.shape[0])
-  new = _reconstruct(w, statistics.gram, factor, mask, block=block)
+  new = _reconstruct(w, statistics.gram, factor, mask, scales, block=block)
   usable &= definite & _check_new(new)
   return jnp.where(mask & ~usable, jnp.nan, new)
 
 
 @functools.partial(jax.jit, static_argnames=("top_k", "block", "group"))
-def _sparsegpt(w, gram, factor, counts, *, top_k, block, group):
+def _sparsegpt(w, gram, factor, counts, scales, *, top_k, block, group):
   def choose(scores, start):
     return top_k(scores, counts[start // group])
 
-  return _sweep(w, gram, factor, choose, block, group)
+  return _sweep(w, gram, factor, choose, scales, block, group)
 
 
 @functools.partial(jax.jit, static_argnames=("block",))
-def _reconstruct(w, gram, factor, mask, *, block):
+def _reconstruct(w, gram, factor, mask, scales, *, block):
   def choose(scores, start):
     return lax.dynamic_slice_in_dim(mask, start, len(scores))
 
-  return _sweep(w, gram, factor, choose, block, block)[1]
+  return _sweep(w, gram, factor, choose, scales, block, block)[1]
 
 
-def _sweep(w, gram, factor, choose: Callable, block: int, group: int):
-  """Prunes and adapts the weights of one input after the other.
+def _sweep(w, gram, factor, choose: Callable, scales, block: int, group: int):
+  """Prunes, rounds and adapts the weights of one input after the other.
 
   `choose(scores, start)` gives the mask of a group of inputs from the first one
   on. Errors reach the block at once, and all later inputs when it is through.
   """
+  steps = None if scales is None else rounding.of_weights(scales, len(w))
+
+  def stored(x, step):
+    """What weights become that are kept."""
+    return x if step is None else rounding.nearest(x, step) * step
+
   new = jnp.where(jnp.diagonal(gram)[:, None] == 0, 0, wide(w))
   part_of = lax.dynamic_slice_in_dim
   put = functools.partial(lax.dynamic_update_slice_in_dim, axis=0)
@@ -205,7 +227,9 @@ def _sweep(w, gram, factor, choose: Callable, block: int, group: int):
 
       def adapt_to_input(i, carry):
         part, errors = carry
-        error = jnp.where(kept[i], 0, part[i] / inside[i, i])
+        step = None if steps is None else steps[(start + i) % len(steps)]
+        left = jnp.where(kept[i], stored(part[i], step), 0)
+        error = (part[i] - left) / inside[i, i]
         return part - inside[i][:, None] * error, errors.at[i].set(error)
 
       part, errors = lax.fori_loop(
@@ -221,8 +245,9 @@ def _sweep(w, gram, factor, choose: Callable, block: int, group: int):
 
   carry = new, jnp.zeros(new.shape, bool)
   new, mask = _each(len(w), block, prune_block, carry)
-  # Again: what is not finite in a later block reaches the zeros of all.
-  return mask, jnp.where(mask, new, 0).astype(w.dtype)
+  # Again: what is not finite in a later block reaches the zeros of all, and
+  # what was rounded is next to its multiple.
+  return mask, jnp.where(mask, stored(new, steps), 0).astype(w.dtype)
 
 
 def _each(total, size, body, carry):
@@ -291,7 +316,15 @@ def _check_new(new):
   return calibration.check_finite(new, "the new kernel", hint)
 
 
-def _check(w, statistics, block, damping):
+def _check(w, statistics, block, damping, scales):
+  if scales is not None:
+    outputs, groups = w.shape[-1], jnp.shape(scales)[-1:]
+    if jnp.shape(scales) != (outputs, *groups) or w.shape[0] % groups[0]:
+      raise ValueError(
+        f"got scales of shape {jnp.shape(scales)} for a kernel of shape "
+        f"{w.shape}, wanted {(outputs,)} and a number of groups that divides "
+        "the inputs, as quantize.scales(w, group=...) makes them"
+      )
   usable = calibration.check_kernel(w, statistics)
   if statistics.gram is None:
     raise ValueError(

@@ -68,7 +68,7 @@ def exact_scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
      [1. ]]
   """
   largest = scales(w, group=group)
-  at_most = w / _of_weights(largest, w.shape[-2])  # -127 to 127
+  at_most = w / of_weights(largest, w.shape[-2])  # -127 to 127
 
   def off(limit):
     """How far weights are from integers if the largest is this one."""
@@ -103,7 +103,7 @@ def integers(
   Returns:
     int8[..., in, out]: the nearest integers from -127 to 127.
   """
-  return nearest(w, _of_weights(scales, w.shape[-2]), nonzero=nonzero)
+  return nearest(w, of_weights(scales, w.shape[-2]), nonzero=nonzero)
 
 
 def multiples(values: jax.Array, scales: jax.Array) -> jax.Array:
@@ -116,7 +116,7 @@ def multiples(values: jax.Array, scales: jax.Array) -> jax.Array:
   Returns:
     float32[..., in, out].
   """
-  return values * _of_weights(scales, values.shape[-2])
+  return values * of_weights(scales, values.shape[-2])
 
 
 def largest_along(
@@ -161,7 +161,7 @@ def spread(scale: jax.Array, length: int, axis: int) -> jax.Array:
   return jnp.repeat(scale, length // groups, axis)
 
 
-def _of_weights(scales, inputs):
+def of_weights(scales, inputs):
   """Turns scales [..., out, groups] into those of weights [..., in, out]."""
   return spread(jnp.swapaxes(scales, -1, -2), inputs, -2)
 

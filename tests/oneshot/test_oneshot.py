@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from sparsejax import oneshot, patterns
+from sparsejax import oneshot, patterns, quantize
+from tests.marks import slow
 
 N_OF_M = patterns.n_of_m(2, 4)
 INPUTS, OUTPUTS = 14, 5
@@ -308,6 +309,92 @@ def test_reconstruct_is_the_surgeon_of_a_given_mask(block):
   assert_close(new, want)
   assert np.all(np.asarray(new)[~mask] == 0)
   assert error(x, w, new) < error(x, w, np.where(mask, w, 0))
+
+
+# With rounding: what a weight loses by it goes the same way.
+
+
+def rounding_surgeon(w, x, choose, group, scales, damping=0.01):
+  """As `surgeon`, to multiples of scales [groups of inputs, outputs]."""
+  w, h = np.where(norms(x)[:, None] == 0, 0, w), hessian(x, damping)
+  scale = np.array([np.linalg.inv(h[j:, j:])[0, 0] for j in range(len(w))])
+  mask, integers = np.zeros(w.shape, bool), np.zeros(w.shape, int)
+  for j in range(len(w)):
+    if j % group == 0:
+      part = slice(j, j + group)
+      mask[part] = choose(w[part] ** 2 / scale[part, None], j)
+    step = scales[j * len(scales) // len(w)]
+    nearest = np.clip(np.rint(w[j] / step), -127, 127)
+    integers[j] = np.where(mask[j], nearest, 0)
+    inverse = np.linalg.inv(h[j:, j:])[:, 0]
+    w[j:] -= np.outer(inverse / inverse[0], w[j] - integers[j] * step)
+  return mask, integers
+
+
+@pytest.mark.parametrize(
+  ("block", "groups"), [(4, 1), slow(7, 2), slow(128, 7)]
+)
+def test_sparsegpt_rounds_as_the_surgeon(block, groups):
+  x, w = correlated(), kernel()
+  w[3] = 4 * w[3]  # adapted, some outgrow their scales
+  scales = quantize.scales(jnp.asarray(w, jnp.float32), group=14 // groups) / 2
+  total = round(INPUTS * OUTPUTS * 0.4)
+
+  def choose(scores, start):
+    upto = [total * i // INPUTS for i in (start, start + len(scores))]
+    return best(scores, upto[1] - upto[0])
+
+  want_mask, want = rounding_surgeon(
+    w, x, choose, min(block, INPUTS), np.asarray(scales, np.float64).T
+  )
+  mask, new = oneshot.sparsegpt(w, seen(x), 0.6, block=block, scales=scales)
+  np.testing.assert_array_equal(mask, want_mask)
+  rounded = quantize.matrix(new, scales=scales)
+  np.testing.assert_array_equal(rounded.values.T, want)
+  np.testing.assert_array_equal(rounded.dequantize(), new)
+  assert np.abs(want).max() == 127
+
+
+@pytest.mark.parametrize("block", [4, slow(128)])
+def test_gptq_rounds_on_a_mask_that_is_given(block):
+  x, w = correlated(2), kernel(2)
+  mask = np.asarray(oneshot.prune(oneshot.wanda(w, seen(x)), 0.5))
+  pruned = np.where(mask, w, 0)
+  scales = quantize.scales(jnp.asarray(pruned, jnp.float32))
+  choose = lambda scores, start: mask[start : start + len(scores)]  # noqa: E731
+  _, want = rounding_surgeon(
+    pruned, x, choose, 1, np.asarray(scales, np.float64).T
+  )
+  new = oneshot.reconstruct(pruned, seen(x), mask, block=block, scales=scales)
+  rounded = quantize.matrix(new, scales=scales)
+  np.testing.assert_array_equal(rounded.values.T, want)
+  assert np.all(np.asarray(new)[~mask] == 0)
+
+
+def test_what_rounding_costs_is_less_if_later_weights_make_up_for_it():
+  """On average; with as few integers as show."""
+  losses = np.zeros(3)
+  for seed in range(4):
+    x, w = correlated(seed, WIDE[0], 80), kernel(seed, WIDE)
+    found = seen(x)
+    mask, sparse = oneshot.sparsegpt(w, found, 0.5)
+    scales = 8 * quantize.scales(sparse)
+    joint = oneshot.sparsegpt(w, found, 0.5, scales=scales)[1]
+    after = oneshot.reconstruct(sparse, found, mask, scales=scales)
+    nearest = quantize.matrix(sparse, scales=scales).dequantize()
+    losses += [error(x, w, new) for new in (nearest, after, joint)]
+  nearest, after, joint = losses
+  assert after < 0.7 * nearest
+  assert joint < 0.7 * nearest
+
+
+def test_scales_have_to_fit():
+  w, found = kernel(), seen(correlated())
+  for shape in ((INPUTS, 1), (OUTPUTS, 3), (OUTPUTS,)):
+    with pytest.raises(ValueError, match="got scales of shape"):
+      oneshot.sparsegpt(w, found, 0.5, scales=np.ones(shape, "f"))
+  with pytest.raises(ValueError, match="got scales of shape"):
+    oneshot.reconstruct(w, found, w > 0, scales=np.ones((1, 1), "f"))
 
 
 def test_the_last_input_kept_fits_by_least_squares():

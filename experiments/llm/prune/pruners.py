@@ -52,6 +52,8 @@ def _prune(
   threshold: float = 5.0,
   deviation: float = 0.08,
   dsnot: bool = False,
+  int8: str | None = None,
+  group: int | None = None,
   sequences: int = 128,
   length: int = 2048,
   seed: int = 0,
@@ -71,6 +73,8 @@ def _prune(
     deviation: OWL's lambda, half the difference of the densest layer's density
       from the sparsest's.
     dsnot: Whether to grow and prune afterwards by DSnoT.
+    int8: How kernels are rounded to INT8, if at all; see `methods.make`.
+    group: How many neighbouring inputs share a scale; all by default.
     sequences: The number of calibration windows.
     length: Tokens of a window.
     seed: Of the windows.
@@ -90,7 +94,13 @@ def _prune(
     )
   tokens = corpora.windows(text, length=length, count=sequences, seed=seed)
   method = methods.make(
-    name, n_of_m=n_of_m, per_output=per_output, dsnot=dsnot, length=length
+    name,
+    n_of_m=n_of_m,
+    per_output=per_output,
+    dsnot=dsnot,
+    length=length,
+    int8=int8,
+    group=group,
   )
   if n_of_m:
     sparsity = 1 - n_of_m[0] / n_of_m[1]

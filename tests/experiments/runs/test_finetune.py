@@ -13,7 +13,7 @@ from experiments.llm.families import llama
 from experiments.llm.io import huggingface, load
 from experiments.llm.prune import kernels
 from experiments.runs import finetune, finetune_step, metrics, signals
-from sparsejax import distill
+from sparsejax import distill, quantize
 from tests.experiments.interrupted import stop_at
 from tests.experiments.small_finetune import (
   DELTAS,
@@ -222,6 +222,7 @@ def test_every_method_changes_a_model_and_keeps_its_promise(name, tmp_path):
       {"method": {"name": "spiel_sm3", "k": 2}},
       "config.optimizer is 'adamw'; wanted 'none': spiel_sm3 has its own",
     ),
+    ({"int8": "before"}, "int8 .*'none', 'after' and 'trained'|int8"),
     ({"loss": {"kl": 1.0}}, "asks for kl, but config.teacher is 'none'"),
     ({"loss": {"square": 1.0}}, "did you mean 'square_head'"),
     ({"loss": {"cross_entropy": -1.0}}, "not negative, one of them positive"),
@@ -286,6 +287,30 @@ def test_two_of_four_stay_two_of_four(tmp_path):
     layers, inputs, outputs = kernel.shape
     groups = (kernel != 0).reshape(layers, inputs // 4, 4, outputs)
     assert (groups.sum(2) == 2).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "method", [{"name": "fixed"}, {"name": "full"}, {"name": "seft", "k": 12}]
+)
+def test_int8_is_trained_for_or_rounded_to(method, tmp_path):
+  """The two differ in what is trained, and both end on integers."""
+  models = {}
+  for int8 in ("none", "after", "trained"):
+    options = {"optimizer": DELTAS} if method["name"] == "seft" else {}
+    config = make(method=method, int8=int8, eval_every=0, **options)
+    finetune.train(config, tmp_path / int8)
+    models[int8] = kernels.by_path(
+      huggingface.read_model(tmp_path / int8 / "model").params
+    )
+  for path, w in models["none"].items():
+    rounded = quantize.matrix(w).dequantize()
+    np.testing.assert_array_equal(models["after"][path], rounded)
+    trained = models["trained"][path]
+    again = quantize.matrix(trained).dequantize()
+    np.testing.assert_allclose(trained, again, rtol=1e-6)
+    assert np.any(trained != rounded)
+    assert np.any(w != rounded)
 
 
 def test_a_non_zero_too_many_is_a_fault():
