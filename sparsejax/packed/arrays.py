@@ -157,8 +157,7 @@ def unpack(tree: PyTree) -> PyTree:
 def quantize(
   tree: PyTree,
   *,
-  group: int | None = None,
-  scales: Callable[..., jax.Array] = rounding.scales,
+  scales: Callable[[jax.Array], jax.Array] = rounding.scales,
 ) -> PyTree:
   """Rounds packed matrices to INT8; all else stays as it is.
 
@@ -167,9 +166,8 @@ def quantize(
 
   Args:
     tree: A pytree with packed arrays of floats.
-    group: How many neighbouring inputs share a scale; all by default.
-    scales: `(w, group=...) -> float32[..., out, groups]`, such as
-      `quantize.exact_scales`.
+    scales: `w [..., in, out] -> float32[..., out, groups]`, such as
+      `functools.partial(quantize.scales, group=32)`.
 
   Returns:
     The tree, its packed matrices of INT8.
@@ -195,11 +193,11 @@ def quantize(
     if not is_packed(x) or x.scales is not None:
       return x
     try:
-      found = scales(x.unpack(), group=group)
+      dense = x.unpack()
+      found = scales(dense)
     except ValueError as error:
       raise ValueError(f"{path_name(path) or 'the array'}: {error}") from error
-    integers = rounding.integers(x.unpack(), found)
-    values = x.structure.gather(integers)
+    values = x.structure.gather(rounding.integers(dense, found))
     return dataclasses.replace(x, values=values, scales=found)
 
   return jax.tree_util.tree_map_with_path(leaf, tree, is_leaf=is_packed)

@@ -10,26 +10,32 @@ from sparsejax.masks import PyTree, path_name
 from sparsejax.packed.arrays import is_packed, slots_shape
 from sparsejax.packed.formats import Rows
 from sparsejax.packed.structure import Structure
+from sparsejax.quantize import is_quantized
 
 
 def check(tree: PyTree) -> None:
   """Refuses packed arrays that are none, such as from a damaged file.
 
   Args:
-    tree: A pytree with packed arrays, not traced.
+    tree: A pytree with packed arrays, and matrices of INT8, not traced.
 
   Raises:
     ValueError: If a place is out of range or there twice, row pointers do not
       ascend, values and places are not equally many, or integers and scales do
       not fit; with the key path.
   """
-  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_packed)
+
+  def stored(x):
+    return is_packed(x) or is_quantized(x)
+
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=stored)
   for path, x in leaves:
-    if not is_packed(x):
+    if not stored(x):
       continue
     try:
       _check_scales(x)
-      _check_array(x.values, x.structure)
+      if is_packed(x):
+        _check_array(x.values, x.structure)
     except ValueError as error:
       name = path_name(path) or "the array"
       raise ValueError(

@@ -6,13 +6,13 @@ Symmetric: integers are -127 to 127, and 0 stands for 0. So zeros stay zeros.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from sparsejax.checks import refuse_unless
 
 LIMIT = 127  # -128 has no counterpart
 _INVERSE = np.float32(1 / LIMIT)
 _ROUNDING = 1e-4  # of what was a multiple in float32
+_FIRST = 32
 
 
 def scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
@@ -51,7 +51,7 @@ def exact_scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
   integer may be below 127.
 
   Args:
-    w: [..., in, out], as of `scales`.
+    w: [..., in, out], as of `scales`; not traced.
     group: As of `scales`.
 
   Returns:
@@ -67,26 +67,24 @@ def exact_scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
     [[0.5]
      [1. ]]
   """
-  largest = scales(w, group=group)
-  at_most = w / of_weights(largest, w.shape[-2])  # -127 to 127
+  largest = np.asarray(scales(w, group=group))
+  turned = np.swapaxes(np.asarray(w, np.float32), -1, -2)
+  rows = turned.reshape(largest.size, -1) / largest.reshape(-1, 1)
 
-  def off(limit):
-    """How far weights are from integers if the largest is this one."""
-    x = at_most * (limit / LIMIT)
-    x = largest_along(x - jnp.round(x), (w.ndim - 2,), group=group)
-    return jnp.swapaxes(x, -1, -2)
+  def fits(rows, limit):
+    """Tells rows that are integers if their largest one is this."""
+    x = rows * np.float32(limit / LIMIT)
+    return np.all(np.abs(x - np.rint(x)) < _ROUNDING, axis=1)
 
-  def turn(carry):
-    limit, found = carry
-    fits = (off(limit) < _ROUNDING) & (found == 0)
-    return limit - 1, jnp.where(fits, limit, found)
-
-  _, found = lax.while_loop(
-    lambda carry: (carry[0] > 0) & jnp.any(carry[1] == 0),
-    turn,
-    (jnp.int32(LIMIT), jnp.zeros(largest.shape, jnp.int32)),
-  )
-  return jnp.where(found == 0, largest, largest * LIMIT / found)
+  limits = np.full(len(rows), LIMIT)
+  left = np.arange(len(rows))
+  for limit in range(LIMIT, 0, -1):
+    # Of weights that are no multiples, the first ones tell.
+    found = left[fits(rows[left, :_FIRST], limit)]
+    found = found[fits(rows[found], limit)]
+    limits[found] = limit
+    left = np.setdiff1d(left, found, assume_unique=True)
+  return jnp.asarray(largest * (LIMIT / limits).reshape(largest.shape), "f")
 
 
 def integers(

@@ -16,7 +16,7 @@ from experiments import export, predict
 from experiments.errors import UserError
 from experiments.llm.io import packed_files
 from experiments.runs import train
-from sparsejax import packed, patterns
+from sparsejax import packed, patterns, quantize
 from tests.experiments import small
 
 
@@ -146,6 +146,8 @@ def every_format():
 
 def test_every_format_comes_back(tmp_path):
   tree = {"layer": every_format(), "bias": jnp.ones(3, jnp.bfloat16)}
+  tree["int8"] = packed.quantize(tree["layer"])
+  tree["dense"] = quantize.matrix(jnp.ones((2, 8, 4)), group=2, dynamic=True)
   packed_files.write_tree(tmp_path / "f", tree, {"a": [1]})
   again, about = packed_files.read_tree(tmp_path / "f")
   assert about == {"a": [1]}
@@ -172,14 +174,16 @@ def rewritten(file, tensors=None, metadata=None):
   [
     ({"tensors": {"rows:inputs": np.full(8, 99, np.uint16)}}, "damaged: rows"),
     ({"tensors": {"flat:indices": np.array([5, 5, 9], np.int32)}}, "damaged"),
-    ({"metadata": {"version": "2"}}, "version 2 of its format; wanted"),
+    ({"metadata": {"version": "3"}}, "version 3 of its format; wanted"),
+    ({"tensors": {"int8:scales": np.ones(3, "f")}}, "int8: got scales"),
     ({"metadata": {"structures": "{"}}, "damaged"),
     ({"metadata": {"structures": '{"rows": {"kind": "Odd"}}'}}, "damaged"),
   ],
 )
 def test_damaged_files_are_refused(change, says, tmp_path):
   file = tmp_path / "f"
-  packed_files.write_tree(file, every_format(), {})
+  int8 = quantize.matrix(jnp.eye(4))
+  packed_files.write_tree(file, {**every_format(), "int8": int8}, {})
   rewritten(file, **change)
   with pytest.raises(UserError, match=says):
     packed_files.read_tree(file)

@@ -24,7 +24,7 @@ from experiments.llm.io import (
   packed_model,
   two_of_four,
 )
-from sparsejax import packed, patterns, select
+from sparsejax import packed, patterns, quantize, select
 from tests.marks import slow
 
 PROMPT = "It was the best of times"
@@ -119,6 +119,44 @@ def test_bfloat16_halves_the_values(tmp_path):
   packed_model.write_model(tmp_path / "m", model)
   kernel = load.model_at(str(tmp_path / "m")).params["layers"]["mlp"]["up"]
   assert kernel["kernel"].values.dtype == jnp.bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("density", [0.25, 1.0])
+def test_int8_of_all_that_is_multiplied(density, tmp_path):
+  """The file, and the logits of its integers in floats."""
+  model = pruned(density)
+  path = tmp_path / "m"
+  packed_model.write_model(path, packed_model.pack(model, dtype="int8"))
+  again = load.model_at(str(path))
+  kernel = again.params["layers"]["mlp"]["up"]["kernel"]
+  assert packed.is_packed(kernel) == (density < 1)
+  assert kernel.dtype == jnp.int8
+  assert quantize.is_quantized(again.params["embed"]["embedding"])
+  floats = packed_model.unpack(again)
+  leaves = jax.tree_util.tree_leaves_with_path(model.params)
+  for (key, w), got in zip(leaves, jax.tree.leaves(floats.params), strict=True):
+    assert w.shape == got.shape, key
+    largest = np.abs(w).max()
+    np.testing.assert_allclose(got, w, atol=largest / 253)
+    assert np.all(got[w == 0] == 0)
+  tokens = np.asarray(model.tokenizer.encode(PROMPT))[None]
+  logits = [
+    llama.Network(m.config).apply({"params": m.params}, tokens)
+    for m in (floats, again)
+  ]
+  np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
+  # Packed again, nothing is rounded twice.
+  twice = packed_model.unpack(packed_model.pack(floats, dtype="int8"))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+    twice.params,
+    floats.params,
+  )
+  if density < 1:
+    size = sum(x.nbytes for x in jax.tree.leaves(again.params))
+    whole = sum(x.nbytes for x in jax.tree.leaves(model.params))
+    assert size < 0.25 * whole  # scales and norms of a tiny model included
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Packed matrices of INT8: values, products, masks, and what is refused."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -15,12 +16,17 @@ from tests.marks import few
 SHAPE = (16, 12)
 FORMATS = {
   "bits": packed.bits(),
+  "row_bits": packed.row_bits(),
   "rows": packed.rows(kernel=True),
   "n_of_m": packed.n_of_m(2, 4),
   "flat": packed.flat(),
   "fan_in": packed.fan_in(),
   "blocks": packed.blocks(4),
 }
+
+
+def by(group):
+  return functools.partial(quantize.scales, group=group)
 
 
 def kernel(name="bits", seed=0, layers=()):
@@ -42,13 +48,15 @@ def kernel(name="bits", seed=0, layers=()):
 
 @pytest.mark.parametrize(
   "case",
-  few(itertools.product(FORMATS, (None, 4)), [("bits", None), ("n_of_m", 4)]),
+  few(
+    itertools.product(FORMATS, (None, 4)), [("row_bits", None), ("n_of_m", 4)]
+  ),
 )
 def test_packed_integers_are_those_of_the_dense_matrix(case):
   name, group = case
   w, mask = kernel(name)
   tree = packed.pack({"w": w}, {"w": mask}, formats=FORMATS[name])
-  small = packed.quantize(tree, group=group)["w"]
+  small = packed.quantize(tree, scales=by(group))["w"]
   dense = quantize.matrix(w, group=group)
   assert small.values.dtype == jnp.int8
   np.testing.assert_array_equal(small.scales, dense.scales)
@@ -71,7 +79,7 @@ def test_stacked_layers_have_scales_of_their_own():
   w, mask = kernel(layers=(3,))
   w[1] *= 9
   form = packed.stacked(packed.bits())
-  small = packed.quantize(packed.pack(w, mask, formats=form), group=8)
+  small = packed.quantize(packed.pack(w, mask, formats=form), scales=by(8))
   np.testing.assert_array_equal(
     small.unpack(), quantize.matrix(w, group=8).dequantize()
   )
@@ -115,7 +123,7 @@ def test_what_is_refused():
   with pytest.raises(TypeError, match="integers are not trained"):
     packed.split(small)
   with pytest.raises(ValueError, match="w: got groups of 5 for 16 inputs"):
-    packed.quantize(tree, group=5)
+    packed.quantize(tree, scales=by(5))
   vector = packed.pack({"b": w[0]}, {"b": mask[0]})
   with pytest.raises(ValueError, match="b: got an array of shape"):
     packed.quantize(vector)

@@ -38,7 +38,7 @@ class Decoder(nn.Module):
   def setup(self) -> None:
     """Makes the layers."""
     c = self.config
-    self.embedding = nn.Embed(
+    self.embedding = layers.Embed(
       c.vocab_size,
       c.dim,
       embedding_init=layers.INIT,

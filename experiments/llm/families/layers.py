@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from experiments import errors
 from experiments.errors import UserError
-from sparsejax import linear
+from sparsejax import linear, quantize
 
 INIT = nn.initializers.normal(0.02)
 # The attributes of jax.checkpoint_policies that are policies themselves; the
@@ -124,6 +124,35 @@ def each(
     x, y = run({"params": params}, x, at)
     ys.append(y)
   return x, tuple(ys)
+
+
+class Embed(nn.Embed):
+  """A table of a vector for each token, an array or a matrix of INT8.
+
+  Of INT8 it is a `sparsejax.quantize.Quantized` of shape [features, tokens].
+  """
+
+  def setup(self) -> None:
+    """Makes the table, or takes it as it is."""
+    table = None
+    if self.has_variable("params", "embedding"):
+      table = self.get_variable("params", "embedding")
+    if quantize.is_quantized(table):
+      self.embedding = table
+    else:
+      super().setup()
+
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Maps tokens int[...] to their vectors [..., features]."""
+    if quantize.is_quantized(self.embedding):
+      return self.embedding.take(inputs).astype(self.dtype)
+    return super().__call__(inputs)
+
+  def attend(self, query: jax.Array) -> jax.Array:
+    """Multiplies query [..., features] by all vectors: [..., tokens]."""
+    if quantize.is_quantized(self.embedding):
+      return linear.matmul(query.astype(self.dtype), self.embedding)
+    return super().attend(query)
 
 
 def rematerialized(body: Callable[..., Any], remat: str) -> Callable[..., Any]:

@@ -7,6 +7,11 @@ its structure, with dots between nested fields. The header's metadata hold
 P to `kind`, the name of the structure's class in `sparsejax.packed`, and its
 other fields (`sizes` is the array's shape), and `about`, a JSON object that
 describes the parameters. The classes document their arrays.
+
+Version 2 has INT8 besides. Of packed leaves the values are int8 then, and
+`P:scales` are float32[..., out, groups]. A leaf whose `kind` is `Quantized`,
+the class in `sparsejax.quantize`, is `P:values`, int8[..., out, in], and such
+scales.
 """
 
 import dataclasses
@@ -24,11 +29,11 @@ from flax import traverse_util
 from experiments.errors import UserError
 from experiments.llm.io import files, identify
 from experiments.llm.io.tensors import cast
-from sparsejax import packed
+from sparsejax import packed, quantize
 from sparsejax.masks import path_name
 from sparsejax.packed.formats import Back
 
-VERSION = "1"
+VERSIONS = ("1", "2")
 _KINDS = {
   kind.__name__: kind
   for kind in (
@@ -41,6 +46,7 @@ _KINDS = {
     packed.Blocks,
   )
 }
+_QUANTIZED = quantize.Quantized.__name__
 
 
 def write_tree(
@@ -50,18 +56,21 @@ def write_tree(
 
   Args:
     path: The file.
-    tree: Nested dicts of arrays and packed leaves.
+    tree: Nested dicts of arrays, packed leaves and matrices of INT8.
     about: Describes them; what JSON can hold.
   """
-  tensors, structures = {}, {}
-  for key, leaf in jax.tree_util.tree_leaves_with_path(
-    tree, is_leaf=packed.is_packed
-  ):
+  tensors, structures, version = {}, {}, VERSIONS[0]
+  for key, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_node):
     name = path_name(key)
-    if not packed.is_packed(leaf):
+    if not _is_node(leaf):
       tensors[name] = np.asarray(leaf)
       continue
     tensors[f"{name}:values"] = np.asarray(leaf.values)
+    if leaf.scales is not None:
+      tensors[f"{name}:scales"], version = np.asarray(leaf.scales), VERSIONS[1]
+    if quantize.is_quantized(leaf):
+      structures[name] = {"kind": _QUANTIZED, "dynamic": leaf.dynamic}
+      continue
     arrays = {
       path_name(at).replace("/", "."): x
       for at, x in jax.tree_util.tree_leaves_with_path(leaf.structure)
@@ -76,7 +85,7 @@ def write_tree(
     }
   metadata = {
     "format": identify.FORMAT,
-    "version": VERSION,
+    "version": version,
     "structures": json.dumps(structures),
     "about": json.dumps(about),
   }
@@ -93,7 +102,7 @@ def read_tree(
     path: The file.
 
   Returns:
-    Nested dicts of arrays and packed leaves; and `about`.
+    Nested dicts of arrays, packed leaves and matrices of INT8; and `about`.
 
   Raises:
     UserError: If the file is missing, damaged, or of another format.
@@ -107,11 +116,11 @@ def read_tree(
       tensors = {name: file.get_tensor(name) for name in list(file.keys())}
   except (OSError, safetensors.SafetensorError) as error:
     raise identify.not_wanted(path, wanted) from error
-  if metadata.get("version") != VERSION:
+  if metadata.get("version") not in VERSIONS:
     raise UserError(
       f"{path} is of version {metadata.get('version')} of its format; wanted "
-      f"version {VERSION}: export the model again, or read the file with the "
-      "version of the project that wrote it."
+      f"version {' or '.join(VERSIONS)}: export the model again, or read the "
+      "file with the version of the project that wrote it."
     )
   try:
     structures = json.loads(metadata["structures"])
@@ -130,14 +139,18 @@ def read_tree(
     raise UserError(f"{path} is damaged: {error}") from error
 
 
-def _packed(
-  fields: dict[str, Any], arrays: dict[str, jax.Array]
-) -> packed.Packed:
-  """Makes a packed leaf from its fields and its arrays by name in the file."""
+def _is_node(x: Any) -> bool:
+  return packed.is_packed(x) or quantize.is_quantized(x)
+
+
+def _packed(fields: dict[str, Any], arrays: dict[str, jax.Array]) -> Any:
+  """Makes a leaf from its fields and its arrays by name in the file."""
+  if fields["kind"] == _QUANTIZED:
+    return quantize.Quantized(**arrays, dynamic=fields["dynamic"])
   arrays = traverse_util.unflatten_dict(arrays, sep=".")
   if "back" in arrays:
     arrays["back"] = Back(**arrays["back"])
-  values = arrays.pop("values", None)
+  values, scales = (arrays.pop(name, None) for name in ("values", "scales"))
   kind = _KINDS[fields.pop("kind")]
   fields["sizes"] = tuple(fields["sizes"])
-  return packed.Packed(values, kind(**arrays, **fields))
+  return packed.Packed(values, kind(**arrays, **fields), scales=scales)

@@ -5,6 +5,7 @@ under the name of its family, and `tokenizer`, its text and special tokens.
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.llm.families import registry
-from experiments.llm.families.protocol import is_layer_kernel
+from experiments.llm.families.protocol import is_kernel, is_layer_kernel
 from experiments.llm.io import (
   extras,
   identify,
@@ -23,25 +24,33 @@ from experiments.llm.io import (
   tokenizer,
 )
 from experiments.llm.io.model import Model, check_vocabulary
-from sparsejax import packed
+from sparsejax import packed, quantize
 from sparsejax.masks import path_name
 
-DTYPES = ("float32", "bfloat16")  # what the kernels multiply
+_INT8 = "int8"
+DTYPES = ("float32", "bfloat16", _INT8)  # what the kernels multiply
+_EMBEDDING = "embed/embedding"  # of `layers.Embed`, which takes INT8
 # Above this density rows take more memory than bit masks, and more time.
 _MOST_BY_ROWS = 0.06
 _MOST_PACKED = 0.9  # above this density a kernel is not packed
 
 
-def pack(model: Model, *, dtype: str = "float32") -> Model:
+def pack(
+  model: Model, *, dtype: str = "float32", group: int | None = None
+) -> Model:
   """Packs the layers' kernels, of which only the non-zeros are kept.
 
   Args:
     model: A model with zeros in place.
-    dtype: Of all weights.
+    dtype: Of all weights; or "int8", of all kernels and the embedding, with all
+      else in float32. Kernels that have been rounded before keep their scales.
+    group: Of INT8, how many neighbouring inputs share a scale; all by default.
 
   Returns:
     The model with `packed.Packed` kernels for the CPU's kernels: as rows up to
-    a density of 0.06, as bit masks up to 0.9; denser ones stay arrays.
+    a density of 0.06, as bit masks up to 0.9; denser ones stay arrays. Of INT8
+    all packed ones are bit masks, and denser ones are `quantize.Quantized`, as
+    are head and embedding.
   """
 
   def mask_of(path: tuple[Any, ...], x: Any) -> Any:
@@ -53,12 +62,35 @@ def pack(model: Model, *, dtype: str = "float32") -> Model:
   lost = {}
   params = jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.asarray(
-      tensors.cast(np.asarray(x), dtype, path_name(path), lost)
+      tensors.cast(
+        np.asarray(x),
+        "float32" if dtype == _INT8 else dtype,
+        path_name(path),
+        lost,
+      )
     ),
     model.params,
   )
   tensors.warn_of_zeros(lost, dtype)
-  return model._replace(params=packed.pack(params, masks, formats=_format))
+  if dtype != _INT8:
+    return model._replace(params=packed.pack(params, masks, formats=_format))
+  form = packed.stacked(packed.row_bits())
+  params = packed.pack(params, masks, formats=form)
+  scales = functools.partial(quantize.exact_scales, group=group)
+
+  def rounded(path: tuple[Any, ...], x: Any) -> Any:
+    name = path_name(path)
+    if packed.is_packed(x):
+      return packed.quantize(x, scales=scales)
+    if is_kernel(name) or name == _EMBEDDING:
+      w = x if is_kernel(name) else x.T
+      return quantize.matrix(w, scales=scales(w))
+    return x
+
+  params = jax.tree_util.tree_map_with_path(
+    rounded, params, is_leaf=packed.is_packed
+  )
+  return model._replace(params=params)
 
 
 def _format(name: str, mask: np.ndarray) -> packed.Format:
@@ -80,8 +112,21 @@ def unpack(model: Model) -> Model:
   Returns:
     The model with NumPy arrays.
   """
-  dense = jax.tree.map(np.asarray, packed.unpack(model.params))
-  return model._replace(params=dense)
+
+  def dense(path: tuple[Any, ...], x: Any) -> np.ndarray:
+    if packed.is_packed(x):
+      return np.asarray(x.unpack())
+    if not quantize.is_quantized(x):
+      return np.asarray(x)
+    w = np.asarray(x.dequantize())
+    return w if is_kernel(path_name(path)) else w.T
+
+  params = jax.tree_util.tree_map_with_path(
+    dense,
+    model.params,
+    is_leaf=lambda x: packed.is_packed(x) or quantize.is_quantized(x),
+  )
+  return model._replace(params=params)
 
 
 def write_model(path: str | pathlib.Path, model: Model) -> None:

@@ -22,6 +22,7 @@ from experiments.llm.families.protocol import (
   is_layer_kernel,
   is_stacked,
 )
+from sparsejax import quantize
 
 DTYPES = ("float32", "float16", "bfloat16")
 _SHOWN = 5
@@ -180,7 +181,12 @@ def check_params(config: Config, params: Any, *, where: Any) -> None:
     UserError: one is missing, has another shape, or is not expected.
   """
   leaves = traverse_util.flatten_dict(params, sep="/")
-  shapes = {path: leaf.shape for path, leaf in leaves.items()}
+
+  def shape(path: str, leaf: Any) -> Shape:
+    turned = quantize.is_quantized(leaf) and not is_kernel(path)
+    return leaf.shape[::-1] if turned else leaf.shape  # of an embedding
+
+  shapes = {path: shape(path, leaf) for path, leaf in leaves.items()}
   _compare(shapes, _shapes(config), where)
 
 

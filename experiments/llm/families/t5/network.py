@@ -102,7 +102,7 @@ class Network(encoder_decoder.EncoderDecoder):
   def setup(self) -> None:
     """Makes the layers."""
     c = self.config
-    self.embedding = nn.Embed(
+    self.embedding = layers.Embed(
       c.vocab_size,
       c.dim,
       embedding_init=nn.initializers.normal(1.0),
