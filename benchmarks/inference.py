@@ -304,13 +304,14 @@ def main(argv: Sequence[str]) -> None:
 
 def show(rows: Sequence[Sequence[str]]) -> None:
   """Prints rows, and puts them into the CSV among those of other models."""
-  text.print_table("SmolLM2-135M on a CPU", [COLUMNS, *rows])
+  hidden = ("wanted", "met", "of dense", "window", "tokens")
+  text.print_table("SmolLM2-135M on a CPU", [COLUMNS, *rows], hidden=hidden)
   file = flags.FLAGS.csv and pathlib.Path(flags.FLAGS.csv)
   if not file:
     return
   table = {}
   if file.exists():
-    _, _, *old = csv.reader(file.open())
+    _, _, *old = csv.reader(file.read_text().splitlines())
     table = {row[0]: row for row in old}
   table |= {row[0]: row for row in rows}
   order = [n for n in (*KINDS, *PEERS) if n in table]
