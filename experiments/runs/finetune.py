@@ -319,7 +319,7 @@ def _batches(
       steps=1,
     )
     chosen = np.asarray(chosen)
-    yield Examples(*(part[chosen] for part in examples))
+    yield jax.tree.map(lambda part: part[chosen], examples)  # noqa: B023
 
 
 def _means(state: State) -> dict[str, float]:

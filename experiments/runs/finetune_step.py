@@ -257,17 +257,16 @@ def _losses(
   temperature = float(config.get("temperature", 1))
   with_hidden = "square_head" in weights
 
-  def run(
-    llm: Network, params: Any, tokens: jax.Array
-  ) -> tuple[jax.Array, Any]:
+  def run(llm: Network, params: Any, batch: Examples) -> tuple[jax.Array, Any]:
+    variables = {"params": params}
     if with_hidden:
-      return llm.apply({"params": params}, tokens, method="with_hidden")
-    return llm.apply({"params": params}, tokens), None
+      return llm.apply(variables, **batch.inputs, method="with_hidden")
+    return llm.apply(variables, **batch.inputs), None
 
   def losses(
     params: Any, batch: Examples, teacher: Any
   ) -> dict[str, jax.Array]:
-    logits, hidden = run(llm, params, batch.tokens)
+    logits, hidden = run(llm, params, batch)
     logits, where = logits[:, :-1], batch.targets[:, 1:]
     parts = {}
     if "cross_entropy" in weights:
@@ -275,9 +274,7 @@ def _losses(
         logits, batch.tokens[:, 1:], where
       )
     if needs_teacher(config):
-      wanted, features = jax.lax.stop_gradient(
-        run(guide, teacher, batch.tokens)
-      )
+      wanted, features = jax.lax.stop_gradient(run(guide, teacher, batch))
     if "kl" in weights:
       # Where targets are predicted, as in cross-entropy. SquareHead's released
       # code takes the targets' own positions, one later; see BUILD_NOTES.md.
@@ -285,13 +282,26 @@ def _losses(
         logits, wanted[:, :-1], where, temperature=temperature
       )
     if with_hidden:
-      parts["square_head"] = distill.square_head(
-        hidden[1:], features[1:], batch.real
-      )
+      parts["square_head"] = _square_head(hidden, features, batch)
     total = sum(weights[name] * part for name, part in parts.items())
     return {**parts, "loss": total}
 
   return losses
+
+
+def _square_head(hidden: Any, features: Any, batch: Examples) -> jax.Array:
+  """Computes SquareHead of all blocks, of an encoder and of a decoder."""
+  if batch.source is None:
+    return distill.square_head(hidden[1:], features[1:], batch.real)
+  every = jnp.array(True)
+  read = every if batch.source_real is None else batch.source_real
+  parts = [
+    distill.square_head(student[1:], teacher[1:], where)
+    for student, teacher, where in zip(
+      hidden, features, (read, batch.real), strict=True
+    )
+  ]
+  return sum(parts)
 
 
 def no_sums(config: ml_collections.ConfigDict) -> Sums:

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,19 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.llm.families.protocol import Config, Network, check_tokens
+from experiments.llm.families.protocol import (
+  Config,
+  EncoderDecoder,
+  Network,
+  check_tokens,
+  has_encoder,
+)
 
 # Prompts are padded to multiples of this, so that few shapes are compiled.
 _MULTIPLE = 64
 
 
 def greedy(
-  network: Network,
+  network: Network | EncoderDecoder,
   params: Any,
   prompts: Sequence[Sequence[int]],
   *,
   steps: int,
   stop: Sequence[int] = (),
+  source: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
   """Continues prompts by the token of the highest logit, step by step.
 
@@ -36,6 +43,9 @@ def greedy(
     prompts: tokens, at least one in each prompt.
     steps: the most tokens to generate.
     stop: the tokens each of which ends a continuation.
+    source: for an encoder-decoder `source` and `source_real`, as its `start`
+      takes them, of as many sequences; each prompt then begins with
+      `decoder_start`.
 
   Returns:
     The generated tokens of each prompt, without the `stop` that ended them,
@@ -48,6 +58,11 @@ def greedy(
   """
   if not len(prompts):
     return []
+  if has_encoder(network) != bool(source):
+    raise UserError(
+      "generate: an encoder-decoder needs a source, and others have none, got "
+      f"{'one' if source else 'none'}."
+    )
   check(network.config, prompts, steps)
   lengths = np.array([len(prompt) for prompt in prompts], np.int32)
   room = network.config.context - steps
@@ -56,7 +71,9 @@ def greedy(
   for row, prompt in zip(tokens, prompts, strict=True):
     row[: len(prompt)] = prompt
   stops = np.array([*stop] or [-1], np.int32)  # -1 is no token
-  made, finite = _generate(network, params, tokens, lengths, stops, steps=steps)
+  made, finite = _generate(
+    network, params, tokens, lengths, stops, source, steps=steps
+  )
   if not finite:
     raise not_finite()
   return [
@@ -109,11 +126,12 @@ _State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, Any]
 
 @functools.partial(jax.jit, static_argnames=("network", "steps"))
 def _generate(
-  network: Network,
+  network: Network | EncoderDecoder,
   params: Any,
   tokens: jax.Array,
   lengths: jax.Array,
   stops: jax.Array,
+  source: Mapping[str, Any] | None = None,
   *,
   steps: int,
 ) -> tuple[jax.Array, jax.Array]:
@@ -131,10 +149,14 @@ def _generate(
     tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return tokens, jnp.all(jnp.isfinite(logits))
 
+  if source:
+    cache = run(**source, length=t + steps, method="start")
+  else:
+    cache = network.init_cache(batch, t + steps)
   x, cache = run(
     tokens,
     positions=jnp.broadcast_to(jnp.arange(t), tokens.shape),
-    cache=network.init_cache(batch, t + steps),
+    cache=cache,
     method="extend",
   )
   last = (lengths - 1)[:, None, None]

@@ -1,6 +1,7 @@
-"""The perplexity of a text."""
+"""The perplexity of a text, and of examples."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,10 +12,12 @@ import optax
 from experiments.errors import UserError
 from experiments.llm.families.protocol import (
   Config,
+  EncoderDecoder,
   Network,
   check_length,
   check_tokens,
 )
+from experiments.llm.text.examples import Examples
 
 
 def perplexity(
@@ -76,6 +79,43 @@ def perplexity(
     return float(np.exp(total / targets)), targets
 
 
+def of_examples(
+  network: Network | EncoderDecoder,
+  params: Any,
+  examples: Examples,
+  *,
+  batch: int,
+) -> tuple[float, int]:
+  """Computes exp(mean over targets of -log p(target | source, those before)).
+
+  Args:
+    network: the model.
+    params: its parameters.
+    examples: at least one.
+    batch: examples to run at a time, which changes no result.
+
+  Returns:
+    The perplexity, and the number of targets.
+
+  Raises:
+    UserError: batch is below 1, or a token is unknown to the model.
+  """
+  if batch < 1:
+    raise UserError(f"perplexity: batch must be at least 1, got {batch}.")
+  check_tokens(network.config, examples.tokens)
+  n, total = len(examples.tokens), 0.0
+  for first in range(0, n, batch):
+    # The last batch is filled up with examples that do not count.
+    at = np.arange(first, first + batch)
+    part = jax.tree.map(lambda x: x[np.minimum(at, n - 1)], examples)  # noqa: B023
+    losses = _example_losses(network, params, part.inputs)
+    counts = part.targets[:, 1:] & (at < n)[:, None]
+    total += np.asarray(losses, np.float64)[counts].sum()
+  count = int(examples.targets[:, 1:].sum())
+  with np.errstate(over="ignore"):
+    return float(np.exp(total / count)), count
+
+
 @functools.partial(jax.jit, static_argnames="network")
 def _losses(
   network: Network, params: Any, tokens: jax.Array, targets: jax.Array
@@ -84,6 +124,19 @@ def _losses(
   logits = network.apply({"params": params}, jnp.asarray(tokens, jnp.int32))
   return optax.softmax_cross_entropy_with_integer_labels(
     logits, jnp.asarray(targets, jnp.int32)
+  )
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _example_losses(
+  network: Network | EncoderDecoder,
+  params: Any,
+  inputs: Mapping[str, jax.Array | None],
+) -> jax.Array:
+  """Computes the losses of all tokens but the first, float32[batch, t - 1]."""
+  logits = network.apply({"params": params}, **inputs)
+  return optax.softmax_cross_entropy_with_integer_labels(
+    logits[:, :-1], jnp.asarray(inputs["tokens"][:, 1:], jnp.int32)
   )
 
 

@@ -5,7 +5,7 @@
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.llm.evaluate import generate
 from experiments.llm.families import layers
-from experiments.llm.families.protocol import LAYERS, Network
+from experiments.llm.families.protocol import EncoderDecoder, Network
 
 # Tokens are read in pieces of these sizes, so that few programs are compiled.
 _PIECES = (256, 64)
@@ -73,7 +73,10 @@ class Writer:
   """
 
   def __init__(
-    self, network: Network, params: Any, sampling: Sampling = GREEDY
+    self,
+    network: Network | EncoderDecoder,
+    params: Any,
+    sampling: Sampling = GREEDY,
   ):
     """Makes one.
 
@@ -87,13 +90,22 @@ class Writer:
     self._sampling = sampling
     # Views of arrays on the host: a stacked copy of them is not needed.
     params = jax.tree.map(np.asarray, params)
-    self._params = jax.device_put(
-      {**params, LAYERS: layers.apart(params[LAYERS])}
-    )
+    self._params = jax.device_put(layers.all_apart(params))
+    self._source: dict[str, Any] = {}
     self._length = 0
     self._cache: Any = ()
     self._known: list[int] = []  # the tokens that the cache holds
     self._programs: dict[int, jax.stages.Compiled] = {}
+
+  def follow(self, source: Any, source_real: Any = None) -> None:
+    """Sets the source that an encoder-decoder's texts follow from now on.
+
+    Args:
+      source: of one sequence, as `EncoderDecoder.start` takes it.
+      source_real: of it.
+    """
+    self._source = {"source": source, "source_real": source_real}
+    self._length = 0  # What the cache holds is of another source.
 
   def memory(self) -> dict[str, int]:
     """Counts the bytes of the weights and of the cache."""
@@ -152,7 +164,13 @@ class Writer:
     while wanted < length:
       wanted *= 2
     self._length = min(wanted, self._network.config.context)
-    self._cache = layers.apart(self._network.init_cache(1, self._length))
+    if self._source:
+      cache = _start(
+        self._network, self._params, self._source, length=self._length
+      )
+    else:
+      cache = self._network.init_cache(1, self._length)
+    self._cache = layers.apart(cache)
     self._known, self._programs = [], {}
 
   def _pieces(self, text: list[int]) -> Iterator[tuple[int, int]]:
@@ -207,6 +225,20 @@ class Writer:
       *(self._params, self._cache, tokens, np.int32(begin), np.int32(last))
     )
     return made
+
+
+@functools.partial(jax.jit, static_argnames=("network", "length"))
+def _start(
+  network: EncoderDecoder,
+  params: Any,
+  source: Mapping[str, jax.Array | None],
+  *,
+  length: int,
+) -> Any:
+  """Reads a source, and makes a cache of `length` tokens after it."""
+  return network.apply(
+    {"params": params}, **source, length=length, method="start"
+  )
 
 
 @functools.partial(

@@ -14,12 +14,12 @@ import numpy as np
 from experiments.config import calling
 from experiments.errors import UserError
 from experiments.llm.evaluate import generate
-from experiments.llm.evaluate.perplexity import perplexity
-from experiments.llm.families.protocol import Network
+from experiments.llm.evaluate.perplexity import of_examples, perplexity
+from experiments.llm.families.protocol import Network, has_encoder
 from experiments.llm.io.model import Model
 from experiments.llm.io.tokenizer import Tokenizer
 from experiments.llm.prune import kernels
-from experiments.llm.text import corpora, examples, questions
+from experiments.llm.text import corpora, examples, questions, sources
 from experiments.llm.text.examples import Examples
 from experiments.llm.text.questions import Question
 
@@ -31,14 +31,15 @@ class Task(NamedTuple):
 
   Attributes:
     examples: What to train on.
-    text: int32[m], the tokens that calibration windows are drawn from.
+    text: int32[m], the tokens that calibration windows are drawn from; for an
+      encoder-decoder the examples.
     measure: The metric by which models are compared, one of MEASURES.
     lower_is_better: Whether a lower value of it is better.
     evaluate: `(network, params) -> metrics` by name.
   """
 
   examples: Examples
-  text: np.ndarray
+  text: np.ndarray | Examples
   measure: str
   lower_is_better: bool
   evaluate: Callable[[Network, Any], dict[str, float]]
@@ -57,6 +58,14 @@ def make(model: Model, config: Mapping[str, Any]) -> Task:
   Raises:
     UserError: If a name, a keyword or a value is wrong, or data is missing.
   """
+  name, reads = config.get("name"), has_encoder(model.family.Network)
+  if name in TASKS and (name in _WITH_SOURCES) != reads:
+    fitting = [task for task in TASKS if (task in _WITH_SOURCES) == reads]
+    raise UserError(
+      f"task: got {name} for a model of the family {model.family.NAME}, wanted "
+      f"one of {', '.join(fitting)}: "
+      + ("its tokens follow a source" if reads else "it reads no source")
+    )
   return calling.call("task", TASKS, config, model)
 
 
@@ -179,7 +188,126 @@ def gsm8k(
   return _questions(model, *drawn, length, new_tokens, batch)
 
 
-TASKS = {"text": text, "reasoning": reasoning, "gsm8k": gsm8k}
+def span_corruption(
+  model: Model,
+  *,
+  train: Mapping[str, Any],
+  test: Mapping[str, Any],
+  length: int = 512,
+  density: float = 0.15,
+  span: float = 3.0,
+  batch: int = 8,
+  test_tokens: int | None = None,
+  seed: int = 0,
+) -> Task:
+  """Makes T5's task of filling in spans that were left out of a text.
+
+  Raffel et al., arXiv 1910.10683, section 3.1.4. The metric is the perplexity
+  of the targets: what was left out, the sentinels and the end.
+
+  Args:
+    model: The model, whose tokenizer has sentinels.
+    train: The text to train on, a name of `corpora.TEXTS` and keywords.
+    test: The text to test on, a name and keywords.
+    length: Tokens of a sequence before spans are left out.
+    density: The share of its tokens that is left out.
+    span: The mean length of a span, in tokens.
+    batch: Examples to test at a time.
+    test_tokens: The number of tokens to test on, the first; all if None.
+    seed: Of the spans.
+
+  Returns:
+    The task.
+  """
+  _check_length(model, length)
+  drawn = []
+  for i, (part, limit) in enumerate(((train, None), (test, test_tokens))):
+    cut = examples.sequences(_tokens(model, part)[:limit], length=length)
+    drawn.append(
+      sources.corrupt_spans(
+        cut,
+        model.tokenizer,
+        start=model.config.decoder_start,
+        density=density,
+        span=span,
+        seed=2 * seed + i,
+      )
+    )
+  return _of_sources(*drawn, batch)
+
+
+def pairs(
+  model: Model,
+  *,
+  train_path: str,
+  test_path: str,
+  source: str = "source",
+  target: str = "target",
+  prefix: str = "",
+  length: int = 128,
+  target_length: int = 128,
+  batch: int = 8,
+) -> Task:
+  """Makes a task of a user's pairs of texts; its metric is perplexity.
+
+  The files hold an object of JSON in every line, such as {"source": "Good
+  morning", "target": "Guten Morgen"}.
+
+  Args:
+    model: The model.
+    train_path: The file to train on.
+    test_path: The file to test on.
+    source: The key of what the encoder reads.
+    target: The key of what the decoder is to write.
+    prefix: What to put before every source, such as T5's "translate English to
+      German: ".
+    length: Tokens of a source, its end included; shorter ones are padded.
+    target_length: Tokens of a target, its first and its end included.
+    batch: Pairs to test at a time.
+
+  Returns:
+    The task.
+  """
+  _check_length(model, length)
+  _check_length(model, target_length)
+  drawn = [
+    sources.from_pairs(
+      [prefix + text for text in corpora.jsonl(path=path, field=source)],
+      corpora.jsonl(path=path, field=target),
+      model.tokenizer,
+      start=model.config.decoder_start,
+      length=length,
+      target_length=target_length,
+    )
+    for path in (train_path, test_path)
+  ]
+  return _of_sources(*drawn, batch)
+
+
+TASKS = {
+  "text": text,
+  "reasoning": reasoning,
+  "gsm8k": gsm8k,
+  "span_corruption": span_corruption,
+  "pairs": pairs,
+}
+_WITH_SOURCES = ("span_corruption", "pairs")  # for encoder-decoders
+
+
+def _of_sources(train: Examples, test: Examples, batch: int) -> Task:
+  """Makes a task of examples that have sources, whose metric is perplexity."""
+
+  def measure(network: Network, params: Any) -> dict[str, float]:
+    value, scored = of_examples(network, params, test, batch=batch)
+    return {"perplexity": value, "tokens": scored}
+
+  return Task(
+    examples=train,
+    text=train,
+    measure="perplexity",
+    lower_is_better=True,
+    evaluate=measure,
+  )
 
 
 def _questions(

@@ -92,17 +92,24 @@ class Blocks(nn.Module):
     return self._scan(body, x, cache)
 
   def remember(self, memory: jax.Array) -> Cache:
-    """Computes what every block's cross-attention makes of the source once."""
+    """Computes the keys and values of the source of every block, once."""
 
     def body(block: nn.Module, x: jax.Array, _) -> tuple[jax.Array, Cache]:
       return x, block.remember(x)
 
-    return self._scan(body, memory)[1]
+    found = self._scan(body, memory)[1]
+    if isinstance(found, Cache):
+      return found
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *found)
 
   def _scan(
     self, body: Callable[..., Any], x: Any, xs: Any = None
   ) -> tuple[Any, Any]:
     """Runs body(block, x, xs of that layer) -> (x, ys) over the layers."""
+    apart = self.variables.get("params", {}).get(protocol.LAYERS)
+    if isinstance(apart, tuple):
+      run = nn.apply(body, self.layers.clone(parent=None))
+      return layers.each(run, apart, x, xs)
     scan = nn.scan(
       layers.rematerialized(body, self.remat),
       variable_axes={"params": 0},
@@ -125,8 +132,8 @@ class EncoderDecoder(nn.Module):
       real: bool[batch, t] or None, for the layers' `where`;
 
   its `remember(memory)` returns one layer's `Cache` of the source, and its
-  `extend(x, cache, positions=..., **beside)` runs with one layer's
-  `CrossCache`.
+  `extend(x, cache, positions=...)` takes one layer's `CrossCache` and what
+  `embed` gives, and returns x and the cache.
 
   Attributes:
     config: the model's, with what `Config` has and encoder_layers,
@@ -282,8 +289,11 @@ class EncoderDecoder(nn.Module):
     Raises:
       UserError: t is beyond the context.
     """
-    length = cache.past.length
-    x, beside = self.embed(tokens, positions=positions, length=length)
+    # A tuple of each layer's, if `layers.apart` took them apart.
+    first = cache if isinstance(cache, CrossCache) else cache[0]
+    x, beside = self.embed(
+      tokens, positions=positions, length=first.past.length
+    )
     return self.decoder.extend(x, cache, positions=positions, **beside)
 
   @nn.nowrap

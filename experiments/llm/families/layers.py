@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from experiments import errors
 from experiments.errors import UserError
+from experiments.llm.families.protocol import LAYERS
 from sparsejax import linear, quantize
 
 INIT = nn.initializers.normal(0.02)
@@ -103,6 +104,23 @@ def apart(stacked: Any) -> tuple[Any, ...]:
   """
   leaves, treedef = jax.tree.flatten(stacked)
   return tuple(map(treedef.unflatten, zip(*leaves, strict=True)))
+
+
+def all_apart(params: Any) -> Any:
+  """Takes the layers of a model apart, those of each of its stacks.
+
+  Args:
+    params: a model's, arrays or packed.
+
+  Returns:
+    The parameters with a tuple wherever there is a `layers`; see `apart`.
+  """
+  if not isinstance(params, dict):
+    return params
+  return {
+    name: apart(tree) if name == LAYERS else all_apart(tree)
+    for name, tree in params.items()
+  }
 
 
 def each(

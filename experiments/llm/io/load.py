@@ -50,6 +50,7 @@ def random(
   context: int,
   kv_heads: int | None = None,
   family: str = registry.DEFAULT,
+  sentinels: int = 0,
 ) -> Model:
   """Makes an untrained model whose tokens are bytes.
 
@@ -62,6 +63,7 @@ def random(
     context: The length of the longest sequence, in bytes.
     kv_heads: Heads of keys and values; as many as `heads` by default.
     family: The architecture, one of `registry.FAMILIES`.
+    sentinels: Tokens beside the bytes that stand for spans left out, for T5.
 
   Returns:
     The model.
@@ -71,7 +73,7 @@ def random(
   """
   if family not in registry.FAMILIES:
     raise unknown("family", family, registry.FAMILIES)
-  words = tokenizer.byte_level()
+  words = tokenizer.byte_level(sentinels=sentinels)
   config = registry.FAMILIES[family].from_sizes(
     vocab_size=words.vocab_size,
     dim=dim,

@@ -6,6 +6,7 @@ A thin layer over the package tokenizers. The files are Hugging Face's
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,6 +51,13 @@ class Tokenizer:
     """The token between documents: one of the usual names, else `eos`."""
     ids = map(self.backend.token_to_id, _END_OF_TEXT)
     return next((i for i in ids if i is not None), self.eos)
+
+  @property
+  def sentinels(self) -> list[int]:
+    """T5's tokens for spans left out, "<extra_id_0>" and so on; may be none."""
+    names = (f"<extra_id_{i}>" for i in itertools.count())
+    ids = map(self.backend.token_to_id, names)
+    return list(itertools.takewhile(lambda i: i is not None, ids))
 
   def encode(self, text: str) -> list[int]:
     """Returns the tokens of a text, without adding special ones.
@@ -143,12 +151,15 @@ class Tokenizer:
     return "" if token is None else self.backend.id_to_token(token)
 
 
-def byte_level() -> Tokenizer:
+def byte_level(*, sentinels: int = 0) -> Tokenizer:
   """Makes a tokenizer of bytes, for models trained from scratch.
+
+  Args:
+    sentinels: the number of T5's tokens for spans left out.
 
   Returns:
     Tokens 0 to 255 are the bytes of the text in UTF-8; 256 is "<|endoftext|>",
-    its `eos`.
+    its `eos`; the sentinels follow.
   """
   tokenizers = optional.load("tokenizers")
   vocabulary = {c: i for i, c in enumerate(_byte_names())}
@@ -159,7 +170,8 @@ def byte_level() -> Tokenizer:
     add_prefix_space=False, use_regex=False
   )
   backend.decoder = tokenizers.decoders.ByteLevel()
-  backend.add_special_tokens([_END_OF_TEXT[0]])
+  names = [f"<extra_id_{i}>" for i in range(sentinels)]
+  backend.add_special_tokens([_END_OF_TEXT[0], *names])
   return Tokenizer(backend, eos=256)
 
 

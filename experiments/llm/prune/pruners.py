@@ -10,12 +10,13 @@ from experiments.config import calling
 from experiments.errors import UserError
 from experiments.llm.io.model import Model
 from experiments.llm.prune import layerwise, methods, structured
-from experiments.llm.text import corpora
+from experiments.llm.text import corpora, examples
+from experiments.llm.text.examples import Examples
 
 
 def prune(
   model: Model,
-  text: np.ndarray,
+  text: np.ndarray | Examples,
   config: Mapping[str, Any],
   *,
   advance: Callable[[int], None] = lambda layer: None,
@@ -24,7 +25,8 @@ def prune(
 
   Args:
     model: The model.
-    text: int32[n], the tokens that calibration windows are drawn from.
+    text: int32[n], the tokens that calibration windows are drawn from; for an
+      encoder-decoder examples to draw from.
     config: `name`, one of METHODS, and keywords of `_prune`.
     advance: Called with the number of pruned layers.
 
@@ -42,7 +44,7 @@ def prune(
 def _prune(
   name: str,
   model: Model,
-  text: np.ndarray,
+  text: np.ndarray | Examples,
   *,
   advance: Callable[[int], None],
   sparsity: float | None = None,
@@ -63,7 +65,8 @@ def _prune(
   Args:
     name: The method's.
     model: The model.
-    text: int32[n], the tokens that calibration windows are drawn from.
+    text: int32[n], the tokens that calibration windows are drawn from; for an
+      encoder-decoder examples to draw from.
     advance: Called with the number of pruned layers.
     sparsity: The share of zeros, in (0, 1); not with `n_of_m`.
     n_of_m: (n, m), to keep n of every m inputs.
@@ -75,8 +78,8 @@ def _prune(
     dsnot: Whether to grow and prune afterwards by DSnoT.
     int8: How kernels are rounded to INT8, if at all; see `methods.make`.
     group: How many neighbouring inputs share a scale; all by default.
-    sequences: The number of calibration windows.
-    length: Tokens of a window.
+    sequences: The number of calibration windows or examples.
+    length: Tokens of a window; examples are taken whole.
     seed: Of the windows.
 
   Returns:
@@ -92,7 +95,11 @@ def _prune(
       f"{name}: got owl=True and n_of_m={tuple(n_of_m)}, but OWL gives layers "
       "densities of their own, while N:M fixes all at n / m"
     )
-  tokens = corpora.windows(text, length=length, count=sequences, seed=seed)
+  if isinstance(text, Examples):
+    tokens = examples.draw(text, count=sequences, seed=seed).inputs
+    length = text.source.shape[1]
+  else:
+    tokens = corpora.windows(text, length=length, count=sequences, seed=seed)
   method = methods.make(
     name,
     n_of_m=n_of_m,
