@@ -5,8 +5,9 @@ smaller model computes what the whole one does with these slices at zero.
 Experimental. Training with structured masks is `sparsejax.patterns`.
 """
 
+from sparsejax.shrink.checking import verify
 from sparsejax.shrink.costs import milliseconds
-from sparsejax.shrink.plan import Plan, trace, verify
+from sparsejax.shrink.plan import Plan, trace
 from sparsejax.shrink.removal import Frozen, Group, Removal
 
 __all__ = [

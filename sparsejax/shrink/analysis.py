@@ -16,7 +16,7 @@ import numpy as np
 
 from sparsejax.shrink.graph import Body, Graph, Op, line_of
 from sparsejax.shrink.labels import Labels
-from sparsejax.shrink.values import Number
+from sparsejax.shrink.values import FIXED, Number
 
 
 class Reason(NamedTuple):
@@ -44,14 +44,12 @@ class Settings:
 
   Attributes:
     frozen: Of each leaf, whether it is left whole.
-    carried: Which leaf each output is the next value of, by their indices.
     strict: Whether sums freeze what is not zero at removed indices.
     split: `(size of each factor, line) -> factor`, where a reshape splits an
       axis; None for the usual choice.
   """
 
   frozen: tuple[bool, ...]
-  carried: Mapping[int, int]
   strict: bool = True
   split: Callable[[tuple[int, ...], str], int | None] | None = None
 
@@ -61,6 +59,7 @@ class Analysis:
 
   Attributes:
     graph: The graph.
+    carried: Which leaf each output is the next value of.
     labels: The classes.
     axes: The labels of each axis, by value.
     at: The number at removed indices of each axis, or None, by value.
@@ -79,7 +78,9 @@ class Analysis:
     graph: Graph,
     settings: Settings,
     step: Callable[["Analysis", Op], None],
+    carried: Mapping[int, int],
     zero: Callable[[int, int], bool] = lambda leaf, axis: True,
+    foldable: Callable[[Op, int], str] | None = None,
   ):
     """Analyses a graph.
 
@@ -87,8 +88,13 @@ class Analysis:
       graph: The graph, whose first arguments are the leaves.
       settings: What is asked for.
       step: Labels the results of one operation.
+      carried: Which leaf each output is the next value of, by their indices.
       zero: `(leaf, axis) -> bool`: whether a leaf is zero at removed indices.
+      foldable: `(op, operand) -> why not`: whether constants of an operand can
+        be summed once and for all; empty if they can. None if that is not
+        asked.
     """
+    self._foldable, self.carried = foldable, carried
     self.graph, self.settings, self._step = graph, settings, step
     self.labels = Labels()
     self.reasons: list[Reason | None] = [None]
@@ -103,9 +109,11 @@ class Analysis:
     leaves = len(settings.frozen)
     for leaf, i in enumerate(graph.ins[:leaves]):
       inexact = jnp.issubdtype(graph.dtypes[i], jnp.inexact)
+      rank = len(graph.shapes[i])
+      unmasked = FIXED if rank == 1 else None
       self.axes[i] = [self.labels.new(n) for n in graph.shapes[i]]
       self.at[i] = [
-        0.0 if zero(leaf, axis) else None for axis in range(len(self.axes[i]))
+        0.0 if zero(leaf, axis) else unmasked for axis in range(rank)
       ]
       if settings.frozen[leaf]:
         self.freeze(i, "it was asked to stay")
@@ -124,7 +132,7 @@ class Analysis:
 
   def _finish(self, output: int, i: int) -> None:
     self.know(i)
-    leaf = self.settings.carried.get(output)
+    leaf = self.carried.get(output)
     if leaf is None:
       self.freeze(i, "it is an output")
       return
@@ -226,9 +234,13 @@ class Analysis:
     """
     other = other or [None] * len(axes)
     for axis, number in zip(axes, other, strict=True):
-      zero = self.at[i][axis] == 0 or number == 0
-      if not zero and self.settings.strict:
-        self.freeze(i, "it sums what is not zero behind a mask", [axis])
+      if self.at[i][axis] == 0 or number == 0 or not self.settings.strict:
+        continue
+      why = "it sums what is not zero behind a mask"
+      if self._foldable and self.at[i][axis] is not None:
+        why = self._foldable(self.op, i)
+      if why:
+        self.freeze(i, why, [axis])
 
   def bind(self, body: Body, operands: Sequence[int]) -> None:
     """Gives a body's arguments the labels of operands, and runs it."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from sparsejax.shrink.analysis import Analysis
 from sparsejax.shrink.graph import Body, Op, scanned
 from sparsejax.shrink.labels import TouchedError
+from sparsejax.shrink.values import same
 
 
 def _scan(a: Analysis, op: Op) -> None:
@@ -32,7 +33,7 @@ def _scan(a: Analysis, op: Op) -> None:
         a.unify(inner, axis, out, axis)
     # A number holds behind the loop if each iteration leaves it as it is.
     settled = [
-      [n if n == m else None for n, m in zip(at, a.at[out], strict=True)]
+      [same(pair) for pair in zip(at, a.at[out], strict=True)]
       for at, out in zip(carry, body.outs[:carried], strict=True)
     ]
     if settled == carry:
@@ -57,8 +58,7 @@ def _cond(a: Analysis, op: Op) -> None:
     for axis in range(len(a.shape(out))):
       for i in results[1:]:
         a.unify(results[0], axis, i, axis)
-      numbers = {a.at[i][axis] for i in results}
-      at.append(numbers.pop() if len(numbers) == 1 else None)
+      at.append(same([a.at[i][axis] for i in results]))
     a.set(out, a.axes[results[0]], at)
 
 

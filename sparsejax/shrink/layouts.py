@@ -7,7 +7,7 @@ import numpy as np
 
 from sparsejax.shrink.analysis import Analysis
 from sparsejax.shrink.graph import Op, line_of
-from sparsejax.shrink.values import Number
+from sparsejax.shrink.values import Number, beside, same
 
 
 def _copy_axes(a: Analysis, op: Op, axes: Sequence[int]) -> None:
@@ -168,8 +168,11 @@ def _concatenate(a: Analysis, op: Op) -> None:
     else:
       for i in op.ins[1:]:
         a.unify(first, axis, i, axis)
-    numbers = {a.at[i][axis] for i in parts}
-    at.append(numbers.pop() if len(numbers) == 1 else None)
+    numbers = [a.at[i][axis] for i in parts]
+    if axis == along:
+      at.append(beside(numbers) if numbers else None)
+    else:
+      at.append(same(numbers))
   a.set(out, axes, at)
 
 
@@ -224,8 +227,7 @@ def _stack(a: Analysis, op: Op) -> None:
   for axis in range(len(a.shape(first))):
     for i in op.ins[1:]:
       a.unify(first, axis, i, axis)
-    numbers = {a.at[i][axis] for i in op.ins}
-    at.append(numbers.pop() if len(numbers) == 1 else None)
+    at.append(same([a.at[i][axis] for i in op.ins]))
   axes = list(a.axes[first])
   axes.insert(along, a.stuck(len(op.ins), "values are stacked along it"))
   at.insert(along, None)
@@ -292,8 +294,7 @@ def _dynamic_update_slice(a: Analysis, op: Op) -> None:
       a.freeze(update, why, [axis])
     else:
       a.unify(x, axis, update, axis)
-    same = a.at[x][axis] == a.at[update][axis]
-    at.append(a.at[x][axis] if same else None)
+    at.append(same([a.at[x][axis], a.at[update][axis]]))
   a.set(out, a.axes[x], at)
 
 

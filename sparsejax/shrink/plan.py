@@ -1,5 +1,6 @@
 """Plans: what of a model can be removed, and the model without it."""
 
+import dataclasses
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,17 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import flops
-from sparsejax.masks import PyTree, is_hole, path_name
+from sparsejax.masks import PyTree, is_hole
 from sparsejax.shrink import choosing
 from sparsejax.shrink.analysis import Analysis, Settings
+from sparsejax.shrink.folding import Folds, constants_of
 from sparsejax.shrink.graph import Graph
 from sparsejax.shrink.removal import Cut, Frozen, Group, Removal
 from sparsejax.shrink.rules import analyse
-from sparsejax.shrink.smaller import Smaller, taken
-from sparsejax.updates import MaskState
-
-# The slices of a unit: leaf, axis, indices.
-Slices = list[tuple[int, int, np.ndarray]]
+from sparsejax.shrink.smaller import Smaller
+from sparsejax.shrink.trees import Structure, shape_of, take
+from sparsejax.shrink.vanishing import Slices, vanishing
 
 
 def trace(
@@ -78,6 +78,8 @@ class Plan:
   """What `trace` found; see there.
 
   Attributes:
+    function: What was traced.
+    structure: That of the params.
     paths: The key path of each leaf of the params.
     groups: The units that can be compared, by their signature: the key path
       and axis of each leaf that they are slices of.
@@ -85,16 +87,15 @@ class Plan:
   """
 
   def __init__(self, apply_fn, params, inputs, frozen, strict, split):
-    self._apply_fn = apply_fn
-    flat, self._treedef = jax.tree_util.tree_flatten_with_path(params)
-    self.paths = tuple(path_name(path) for path, _ in flat)
-    self._leaves = tuple(map(_shape, (leaf for _, leaf in flat)))
-    self._inputs = jax.tree.map(_shape, inputs)
-    self._options = {
-      "frozen": tuple(bool(frozen and frozen(path)) for path in self.paths),
-      "strict": strict,
-      "split": split,
-    }
+    self.function = apply_fn
+    self.structure = Structure(params)
+    self.paths, self._leaves = self.structure.paths, self.structure.leaves
+    self._inputs = jax.tree.map(shape_of, inputs)
+    self._settings = Settings(
+      tuple(bool(frozen and frozen(path)) for path in self.paths),
+      strict=strict,
+      split=split,
+    )
     self._analyses: dict[Any, tuple[Analysis, Any]] = {}
     analysis, _ = self._analysis(self._leaves, self._inputs)
     self._units = _units(analysis, len(self.paths))
@@ -179,6 +180,81 @@ class Plan:
     )
     return self.remove(units)
 
+  def zeroed(self, tree: PyTree) -> Removal:
+    """Removes the units that zeros have turned off already, without loss.
+
+    Args:
+      tree: Masks of structured patterns, such as channels or heads; or params,
+        whose own zeros count then, those of biases among them.
+
+    Returns:
+      What is removed: units for which the model computes the same without
+      them. A filter whose bias or norm makes something else of its zeros is
+      none of them; see `fold`. At least one unit of each group stays.
+
+    Example:
+      >>> def apply(params, x):
+      ...   return jax.nn.relu(x @ params["a"]) @ params["b"]
+      >>> params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+      >>> masks = {"a": jnp.ones((3, 4), bool).at[:, 1].set(False),
+      ...          "b": jnp.array(True)}
+      >>> print(trace(apply, params, jnp.ones((1, 3))).zeroed(masks))
+      a[1]: 3 of 4 stay
+      b[0]: 3 of 4 stay
+    """
+    return self.remove(self._vanishing(tree, fold=False)[0])
+
+  def fold(
+    self, params: PyTree, remove: Removal | None = None
+  ) -> tuple[PyTree, Removal]:
+    """Folds constants of units that zeros have turned off into what follows.
+
+    A filter of zeros behind which a bias or BatchNorm adds something gives the
+    same number for every input. What the next layer makes of it is added to
+    the bias there, or taken off the running mean.
+
+    Args:
+      params: Params that hold zeros, such as masked ones.
+      remove: Units that must be folded; by default all that can be. Those
+        whose constants meet the zeros around an image, or anything else that
+        makes folding inexact, are left alone then.
+
+    Returns:
+      Params in which these units are zero as wholes, and for which the model
+      computes the same as for those given, but for rounding; and what can be
+      removed now.
+
+    Raises:
+      ValueError: If a unit of `remove` cannot be folded.
+    """
+    units, others = self._vanishing(params, fold=True)
+    if remove is not None:
+      units = self._fitting(units, others, remove)
+    found = self.remove(units)
+    leaves = jax.tree.leaves(params)
+    analysis, _ = self._analysis(self._leaves, self._inputs)
+    removed = self._removed(analysis, found)
+    folds = Folds(analysis.graph, len(leaves))
+    sites = folds.sites()
+    watched = dict.fromkeys(
+      i for op, x, _ in sites for i in (x, folds.kernel(op, x))
+    )
+    nothing = np.zeros_like(removed)
+    zeros = [jnp.zeros(x.shape, x.dtype) for x in jax.tree.leaves(self._inputs)]
+    Smaller(analysis, nothing, watched)([*leaves, *zeros])
+    for op, x, axis in sites:
+      gone = removed[analysis.labels.find(analysis.axes[x][axis])]
+      value = analysis.graph.constants.get(x, watched[x])
+      constants = constants_of(value, axis, gone)
+      if constants.any():
+        kernel = np.asarray(watched[folds.kernel(op, x)], np.float64)
+        leaf, more = folds.fold(op, x, constants, kernel)
+        old = leaves[leaf]
+        leaves[leaf] = jnp.asarray(
+          np.asarray(old, np.float64) + more, old.dtype
+        )
+    return self.mask(self.structure.whole(leaves), found), found
+
   # What is left.
 
   def params(self, remove: Removal | None = None) -> int:
@@ -209,7 +285,7 @@ class Plan:
       Those of one call with the inputs that were traced.
     """
     remove = remove or Removal({})
-    small = self.take(self._whole(), remove)
+    small = self.take(self.structure.whole(), remove)
     return flops.product_flops(self.apply_fn(remove), small, *self._inputs)
 
   def mask(self, tree: PyTree, remove: Removal) -> PyTree:
@@ -227,7 +303,7 @@ class Plan:
       shape = [-1 if other == axis else 1 for other in range(x.ndim)]
       return jnp.where(kept.reshape(shape), x, jnp.zeros_like(x))
 
-    return self._map(cut, tree, remove)
+    return self.structure.map(cut, tree, remove)
 
   def take(self, tree: PyTree, remove: Removal) -> PyTree:
     """Cuts what is removed out of a tree.
@@ -245,7 +321,7 @@ class Plan:
       ValueError: If nothing in it has the params' structure, if a leaf has
         another shape, or if it holds masks with budgets, which no longer hold.
     """
-    return self._map(_take, tree, remove)
+    return self.structure.map(take, tree, remove)
 
   def apply_fn(self, remove: Removal) -> Callable[..., Any]:
     """Returns the function without what is removed.
@@ -260,13 +336,14 @@ class Plan:
 
     def apply(small: PyTree, *inputs: Any) -> Any:
       leaves, treedef = jax.tree.flatten(small)
-      if treedef != self._treedef:
-        raise ValueError(f"got params of {treedef}, wanted {self._treedef}")
+      wanted = self.structure.treedef
+      if treedef != wanted:
+        raise ValueError(f"got params of {treedef}, wanted {wanted}")
       whole = [
         jax.ShapeDtypeStruct(old.shape, jnp.result_type(new))
         for old, new in zip(self._leaves, leaves, strict=True)
       ]
-      analysis, out = self._analysis(whole, jax.tree.map(_shape, inputs))
+      analysis, out = self._analysis(whole, jax.tree.map(shape_of, inputs))
       smaller = Smaller(analysis, self._removed(analysis, remove))
       self._check_small(smaller, leaves)
       outs = smaller([*leaves, *jax.tree.leaves(inputs)])
@@ -276,42 +353,26 @@ class Plan:
 
   # Inside.
 
-  def _whole(self) -> PyTree:
-    return jax.tree.unflatten(self._treedef, self._leaves)
-
-  def _analysis(self, leaves: Sequence[Any], inputs: Any, zero=None):
+  def _analysis(self, leaves: Sequence[Any], inputs: Any):
     """Analyses the function at some shapes, and returns its outputs' tree."""
     flat, structure = jax.tree.flatten(inputs)
     known = tuple((x.shape, x.dtype, x.weak_type) for x in flat)
     dtypes = tuple(x.dtype for x in leaves)
     key = structure, known, dtypes
-    if zero is None and key in self._analyses:
+    if key in self._analyses:
       return self._analyses[key]
-    params = jax.tree.unflatten(self._treedef, leaves)
+    params = self.structure.whole(leaves)
     closed, out = jax.make_jaxpr(
-      lambda p, x: self._apply_fn(p, *x), return_shape=True
+      lambda p, x: self.function(p, *x), return_shape=True
     )(params, inputs)
     graph = Graph(closed)
-    settings = Settings(carried=self._carried(out), **self._options)
-    extra = {} if zero is None else {"zero": zero}
-    found = analyse(graph, settings, **extra), jax.tree.structure(out)
+    carried = self.structure.carried(out)
+    analysis = analyse(graph, self._settings, carried=carried)
+    found = analysis, jax.tree.structure(out)
     # Constants of a trace must not outlive it.
-    if zero is None and graph.is_of_arrays:
+    if graph.is_of_arrays:
       self._analyses[key] = found
     return found
-
-  def _carried(self, out: PyTree) -> dict[int, int]:
-    carried = {}
-    flat = jax.tree_util.tree_leaves_with_path(out)
-    known = {path: leaf for leaf, path in enumerate(self.paths) if path}
-    for output, (path, x) in enumerate(flat):
-      parts = path_name(path).split("/")
-      for begin in range(len(parts)):
-        leaf = known.get("/".join(parts[begin:]))
-        if leaf is not None and self._leaves[leaf].shape == x.shape:
-          carried[output] = leaf
-          break
-    return carried
 
   def _groups(self, analysis: Analysis) -> dict[tuple[Cut, ...], Group]:
     members = defaultdict(list)
@@ -402,25 +463,55 @@ class Plan:
           " pass what plan.take(params, remove) gives, with the same removal"
         )
 
+  def _vanishing(
+    self, tree: PyTree, fold: bool
+  ) -> tuple[list[int], dict[int, str]]:
+    """Finds units that do nothing, or nothing but what can be folded."""
+    leaves = self.structure.leaves_of(tree, "masks")
+    first, _ = self._analysis(self._leaves, self._inputs)
+    graph, carried = first.graph, first.carried
+    settings = dataclasses.replace(self._settings, strict=True)
+    why_not = Folds(graph, len(leaves)).why_not if fold else None
+
+    def analysis(zero):
+      return analyse(
+        graph, settings, carried=carried, zero=zero, foldable=why_not
+      )
+
+    groups = [group.units for group in self.groups.values()]
+    units, others = vanishing(groups, self._units, leaves, analysis)
+    for group in groups:
+      if set(group) <= set(units):  # something has to stay
+        units.remove(group[0])
+    return units, others
+
+  def _fitting(self, units, others, remove: Removal) -> list[int]:
+    """The units of a removal, all of which have to be among some."""
+    chosen = []
+    for unit, slices in enumerate(self._units):
+      leaf, axis, indices = slices[0]
+      kept = remove.keep.get((self.paths[leaf], axis))
+      if kept is None or kept[indices].all():
+        continue
+      if unit not in units:
+        why = others.get(unit, "none of its slices are zero")
+        raise ValueError(
+          f"{self.paths[leaf]}[{axis}], index {indices[0]}: cannot be folded: "
+          f"{why}. Leave it out, or set all of it to zero and fine-tune:"
+          " plan.mask(params, remove)"
+        )
+      chosen.append(unit)
+    return chosen
+
   def _rated(self, scores: PyTree) -> np.ndarray:
     """Sums scores over each unit."""
-    flat = jax.tree_util.tree_leaves_with_path(scores, is_leaf=is_hole)
-    names = tuple(path_name(path) for path, _ in flat)
-    if names != self.paths:
-      odd = next(iter({*names} ^ {*self.paths}), "another order")
-      raise ValueError(
-        f"{odd}: scores and params differ there. Pass a tree of the params' "
-        "structure"
-      )
     sums: dict[Cut, np.ndarray] = {}
-    for (path, leaf), shape in zip(flat, self._leaves, strict=True):
+    for name, leaf in zip(
+      self.paths, self.structure.leaves_of(scores, "scores"), strict=True
+    ):
       if is_hole(leaf) or np.ndim(leaf) == 0:
         continue
-      name, x = path_name(path), np.asarray(leaf, np.float64)
-      if x.shape != shape.shape:
-        raise ValueError(
-          f"{name}: got scores of shape {x.shape}, wanted {shape.shape}"
-        )
+      x = np.asarray(leaf, np.float64)
       if not np.isfinite(x).all():
         raise ValueError(f"{name}: got scores that are not finite")
       for axis in range(x.ndim):
@@ -433,75 +524,6 @@ class Plan:
         if cut in sums:
           rated[number] += sums[cut][indices].sum()
     return rated
-
-  def _map(self, cut, tree: PyTree, remove: Removal) -> PyTree:
-    """Maps over all trees of the params' structure inside a tree."""
-    found = []
-
-    def is_params(x):
-      if isinstance(x, MaskState):
-        raise ValueError(
-          "got masks with budgets, which do not hold for a smaller model. Cut "
-          "the inner optimizer's state, opt_state.inner_state, and the masks, "
-          "sparsejax.get_masks(opt_state); go on with that optimizer, or with "
-          "sparsejax.fixed and these masks"
-        )
-      names = tuple(
-        path_name(path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(x, is_leaf=is_hole)
-      )
-      return names == self.paths
-
-    def cut_all(x):
-      if not is_params(x):
-        return x
-      found.append(True)
-      leaves, treedef = jax.tree.flatten(x, is_leaf=is_hole)
-      return treedef.unflatten(
-        self._cut_leaf(cut, path, old, leaf, remove)
-        for path, old, leaf in zip(
-          self.paths, self._leaves, leaves, strict=True
-        )
-      )
-
-    result = jax.tree.map(cut_all, tree, is_leaf=is_params)
-    if not found:
-      raise ValueError(
-        f"got {jax.tree.structure(tree)}, wanted a tree of the params' "
-        f"structure, {self._treedef}, or one that holds such trees"
-      )
-    return result
-
-  def _cut_leaf(self, cut, path, old, leaf, remove) -> Any:
-    if is_hole(leaf) or np.ndim(leaf) == 0:
-      return leaf
-    axes = [
-      axis for axis in range(len(old.shape)) if (path, axis) in remove.keep
-    ]
-    if axes and np.shape(leaf) != old.shape:
-      raise ValueError(
-        f"{path}: got shape {np.shape(leaf)}, wanted {old.shape} as the params"
-        " have: what is not of a parameter's shape cannot be cut, such as"
-        " factored moments: make such a state anew"
-      )
-    for axis in axes:
-      leaf = cut(leaf, remove.keep[path, axis], axis)
-    return leaf
-
-
-def _shape(x: Any) -> jax.ShapeDtypeStruct:
-  weak = getattr(x, "weak_type", False)
-  return jax.ShapeDtypeStruct(
-    jnp.shape(x), jax.dtypes.result_type(x), weak_type=weak
-  )
-
-
-def _take(x: Any, kept: np.ndarray, axis: int) -> Any:
-  if isinstance(x, jax.ShapeDtypeStruct):
-    shape = list(x.shape)
-    shape[axis] = int(kept.sum())
-    return jax.ShapeDtypeStruct(tuple(shape), x.dtype)
-  return taken(x, np.flatnonzero(kept), axis)
 
 
 def _units(analysis: Analysis, leaves: int) -> list[Slices]:
@@ -527,51 +549,3 @@ def _wrapped(items: Iterable[str]) -> list[str]:
       item, 80, initial_indent="  ", subsequent_indent="    "
     )
   ]
-
-
-def verify(
-  plan: Plan,
-  params: PyTree,
-  remove: Removal,
-  *inputs: Any,
-  tolerance: float | None = None,
-) -> float:
-  """Compares the smaller model with the whole one, masked.
-
-  Args:
-    plan: The plan.
-    params: The whole model's params.
-    remove: What is removed.
-    *inputs: Arrays to run both on.
-    tolerance: The largest error that may be; None for any.
-
-  Returns:
-    The largest absolute difference of any output. Outputs that are a leaf's
-    next value are compared where they are kept.
-
-  Raises:
-    ValueError: If the error is above the tolerance or not finite.
-  """
-  whole = jax.jit(plan._apply_fn)(plan.mask(params, remove), *inputs)
-  small = jax.jit(plan.apply_fn(remove))(plan.take(params, remove), *inputs)
-  carried = plan._carried(whole)
-  errors = {}
-  flat = jax.tree_util.tree_leaves_with_path(whole)
-  for k, ((path, x), y) in enumerate(
-    zip(flat, jax.tree.leaves(small), strict=True)
-  ):
-    if k in carried:
-      leaf = carried[k]
-      name, old = plan.paths[leaf], plan._leaves[leaf]
-      x = plan._cut_leaf(_take, name, old, x, remove)
-    x, y = (np.asarray(z, np.float64) for z in (x, y))
-    errors[path_name(path)] = float(np.abs(x - y).max(initial=0))
-  worst = max(errors, key=lambda k: (np.isnan(errors[k]), errors[k]))
-  error = errors[worst]
-  if tolerance is not None and not error <= tolerance:
-    raise ValueError(
-      f"output {worst!r}: the smaller model differs from the masked one by "
-      f"{error:.3g}, wanted at most {tolerance:.3g}. With strict=False that is "
-      "expected; else look at plan.report(), and freeze what is wrong"
-    )
-  return error

@@ -11,13 +11,9 @@ from sparsejax.shrink.layouts import LAYOUTS
 Rule = Callable[[Analysis, Op], None]
 
 
-def analyse(
-  graph: Graph,
-  settings: Settings,
-  zero: Callable[[int, int], bool] = lambda leaf, axis: True,
-) -> Analysis:
-  """Labels all values of a graph; see `Analysis`."""
-  return Analysis(graph, settings, _step, zero)
+def analyse(graph: Graph, settings: Settings, **options) -> Analysis:
+  """Labels all values of a graph; see `Analysis`, for options too."""
+  return Analysis(graph, settings, _step, **options)
 
 
 def _step(a: Analysis, op: Op) -> None:
@@ -142,8 +138,8 @@ def _reduce(a: Analysis, op: Op) -> None:
 
   def number(axis):
     known = a.at[x][axis]
-    zero = op.name == "reduce_sum" and known == 0
-    return known if keeps or zero else None
+    sums = op.name == "reduce_sum" and known in (0, values.FIXED)
+    return known if keeps or sums else None
 
   for out in op.outs:
     a.set(out, [a.axes[x][axis] for axis in kept], list(map(number, kept)))

@@ -20,15 +20,24 @@ def taken(x: Any, places: np.ndarray, axis: int) -> Any:
 
 
 class Smaller:
-  """An analysed graph without the slices that are removed.
+  """An analysed graph without the slices that are removed."""
 
-  Attributes:
-    analysis: The graph's labels.
-    removed: bool, by label that stands for a class: whether it is removed.
-  """
+  def __init__(
+    self,
+    analysis: Analysis,
+    removed: np.ndarray,
+    watched: dict[int, Any] | None = None,
+  ):
+    """Takes an analysis.
 
-  def __init__(self, analysis: Analysis, removed: np.ndarray):
+    Args:
+      analysis: The graph's labels.
+      removed: bool, by label that stands for a class: whether it is removed.
+      watched: Filled with the values that are computed, by their numbers: of
+        those that are its keys.
+    """
     self.analysis, self.graph = analysis, analysis.graph
+    self._watched = {} if watched is None else watched
     self._removed = removed
     self._kept: dict[tuple[int, int], np.ndarray] = {}
 
@@ -65,6 +74,8 @@ class Smaller:
 
     for op in body.ops:
       known.update(zip(op.outs, self._op(op, read), strict=True))
+    for i in self._watched.keys() & known.keys():
+      self._watched[i] = known[i]
     return [read(i) for i in body.outs]
 
   def _op(self, op: Op, read: Callable[[int], Any]) -> Sequence[Any]:

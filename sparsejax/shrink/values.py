@@ -2,14 +2,17 @@
 
 A masked model has the same number at all removed indices of most activations:
 zero, or what the layers since make of it. Whether it is zero again where these
-are summed is decided here. None stands for a number that is not known.
+are summed is decided here. None stands for a number that is not known, FIXED
+for numbers that differ from index to index of that axis, but are the same for
+all inputs and all indices of other axes.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Number = float | None
+FIXED = "fixed"
+Number = float | str | None
 
 ELEMENTWISE = frozenset({
   "abs", "add", "add_any", "and", "asinh", "atan2", "cbrt", "ceil", "clamp",
@@ -89,10 +92,11 @@ def at(name: str, params: dict[str, Any], xs: Sequence[Number]) -> Number:
   if name == "div" and xs[0] == 0:
     return 0.0
   if name == "select_n":
-    cases = xs[1:]
-    return cases[0] if len(set(cases)) == 1 else None
+    return same(xs[1:])
   if None in xs:
     return None
+  if FIXED in xs:
+    return FIXED
   if name in _SAME:
     return _converted(xs[0], params)
   if name == "mul":
@@ -108,6 +112,20 @@ def at(name: str, params: dict[str, Any], xs: Sequence[Number]) -> Number:
   if isinstance(value, complex) or not math.isfinite(value):
     return None
   return float(value)
+
+
+def same(numbers: Sequence[Number]) -> Number:
+  """Returns the number that all of some are, or None."""
+  first = numbers[0]
+  equal = all(number == first for number in numbers)
+  return first if equal and first != FIXED else None
+
+
+def beside(numbers: Sequence[Number]) -> Number:
+  """Returns the number of parts side by side, at different indices."""
+  if len(set(numbers)) == 1:
+    return numbers[0]
+  return None if None in numbers else FIXED
 
 
 def _converted(x: float, params) -> Number:
