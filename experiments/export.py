@@ -3,7 +3,7 @@
 python -m experiments.export --workdir=DIR --to=FILE.safetensors \
   [--format=packed|dense] [--run=NAME]
 python -m experiments.export --model=PATH --to=PATH \
-  [--format=packed|dense|2:4] [--dtype=float32|float16|bfloat16]
+  [--format=packed|dense|2:4] [--dtype=float32|float16|bfloat16|int8]
 
 The first is for finished runs of image models, the second for language models:
 Hugging Face folders, such as DIR/model of a fine-tuning run, or packed files.
@@ -105,7 +105,7 @@ def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
     model: Where it is: a Hugging Face folder, a GGUF or a packed file.
     to: The file, if packed, else the folder.
     form: One of FORMATS.
-    dtype: Of the weights: float32, float16 or bfloat16.
+    dtype: Of the weights: float32, float16 or bfloat16; int8 if packed.
 
   Raises:
     UserError: If there is no such model, format or dtype, or the model's zeros

@@ -30,6 +30,8 @@ class Layer(NamedTuple):
     sparse_flops: Forward FLOPs with the mask, or None if not given.
     role: What it is taken for: its kind, and of a weight what its axes are;
       '' for a total.
+    nbytes: What it takes, places and scales included; None where all leaves are
+      arrays.
   """
 
   path: str
@@ -41,6 +43,7 @@ class Layer(NamedTuple):
   flops: int | None = None
   sparse_flops: int | float | None = None
   role: str = ""
+  nbytes: int | None = None
 
   @property
   def sparsity(self) -> float:
@@ -58,7 +61,8 @@ def layers(
   """One row per leaf of the parameters, in the order of the pytree.
 
   Args:
-    params: A pytree of arrays or `jax.ShapeDtypeStruct`s, of any shape.
+    params: A pytree of arrays or `jax.ShapeDtypeStruct`s, of any shape; and of
+      nodes that stand for matrices, such as packed ones and those of INT8.
     masks: A pytree of the same structure, of concrete bool arrays of the
       shapes of `params`, or the scalar True for a leaf that stays dense.
     flops: A pytree of the same structure of integers, as
@@ -83,7 +87,14 @@ def layers(
     bias 4 4 0.0
     kernel 16 4 0.75
   """
-  structure = jax.tree.structure(params)
+  paths, structure = jax.tree_util.tree_flatten_with_path(
+    params, is_leaf=_is_matrix
+  )
+  nodes = any(_is_matrix(x) for _, x in paths)
+  shapes = structure.unflatten(
+    jax.ShapeDtypeStruct(x.shape, x.dtype) if _is_matrix(x) else x
+    for _, x in paths
+  )
   for name, tree in (("masks", masks), ("flops", flops)):
     if tree is not None and jax.tree.structure(tree) != structure:
       raise ValueError(
@@ -93,11 +104,11 @@ def layers(
   costs = [None] * structure.num_leaves
   if flops is not None:
     costs = jax.tree.leaves(flops)
-  by_path = roles.of(params, prunable)
+  by_path = roles.of(shapes, prunable)
   return [
-    _layer(path_name(path), param, np.asarray(mask), cost, by_path)
+    _layer(path_name(path), param, np.asarray(mask), cost, by_path, nodes)
     for (path, param), mask, cost in zip(
-      jax.tree_util.tree_leaves_with_path(params),
+      paths,
       jax.tree.leaves(masks),
       costs,
       strict=True,
@@ -129,6 +140,7 @@ def total(rows: Iterable[Layer], path: str = "total") -> Layer:
   rows = list(rows)
   dtypes = {row.dtype for row in rows}
   priced = bool(rows) and all(row.flops is not None for row in rows)
+  weighed = bool(rows) and all(row.nbytes is not None for row in rows)
   return Layer(
     path=path,
     shape=(),
@@ -138,6 +150,7 @@ def total(rows: Iterable[Layer], path: str = "total") -> Layer:
     masked=any(row.masked for row in rows),
     flops=sum(row.flops for row in rows) if priced else None,
     sparse_flops=sum(row.sparse_flops for row in rows) if priced else None,
+    nbytes=sum(row.nbytes for row in rows) if weighed else None,
   )
 
 
@@ -172,7 +185,12 @@ def table(rows: Iterable[Layer]) -> str:
   columns = ["leaf", "shape", "dtype", "taken for", "size", "nnz", "sparsity"]
   if whole.flops is not None:
     columns += ["FLOPs", "sparse FLOPs"]
-  lines = [_cells(row)[: len(columns)] for row in (*rows, sparse, whole)]
+  if whole.nbytes is not None:
+    columns.append("bytes")
+  lines = [
+    [cells[column] for column in columns]
+    for cells in map(_cells, (*rows, sparse, whole))
+  ]
   widths = [
     max(map(len, column)) for column in zip(columns, *lines, strict=True)
   ]
@@ -194,12 +212,18 @@ def table(rows: Iterable[Layer]) -> str:
 _TEXT_COLUMNS = 4  # these go to the left, numbers to the right
 
 
+def _is_matrix(x: Any) -> bool:
+  """Tells whether `x` is a node that stands for a matrix."""
+  return hasattr(type(x), "matmul")
+
+
 def _layer(
   path: str,
   param: Any,
   mask: np.ndarray,
   cost: int | None,
   by_path: dict[str, roles.Role],
+  weighed: bool,
 ) -> Layer:
   shape, size = tuple(param.shape), math.prod(param.shape)
   role, path = by_path[path], path or "params"
@@ -222,18 +246,29 @@ def _layer(
     flops=cost,
     sparse_flops=None if cost is None else flops_lib.sparse_flops(cost, mask),
     role=words,
+    nbytes=sum(_nbytes(x) for x in jax.tree.leaves(param)) if weighed else None,
   )
 
 
-def _cells(row: Layer) -> list[str]:
-  costs = (row.flops, row.sparse_flops)
-  return [
-    row.path.replace("|", r"\|"),
-    " x ".join(map(str, row.shape)),
-    row.dtype,
-    row.role,
-    f"{row.size:,}",
-    f"{row.nnz:,}",
-    f"{row.sparsity:.2%}".replace("%", " %") if row.masked else "dense",
-    *("" if cost is None else f"{cost:,.0f}" for cost in costs),
-  ]
+def _nbytes(x: Any) -> int:
+  return math.prod(x.shape) * np.dtype(x.dtype).itemsize
+
+
+def _cells(row: Layer) -> dict[str, str]:
+  def number(x: float | None) -> str:
+    return "" if x is None else f"{x:,.0f}"
+
+  return {
+    "leaf": row.path.replace("|", r"\|"),
+    "shape": " x ".join(map(str, row.shape)),
+    "dtype": row.dtype,
+    "taken for": row.role,
+    "size": number(row.size),
+    "nnz": number(row.nnz),
+    "sparsity": (
+      f"{row.sparsity:.2%}".replace("%", " %") if row.masked else "dense"
+    ),
+    "FLOPs": number(row.flops),
+    "sparse FLOPs": number(row.sparse_flops),
+    "bytes": number(row.nbytes),
+  }

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from sparsejax import report
+from sparsejax import packed, quantize, report
 
 
 def half(param):
@@ -38,24 +38,25 @@ def test_doctests():
 
 def test_layers(rows):
   assert rows == [
-    ("encoder/bias", (4,), "float32", 4, 4, False, 0, 0, "bias"),
+    ("encoder/bias", (4,), "float32", 4, 4, False, 0, 0, "bias", None),
     (
       *("encoder/kernel", (8, 4), "float32", 32, 16, True, 640, 320),
-      "weight, 8 -> 4",
+      *("weight, 8 -> 4", None),
     ),
-    ("head", (4, 2), "bfloat16", 8, 4, True, 80, 40, "weight, 4 -> 2"),
+    ("head", (4, 2), "bfloat16", 8, 4, True, 80, 40, "weight, 4 -> 2", None),
   ]
   assert [row.sparsity for row in rows] == [0, 0.5, 0.5]
 
 
 def test_total(rows):
   whole = report.total(rows)
-  assert whole == ("total", (), "", 44, 24, True, 720, 360, "")
+  assert whole == ("total", (), "", 44, 24, True, 720, 360, "", None)
   assert whole.sparsity == 20 / 44
   sparse = report.total((row for row in rows if row.masked), "sparse")
-  assert sparse == ("sparse", (), "", 40, 20, True, 720, 360, "")
+  assert sparse == ("sparse", (), "", 40, 20, True, 720, 360, "", None)
   assert report.total(rows[:2]).dtype == "float32"
-  assert report.total([]) == ("total", (), "", 0, 0, False, None, None, "")
+  nothing = ("total", (), "", 0, 0, False, None, None, "", None)
+  assert report.total([]) == nothing
   assert report.total([]).sparsity == 0
 
 
@@ -144,3 +145,28 @@ def test_errors():
     ValueError, match=r"'layer/kernel' .* \(2, 3\).* got shape \(3, 2\)"
   ):
     report.layers(params, wrong)
+
+
+def test_bytes_are_counted_where_leaves_are_nodes():
+  """By hand: values, bits of the mask and pointers, scales."""
+  w = np.where(np.arange(128).reshape(16, 8) % 4 == 0, 1.5, 0).astype("f")
+  params = {"a": {"kernel": w}, "b": {"kernel": w}, "c": np.ones(8, "f")}
+  masks = {"a": {"kernel": w != 0}, "b": {"kernel": True}, "c": True}
+  tree = packed.pack(params, masks, formats=packed.row_bits())
+  tree = packed.quantize(tree)
+  tree["b"]["kernel"] = quantize.matrix(w, group=4)
+  masks["b"]["kernel"] = w != 0
+  rows = report.layers(tree, masks)
+  assert [row.nbytes for row in rows] == [
+    32 + 16 * 8 // 8 + 4 * 9 + 4 * 8,
+    128 + 4 * 8 * 4,
+    4 * 8,
+  ]
+  assert [row.dtype for row in rows] == ["int8", "int8", "float32"]
+  assert [row.nnz for row in rows] == [32, 32, 8]
+  table = report.table(rows)
+  assert table.splitlines()[0].endswith("| sparsity | bytes |")
+  assert table.splitlines()[-1].endswith(f" {116 + 256 + 32} |")
+  plain = report.layers(params, masks)
+  assert [row.role for row in plain] == [row.role for row in rows]
+  assert all(row.nbytes is None for row in plain)
