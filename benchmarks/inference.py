@@ -154,10 +154,16 @@ def scored(name: str, folder: pathlib.Path) -> float:
   file = folder / f"{name}.json"
   if file.exists():
     return json.loads(file.read_text())
-  model, network = read(name, folder)
+  kind = KINDS[name]
+  if kind.sparsity and kind.dtype == "float32":
+    model = pruned(load.smollm2(), kind.sparsity)  # what unpacking would give
+    network = model.network()
+  else:
+    model, network = read(name, folder)
+    model = packed_model.unpack(model)
   found, _ = perplexity.perplexity(
     network,
-    packed_model.unpack(model).params,
+    model.params,
     words()[: SCORED + 1],
     window=WINDOW,
     stride=WINDOW,

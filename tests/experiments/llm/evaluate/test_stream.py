@@ -66,6 +66,8 @@ def test_tokens_are_handed_over_as_they_come(writer):
   cache = writer._cache
   assert [next(made), next(made)] == wanted(TOKENS[:9])[:2]
   assert cache[0].key.is_deleted()  # donated, not copied
+  memory = writer._programs[1].memory_analysis()
+  assert memory.alias_size_in_bytes >= writer.memory()["cache"]
   made.close()
   assert list(writer.write(TOKENS[:9], steps=STEPS)) == wanted(TOKENS[:9])
 
