@@ -28,8 +28,8 @@ from experiments.config import args
 from experiments.drivers import shrink
 from experiments.recipes import vision
 
-STEPS = 800
-SHRINK_AT = 560
+STEPS = 600
+SHRINK_AT = 420
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -54,6 +54,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     base.model = {"name": "resnet", "depth": 8, "width": 4, "shortcut": "B"}
   base.optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
   base.schedule = {"name": "cosine", "learning_rate": 0.05}
+  base.eval_every = base.steps // 2
   config.base = base
   steps = base.steps
   config.shrink_at = steps * SHRINK_AT // STEPS
@@ -67,7 +68,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "distribution": "uniform",
     "prunable": r"block\d+/conv1/kernel$",
   }
-  # Steps go on being counted, so that it begins at 0.06 (1 - 560 / 800).
+  # Steps go on being counted, so that it begins at 0.06 (1 - 420 / 600).
   config.then = {"schedule": {"name": "linear", "learning_rate": 0.06}}
   config.rounds = 3 if smoke else 15
   return config

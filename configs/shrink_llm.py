@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.name = f"shrink_llm {variant}"
   config.seeds = (0,)
   config.base = llm.run(
-    variant, steps=60, batch_size=4 if variant == BYTES else 1
+    variant, steps=40, batch_size=4 if variant == BYTES else 1
   )
   config.base.save = True
   # The byte-level model was trained on this text, and needs no tuning.
@@ -68,7 +68,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         "score": score,
         # Two heads of the smoke test's model: half of them, or none.
         "sparsity": 0.5 if variant == SMOKE else 0.25,
-        "sequences": 4 if variant == SMOKE else 32,
+        "sequences": 4 if variant == SMOKE else 16,
         "length": config.base.task.length,
       }
     }

@@ -169,7 +169,8 @@ def _take(config: ml_collections.ConfigDict, folder: Path) -> _Taken:
   source = open_source(config, np.asarray(state.keys["data"]))
   x, _ = source.batches(0).taken(jnp.int32(0))
   plan = shrink.trace(_logits(config), whole, x)
-  remove = plan.remove(_zeroed(plan, sparsejax.get_masks(state.opt_state)))
+  masks = sparsejax.get_masks(state.opt_state)
+  remove = plan.remove(_zeroed(plan, state.params, masks))
   small = plan.take(whole, remove)
   widths = _widths(whole["params"], small["params"])
   wanted = jax.jit(_logits(config))(plan.mask(whole, remove), x)
@@ -208,32 +209,35 @@ def _with_widths(
   return one
 
 
-def _zeroed(plan: shrink.Plan, masks: Any) -> list[int]:
-  """Lists the units all of whose kernels write nothing, by their masks.
+def _zeroed(plan: shrink.Plan, params: Any, masks: Any) -> list[int]:
+  """Lists the units of which, by the masks, no kernel computes anything.
 
-  What a norm behind them adds does not count: it leaves with them.
+  What biases and norms add does not count: it leaves with them.
+
+  Args:
+    plan: Of variables, with `params` among them.
+    params: The parameters.
+    masks: Their masks.
   """
-  by_path = {
-    f"params/{path_name(path)}": np.asarray(mask)
-    for path, mask in jax.tree_util.tree_leaves_with_path(masks)
+  active = {
+    f"params/{path_name(path)}": np.broadcast_to(mask, x.shape)
+    for (path, x), mask in zip(
+      jax.tree_util.tree_leaves_with_path(params),
+      jax.tree.leaves(masks),
+      strict=True,
+    )
+    if path_name(path).endswith("/kernel")
   }
-
-  def writes(path: str, axis: int, kept: np.ndarray) -> bool | None:
-    mask = by_path.get(path)
-    if not path.endswith("/kernel") or mask is None:
-      return None
-    if mask.ndim == 0:  # dense, and kernels have their outputs last
-      return None
-    if axis != mask.ndim - 1:
-      return None
-    return bool(mask[..., ~kept].any())
-
   units = []
   for group in plan.groups.values():
     for unit in group:
-      cuts = plan.remove([unit]).keep
-      found = [writes(*cut, kept) for cut, kept in cuts.items()]
-      if False in found and True not in found:
+      # Kernels have their outputs last.
+      outputs = [
+        active[path][..., ~kept]
+        for (path, axis), kept in plan.remove([unit]).keep.items()
+        if path in active and axis == active[path].ndim - 1
+      ]
+      if outputs and not any(map(np.any, outputs)):
         units.append(unit)
   return units
 

@@ -248,6 +248,17 @@ def test_l2_comes_before_momentum_and_spares_vectors():
   assert float(updates["w"][0, 0]) == pytest.approx(-0.5 * 1.9 * 1.2)
 
 
+def test_group_lasso_pulls_at_the_norm_of_each_output():
+  tx = optimizers.sgd(1.0, momentum=0.0, group_lasso=0.1)
+  params = {"w": jnp.array([[3.0, 0.0], [4.0, 0.0]]), "b": jnp.ones(2)}
+  grads = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = tx.update(grads, tx.init(params), params)
+  # 0.1 sqrt(2) w / 5; nothing where the norm is 0, nor of biases.
+  wanted = -0.1 * 2**0.5 * np.array([[0.6, 0.0], [0.8, 0.0]])
+  np.testing.assert_allclose(updates["w"], wanted, rtol=1e-6)
+  assert not updates["b"].any()
+
+
 def test_optimizers_clip():
   params = {"w": jnp.ones((2, 2))}
   grads = {"w": jnp.full((2, 2), 1e6)}

@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from experiments.config import calling
 from experiments.drivers import recovery
 from experiments.errors import UserError
-from experiments.llm.io import huggingface
+from experiments.llm.evaluate import tasks
+from experiments.llm.io import huggingface, load
+from experiments.runs import recovery as runs
 from experiments.runs.recorder import DivergedError
 from tests.experiments.small_finetune import (
   DELTAS,
@@ -140,6 +144,37 @@ def test_seeds_are_averaged_and_learn_from_the_dense_model(tmp_path):
   finals = [read(run / "finished.json")["metrics"] for run in runs]
   mean = sum(final["perplexity"] for final in finals) / 2
   assert line.split(",")[2].startswith(f"{mean:.2f}")
+
+
+def test_methods_can_be_kept_to_some_starts(tmp_path):
+  starts = {name: {"prune": WANDA} for name in ("first", "second")}
+  config = make(starts=starts, bases=tuple(starts), only={"lora*": ("second",)})
+  cells = runs.plan(config, tmp_path)
+  assert [str(cell) for cell in cells] == [
+    "none, first",
+    "none, second",
+    "lora*, second",
+  ]
+
+
+def test_speed_is_measured_once_against_the_dense_model(tmp_path, monkeypatch):
+  config = make(timing={"tokens": 3, "prompt": 2, "rounds": 2})
+  model = calling.call("model", load.MODELS, config.base.model)
+  task = tasks.make(model, TEXT)
+  (tmp_path / "pruned").mkdir()
+  huggingface.write_model(tmp_path / "pruned" / "wanda_50", model)
+  made = []
+
+  def in_turns(functions, *, rounds):
+    made.append((sorted(functions), rounds))
+    return {"dense": np.array([2.0, 4.0]), "wanda 50 %": np.array([1.0, 1.0])}
+
+  monkeypatch.setattr(runs.timing, "in_turns", in_turns)
+  for _ in range(2):
+    found = runs.speed(config, tmp_path, "wanda 50 %", model, task)
+    assert found == (3.0, 3.0)
+  assert made == [(["dense", "wanda 50 %"], 2)]
+  assert runs.speed(make(), tmp_path, "wanda 50 %", model, task) is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from experiments.errors import UserError
+from experiments.llm.evaluate import generate
 from experiments.llm.families import mpt
+from experiments.llm.io import huggingface, packed_model
 from experiments.llm.io.model import Model
 from experiments.llm.io.tokenizer import byte_level
 from experiments.llm.prune import pruners, structured
@@ -95,6 +97,7 @@ def test_each_layer_loses_its_own_weak_heads_and_units(model, score):
   np.testing.assert_allclose(got[0], wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_random_units_follow_the_seed(model):
   def pruned(seed):
     return structured.prune(
@@ -128,6 +131,30 @@ def test_narrower_models_are_told_from_others(model):
   assert structured.is_narrower(narrow, model)
   deeper = dataclasses.replace(CONFIG, layers=3)
   assert not structured.is_narrower(narrow, model._replace(config=deeper))
+
+
+def test_a_narrower_model_is_written_read_and_generates(model, tmp_path):
+  words = byte_level()
+  vocabulary = words.vocab_size
+  params = jax.tree.map(np.array, model.params)
+  embedding = np.random.default_rng(2).normal(size=(vocabulary, 16))
+  params["embed"] = {"embedding": embedding.astype(np.float32)}
+  whole = model._replace(
+    config=dataclasses.replace(CONFIG, vocab_size=vocabulary), params=params
+  )
+  narrow = structured.prune(whole, TOKENS, 0.4, score="magnitude")
+  huggingface.write_model(tmp_path / "folder", narrow)
+  packed_model.write_model(tmp_path / "file", packed_model.pack(narrow))
+  made = []
+  for one in (
+    narrow,
+    huggingface.read_model(tmp_path / "folder"),
+    packed_model.read_model(tmp_path / "file"),
+  ):
+    assert one.config == narrow.config
+    network = one.network()
+    made += generate.greedy(network, one.params, [[1, 2, 3]], steps=4)
+  assert made[0] == made[1] == made[2]
 
 
 def test_another_model_is_not_taken_for_the_masked_one(model, monkeypatch):
