@@ -15,23 +15,32 @@
 namespace sparsejax {
 namespace {
 
-// 64 bytes, wherever they lie; compilers split them on narrower machines.
-typedef float Vector __attribute__((vector_size(64), aligned(4)));
-
 constexpr int64_t kWord = 64;  // Places whose bits are looked at together.
 
-// Vectors of examples that are summed at once: what the registers hold.
+// Floats of a register. Compilers keep wider vectors in memory.
 #if defined(__AVX512F__)
-constexpr int kPanel = 8;
+constexpr int kWidth = 16;
 #elif defined(__AVX2__)
-constexpr int kPanel = 4;
+constexpr int kWidth = 8;
 #else
-constexpr int kPanel = 2;
+constexpr int kWidth = 4;
 #endif
+typedef float Vector
+    __attribute__((vector_size(kWidth * sizeof(float)), aligned(4)));
+constexpr int kVectors = kWord / kWidth;  // Of a word's weights.
+
+// Vectors of examples that are summed at once: what the registers hold.
+constexpr int kPanel = 8;
+constexpr int64_t kExamples = kPanel * kWidth;
 // Rows that share what the first-level cache holds of a panel.
 constexpr int64_t kRows = 32;
-// Examples for which weights are expanded once.
+// Examples for which weights are expanded once, and sums of each.
 constexpr int kFew = 4;
+#if defined(__AVX512F__)
+constexpr int kSums = 4;
+#else
+constexpr int kSums = 2;
+#endif
 
 struct Bfloat16 {
   uint16_t bits;
@@ -55,17 +64,14 @@ inline Vector load(const float* p) {
 inline void store(Vector v, float* p) { *reinterpret_cast<Vector*>(p) = v; }
 
 inline float sum(Vector v) {
-  typedef float Half __attribute__((vector_size(32), aligned(4)));
-  typedef float Quarter __attribute__((vector_size(16), aligned(4)));
-  Half a, b;
-  std::memcpy(&a, &v, sizeof a);
-  std::memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof a, sizeof b);
-  a += b;
-  Quarter c, d;
-  std::memcpy(&c, &a, sizeof c);
-  std::memcpy(&d, reinterpret_cast<const char*>(&a) + sizeof c, sizeof d);
-  c += d;
-  return (c[0] + c[2]) + (c[1] + c[3]);
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);
+#elif defined(__AVX2__)
+  const __m128 four = _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
 }
 
 // The lowest n <= 64 bits.
@@ -181,32 +187,26 @@ inline __m256 load8(const int8_t* p) {
 
 template <bool kDense, class T>
 inline void expand(uint64_t bits, const T* p, Vector* w) {
-  __m256 parts[8];
   for (int i = 0; i < 8; ++i) {
     if (kDense) {
-      parts[i] = load8(p + 8 * i);
+      w[i] = load8(p + 8 * i);
     } else {
       const uint8_t mask = bits >> 8 * i;
       const __m256i ranks = widened(kRanks.of[mask]);
-      parts[i] = _mm256_blendv_ps(
+      w[i] = _mm256_blendv_ps(
           _mm256_permutevar8x32_ps(load8(p), ranks), _mm256_setzero_ps(),
           _mm256_castsi256_ps(ranks));
       p += __builtin_popcount(mask);
     }
   }
-  std::memcpy(w, parts, sizeof parts);
 }
 
 #else
 
-template <bool kDense, class T>
-inline void expand(uint64_t bits, const T* p, Vector* w) {
+template <class T>
+inline void widen64(const T* p, Vector* w) {
   float room[kWord];
-  for (int i = 0; i < kWord; ++i) {
-    const uint64_t there = kDense ? 1 : bits >> i & 1;
-    room[i] = there ? widen(*p) : 0;
-    p += there;
-  }
+  for (int i = 0; i < kWord; ++i) room[i] = widen(p[i]);
   std::memcpy(w, room, sizeof room);
 }
 
@@ -223,12 +223,26 @@ constexpr float kUnit<int8_t> = 1.0f / (1 << 24);
 // Adds the products of 64 places with N examples.
 template <int N, bool kDense, class T>
 inline void add64(uint64_t word, const T* values, const float* x,
-                  int64_t stride, Vector (&sums)[N][4]) {
-  Vector w[4];
+                  int64_t stride, Vector (&sums)[N][kSums]) {
+  Vector w[kVectors];
+#if defined(__AVX2__)
   expand<kDense>(word, values, w);
+#else
+  if (!kDense) {  // Without such instructions it is better to skip zeros.
+    float found[N] = {};
+    for (; word; word &= word - 1) {
+      const float value = widen(*values++);
+      const float* p = x + __builtin_ctzll(word);
+      for (int e = 0; e < N; ++e) found[e] += value * p[e * stride];
+    }
+    for (int e = 0; e < N; ++e) sums[e][0][0] += found[e];
+    return;
+  }
+  widen64(values, w);
+#endif
   for (int e = 0; e < N; ++e) {
-    for (int v = 0; v < 4; ++v) {
-      sums[e][v] += w[v] * load(x + e * stride + kLanes * v);
+    for (int v = 0; v < kVectors; ++v) {
+      sums[e][v % kSums] += w[v] * load(x + e * stride + kWidth * v);
     }
   }
 }
@@ -262,7 +276,7 @@ bool dots(const float* x, int64_t stride, const Masked& w, float* y,
     Vector totals[N] = {};
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t stop = (g + 1) * size;
-      Vector sums[N][4] = {};
+      Vector sums[N][kSums] = {};
       for (int64_t i = g * size; i < stop; i += kWord) {
         T last[kWord];
         const T* next = values + at;
@@ -278,8 +292,9 @@ bool dots(const float* x, int64_t stride, const Masked& w, float* y,
       }
       const float scale = kUnit<T> * (scales ? scales[r * groups + g] : 1.0f);
       for (int e = 0; e < N; ++e) {
-        totals[e] += scale * ((sums[e][0] + sums[e][1]) +
-                              (sums[e][2] + sums[e][3]));
+        Vector all = sums[e][0] + sums[e][1];  // No loop: it stays in registers.
+        if (kSums == 4) all += sums[e][2 % kSums] + sums[e][3 % kSums];
+        totals[e] += scale * all;
       }
     }
     if (!kDense && at != start_of(w, r + 1)) return false;
@@ -295,14 +310,12 @@ bool few_rows(const float* x, int64_t batch, int64_t stride, const Masked& w,
   // Rows whose weights stay in the cache for all examples.
   for (; begin < end; begin += kRows) {
     const int64_t stop = std::min(end, begin + kRows);
-    int64_t e = 0;
-    for (; e + kFew <= batch; e += kFew) {
-      good &= dots<kFew, kDense, T>(x + e * stride, stride, w, y + e * w.rows,
-                                    begin, stop);
-    }
-    for (; e < batch; ++e) {
-      good &= dots<1, kDense, T>(x + e * stride, stride, w, y + e * w.rows,
-                                 begin, stop);
+    for (int64_t e = 0; e < batch;) {
+      const bool several = batch - e >= kFew;
+      const auto multiply =
+          several ? dots<kFew, kDense, T> : dots<1, kDense, T>;
+      good &= multiply(x + e * stride, stride, w, y + e * w.rows, begin, stop);
+      e += several ? kFew : 1;
     }
   }
   return good;
@@ -374,13 +387,13 @@ bool unpack(const Masked& w, int64_t begin, int64_t end, Unpacked* out) {
 template <int V>
 inline void add(uint64_t word, const float* values, const float* x, float* y) {
   Vector sums[V];
-  for (int v = 0; v < V; ++v) sums[v] = load(y + kLanes * v);
+  for (int v = 0; v < V; ++v) sums[v] = load(y + kWidth * v);
   for (; word; word &= word - 1) {
     const float w = *values++;
-    const float* p = x + __builtin_ctzll(word) * (V * kLanes);
-    for (int v = 0; v < V; ++v) sums[v] += w * load(p + kLanes * v);
+    const float* p = x + __builtin_ctzll(word) * (V * kWidth);
+    for (int v = 0; v < V; ++v) sums[v] += w * load(p + kWidth * v);
   }
-  for (int v = 0; v < V; ++v) store(sums[v], y + kLanes * v);
+  for (int v = 0; v < V; ++v) store(sums[v], y + kWidth * v);
 }
 
 #if defined(__AVX2__)
@@ -415,14 +428,16 @@ void transpose(const float* from, int64_t from_stride, int64_t rows,
                int64_t columns, float* to, int64_t to_stride) {
   int64_t r = 0;
 #if defined(__AVX2__)
-  for (; r + 8 <= rows; r += 8) {
+  for (; r + 16 <= rows; r += 16) {  // What fills a line of the cache.
     int64_t c = 0;
     for (; c + 8 <= columns; c += 8) {
-      transpose8(from + r * from_stride + c, from_stride,
-                 to + c * to_stride + r, to_stride);
+      for (int64_t i = r; i < r + 16; i += 8) {
+        transpose8(from + i * from_stride + c, from_stride,
+                   to + c * to_stride + i, to_stride);
+      }
     }
     for (; c < columns; ++c) {
-      for (int64_t i = r; i < r + 8; ++i) {
+      for (int64_t i = r; i < r + 16; ++i) {
         to[c * to_stride + i] = from[i * from_stride + c];
       }
     }
@@ -439,17 +454,17 @@ void transpose(const float* from, int64_t from_stride, int64_t rows,
 template <int V>
 void panel(const float* x, int64_t examples, const Masked& w,
            const Unpacked& unpacked, int64_t begin, int64_t end, float* y) {
-  constexpr int64_t kExamples = V * kLanes;
+  constexpr int64_t kOwn = V * kWidth;
   const int64_t words = (w.width + kWord - 1) / kWord;
-  alignas(64) float sums[kRows * kExamples];
-  std::memset(sums, 0, (end - begin) * kExamples * sizeof(float));
+  alignas(64) float sums[kRows * kOwn];
+  std::memset(sums, 0, (end - begin) * kOwn * sizeof(float));
   for (int64_t i = 0; i < words; ++i) {
     for (int64_t r = 0; r < end - begin; ++r) {
       add<V>(unpacked.words[r * words + i], unpacked.pointers[r * words + i],
-             x + i * kWord * kExamples, sums + r * kExamples);
+             x + i * kWord * kOwn, sums + r * kOwn);
     }
   }
-  transpose(sums, kExamples, end - begin, examples, y + begin, w.rows);
+  transpose(sums, kOwn, end - begin, examples, y + begin, w.rows);
 }
 
 template <int... V>
@@ -469,9 +484,9 @@ bool many(const float* panels, int64_t batch, const Masked& w, float* y,
   for (int64_t r = begin; r < end; r += kRows) {
     const int64_t stop = std::min(end, r + kRows);
     if (!unpack(w, r, stop, &unpacked)) return false;
-    for (int64_t first = 0; first < batch; first += kPanel * kLanes) {
-      const int64_t n = std::min(kPanel * kLanes, batch - first);
-      panel_of((n + kLanes - 1) / kLanes,
+    for (int64_t first = 0; first < batch; first += kExamples) {
+      const int64_t n = std::min(kExamples, batch - first);
+      panel_of((n + kWidth - 1) / kWidth,
                std::make_integer_sequence<int, kPanel>(),
                panels + first * w.width, n, w, unpacked, r, stop,
                y + first * w.rows);
@@ -482,8 +497,8 @@ bool many(const float* panels, int64_t batch, const Masked& w, float* y,
 
 void fill(const float* x, int64_t batch, int64_t width, int64_t first,
           float* panels) {
-  const int64_t n = std::min(kPanel * kLanes, batch - first);
-  const int64_t wide = (n + kLanes - 1) / kLanes * kLanes;
+  const int64_t n = std::min(kExamples, batch - first);
+  const int64_t wide = (n + kWidth - 1) / kWidth * kWidth;
   float* to = panels + first * width;
   if (wide > n) {  // A product with what is not there could be slow.
     for (int64_t i = 0; i < width; ++i) {
@@ -511,6 +526,6 @@ bool few(const float* x, int64_t batch, int64_t stride, const Masked& w,
 #define SPARSEJAX_JOIN(isa) masked_##isa
 extern const MaskedProducts SPARSEJAX_NAME(SPARSEJAX_ISA);
 const MaskedProducts SPARSEJAX_NAME(SPARSEJAX_ISA) = {few, many, fill,
-                                                      kPanel * kLanes};
+                                                      kExamples};
 
 }  // namespace sparsejax
