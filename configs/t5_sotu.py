@@ -34,7 +34,7 @@ from experiments.drivers import recovery
 from experiments.recipes import llm
 from experiments.recipes.llm import SMOKE
 
-PAIRS = "pairs"
+SOTU, PAIRS = "sotu", "pairs"
 LOSSES = {
   "ce": {"cross_entropy": 1.0},
   "ce + kl": {"cross_entropy": 1.0, "kl": 1.0},
@@ -53,10 +53,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  variant = args.parse(arg, variant=("", PAIRS, SMOKE)).variant
+  variant = args.parse(arg, variant=(SOTU, PAIRS, SMOKE)).variant
   smoke, pairs = variant == SMOKE, variant == PAIRS
   config = recovery.defaults()
-  config.name = f"t5_sotu {variant}".strip()
+  config.name = "t5_sotu" if variant == SOTU else f"t5_sotu {variant}"
   base = config.base
   base.steps = 6 if smoke else 40
   base.batch_size = 2 if smoke else 8

@@ -23,6 +23,7 @@ VARIANTS = {
   "squarehead_llm": ("", "bytes", "gsm8k", "smoke"),
   "quantize_llm": ("", "bytes", "trained", "smoke", "smoke,trained"),
   "reasoning_llm": ("", "smoke", *questions.TASKS),
+  "t5_sotu": ("", "pairs", "smoke"),
 }
 
 
