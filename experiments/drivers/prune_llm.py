@@ -108,7 +108,15 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
           rows.append(llm.row(cell, results, measure, size=dense["size"]))
         advance(len(rows) + len(failed))
     if rows:
-      llm.write_report(path, config, rows, measure, dense[measure.name], failed)
+      llm.write_report(
+        path,
+        config,
+        rows,
+        measure,
+        dense[measure.name],
+        failed,
+        tested=task.tested_on(dense),
+      )
     if failed:
       raise UserError(
         f"{len(failed)} of {len(cells)} cells could not be made; the others "

@@ -103,7 +103,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         shared = {"size": dense["size"], "speed": speed}
         rows.append(llm.row(cell, results, measure, diverged, **shared))
         advance(len(rows))
-  llm.write_report(path, config, rows, measure, dense[measure.name])
+  tested = task.tested_on(dense)
+  llm.write_report(
+    path, config, rows, measure, dense[measure.name], tested=tested
+  )
 
 
 def _train(

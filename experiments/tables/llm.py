@@ -107,6 +107,7 @@ def table(
   measure: Measure,
   dense: float,
   published: Mapping[Cell, str],
+  tested: str = "",
 ) -> list[tuple[str, ...]]:
   """Makes the header and cells of a table of language models.
 
@@ -115,6 +116,7 @@ def table(
     measure: What the values are.
     dense: The dense model's value.
     published: What papers found, by cell.
+    tested: What the values are of, for the reader.
 
   Returns:
     The lines; columns that would be empty are left out.
@@ -127,6 +129,8 @@ def table(
       measure.against(r.mean, dense) if r.finite else "-"
     ),
     "95 % interval": measure.interval,
+    "dense": lambda r: measure.shown(dense) if tested else "-",
+    "tested on": lambda r: tested or "-",
     "runs": lambda r: r.runs,
     "non-zeros": lambda r: (
       "-" if r.nnz is None else f"{100 * r.nnz / r.size:.2f} %"
@@ -179,6 +183,8 @@ def write_report(
   measure: Measure,
   dense: float,
   missing: Collection[Cell] = (),
+  *,
+  tested: str = "",
 ) -> None:
   """Writes report.md, table.csv and models.png, and prints the table.
 
@@ -190,6 +196,7 @@ def write_report(
     measure: What the values are.
     dense: The dense model's value.
     missing: Cells that have no row; no order is expected of them.
+    tested: As for `table`.
   """
   known = {name for row in rows for name in (row.label, row.method)}
   lost = {name for cell in missing for name in (str(cell), cell.method)} - known
@@ -198,7 +205,7 @@ def write_report(
   dense = number(dense)
   reason = barred(model=config.get("base", config).model)
   rows = [row._replace(barred=reason) for row in rows]
-  lines = table(rows, measure, dense, published)
+  lines = table(rows, measure, dense, published, tested)
   sentences = order_sentences(rows, measure, expected)
   report = text.render(
     text.TEMPLATES / "models.md",

@@ -36,6 +36,8 @@ class Task(NamedTuple):
     measure: The metric by which models are compared, one of MEASURES.
     lower_is_better: Whether a lower value of it is better.
     evaluate: `(network, params) -> metrics` by name.
+    context: How many tokens the model reads at once in a test at most; of an
+      encoder-decoder those of a text before spans are left out, or of a source.
   """
 
   examples: Examples
@@ -43,6 +45,13 @@ class Task(NamedTuple):
   measure: str
   lower_is_better: bool
   evaluate: Callable[[Network, Any], dict[str, float]]
+  context: int | None = None
+
+  def tested_on(self, numbers: Mapping[str, Any]) -> str:
+    """Says what metrics are of, for people."""
+    of = next(name for name in ("tokens", "questions") if name in numbers)
+    context = f", context {self.context:,}" if self.context else ""
+    return f"{numbers[of]:,} {of}{context}"
 
 
 def make(model: Model, config: Mapping[str, Any]) -> Task:
@@ -126,6 +135,7 @@ def text(
     measure="perplexity",
     lower_is_better=True,
     evaluate=measure,
+    context=window,
   )
 
 
@@ -233,7 +243,7 @@ def span_corruption(
         seed=2 * seed + i,
       )
     )
-  return _of_sources(*drawn, batch)
+  return _of_sources(*drawn, batch)._replace(context=length)
 
 
 def pairs(
@@ -281,7 +291,7 @@ def pairs(
     )
     for path in (train_path, test_path)
   ]
-  return _of_sources(*drawn, batch)
+  return _of_sources(*drawn, batch)._replace(context=length)
 
 
 TASKS = {

@@ -70,6 +70,15 @@ def test_lines_of_perplexities():
   ]  # fmt: skip
 
 
+def test_the_dense_model_and_the_test_stand_beside_every_value():
+  rows = [row("60 %", "none", 30.0), row("60 %", "ce", 20.0)]
+  tested = "1,024 tokens, context 256"
+  header, *lines = llm.table(rows, PERPLEXITY, 10.0, {}, tested)
+  at = header.index("dense")
+  assert header[at + 1] == "tested on"
+  assert [line[at : at + 2] for line in lines] == [("10.00", tested)] * 2
+
+
 def test_lines_of_accuracies_leave_out_what_is_empty():
   header, line = llm.table([row("", "x", 0.25)], ACCURACY, 0.5, {})
   assert header == (
