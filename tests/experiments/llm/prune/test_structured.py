@@ -133,16 +133,20 @@ def test_narrower_models_are_told_from_others(model):
   assert not structured.is_narrower(narrow, model._replace(config=deeper))
 
 
+def of_all_bytes(model):
+  """The model, with an embedding of every token of its tokenizer."""
+  size = model.tokenizer.vocab_size
+  embedding = np.random.default_rng(2).normal(size=(size, 16))
+  params = {
+    **model.params,
+    "embed": {"embedding": embedding.astype(np.float32)},
+  }
+  config = dataclasses.replace(CONFIG, vocab_size=size)
+  return model._replace(config=config, params=params)
+
+
 def test_a_narrower_model_is_written_read_and_generates(model, tmp_path):
-  words = byte_level()
-  vocabulary = words.vocab_size
-  params = jax.tree.map(np.array, model.params)
-  embedding = np.random.default_rng(2).normal(size=(vocabulary, 16))
-  params["embed"] = {"embedding": embedding.astype(np.float32)}
-  whole = model._replace(
-    config=dataclasses.replace(CONFIG, vocab_size=vocabulary), params=params
-  )
-  narrow = structured.prune(whole, TOKENS, 0.4, score="magnitude")
+  narrow = structured.prune(of_all_bytes(model), TOKENS, 0.4, score="magnitude")
   huggingface.write_model(tmp_path / "folder", narrow)
   packed_model.write_model(tmp_path / "file", packed_model.pack(narrow))
   made = []
@@ -155,6 +159,20 @@ def test_a_narrower_model_is_written_read_and_generates(model, tmp_path):
     network = one.network()
     made += generate.greedy(network, one.params, [[1, 2, 3]], steps=4)
   assert made[0] == made[1] == made[2]
+
+
+@pytest.mark.slow
+def test_transformers_reads_a_narrower_model(model, tmp_path):
+  reason = "needs `pip install -e '.[peers]'`"
+  torch = pytest.importorskip("torch", reason=reason)
+  transformers = pytest.importorskip("transformers", reason=reason)
+  narrow = structured.prune(of_all_bytes(model), TOKENS, 0.4, score="magnitude")
+  huggingface.write_model(tmp_path, narrow)
+  peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+  with torch.no_grad():
+    wanted = peer(torch.tensor(np.asarray(TOKENS))).logits.numpy()
+  got = narrow.network().apply({"params": narrow.params}, TOKENS)
+  np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
 def test_another_model_is_not_taken_for_the_masked_one(model, monkeypatch):
