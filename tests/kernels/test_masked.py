@@ -1,5 +1,6 @@
 """Products with masked and INT8 matrices, against NumPy in float64."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax import kernels, packed
+from sparsejax import kernels, packed, quantize
 from sparsejax.kernels import build
 from tests.kernels.test_kernels import supports
 from tests.marks import few, slow
@@ -111,7 +112,8 @@ def test_packed_matrices_are_multiplied(group):
   w = jnp.asarray(np.where(mask, rng.normal(size=mask.shape), 0), jnp.float32)
   tree = packed.pack(w, mask, formats=packed.row_bits())
   if group is not False:
-    tree = packed.quantize(tree, group=group)
+    scales = functools.partial(quantize.scales, group=group)
+    tree = packed.quantize(tree, scales=scales)
   x = rng.normal(size=(2, 9, 40)).astype(np.float32)
   exact = np.asarray(tree.unpack(), np.float64)
   np.testing.assert_allclose(tree.matmul(x), x @ exact, rtol=1e-5, atol=1e-5)
