@@ -286,4 +286,5 @@ def _uniform(constant: Any) -> Number:
     return None
   array = np.asarray(constant)
   first = array.flat[0]
-  return float(first) if (array == first).all() else None
+  exact = int(first) == int(float(first)) if array.dtype.kind in "iu" else True
+  return float(first) if exact and (array == first).all() else None

@@ -22,6 +22,9 @@ from sparsejax.shrink.smaller import Smaller
 from sparsejax.shrink.trees import Structure, shape_of, take
 from sparsejax.shrink.vanishing import Slices, vanishing
 
+# For how many shapes of inputs an analysis is kept.
+_MOST_SHAPES = 16
+
 
 def trace(
   apply_fn: Callable[..., Any],
@@ -288,6 +291,10 @@ class Plan:
     small = self.take(self.structure.whole(), remove)
     return flops.product_flops(self.apply_fn(remove), small, *self._inputs)
 
+  def unit_flops(self, group: Group) -> int:
+    """Counts the FLOPs that leave with the first unit of a group."""
+    return self.flops() - self.flops(self.remove(group.units[:1]))
+
   def mask(self, tree: PyTree, remove: Removal) -> PyTree:
     """Sets what is removed to zero, and keeps all shapes.
 
@@ -371,6 +378,8 @@ class Plan:
     found = analysis, jax.tree.structure(out)
     # Constants of a trace must not outlive it.
     if graph.is_of_arrays:
+      if len(self._analyses) == _MOST_SHAPES:
+        del self._analyses[next(iter(self._analyses))]
       self._analyses[key] = found
     return found
 
