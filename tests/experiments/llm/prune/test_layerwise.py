@@ -5,13 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from experiments.errors import UserError
 from experiments.llm.families import llama
+from experiments.llm.io import load
 from experiments.llm.io.model import Model
 from experiments.llm.io.tokenizer import byte_level
 from experiments.llm.prune import layerwise, methods
-from sparsejax import oneshot, patterns
+from experiments.llm.text import corpora
+from sparsejax import oneshot, patterns, quantize
 from tests.experiments import small_llama
 from tests.marks import slow
 
@@ -257,3 +260,37 @@ def test_text_longer_than_the_context(model):
   long = small_llama.make_tokens(1, CONFIG.context + 1)
   with pytest.raises(UserError, match="context"):
     layerwise.prune(model, long, methods.make("wanda"), [0.5, 0.5])
+
+
+@pytest.mark.slow
+def test_rounding_on_text_costs_less_where_later_weights_make_up_for_it():
+  """Of every kernel of a layer, by what its outputs on real text lose.
+
+  Weights are random, and so few integers are left that it shows: outputs have
+  eight times the scale that they need.
+  """
+  text = "\n".join(corpora.python_help(test=False))
+  tokens = np.frombuffer(text.encode()[: 32 * 64], np.uint8).reshape(32, 64)
+  model = load.random(
+    seed=0, dim=32, layers=1, heads=4, hidden=64, context=64
+  )
+  network = model.network()
+  x = network.apply({"params": model.params}, tokens.astype(int), method="embed")
+  layer = jax.tree.map(lambda w: jnp.asarray(w[0]), model.params["layers"])
+  statistics = layerwise.calibrate(network.block(), layer, [x], gram=True)
+  weights = traverse_util.flatten_dict(layer, sep="/")
+
+  def loss(name, new, old):
+    """Of the outputs, per position, in float64."""
+    off = np.asarray(new, np.float64) - np.asarray(old, np.float64)
+    return np.sum(off * (np.asarray(statistics[name].gram, np.float64) @ off))
+
+  for name, found in statistics.items():
+    w = weights[name]
+    mask, sparse = oneshot.sparsegpt(w, found, 0.5)
+    scales = 8 * quantize.scales(sparse)
+    nearest = quantize.matrix(sparse, scales=scales).dequantize()
+    gptq = oneshot.reconstruct(sparse, found, mask, scales=scales)
+    joint = oneshot.sparsegpt(w, found, 0.5, scales=scales)[1]
+    assert loss(name, gptq, sparse) < 0.8 * loss(name, nearest, sparse), name
+    assert loss(name, joint, w) < loss(name, nearest, w), name
