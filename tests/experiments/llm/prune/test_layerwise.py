@@ -271,11 +271,11 @@ def test_rounding_on_text_costs_less_where_later_weights_make_up_for_it():
   """
   text = "\n".join(corpora.python_help(test=False))
   tokens = np.frombuffer(text.encode()[: 32 * 64], np.uint8).reshape(32, 64)
-  model = load.random(
-    seed=0, dim=32, layers=1, heads=4, hidden=64, context=64
-  )
+  model = load.random(seed=0, dim=32, layers=1, heads=4, hidden=64, context=64)
   network = model.network()
-  x = network.apply({"params": model.params}, tokens.astype(int), method="embed")
+  x = network.apply(
+    {"params": model.params}, tokens.astype(int), method="embed"
+  )
   layer = jax.tree.map(lambda w: jnp.asarray(w[0]), model.params["layers"])
   statistics = layerwise.calibrate(network.block(), layer, [x], gram=True)
   weights = traverse_util.flatten_dict(layer, sep="/")
