@@ -273,6 +273,39 @@ class GgufFiles(Protocol):
     """Undoes what the file's converter did to a tensor, [out, in] or [n]."""
 
 
+class Ctranslate2Files(Protocol):
+  """How folders of CTranslate2 hold a family's models.
+
+  Attributes:
+    SPECS: the kinds of model in `model.bin` that belong to it.
+  """
+
+  SPECS: Collection[str]
+
+  def read_config(
+    self, variables: Mapping[str, np.ndarray], *, start: int, path: Any
+  ) -> Config:
+    """Makes the config from a file's variables.
+
+    Args:
+      variables: by name; indexing one that is missing raises a UserError.
+      start: the token that every sequence of the decoder begins with.
+      path: the file, for errors.
+
+    Raises:
+      UserError: a variable is missing, or asks for what the family has not.
+    """
+
+  def tensors(
+    self, variables: Mapping[str, np.ndarray], config: Config, *, path: Any
+  ) -> dict[str, np.ndarray]:
+    """Makes the tensors of a folder of transformers, by name.
+
+    Raises:
+      UserError: a variable is missing, or what it holds is not in a folder.
+    """
+
+
 class Family(Protocol):
   """An architecture; a module of these attributes is one.
 
@@ -289,9 +322,10 @@ class Family(Protocol):
     huggingface: how folders of transformers hold its models.
     gguf: how GGUF files hold its models; None if none is read.
 
-  One more, `resized(config, shapes) -> Config`, a family has if its models may
-  have fewer heads and hidden units than their width suggests: it makes the
-  config of the model whose layers have parameters of these shapes, by path.
+  Two more a family may have. `resized(config, shapes) -> Config`, if its models
+  may have fewer heads and hidden units than their width suggests: it makes the
+  config of the model whose layers have parameters of these shapes, by path. And
+  `ctranslate2`, how folders of CTranslate2 hold its models.
   """
 
   NAME: str

@@ -4,10 +4,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from experiments.errors import UserError
-from experiments.llm.families import llama, mpt, t5
+from experiments.llm.families import llama, mpt, t5, whisper
 from experiments.llm.families.protocol import Config, Family, Network
 
-_ROWS: tuple[Family, ...] = (llama, mpt, t5)
+_ROWS: tuple[Family, ...] = (llama, mpt, t5, whisper)
 
 FAMILIES = {family.NAME: family for family in _ROWS}
 DEFAULT = llama.NAME  # of models that are trained from scratch

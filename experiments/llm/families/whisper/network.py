@@ -1,0 +1,165 @@
+"""The model, from a spectrogram and tokens to float32 logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from experiments.errors import UserError
+from experiments.llm.families import encoder_decoder, layers
+from experiments.llm.families.encoder_decoder import Blocks, Entered
+from experiments.llm.families.protocol import check_length
+from experiments.llm.families.whisper.block import (
+  DecoderBlock,
+  EncoderBlock,
+  layer_norm,
+)
+from experiments.llm.families.whisper.config import sinusoids
+
+
+class Encoder(Blocks):
+  """The encoder's blocks, after two convolutions: `conv1` and `conv2`."""
+
+  def setup(self) -> None:
+    """Makes the layers."""
+    super().setup()
+    c = self.config
+    self.conv1 = nn.Conv(c.dim, (3,), padding=1, dtype=self.dtype)
+    self.conv2 = nn.Conv(c.dim, (3,), strides=2, padding=1, dtype=self.dtype)
+    # A parameter since files hold it, but not learned.
+    shape = (c.source_context, c.dim)
+    self.positions = self.param("positions", lambda _: sinusoids(*shape))
+
+  @nn.nowrap
+  def depth(self) -> int:
+    """Returns the number of blocks."""
+    return self.config.encoder_layers
+
+  @nn.nowrap
+  def block(self) -> EncoderBlock:
+    """Returns the module of one block, which runs alone."""
+    return EncoderBlock(self.config, self.dtype)
+
+  @nn.nowrap
+  def final_norm(self) -> nn.LayerNorm:
+    """Returns the module after the last block."""
+    return layer_norm(self)
+
+  def listen(self, source: jax.Array) -> jax.Array:
+    """Maps a spectrogram [batch, frames, mels] to [batch, frames / 2, dim]."""
+    x = nn.gelu(self.conv1(source.astype(self.dtype)), approximate=False)
+    x = nn.gelu(self.conv2(x), approximate=False)
+    return x + jax.lax.stop_gradient(self.positions).astype(x.dtype)
+
+
+class Decoder(Blocks):
+  """The decoder's blocks, with learned `positions` before them."""
+
+  def setup(self) -> None:
+    """Makes the layers."""
+    super().setup()
+    c = self.config
+    self.positions = self.param("positions", layers.INIT, (c.context, c.dim))
+
+  @nn.nowrap
+  def depth(self) -> int:
+    """Returns the number of blocks."""
+    return self.config.decoder_layers
+
+  @nn.nowrap
+  def block(self) -> DecoderBlock:
+    """Returns the module of one block, which runs alone."""
+    return DecoderBlock(self.config, self.dtype)
+
+  @nn.nowrap
+  def final_norm(self) -> nn.LayerNorm:
+    """Returns the module after the last block."""
+    return layer_norm(self)
+
+  def place(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Adds the positions int32[batch or 1, t] to x [batch, t, dim]."""
+    return x + jnp.asarray(self.positions, x.dtype)[positions]
+
+
+class Network(encoder_decoder.EncoderDecoder):
+  """The model: an `EncoderDecoder` whose source is a spectrogram.
+
+  Layers: `embed`, which is the head too, `encoder` of `conv1`, `conv2`,
+  `positions`, `layers` and `norm`, and `decoder` of `positions`, `layers` and
+  `norm`. A source is [batch, config.frames, config.mels], as `log_mel` makes
+  it; silence at its end is heard, so there is no `source_real`.
+
+  Attributes:
+    config: the model's, a `Config`.
+    remat: what the backward pass recomputes; see `Family.Network`.
+    dtype: in which to compute; logits are float32, and so is what norms and
+      softmax reduce.
+  """
+
+  def setup(self) -> None:
+    """Makes the layers."""
+    c = self.config
+    self.embedding = nn.Embed(
+      c.vocab_size,
+      c.dim,
+      embedding_init=layers.INIT,
+      dtype=self.dtype,
+      name="embed",
+    )
+    self.encoder = self.encoder_blocks()
+    self.decoder = self.decoder_blocks()
+
+  def read(self, source: jax.Array, source_real: jax.Array | None) -> Entered:
+    """Makes the encoder's first x of a spectrogram.
+
+    Args:
+      source: [batch, config.frames, config.mels].
+      source_real: None.
+
+    Returns:
+      The stream [batch, config.source_context, dim], and nothing beside it.
+
+    Raises:
+      UserError: the spectrogram has another shape, or a part of it is padding.
+    """
+    c = self.config
+    wanted = (c.frames, c.mels)
+    if source.shape[1:] != wanted:
+      raise UserError(
+        f"whisper: got a source of shape {source.shape}, wanted [batch, "
+        f"{wanted[0]}, {wanted[1]}], as log_mel pads recordings."
+      )
+    if source_real is not None:
+      raise UserError(
+        "whisper: got source_real, wanted None, for the encoder hears the "
+        "silence that recordings are padded with."
+      )
+    return self.encoder.listen(layers.split_batch(source)), {}
+
+  def embed(
+    self, tokens: jax.Array, *, positions: jax.Array, length: int
+  ) -> Entered:
+    """Makes the decoder's first x of tokens int32[batch, t]."""
+    del length
+    check_length(self.config, tokens.shape[1])
+    x = layers.split_batch(self.embedding(tokens))
+    return self.decoder.place(x, positions), {}
+
+  def unembed(self, x: jax.Array) -> jax.Array:
+    """Maps normed [..., dim] to logits float32[..., vocab_size]."""
+    return self.embedding.attend(x).astype(jnp.float32)
+
+  @nn.nowrap
+  def encoder_blocks(self) -> Encoder:
+    """Returns the module `encoder`."""
+    return Encoder(self.config, self.remat, self.dtype)
+
+  @nn.nowrap
+  def decoder_blocks(self) -> Decoder:
+    """Returns the module `decoder`."""
+    return Decoder(self.config, self.remat, self.dtype)
+
+  @nn.nowrap
+  def blank(self) -> np.ndarray:
+    """Returns a source of one sequence, of zeros."""
+    return np.zeros((1, self.config.frames, self.config.mels), np.float32)
