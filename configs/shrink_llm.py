@@ -14,16 +14,16 @@ that reads the whole one:
 
 Then all weights of the one that Wanda's score left are trained on the State of
 the Union addresses, by cross-entropy alone and with SquareHead from the dense
-model, which was tuned on the same text. Repaired models are in
-DIR/runs/*/model. The table gives the perplexity on the addresses from 2000 on,
-in windows of 256 tokens, and tokens a second, in turns with the dense model.
+model. Repaired models are in DIR/runs/*/model. The table gives the perplexity
+on the addresses from 2000 on, in windows of 256 tokens, and tokens a second, in
+turns with the dense model.
 
 Expected: activations tell more than magnitudes (Sun et al., arXiv:2306.11695;
 An et al., arXiv:2312.11983, for structured pruning), and these more than
 chance; SquareHead more than cross-entropy (Kurtic et al., arXiv:2310.06927).
 
-Argument: `bytes` for the byte-level model of configs/byte_llama.py, which needs
-no tuning; `smoke` for a run of seconds.
+Argument: `bytes` for the byte-level model of configs/byte_llama.py; `smoke` for
+a run of seconds.
 """
 
 import ml_collections
@@ -57,10 +57,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     variant, steps=40, batch_size=4 if variant == BYTES else 1
   )
   config.base.save = True
-  # The byte-level model was trained on this text, and needs no tuning.
-  if variant != BYTES:
-    tuned = llm.setting({"name": "full"}, learning_rate=3e-5, warmup=5)
-    config.dense = {**tuned, "save": True}
   config.starts = {
     score: {
       "prune": {
