@@ -117,6 +117,22 @@ def test_packed_files_keep_both_stacks(tmp_path):
   assert isinstance(layers["cross_attention"]["query"]["kernel"], jax.Array)
 
 
+@pytest.mark.slow
+def test_int8_is_written_read_and_near(tmp_path):
+  model = make_model("t5-1.1")
+  packed_model.write_model(
+    tmp_path / "packed", packed_model.pack(model, dtype="int8")
+  )
+  again = packed_model.read_model(tmp_path / "packed")
+  source, tokens = make_inputs()
+  got = again.network().apply(
+    {"params": again.params}, tokens[None], source=source[None]
+  )
+  wanted, _, _ = forward(model.config, model.params, source, tokens)
+  error = np.abs(got[0] - wanted)
+  assert 1e-4 < error.mean() < 0.03 * np.ptp(wanted)
+
+
 def make_inputs():
   rng = np.random.default_rng(1)
   source, tokens = rng.integers(270, size=(2, 24))
