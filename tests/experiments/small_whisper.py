@@ -1,6 +1,7 @@
 """A tiny Whisper model, and its forward pass in float64 NumPy."""
 
 import math
+import wave
 
 import jax
 import numpy as np
@@ -55,6 +56,21 @@ def make_source(batch, seed=2):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def write_wav(path, channels, *, width=2, rate=16_000):
+  """Writes channels of floats as integers of `width` bytes."""
+  scaled = np.round(np.stack(channels, 1).ravel() * 2 ** (8 * width - 1))
+  numbers = scaled.astype(np.int64) + (128 if width == 1 else 0)
+  content = b"".join(
+    int(x).to_bytes(width, "little", signed=width > 1) for x in numbers
+  )
+  with wave.open(str(path), "wb") as file:
+    file.setnchannels(len(channels))
+    file.setsampwidth(width)
+    file.setframerate(rate)
+    file.writeframes(content)
+  return path
+
+
 def forward(config, params, tokens, source):
   """The logits [t, vocab] of one sequence, and the streams of both stacks."""
   params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
@@ -94,7 +110,8 @@ def _convolve(params, x, stride):
   x = np.concatenate([zero, x, zero])
   return np.stack(
     [
-      sum(x[t + k] @ params["kernel"][k] for k in range(3)) + params["bias"]
+      sum(x[t + k] @ params["weight"][..., k].T for k in range(3))
+      + params["bias"]
       for t in range(0, len(x) - 2, stride)
     ]
   )

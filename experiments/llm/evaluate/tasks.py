@@ -13,7 +13,9 @@ import numpy as np
 
 from experiments.config import calling
 from experiments.errors import UserError
-from experiments.llm.evaluate import generate
+from experiments.llm.audio import examples as speech_examples
+from experiments.llm.audio import recordings
+from experiments.llm.evaluate import generate, transcribe
 from experiments.llm.evaluate.perplexity import of_examples, perplexity
 from experiments.llm.families.protocol import Network, has_encoder
 from experiments.llm.io.model import Model
@@ -294,14 +296,61 @@ def pairs(
   return _of_sources(*drawn, batch)._replace(context=length)
 
 
+def speech(
+  model: Model,
+  *,
+  train: str,
+  test: str,
+  language: str = "en",
+  new_tokens: int = 200,
+  batch: int = 8,
+) -> Task:
+  """Makes the task of writing down recordings; its metric is perplexity.
+
+  The word error rate, of texts without case and punctuation, is computed too.
+
+  Args:
+    model: The model, of the family Whisper.
+    train: The folder to train on, as `recordings.read_folder` reads it.
+    test: The folder to test on.
+    language: Of the speech.
+    new_tokens: The most tokens to write of a recording.
+    batch: Recordings to test at a time.
+
+  Returns:
+    The task.
+  """
+  heard = recordings.read_folder(test)
+  drawn = [
+    speech_examples.from_recordings(model, clips, language=language)
+    for clips in (recordings.read_folder(train), heard)
+  ]
+  task = _of_sources(*drawn, batch)
+
+  def measure(network: Network, params: Any) -> dict[str, float]:
+    written = transcribe.transcribe(
+      model._replace(params=params),
+      [clip.samples for clip in heard],
+      language=language,
+      tokens=new_tokens,
+      batch=batch,
+    )
+    errors, words = transcribe.count_errors(heard, written)
+    scores = task.evaluate(network, params)
+    return {**scores, "word_error_rate": errors / max(words, 1)}
+
+  return task._replace(evaluate=measure)
+
+
 TASKS = {
   "text": text,
   "reasoning": reasoning,
   "gsm8k": gsm8k,
   "span_corruption": span_corruption,
   "pairs": pairs,
+  "speech": speech,
 }
-_WITH_SOURCES = ("span_corruption", "pairs")  # for encoder-decoders
+_WITH_SOURCES = ("span_corruption", "pairs", "speech")  # for encoder-decoders
 
 
 def _of_sources(train: Examples, test: Examples, batch: int) -> Task:

@@ -3,9 +3,11 @@
 import unicodedata
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from experiments.llm.audio import examples
+from experiments.llm.audio.recordings import Recording
 from experiments.llm.evaluate import generate
 from experiments.llm.io.model import Model
 
@@ -16,8 +18,9 @@ def transcribe(
   *,
   language: str = "en",
   tokens: int = 200,
+  batch: int = 8,
 ) -> list[str]:
-  """Writes down recordings in one batch, greedily and without timestamps.
+  """Writes down recordings, greedily and without timestamps.
 
   Nothing but the most likely token is taken: none is ruled out, and there is
   no second attempt at another temperature, as OpenAI's own decoding has them.
@@ -28,6 +31,7 @@ def transcribe(
       model's encoder reads, 30 s.
     language: of the speech; see `examples.prompt`.
     tokens: the most of each text.
+    batch: recordings to hear at a time.
 
   Returns:
     The texts.
@@ -36,16 +40,21 @@ def transcribe(
     UserError: the model hears no recordings, does not know the language, or a
       recording is too long.
   """
-  source = examples.spectrograms(model, recordings)
-  made = generate.greedy(
-    model.network(),
-    model.params,
-    [examples.prompt(model, language)] * len(recordings),
-    steps=tokens,
-    stop=model.stop_tokens,
-    source={"source": source},
-  )
-  return [model.tokenizer.decode(text).strip() for text in made]
+  prompt, network = examples.prompt(model, language), model.network()
+  params = jax.device_put(model.params)
+  texts = []
+  for i in range(0, len(recordings), batch):
+    several = recordings[i : i + batch]
+    made = generate.greedy(
+      network,
+      params,
+      [prompt] * len(several),
+      steps=tokens,
+      stop=model.stop_tokens,
+      source={"source": examples.spectrograms(model, several)},
+    )
+    texts += [model.tokenizer.decode(text).strip() for text in made]
+  return texts
 
 
 def words_of(text: str) -> list[str]:
@@ -71,9 +80,6 @@ def words_of(text: str) -> list[str]:
 def word_errors(wanted: Sequence[str], got: Sequence[str]) -> int:
   """Counts the words to be replaced, put in and taken out: Levenshtein's.
 
-  The word error rate of several texts is the sum of these by that of the words
-  that are wanted.
-
   Args:
     wanted: the words that were said.
     got: the words that were written.
@@ -93,3 +99,23 @@ def word_errors(wanted: Sequence[str], got: Sequence[str]) -> int:
       same = above[j - 1] + (word != other)
       row[j] = min(same, above[j] + 1, row[j - 1] + 1)
   return int(row[-1])
+
+
+def count_errors(
+  recordings: Sequence[Recording], texts: Sequence[str]
+) -> tuple[int, int]:
+  """Counts the word errors of several texts, and the words that were said.
+
+  Args:
+    recordings: with what was said.
+    texts: what was written.
+
+  Returns:
+    Both; their ratio is the word error rate.
+  """
+  errors = words = 0
+  for recording, got in zip(recordings, texts, strict=True):
+    wanted = words_of(recording.text)
+    errors += word_errors(wanted, words_of(got))
+    words += len(wanted)
+  return errors, words

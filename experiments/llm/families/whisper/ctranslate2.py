@@ -127,5 +127,5 @@ def _outside(path: str) -> str:
     "positions": "position_encodings/encodings",
     "norm/scale": "layer_norm/gamma",
     "norm/bias": "layer_norm/beta",
-  }.get(rest, rest.replace("kernel", "weight"))
+  }.get(rest, rest)
   return f"{stack}/{theirs}"

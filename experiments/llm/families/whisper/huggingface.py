@@ -47,9 +47,9 @@ def _stack(stack: str) -> dict[str, str]:
 
 TENSORS = {
   "embed/embedding": "model.decoder.embed_tokens.weight",
-  "encoder/conv1/kernel": "model.encoder.conv1.weight",
+  "encoder/conv1/weight": "model.encoder.conv1.weight",
   "encoder/conv1/bias": "model.encoder.conv1.bias",
-  "encoder/conv2/kernel": "model.encoder.conv2.weight",
+  "encoder/conv2/weight": "model.encoder.conv2.weight",
   "encoder/conv2/bias": "model.encoder.conv2.bias",
   **_stack("encoder"),
   **_stack("decoder"),

@@ -17,6 +17,38 @@ from experiments.llm.families.whisper.block import (
 from experiments.llm.families.whisper.config import sinusoids
 
 
+class Convolution(nn.Module):
+  """A convolution over three frames, with a zero before and one after.
+
+  Its `weight` [features, in, 3] is no matrix, so not called `kernel`: it stays
+  dense, and floats in packed files.
+
+  Attributes:
+    features: the size of the output's last axis.
+    stride: frames from one output to the next.
+    dtype: in which to compute.
+  """
+
+  features: int
+  stride: int = 1
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps x[batch, frames, in] to [batch, frames / stride, features]."""
+    shape = (self.features, x.shape[-1], 3)
+    weight = self.param("weight", layers.INIT, shape)
+    bias = self.param("bias", nn.initializers.zeros, shape[:1])
+    y = jax.lax.conv_general_dilated(
+      x.astype(self.dtype),
+      jnp.asarray(weight, self.dtype),
+      window_strides=(self.stride,),
+      padding=((1, 1),),
+      dimension_numbers=("NWC", "OIW", "NWC"),
+    )
+    return y + jnp.asarray(bias, self.dtype)
+
+
 class Encoder(Blocks):
   """The encoder's blocks, after two convolutions: `conv1` and `conv2`."""
 
@@ -24,8 +56,8 @@ class Encoder(Blocks):
     """Makes the layers."""
     super().setup()
     c = self.config
-    self.conv1 = nn.Conv(c.dim, (3,), padding=1, dtype=self.dtype)
-    self.conv2 = nn.Conv(c.dim, (3,), strides=2, padding=1, dtype=self.dtype)
+    self.conv1 = Convolution(c.dim, dtype=self.dtype)
+    self.conv2 = Convolution(c.dim, stride=2, dtype=self.dtype)
     # A parameter since files hold it, but not learned.
     shape = (c.source_context, c.dim)
     self.positions = self.param("positions", lambda _: sinusoids(*shape))
@@ -47,7 +79,7 @@ class Encoder(Blocks):
 
   def listen(self, source: jax.Array) -> jax.Array:
     """Maps a spectrogram [batch, frames, mels] to [batch, frames / 2, dim]."""
-    x = nn.gelu(self.conv1(source.astype(self.dtype)), approximate=False)
+    x = nn.gelu(self.conv1(source), approximate=False)
     x = nn.gelu(self.conv2(x), approximate=False)
     return x + jax.lax.stop_gradient(self.positions).astype(x.dtype)
 
@@ -99,7 +131,7 @@ class Network(encoder_decoder.EncoderDecoder):
   def setup(self) -> None:
     """Makes the layers."""
     c = self.config
-    self.embedding = nn.Embed(
+    self.embedding = layers.Embed(
       c.vocab_size,
       c.dim,
       embedding_init=layers.INIT,

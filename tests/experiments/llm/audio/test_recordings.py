@@ -1,41 +1,25 @@
 """Recordings written here in the forms that WAV files have."""
 
-import wave
-
 import numpy as np
 import pytest
 
 from experiments.errors import UserError
 from experiments.llm.audio import recordings
+from tests.experiments.small_whisper import write_wav
 
 TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(800) / 16_000)
 
 
-def write(path, channels, *, width=2, rate=16_000):
-  """Writes channels of floats as integers of `width` bytes."""
-  scaled = np.round(np.stack(channels, 1).ravel() * 2 ** (8 * width - 1))
-  numbers = scaled.astype(np.int64) + (128 if width == 1 else 0)
-  content = b"".join(
-    int(x).to_bytes(width, "little", signed=width > 1) for x in numbers
-  )
-  with wave.open(str(path), "wb") as file:
-    file.setnchannels(len(channels))
-    file.setsampwidth(width)
-    file.setframerate(rate)
-    file.writeframes(content)
-  return path
-
-
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
 def test_integers_of_all_widths(tmp_path, width):
-  got = recordings.read_wav(write(tmp_path / "a.wav", [TONE], width=width))
+  got = recordings.read_wav(write_wav(tmp_path / "a.wav", [TONE], width=width))
   assert got.dtype == np.float32
   np.testing.assert_allclose(got, TONE, atol=max(2.0 ** (-8 * width), 1e-7))
 
 
 def test_channels_are_averaged_and_rates_converted(tmp_path):
   tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(2205) / 44_100)
-  path = write(tmp_path / "a.wav", [tone, 0.5 * tone], rate=44_100)
+  path = write_wav(tmp_path / "a.wav", [tone, 0.5 * tone], rate=44_100)
   got = recordings.read_wav(path)
   assert got.shape == (800,)
   np.testing.assert_allclose(got[50:-50], 0.75 * TONE[50:-50], atol=2e-3)
@@ -51,7 +35,7 @@ def test_files_of_other_kinds(tmp_path, content):
 
 def test_a_folder_in_the_layout_of_sphinx(tmp_path):
   for name in ("b", "a-1"):
-    write(tmp_path / f"{name}.wav", [TONE])
+    write_wav(tmp_path / f"{name}.wav", [TONE])
   text = "<s> it was a tone </s> (b)\n<s> four five  </s> (a-1)\n"
   (tmp_path / "the.transcription").write_text(text)
   one, other = recordings.read_folder(tmp_path)

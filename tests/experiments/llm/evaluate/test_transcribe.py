@@ -7,9 +7,10 @@ import pytest
 
 from experiments.errors import UserError
 from experiments.llm.audio import recordings
-from experiments.llm.evaluate import transcribe
+from experiments.llm.evaluate import perplexity, tasks, transcribe
 from experiments.llm.io import load
-from tests.experiments.small_whisper import make_model
+from experiments.llm.prune import pruners
+from tests.experiments.small_whisper import make_model, write_wav
 
 CLIPS = pathlib.Path("/usr/share/pocketsphinx/test/data/librivox")
 
@@ -30,6 +31,11 @@ def test_word_errors(wanted, got, errors):
   assert transcribe.word_errors(wanted.split(), got.split()) == errors
 
 
+def test_errors_of_several_texts():
+  clips = [recordings.Recording("a", None, t) for t in ("it is so", "no")]
+  assert transcribe.count_errors(clips, ["It's so.", "No!"]) == (2, 4)
+
+
 def test_words():
   got = transcribe.words_of("  It's “naïve”, e\u0301t\xe9;\nSTILL-life 7.")
   assert got == ["it's", "naïve", "\xe9t\xe9", "still", "life", "7"]
@@ -42,6 +48,30 @@ def test_recordings_of_one_batch_are_those_of_each():
   got = transcribe.transcribe(model, [*clips, clips[0, :300]], tokens=5)
   alone = [transcribe.transcribe(model, [x], tokens=5)[0] for x in clips]
   assert got[:2] == alone
+
+
+@pytest.mark.slow
+def test_recordings_are_a_task(tmp_path):
+  rng = np.random.default_rng(0)
+  for name in "abc":
+    write_wav(tmp_path / f"{name}.wav", [0.1 * rng.normal(size=1000)])
+  lines = [f"<s> {'x' * n} </s> ({'abc'[n]})\n" for n in range(3)]
+  (tmp_path / "transcription").write_text("".join(lines))
+  folder = str(tmp_path)
+  model = make_model()
+  options = {"train": folder, "test": folder, "new_tokens": 3, "batch": 2}
+  task = tasks.make(model, {"name": "speech", **options})
+  wanda = {"name": "wanda", "sparsity": 0.5, "sequences": 4}
+  student = pruners.prune(model, task.text, wanda)
+  numbers = tasks.evaluate(student, task)
+  assert numbers["nnz"] == numbers["size"] // 2
+  # A space, the letters and the end of each.
+  assert numbers["tokens"] == 3 * 2 + 3
+  assert 0 <= numbers["word_error_rate"] < 10
+  alone, _ = perplexity.of_examples(
+    student.network(), student.params, task.examples, batch=3
+  )
+  np.testing.assert_allclose(numbers["perplexity"], alone, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def make_variables(params):
   }
   for name in ("conv1", "conv2"):
     conv = params["encoder"][name]
-    made[f"encoder/{name}/weight"] = conv["kernel"].transpose(2, 1, 0)
+    made[f"encoder/{name}/weight"] = conv["weight"]
     made[f"encoder/{name}/bias"] = conv["bias"]
 
   def norm(name, leaf, i=...):

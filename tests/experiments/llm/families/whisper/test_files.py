@@ -55,7 +55,7 @@ def make_tensors(params):
 
   for name in ("conv1", "conv2"):
     conv = params["encoder"][name]
-    made[f"model.encoder.{name}.weight"] = conv["kernel"].transpose(2, 1, 0)
+    made[f"model.encoder.{name}.weight"] = conv["weight"]
     made[f"model.encoder.{name}.bias"] = conv["bias"]
   for stack, count in (("encoder", 3), ("decoder", 2)):
     part, at = params[stack], f"model.{stack}"

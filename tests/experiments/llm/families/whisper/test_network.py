@@ -149,15 +149,15 @@ def test_encoder_and_decoder_are_pruned_and_packed(tmp_path):
   assert kernels.count(pruned.params) == (size // 2, size)
   # Convolutions are no matrices.
   for conv in ("conv1", "conv2"):
-    assert pruned.params["encoder"][conv]["kernel"].all()
-  packed_model.write_model(tmp_path / "packed", packed_model.pack(pruned))
-  again = packed_model.read_model(tmp_path / "packed")
-  assert again.config == CONFIG
-  got, wanted = (
-    run(m.params, make_tokens(1, 5), source=make_source(1))
-    for m in (again, pruned)
-  )
-  close(got, wanted)
+    assert pruned.params["encoder"][conv]["weight"].all()
+  hear = {"source": make_source(1)}
+  wanted = run(pruned.params, make_tokens(1, 5), **hear)
+  for dtype, atol in (("float32", 2e-5), ("int8", 0.02 * np.ptp(wanted))):
+    packed = packed_model.pack(pruned, dtype=dtype)
+    packed_model.write_model(tmp_path / dtype, packed)
+    again = packed_model.read_model(tmp_path / dtype)
+    assert again.config == CONFIG
+    close(run(again.params, make_tokens(1, 5), **hear), wanted, atol=atol)
 
 
 @pytest.mark.slow
