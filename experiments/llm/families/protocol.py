@@ -1,8 +1,8 @@
 """What an architecture of language models gives to the code that is for all.
 
 A new architecture is a package with the attributes of `Family`, and one row in
-registry.py. Its parameters are nested dicts that keep three rules, by which
-files are read and kernels are pruned:
+registry.py. Its parameters are nested dicts that keep four rules, by which
+files are read, and kernels pruned and rounded:
 
 - Everything below `layers` is stacked over the layers: [layers, ...]. Such a
   stack may lie below other names, as `encoder/layers` and `decoder/layers` do.
@@ -10,6 +10,8 @@ files are read and kernels are pruned:
 - The layer that owns a kernel below `layers` is called with one array
   [..., in], so that pruning can observe its inputs; and with `where`, bool
   [...], if some of its positions are padding.
+- The table of tokens is `embed/embedding`, of a `layers.Embed`; what makes
+  logits is that table, or `head/kernel`.
 
 An encoder-decoder is a family whose network is an `EncoderDecoder`: its tokens
 follow a source, other tokens or a recording, which an encoder reads first. The
@@ -26,6 +28,7 @@ from flax import linen as nn
 from experiments.errors import UserError
 
 LAYERS = "layers"
+EMBEDDING, HEAD = "embed/embedding", "head/kernel"
 
 
 class Config(Protocol):

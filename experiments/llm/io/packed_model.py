@@ -15,7 +15,11 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.llm.families import registry
-from experiments.llm.families.protocol import is_kernel, is_layer_kernel
+from experiments.llm.families.protocol import (
+  EMBEDDING,
+  HEAD,
+  is_layer_kernel,
+)
 from experiments.llm.io import (
   extras,
   identify,
@@ -29,7 +33,6 @@ from sparsejax.masks import path_name
 
 _INT8 = "int8"
 DTYPES = ("float32", "bfloat16", _INT8)  # what the kernels multiply
-_EMBEDDING = "embed/embedding"  # of `layers.Embed`, which takes INT8
 # Above this density rows take more memory than bit masks, and more time.
 _MOST_BY_ROWS = 0.06
 _MOST_PACKED = 0.9  # above this density a kernel is not packed
@@ -74,6 +77,11 @@ def pack(
   tensors.warn_of_zeros(lost, dtype)
   if dtype != _INT8:
     return model._replace(params=packed.pack(params, masks, formats=_format))
+  return model._replace(params=_int8(params, masks, group))
+
+
+def _int8(params: Any, masks: Any, group: int | None) -> Any:
+  """Packs params of float32, and rounds all that is multiplied to INT8."""
   form = packed.stacked(packed.row_bits())
   params = packed.pack(params, masks, formats=form)
   scales = functools.partial(quantize.exact_scales, group=group)
@@ -82,15 +90,15 @@ def pack(
     name = path_name(path)
     if packed.is_packed(x):
       return packed.quantize(x, scales=scales)
-    if is_kernel(name) or name == _EMBEDDING:
-      w = x if is_kernel(name) else x.T
-      return quantize.matrix(w, scales=scales(w))
+    if is_layer_kernel(name) or name == HEAD:
+      return quantize.matrix(x, scales=scales(x))
+    if name == EMBEDDING:
+      return quantize.matrix(x.T, scales=scales(x.T))
     return x
 
-  params = jax.tree_util.tree_map_with_path(
+  return jax.tree_util.tree_map_with_path(
     rounded, params, is_leaf=packed.is_packed
   )
-  return model._replace(params=params)
 
 
 def _format(name: str, mask: np.ndarray) -> packed.Format:
@@ -119,7 +127,7 @@ def unpack(model: Model) -> Model:
     if not quantize.is_quantized(x):
       return np.asarray(x)
     w = np.asarray(x.dequantize())
-    return w if is_kernel(path_name(path)) else w.T
+    return w.T if path_name(path) == EMBEDDING else w
 
   params = jax.tree_util.tree_map_with_path(
     dense,

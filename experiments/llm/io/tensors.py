@@ -17,6 +17,7 @@ from flax import traverse_util
 from experiments.errors import UserError, check_known
 from experiments.llm.families import protocol, registry
 from experiments.llm.families.protocol import (
+  EMBEDDING,
   Config,
   is_kernel,
   is_layer_kernel,
@@ -183,8 +184,8 @@ def check_params(config: Config, params: Any, *, where: Any) -> None:
   leaves = traverse_util.flatten_dict(params, sep="/")
 
   def shape(path: str, leaf: Any) -> Shape:
-    turned = quantize.is_quantized(leaf) and not is_kernel(path)
-    return leaf.shape[::-1] if turned else leaf.shape  # of an embedding
+    turned = quantize.is_quantized(leaf) and path == EMBEDDING
+    return leaf.shape[::-1] if turned else leaf.shape
 
   shapes = {path: shape(path, leaf) for path, leaf in leaves.items()}
   _compare(shapes, _shapes(config), where)

@@ -115,6 +115,11 @@ def test_packed_files_keep_both_stacks(tmp_path):
   layers = again.params["decoder"]["layers"]
   assert not isinstance(layers["cross_attention"]["key"]["kernel"], jax.Array)
   assert isinstance(layers["cross_attention"]["query"]["kernel"], jax.Array)
+  small = packed_model.pack(model, dtype="int8")
+  packed_model.write_model(tmp_path / "int8", small)
+  again = packed_model.read_model(tmp_path / "int8")
+  check_equal(again.params, small.params)
+  assert again.params["embed"]["embedding"].dtype == np.int8
 
 
 @pytest.mark.slow
