@@ -25,6 +25,16 @@ using Shorts = ffi::Buffer<ffi::U16>;
 // Less work than this many products or keys is done by the calling thread.
 constexpr int64_t kWorthThreads = 1 << 18;
 
+// How often the caller looks whether others are done before it sleeps: about
+// 20 microseconds.
+constexpr int kSpins = 2000;
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 // Runs parts on XLA's own threads, as many as the process may use. The caller
 // works too and waits only for parts that somebody has begun: so it does not
 // matter if no thread is free, and one that comes late finds nothing to do.
@@ -39,7 +49,7 @@ class Crew {
       std::function<void(int64_t)> each;
       int64_t parts;
       std::atomic<int64_t> next{0};
-      int64_t done = 0;
+      std::atomic<int64_t> done{0};
       std::mutex mutex;
       std::condition_variable all;
     };
@@ -59,6 +69,8 @@ class Crew {
       pool_.Schedule(std::function<void()>(work));
     }
     work();
+    // Parts take a few microseconds, and to be woken takes many.
+    for (int i = 0; i < kSpins && job->done != job->parts; ++i) pause();
     std::unique_lock<std::mutex> lock(job->mutex);
     job->all.wait(lock, [&] { return job->done == job->parts; });
   }

@@ -15,6 +15,8 @@ using Bytes = ffi::Buffer<ffi::U8>;
 // From so many examples on, times the density, weights are unpacked for all of
 // them. Between 32 and 48 it makes little difference.
 constexpr int64_t kMany = 40;
+// Less work than this many weights is done by the calling thread.
+constexpr int64_t kAlone = 1 << 16;
 // Examples that are multiplied at once: a limit on memory.
 constexpr int64_t kMost = 512;
 
@@ -48,7 +50,7 @@ class Room {
 // Calls rows(begin, end) for parts of the matrix; tells if all went well.
 template <class Rows>
 bool by_parts(Crew& crew, const Masked& w, int64_t batch, const Rows& rows) {
-  const bool alone = batch * w.rows * w.width < kWorthThreads;
+  const bool alone = batch * w.rows * w.width < kAlone;
   const int64_t parts = alone ? 1 : std::min(w.rows, 4 * crew.threads());
   std::atomic<bool> good{true};
   const auto each = [&](int64_t part) {

@@ -37,11 +37,17 @@ def supports(name):
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("name", build.INSTRUCTION_SETS)
-def test_sanitizers_find_nothing(name, tmp_path):
+@pytest.mark.parametrize(
+  ("driver", "sources"),
+  [
+    ("driver.cc", ("products.cc", "selection.cc")),
+    ("masked_driver.cc", ("masked.cc",)),
+  ],
+)
+def test_sanitizers_find_nothing(driver, sources, name, tmp_path):
   if not supports(name):
     pytest.skip(f"this processor does not run {name}")
   program = tmp_path / "driver"
-  sources = [SOURCES / "products.cc", SOURCES / "selection.cc"]
   flags = [f for f in build.FLAGS if f not in ("-O3", "-fPIC")]
   subprocess.run(
     [
@@ -49,8 +55,8 @@ def test_sanitizers_find_nothing(name, tmp_path):
       *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
       *build.INSTRUCTION_SETS[name],
       f"-DSPARSEJAX_ISA={name}",
-      *sources,
-      pathlib.Path(__file__).parent / "driver.cc",
+      *(SOURCES / source for source in sources),
+      pathlib.Path(__file__).parent / driver,
       *("-o", program),
     ],
     check=True,
