@@ -123,6 +123,14 @@ def _no_more_programs_than_linux_maps() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _kernels() -> None:
+  """Builds the kernels, which takes longer than a quick test may."""
+  from sparsejax import kernels
+
+  kernels.available(quiet=True)
+
+
 @pytest.fixture
 def no_data_sets(
   monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path

@@ -1,7 +1,7 @@
 """Kernels: products with the non-zeros of a matrix, and selection, on CPUs.
 
 C++, called only if `available()`. A matrix [in, out] is stored by the inputs of
-each output; activations are by feature, [features, batch]. Products of blocks
+each output; activations are by example, [batch, features]. Products of blocks
 on GPUs are in `blocks`; when which is used is decided in `sparsejax.packed`.
 """
 
@@ -14,13 +14,14 @@ __all__ = [
   "available",
   "loaded",
   "multiply",
+  "multiply_and_sample",
   "multiply_bits",
   "multiply_int8",
   "sample",
   "top_k",
 ]
 
-_LANES = 16
+_LANES = 16  # as in kernels.h
 
 
 def multiply(
@@ -30,32 +31,39 @@ def multiply(
   values: jax.Array,
   slots: jax.Array | None = None,
 ) -> jax.Array:
-  """Multiplies a matrix, stored by rows, by activations.
+  """Multiplies activations by a matrix that is stored by rows.
 
   Args:
-    x: float32 [width] or [width, batch].
+    x: float32 [width] or [batch, width].
     pointers: int32 [rows + 1]: row r has the entries from pointers[r] on.
     columns: uint16 [n], the column of each entry, below width.
     values: float32 or bfloat16 [slots].
     slots: int32 [n]: the slot of each entry's value; its own place if None.
 
   Returns:
-    float32 [rows] or [rows, batch].
+    float32 [rows] or [batch, rows].
 
   Raises:
     jax.errors.JaxRuntimeError: When it runs, if a place is out of range.
+
+  Example:
+    >>> if available(quiet=True):
+    ...   pointers = jnp.array([0, 2, 3], jnp.int32)
+    ...   columns = jnp.array([0, 2, 1], jnp.uint16)
+    ...   values = jnp.array([1.0, 2.0, 3.0])
+    ...   x = jnp.array([[1.0, 10.0, 100.0]])
+    ...   print(multiply(x, pointers, columns, values))
+    [[201.  30.]]
   """
-  rows = pointers.shape[0] - 1
-  slots = jnp.zeros(0, jnp.int32) if slots is None else slots
-  if x.ndim == 1 and slots.size:
-    return multiply(x[:, None], pointers, columns, values, slots)[:, 0]
-  if x.ndim == 1:
-    return _call("sparsejax_multiply", (rows,), jnp.float32)(
-      x, pointers, columns, values, slots
+  if x.ndim == 1 and slots is None:
+    rows = pointers.shape[0] - 1
+    return _call("sparsejax_multiply_one", _floats(rows))(
+      x, pointers, columns, values
     )
-  batch, x = x.shape[1], _padded(x)
-  y = _call("sparsejax_multiply", (rows, x.shape[1]), jnp.float32)
-  return y(x, pointers, columns, values, slots)[:, :batch]
+  if x.ndim == 1:
+    return multiply(x[None], pointers, columns, values, slots)[0]
+  product, _ = _layer(x, None, pointers, columns, values, slots)
+  return product
 
 
 def sample(
@@ -65,21 +73,66 @@ def sample(
   columns: jax.Array,
   dtype: jnp.dtype,
 ) -> jax.Array:
-  """Computes g x^T at the entries of a sparse matrix.
+  """Computes g^T x at the entries of a sparse matrix.
 
   Args:
-    x: float32 [width, batch].
-    g: float32 [rows, batch].
+    x: float32 [batch, width].
+    g: float32 [batch, rows].
     pointers: int32 [rows + 1], as for `multiply`.
     columns: uint16 [n].
     dtype: Of the result, float32 or bfloat16.
 
   Returns:
-    [n]: for an entry in row r and column c the product g[r] x[c], summed over
-    the batch; 0 where no row has that entry.
+    [n]: for an entry in row r and column c the product of g[:, r] and x[:, c],
+    summed over the batch; 0 where no row has that entry.
   """
-  out = _call("sparsejax_sample", columns.shape, dtype)
-  return out(_padded(x), _padded(g), pointers, columns)
+  like = jnp.zeros(columns.shape, dtype)
+  _, dots = _layer(x, g, pointers, columns, like, None, product=False)
+  return dots
+
+
+def multiply_and_sample(
+  x: jax.Array,
+  g: jax.Array,
+  pointers: jax.Array,
+  columns: jax.Array,
+  values: jax.Array,
+  slots: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Computes both gradients of a layer, reading activations once.
+
+  Args:
+    x: float32 [batch, width].
+    g: float32 [batch, rows].
+    pointers: int32 [rows + 1], as for `multiply`.
+    columns: uint16 [n].
+    values: float32 or bfloat16 [slots].
+    slots: int32 [n]: the slot of each entry's value.
+
+  Returns:
+    What `multiply` gives, float32 [batch, rows]; and what `sample` gives, by
+    slots and of the dtype of the values.
+  """
+  return _layer(x, g, pointers, columns, values, slots)
+
+
+def _layer(x, g, pointers, columns, values, slots, *, product=True):
+  """Computes a product, dot products with g, or both."""
+  batch, width = x.shape
+  rows = pointers.shape[0] - 1
+  padded = batch + -batch % _LANES
+  # Room for x turned over, and for values and dots in the order of entries.
+  room = padded * width + columns.size * (1 if g is None else 2)
+  y, dots, _ = _call(
+    "sparsejax_layer",
+    _floats(batch, rows) if product else _floats(0),
+    jax.ShapeDtypeStruct(values.shape if g is not None else (0,), values.dtype),
+    _floats(room),
+  )(
+    *(x, jnp.zeros(0, jnp.float32) if g is None else g, pointers, columns),
+    *(values, jnp.zeros(0, jnp.int32) if slots is None else slots),
+  )
+  return y, dots
 
 
 def top_k(keys: jax.Array, k: jax.Array) -> jax.Array:
@@ -92,7 +145,9 @@ def top_k(keys: jax.Array, k: jax.Array) -> jax.Array:
   Returns:
     A bool array of that shape.
   """
-  return _call("sparsejax_top_k", keys.shape, jnp.bool_)(keys, k.reshape(1))
+  return _call("sparsejax_top_k", jax.ShapeDtypeStruct(keys.shape, jnp.bool_))(
+    keys, k.reshape(1)
+  )
 
 
 def multiply_bits(
@@ -191,18 +246,16 @@ def _multiply_masked(x, bits, pointers, values, scales, outputs):
         "inputs, wanted (out, groups), and one group or groups of a multiple "
         "of 8 inputs"
       )
-  y = _call(
-    *("sparsejax_multiply_masked", (x.size // width, outputs), jnp.float32)
-  )(x.reshape(-1, width), bits, pointers, values, scales)
+  y = _call("sparsejax_multiply_masked", _floats(x.size // width, outputs))(
+    x.reshape(-1, width), bits, pointers, values, scales
+  )
   return y.reshape(*x.shape[:-1], outputs)
 
 
-def _padded(x):
-  """Pads the batch to a multiple of the vectors' length."""
-  return jnp.pad(x, ((0, 0), (0, -x.shape[1] % _LANES)))
+def _floats(*shape):
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _call(name, shape, dtype):
-  return jax.ffi.ffi_call(
-    name, jax.ShapeDtypeStruct(shape, dtype), vmap_method="sequential"
-  )
+def _call(name, *results):
+  of = results if len(results) > 1 else results[0]
+  return jax.ffi.ffi_call(name, of, vmap_method="sequential")

@@ -22,8 +22,6 @@ _SOURCES = pathlib.Path(__file__).parent
 _COMMON = (
   *("dispatch.cc", "selection.cc", "handlers.cc", "masked_handlers.cc"),
 )
-# Compiled once for every instruction set.
-_PER_SET = ("products.cc", "masked.cc")
 FLAGS = (
   *("-std=c++17", "-O3", "-fPIC", "-ffp-contract=fast"),
   *("-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
@@ -39,8 +37,13 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     "avx512": _AVX512,
     "avx512_vbmi2": (*_AVX512, "-mavx512vbmi", "-mavx512vbmi2"),
   }
+# Compiled once for each of these instruction sets.
+_PER_SET = {
+  "products.cc": ("plain", "avx2", "avx512"),
+  "masked.cc": tuple(INSTRUCTION_SETS),
+}
 TARGETS = (
-  *("sparsejax_multiply", "sparsejax_sample", "sparsejax_top_k"),
+  *("sparsejax_layer", "sparsejax_multiply_one", "sparsejax_top_k"),
   "sparsejax_multiply_masked",
 )
 
@@ -133,7 +136,9 @@ def compiled(
   include = f"-I{jax.ffi.include_dir()}"
   objects = []
   for name, instructions in INSTRUCTION_SETS.items():
-    for source in _PER_SET:
+    for source, names in _PER_SET.items():
+      if name not in names:
+        continue
       target = scratch / f"{source}-{name}.o"
       _run(
         *(compiler, *flags, *instructions, f"-DSPARSEJAX_ISA={name}"),

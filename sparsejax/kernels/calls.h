@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <thread>
 
 #include "kernels.h"
 #include "xla/ffi/api/ffi.h"
@@ -77,6 +78,24 @@ class Crew {
 
  private:
   ffi::ThreadPool& pool_;
+};
+
+// Work that threads share, each part done by one of them.
+class Shares {
+ public:
+  explicit Shares(int64_t count) : count_(count) {}
+
+  // Does parts that nobody has begun, and returns when all are done. It waits
+  // for threads at work only, never for one that is still to come.
+  template <class Each>
+  void help(const Each& each) {
+    for (int64_t i; (i = next_++) < count_; ++done_) each(i);
+    while (done_ < count_) std::this_thread::yield();
+  }
+
+ private:
+  const int64_t count_;
+  std::atomic<int64_t> next_{0}, done_{0};
 };
 
 inline std::optional<Type> type_of(ffi::DataType type) {

@@ -40,7 +40,7 @@ Tables choose() {
   if (allowed("avx512_vbmi2") && has_avx512 &&
       __builtin_cpu_supports("avx512vbmi") &&
       __builtin_cpu_supports("avx512vbmi2")) {
-    return {avx512_vbmi2, masked_avx512_vbmi2};
+    return {avx512, masked_avx512_vbmi2};
   }
   if (allowed("avx512") && has_avx512) return {avx512, masked_avx512};
   if (allowed("avx2") && __builtin_cpu_supports("avx2") &&

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
 #include <optional>
+#include <vector>
 
 #include "calls.h"
 #include "kernels.h"
@@ -17,30 +19,6 @@ int64_t begin_of(const Places& places, int64_t part, int64_t parts) {
   const int32_t* end = places.pointers + places.rows;
   return part ? std::lower_bound(places.pointers, end, before) - places.pointers
               : 0;
-}
-
-template <class Rows>
-ffi::Error by_rows(ffi::ThreadPool& pool, const Places& places, int64_t work,
-                   const Rows& rows) {
-  Crew crew(pool);
-  const int64_t parts =
-      work < kWorthThreads ? 1
-                           : std::min(places.rows, 4 * crew.threads());
-  std::atomic<bool> good{true};
-  const auto each = [&](int64_t part) {
-    const int64_t begin = begin_of(places, part, parts);
-    const int64_t end = begin_of(places, part + 1, parts);
-    if (begin < end && !rows(begin, end)) good = false;
-  };
-  if (parts <= 1) {
-    each(0);
-  } else {
-    crew.run(parts, each);
-  }
-  if (good) return ffi::Error::Success();
-  return ffi::Error::InvalidArgument(
-      "the structure of a packed matrix has a place out of range: make it with "
-      "packed.pack, or look at it with packed.check");
 }
 
 std::optional<Places> places_of(const Ints& pointers, const Shorts& columns,
@@ -61,52 +39,137 @@ ffi::Error broken() {
       "of slots: make it with packed.pack, or look at it with packed.check");
 }
 
-ffi::Error multiply(ffi::ThreadPool pool, Floats x, Ints pointers,
-                    Shorts columns, ffi::AnyBuffer values, Ints slots,
-                    ffi::ResultBuffer<ffi::F32> y) {
-  const auto type = type_of(values.element_type());
-  if (!type) return wrong_type();
-  const bool one = x.dimensions().size() == 1;
-  const int64_t batch = one ? 1 : x.dimensions()[1];
-  const auto places = places_of(pointers, columns, x.dimensions()[0]);
-  if (!places) return broken();
-  const int32_t* in_order = slots.element_count() ? slots.typed_data() : nullptr;
-  if (in_order && slots.element_count() < columns.element_count()) {
-    return broken();
-  }
-  const Values given = {values.untyped_data(), *type, in_order,
-                        static_cast<int64_t>(values.element_count())};
-  if (!in_order && places->pointers[places->rows] > given.count) {
-    return broken();
-  }
-  const int64_t work = batch * places->pointers[places->rows];
-  const Products& use = products();
-  return by_rows(pool, *places, work, [&](int64_t begin, int64_t end) {
-    const float* from = x.typed_data();
-    float* to = y->typed_data();
-    return one ? use.multiply_one(from, *places, given, to, begin, end)
-               : use.multiply(from, batch, *places, given, to, begin, end);
-  });
+ffi::Error out_of_range() {
+  return ffi::Error::InvalidArgument(
+      "the structure of a packed matrix has a place out of range: make it with "
+      "packed.pack, or look at it with packed.check");
 }
 
-ffi::Error sample(ffi::ThreadPool pool, Floats x, Floats g, Ints pointers,
-                  Shorts columns, ffi::Result<ffi::AnyBuffer> out) {
-  const auto type = type_of(out->element_type());
-  if (!type) return wrong_type();
-  const int64_t batch = x.dimensions()[1];
-  const auto places = places_of(pointers, columns, x.dimensions()[0]);
-  const auto count = static_cast<int64_t>(out->element_count());
-  if (!places || places->pointers[places->rows] > count) return broken();
-  // Unused slots have no gradient.
-  const int64_t used = places->pointers[places->rows];
-  const int64_t bytes = *type == Type::kFloat32 ? 4 : 2;
-  char* data = static_cast<char*>(out->untyped_data());
-  std::fill(data + used * bytes, data + count * bytes, 0);
+// Does all that a layer asks for. Threads begin with lots of their own, and go on
+// with others.
+bool run(ffi::ThreadPool& pool, const Layer& layer) {
+  const Places& places = layer.places;
+  Crew crew(pool);
+  const int64_t work = layer.batch * places.pointers[places.rows];
+  const int64_t threads = work < kWorthThreads ? 1 : crew.threads();
+  const int64_t lots = lots_of(layer);
+  // Of each lot: every thread takes about four.
+  const int64_t each = threads > 1 ? (threads + lots - 1) / lots : 1;
+  const int64_t ranges = threads > 1 ? 4 * each : 1;
+  // Threads write whole cache lines of the product.
+  const auto row = [&](int64_t range) {
+    const int64_t found = begin_of(places, range, ranges);
+    return range == ranges ? found : found / kLanes * kLanes;
+  };
+  const auto feature = [&](int64_t range) {
+    const int64_t found = places.width * range / ranges;
+    return range == ranges ? found : found / kLanes * kLanes;
+  };
   const Products& use = products();
-  return by_rows(pool, *places, batch * used, [&](int64_t begin, int64_t end) {
-    return use.sample(x.typed_data(), g.typed_data(), batch, *places, data,
-                      *type, begin, end);
+  std::atomic<bool> good{true};
+  Shares prepared(ranges);
+  std::deque<Shares> turned, multiplied;
+  for (int64_t l = 0; l < lots; ++l) {
+    turned.emplace_back(ranges);
+    multiplied.emplace_back(ranges);
+  }
+  crew.run(threads, [&](int64_t thread) {
+    prepared.help([&](int64_t r) {
+      if (!use.prepare(layer, row(r), row(r + 1))) good = false;
+    });
+    for (int64_t i = 0; good && i < lots; ++i) {
+      const int64_t lot = (thread + i) % lots;
+      turned[lot].help([&](int64_t r) {
+        use.turn(layer, lot, feature(r), feature(r + 1));
+      });
+      multiplied[lot].help([&](int64_t i) {
+        // Threads stay apart: neighbouring rows have slots in the same lines.
+        const int64_t r = i % each * (ranges / each) + i / each;
+        use.multiply(layer, lot, row(r), row(r + 1));
+      });
+    }
   });
+  return good;
+}
+
+ffi::Error layer(ffi::ThreadPool pool, Floats x, Floats by_rows, Ints pointers,
+                 Shorts columns, ffi::AnyBuffer values, Ints slots,
+                 ffi::ResultBuffer<ffi::F32> product,
+                 ffi::Result<ffi::AnyBuffer> dots,
+                 ffi::ResultBuffer<ffi::F32> room) {
+  const auto type = type_of(values.element_type());
+  if (!type || dots->element_type() != values.element_type()) {
+    return wrong_type();
+  }
+  const auto places = places_of(pointers, columns, x.dimensions()[1]);
+  if (!places) return broken();
+  const int64_t used = places->pointers[places->rows];
+  const auto count = static_cast<int64_t>(values.element_count());
+  const bool named = slots.element_count() > 0;
+  if (named && slots.element_count() < columns.element_count()) return broken();
+  const int64_t batch = x.dimensions()[0];
+  const auto asked = [](const auto& buffer) {
+    return buffer.element_count() ? buffer.typed_data() : nullptr;
+  };
+  Layer all = {};
+  all.places = *places;
+  all.values = {values.untyped_data(), *type,
+                named ? slots.typed_data() : nullptr, count};
+  all.batch = batch;
+  all.x = x.typed_data();
+  all.product = asked(*product);
+  all.by_rows = asked(by_rows);
+  if (all.product && !named && used > count) return broken();
+  float* free = room->typed_data();
+  const float* end = free + room->element_count();
+  const auto take = [&](int64_t size) {
+    float* taken = free;
+    free += size;
+    return taken;
+  };
+  all.turned = take(vectors_of(batch) * kLanes * places->width);
+  if (all.product && (named || *type != Type::kFloat32)) {
+    all.weights = take(used);
+  }
+  const auto slots_out = static_cast<int64_t>(dots->element_count());
+  if (slots_out) {
+    // Unused slots have no gradient; nor has any where there is no example.
+    const int64_t first = batch ? used : 0;
+    const int64_t bytes = *type == Type::kFloat32 ? 4 : 2;
+    char* data = static_cast<char*>(dots->untyped_data());
+    if (first > slots_out) return broken();
+    std::fill(data + first * bytes, data + slots_out * bytes, 0);
+    if (all.by_rows) all.dots = data;
+    all.sums = take(used);
+  }
+  if (free > end) return ffi::Error::Internal("a layer has too little room");
+  return run(pool, all) ? ffi::Error::Success() : out_of_range();
+}
+
+ffi::Error multiply_one(ffi::ThreadPool pool, Floats x, Ints pointers,
+                        Shorts columns, ffi::AnyBuffer values,
+                        ffi::ResultBuffer<ffi::F32> y) {
+  const auto type = type_of(values.element_type());
+  if (!type) return wrong_type();
+  const auto places = places_of(pointers, columns, x.dimensions()[0]);
+  const auto count = static_cast<int64_t>(values.element_count());
+  if (!places || places->pointers[places->rows] > count) return broken();
+  const Values given = {values.untyped_data(), *type, nullptr, count};
+  Crew crew(pool);
+  const int64_t work = places->pointers[places->rows];
+  const int64_t parts =
+      work < kWorthThreads ? 1 : std::min(places->rows, 4 * crew.threads());
+  std::atomic<bool> good{true};
+  crew.run(parts, [&](int64_t part) {
+    const int64_t begin = begin_of(*places, part, parts);
+    const int64_t end = begin_of(*places, part + 1, parts);
+    if (begin < end &&
+        !products().multiply_one(x.typed_data(), *places, given,
+                                 y->typed_data(), begin, end)) {
+      good = false;
+    }
+  });
+  return good ? ffi::Error::Success() : out_of_range();
 }
 
 ffi::Error top_k(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> keys, Ints k,
@@ -123,24 +186,26 @@ ffi::Error top_k(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> keys, Ints k,
 }  // namespace
 }  // namespace sparsejax
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    sparsejax_multiply, sparsejax::multiply,
-    xla::ffi::Ffi::Bind()
-        .Ctx<xla::ffi::ThreadPool>()
-        .Arg<sparsejax::Floats>()
-        .Arg<sparsejax::Ints>()
-        .Arg<sparsejax::Shorts>()
-        .Arg<xla::ffi::AnyBuffer>()
-        .Arg<sparsejax::Ints>()
-        .Ret<sparsejax::Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(sparsejax_sample, sparsejax::sample,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sparsejax_layer, sparsejax::layer,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<sparsejax::Floats>()
                                   .Arg<sparsejax::Floats>()
                                   .Arg<sparsejax::Ints>()
                                   .Arg<sparsejax::Shorts>()
-                                  .Ret<xla::ffi::AnyBuffer>());
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<sparsejax::Ints>()
+                                  .Ret<sparsejax::Floats>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Ret<sparsejax::Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sparsejax_multiply_one, sparsejax::multiply_one,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<sparsejax::Floats>()
+                                  .Arg<sparsejax::Ints>()
+                                  .Arg<sparsejax::Shorts>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Ret<sparsejax::Floats>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sparsejax_top_k, sparsejax::top_k,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()

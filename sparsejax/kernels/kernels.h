@@ -2,12 +2,13 @@
 // selection of the k largest keys. Nothing here knows of XLA.
 //
 // A matrix W [in, out] is given by its columns ("rows" of W transposed): row o
-// lists the inputs of output o. Activations are by feature, [features, batch],
-// with a batch that is a multiple of kLanes, unless a function says otherwise.
+// lists the inputs of output o. Activations are by example, [batch, features].
+// Kernels read those of one side by feature: a copy that is turned over.
 
 #ifndef SPARSEJAX_KERNELS_H_
 #define SPARSEJAX_KERNELS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 
@@ -33,17 +34,43 @@ struct Places {
   int64_t width;  // Columns are below it.
 };
 
-// Rows [begin, end) of each product. False if a place or slot is out of range.
+inline int64_t vectors_of(int64_t batch) {
+  return (batch + kLanes - 1) / kLanes;
+}
+
+// Rows of a matrix, activations, and what is to be made of them.
+struct Layer {
+  Places places;
+  Values values;
+  int64_t batch;
+  const float* x;        // [batch, width]
+  float* product;        // [batch, rows]: x times the rows; null for none.
+  const float* by_rows;  // [batch, rows], for dots.
+  void* dots;  // Of by_rows and x over the batch, for each slot; null for none.
+  // Room: x turned over, [width, batch], its batch a multiple of kLanes; values
+  // as floats in the order of entries, null if they are; dots in that order.
+  float* turned;
+  float* weights;
+  float* sums;
+};
+
+// A batch is multiplied in lots, each by one thread if there are not more: what
+// it turns over stays in its cache. Dots have one lot: their sums cost more.
+inline int64_t lots_of(const Layer& layer) {
+  return layer.dots ? 1 : std::min<int64_t>(2, vectors_of(layer.batch));
+}
+
 struct Products {
-  // y [rows, batch] = W x [width, batch].
-  bool (*multiply)(const float* x, int64_t batch, Places, Values, float* y,
-                   int64_t begin, int64_t end);
-  // y [rows] = W x [width], of one example.
+  // Looks at rows [begin, end), and fetches their values. False if a place or
+  // slot is out of range.
+  bool (*prepare)(const Layer&, int64_t begin, int64_t end);
+  // Turns features [begin, end) of a lot over, from a multiple of kLanes on.
+  void (*turn)(const Layer&, int64_t lot, int64_t begin, int64_t end);
+  // Makes rows [begin, end) of the product and the dots of a lot.
+  void (*multiply)(const Layer&, int64_t lot, int64_t begin, int64_t end);
+  // y [rows] = W x [width], of one example. False as for prepare.
   bool (*multiply_one)(const float* x, Places, Values, float* y, int64_t begin,
                        int64_t end);
-  // out [count]: the products of g [rows, batch] and x [width, batch].
-  bool (*sample)(const float* x, const float* g, int64_t batch, Places,
-                 void* out, Type, int64_t begin, int64_t end);
 };
 
 // The best that this processor can run.

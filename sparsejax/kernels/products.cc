@@ -3,21 +3,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "kernels.h"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
 namespace sparsejax {
 namespace {
-
-// 64 bytes, wherever they lie; compilers split them on narrower machines.
-typedef float Vector __attribute__((vector_size(64), aligned(4)));
-typedef float Half __attribute__((vector_size(32), aligned(4)));
-typedef float Quarter __attribute__((vector_size(16), aligned(4)));
 
 // Vectors of a batch that are summed at once: what the registers hold.
 #if defined(__AVX512F__)
@@ -51,22 +42,6 @@ inline void narrow(float x, Bfloat16* y) {  // To the nearest, ties to even.
   } else {
     y->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
   }
-}
-
-inline Vector load(const float* p) {
-  return *reinterpret_cast<const Vector*>(p);
-}
-
-inline float sum(Vector v) {
-  Half a, b;
-  std::memcpy(&a, &v, sizeof a);
-  std::memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof a, sizeof b);
-  a += b;
-  Quarter c, d;
-  std::memcpy(&c, &a, sizeof c);
-  std::memcpy(&d, reinterpret_cast<const char*>(&a) + sizeof c, sizeof d);
-  c += d;
-  return (c[0] + c[2]) + (c[1] + c[3]);
 }
 
 template <class T>
@@ -108,57 +83,190 @@ struct Row {
   }
 };
 
-// V vectors of a row of y.
-template <int V, bool kSlots, class T>
-void panel(const float* x, int64_t batch, const Row<T>& row, float* y) {
-  Vector sums[V] = {};
-  for (int64_t j = 0; j < row.length; ++j) {
-    const float w = row.template value<kSlots>(j);
-    const float* p = x + row.columns[j] * batch;
-    for (int v = 0; v < V; ++v) sums[v] += w * load(p + v * kLanes);
+// What a panel of x should not exceed, to stay in a core's second cache.
+constexpr int64_t kPanelBytes = 640 << 10;
+// Rows whose products are turned over together.
+constexpr int64_t kBlock = 64;
+
+// Some vectors of a batch. Their features lie together: [width, padded].
+struct Panel {
+  int64_t vectors, first, padded, count;  // All but the first in examples.
+
+  float* turned(const Layer& layer) const {
+    return layer.turned + first * layer.places.width;
   }
-  std::memcpy(y, sums, sizeof sums);
+};
+
+// Calls each(panel) for those of a lot, which are as even as can be.
+template <class Each>
+void for_panels(const Layer& layer, int64_t lot, const Each& each) {
+  const int64_t all = vectors_of(layer.batch), lots = lots_of(layer);
+  const int64_t begin = all * lot / lots;
+  const int64_t vectors = all * (lot + 1) / lots - begin;
+  const int64_t fit = kPanelBytes / (64 * std::max<int64_t>(1, layer.places.width));
+  const int64_t most = std::clamp<int64_t>(fit, std::min(4, kPanel), kPanel);
+  const int64_t panels = (vectors + most - 1) / most;
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t first = begin + vectors * p / panels;
+    const int64_t here = begin + vectors * (p + 1) / panels - first;
+    const int64_t left = layer.batch - first * kLanes;
+    each(Panel{here, first * kLanes, here * kLanes,
+               std::min(here * kLanes, left)});
+  }
 }
 
-template <bool kSlots, class T>
-void row_of_y(const float* x, int64_t batch, const Row<T>& row, float* y) {
-  int64_t b = 0;
-  for (; b + kPanel * kLanes <= batch; b += kPanel * kLanes) {
-    panel<kPanel, kSlots>(x + b, batch, row, y + b);
+void turn(const Layer& layer, int64_t lot, int64_t begin, int64_t end) {
+  const int64_t width = layer.places.width;
+  for_panels(layer, lot, [&](const Panel& p) {
+    to_features(layer.x + p.first * width + begin, width, p.count, end - begin,
+                p.turned(layer) + begin * p.padded, p.padded);
+  });
+}
+
+// The entries of a row as panels want them.
+struct Entries {
+  const uint16_t* columns;
+  const float* weights;
+  float* dots;
+  int64_t length;
+};
+
+// Makes a row of one panel: V vectors of the product, and what they add to the
+// dot products with V vectors that come by rows.
+template <int V, bool kProduct, bool kDots>
+void panel(const float* turned, const Entries& row, const float* by_rows,
+           float* product) {
+  Vector total[V], mine[V];
+  for (int v = 0; v < V; ++v) {
+    total[v] = Vector{};
+    if (kDots) mine[v] = load(by_rows + v * kLanes);
   }
-  if (kPanel > 4 && b + 4 * kLanes <= batch) {
-    panel<4, kSlots>(x + b, batch, row, y + b);
-    b += 4 * kLanes;
+  const auto entry = [&](int64_t j) {
+    const float* p = turned + row.columns[j] * (V * kLanes);
+    Vector dot = {};
+    for (int v = 0; v < V; ++v) {
+      Vector x = load(p + v * kLanes);
+#if defined(__AVX512F__)
+      if (kProduct && kDots) __asm__("" : "+v"(x));  // Loaded once, not twice.
+#endif
+      if (kProduct) total[v] += row.weights[j] * x;
+      if (kDots) dot += mine[v] * x;
+    }
+    return dot;
+  };
+  int64_t j = 0;
+  for (; j + 4 <= row.length; j += 4) {
+    const Vector a = entry(j), b = entry(j + 1);
+    const Vector c = entry(j + 2), d = entry(j + 3);
+    if (kDots) {
+      Quarter four;
+      std::memcpy(&four, row.dots + j, sizeof four);
+      four += sums(a, b, c, d);
+      std::memcpy(row.dots + j, &four, sizeof four);
+    }
   }
-  if (kPanel > 2 && b + 2 * kLanes <= batch) {
-    panel<2, kSlots>(x + b, batch, row, y + b);
-    b += 2 * kLanes;
+  for (; j < row.length; ++j) {
+    const Vector a = entry(j);
+    if (kDots) row.dots[j] += sum(a);
   }
-  for (; b < batch; b += kLanes) {
-    panel<1, kSlots>(x + b, batch, row, y + b);
+  for (int v = 0; kProduct && v < V; ++v) {
+    std::memcpy(product + v * kLanes, &total[v], sizeof total[v]);
   }
+}
+
+template <bool kProduct, bool kDots>
+auto panel_of(int64_t vectors) {
+  static constexpr decltype(&panel<1, kProduct, kDots>) all[] = {
+      panel<1, kProduct, kDots>, panel<2, kProduct, kDots>,
+#if defined(__AVX2__)
+      panel<3, kProduct, kDots>, panel<4, kProduct, kDots>,
+#endif
+#if defined(__AVX512F__)
+      panel<5, kProduct, kDots>, panel<6, kProduct, kDots>,
+      panel<7, kProduct, kDots>, panel<8, kProduct, kDots>,
+#endif
+  };
+  static_assert(sizeof all / sizeof *all == kPanel);
+  return all[vectors - 1];
+}
+
+// Entries [begin, end) of the dots, to their slots.
+template <class T>
+void put(const Layer& layer, int64_t begin, int64_t end) {
+  const int32_t* slots = layer.values.slots;
+  T* dots = static_cast<T*>(layer.dots);
+  for (int64_t j = begin; j < end; ++j) {
+    narrow(layer.sums[j], dots + (slots ? slots[j] : j));
+  }
+}
+
+template <bool kProduct, bool kDots>
+void multiply_as(const Layer& layer, int64_t lot, int64_t begin, int64_t end) {
+  const Places& places = layer.places;
+  const int32_t* pointers = places.pointers;
+  const float* weights = layer.weights
+                             ? layer.weights
+                             : static_cast<const float*>(layer.values.data);
+  float* sums = layer.sums;
+  if (kDots) std::fill(sums + pointers[begin], sums + pointers[end], 0.0f);
+  alignas(64) float mine[kDots ? kBlock * kPanel * kLanes : 1];
+  alignas(64) float made[kProduct ? kBlock * kPanel * kLanes : 1];
+  for_panels(layer, lot, [&](const Panel& p) {
+    const auto one = panel_of<kProduct, kDots>(p.vectors);
+    for (int64_t r = begin; r < end; r += kBlock) {
+      const int64_t rows = std::min(kBlock, end - r);
+      const int64_t at = p.first * places.rows + r;
+      if (kDots) {
+        to_features(layer.by_rows + at, places.rows, p.count, rows, mine,
+                    p.padded);
+      }
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t first = pointers[r + i];
+        const Entries row = {places.columns + first, weights + first,
+                             sums + first, pointers[r + i + 1] - first};
+        one(p.turned(layer), row, mine + (kDots ? i * p.padded : 0),
+            made + (kProduct ? i * p.padded : 0));
+      }
+      if (kProduct) {
+        to_examples(made, p.padded, rows, p.count, layer.product + at,
+                    places.rows);
+      }
+    }
+  });
+  if (!kDots) return;
+  const auto to_slots = layer.values.type == Type::kFloat32
+                            ? put<float>
+                            : put<Bfloat16>;
+  to_slots(layer, pointers[begin], pointers[end]);
+}
+
+void multiply(const Layer& layer, int64_t lot, int64_t begin, int64_t end) {
+  if (!layer.product && !layer.dots) return;
+  const auto rows = !layer.dots     ? multiply_as<true, false>
+                    : layer.product ? multiply_as<true, true>
+                                    : multiply_as<false, true>;
+  rows(layer, lot, begin, end);
 }
 
 template <class T>
-bool multiply_rows(const float* x, int64_t batch, Places places, Values values,
-                   float* y, int64_t begin, int64_t end) {
+bool prepare_as(const Layer& layer, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
-    const Row<T> row(places, values, r);
-    if (!row.in_range(places.width, values.count)) return false;
-    if (row.slots) {
-      row_of_y<true>(x, batch, row, y + r * batch);
-    } else {
-      row_of_y<false>(x, batch, row, y + r * batch);
+    const Row<T> row(layer.places, layer.values, r);
+    if (!row.in_range(layer.places.width, layer.values.count)) return false;
+    if (!layer.weights) continue;
+    float* to = layer.weights + layer.places.pointers[r];
+    for (int64_t j = 0; j < row.length; ++j) {
+      to[j] = row.slots ? row.template value<true>(j)
+                        : row.template value<false>(j);
     }
   }
   return true;
 }
 
-bool multiply(const float* x, int64_t batch, Places places, Values values,
-              float* y, int64_t begin, int64_t end) {
-  const auto rows = values.type == Type::kFloat32 ? multiply_rows<float>
-                                                  : multiply_rows<Bfloat16>;
-  return rows(x, batch, places, values, y, begin, end);
+bool prepare(const Layer& layer, int64_t begin, int64_t end) {
+  const auto rows = layer.values.type == Type::kFloat32 ? prepare_as<float>
+                                                        : prepare_as<Bfloat16>;
+  return rows(layer, begin, end);
 }
 
 #if defined(__AVX2__)
@@ -240,75 +348,9 @@ bool multiply_one(const float* x, Places places, Values values, float* y,
   return rows(x, places, values, y, begin, end);
 }
 
-// What V vectors of a row of g give, to be added to sums.
-template <int V>
-void dots(const float* x, const float* g, int64_t batch, const Row<float>& row,
-          float* sums) {
-  Vector gs[V];
-  for (int v = 0; v < V; ++v) gs[v] = load(g + v * kLanes);
-  int64_t j = 0;
-  for (; j + 2 <= row.length; j += 2) {  // Two at once: more sums in flight.
-    const float* p = x + row.columns[j] * batch;
-    const float* q = x + row.columns[j + 1] * batch;
-    Vector a[2] = {}, b[2] = {};
-    for (int v = 0; v < V; ++v) {
-      a[v % 2] += gs[v] * load(p + v * kLanes);
-      b[v % 2] += gs[v] * load(q + v * kLanes);
-    }
-    sums[j] += sum(a[0] + a[1]);
-    sums[j + 1] += sum(b[0] + b[1]);
-  }
-  for (; j < row.length; ++j) {
-    const float* p = x + row.columns[j] * batch;
-    Vector a = {};
-    for (int v = 0; v < V; ++v) a += gs[v] * load(p + v * kLanes);
-    sums[j] += sum(a);
-  }
-}
-
-template <class T>
-bool sample_rows(const float* x, const float* g, int64_t batch, Places places,
-                 void* out, int64_t begin, int64_t end) {
-  const Values none = {nullptr, Type::kFloat32, nullptr, 0};
-  std::vector<float> room(places.width);
-  float* sums = room.data();
-  for (int64_t r = begin; r < end; ++r) {
-    const Row<float> row(places, none, r);
-    // More than there are columns: one is there twice.
-    if (row.length > places.width || !row.in_range(places.width, 0)) {
-      return false;
-    }
-    std::fill(sums, sums + row.length, 0.0f);
-    const float* gr = g + r * batch;
-    int64_t b = 0;
-    for (; b + kPanel * kLanes <= batch; b += kPanel * kLanes) {
-      dots<kPanel>(x + b, gr + b, batch, row, sums);
-    }
-    if (kPanel > 4 && b + 4 * kLanes <= batch) {
-      dots<4>(x + b, gr + b, batch, row, sums);
-      b += 4 * kLanes;
-    }
-    if (kPanel > 2 && b + 2 * kLanes <= batch) {
-      dots<2>(x + b, gr + b, batch, row, sums);
-      b += 2 * kLanes;
-    }
-    for (; b < batch; b += kLanes) dots<1>(x + b, gr + b, batch, row, sums);
-    T* to = static_cast<T*>(out) + places.pointers[r];
-    for (int64_t j = 0; j < row.length; ++j) narrow(sums[j], to + j);
-  }
-  return true;
-}
-
-bool sample(const float* x, const float* g, int64_t batch, Places places,
-            void* out, Type type, int64_t begin, int64_t end) {
-  const auto rows =
-      type == Type::kFloat32 ? sample_rows<float> : sample_rows<Bfloat16>;
-  return rows(x, g, batch, places, out, begin, end);
-}
-
 }  // namespace
 
 extern const Products SPARSEJAX_ISA;
-const Products SPARSEJAX_ISA = {multiply, multiply_one, sample};
+const Products SPARSEJAX_ISA = {prepare, turn, multiply, multiply_one};
 
 }  // namespace sparsejax

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import custom_derivatives, lax
 
 from sparsejax import kernels
 from sparsejax.nodes import cotangent, without_zeros
@@ -160,43 +160,64 @@ def kernel_product(x: jax.Array, packed) -> jax.Array:
 
 
 def _kernel_product(x, packed):
-  # By feature: XLA hides transposes where it can choose layouts.
   by_example = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-  y = _by_kernel(by_example.T, packed)
-  return y.T.reshape(*x.shape[:-1], -1).astype(x.dtype)
+  y = _by_kernel(by_example, packed)
+  return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
 
 
 @jax.custom_vjp
 def _by_kernel(x, packed):
-  """Multiplies `x [in, batch]`: [out, batch]."""
+  """Multiplies `x [batch, in]`: [batch, out]."""
   structure, values = packed.structure, packed.values
-  if x.shape[1] == 1:
-    return kernels.multiply(
-      x[:, 0], structure.pointers, structure.inputs, values
-    )[:, None]
-  return kernels.multiply(x, structure.pointers, structure.inputs, values)
+  x = x[0] if x.shape[0] == 1 else x
+  y = kernels.multiply(x, structure.pointers, structure.inputs, values)
+  return jnp.atleast_2d(y)
 
 
 def _by_kernel_forward(x, packed):
-  return _by_kernel(x, packed), (x, without_zeros(packed))
+  of_x = x.perturbed
+  of_values = packed.values.perturbed or packed.probe is not None
+  x, packed = jax.tree.map(
+    lambda leaf: leaf.value,
+    (x, packed),
+    is_leaf=lambda leaf: isinstance(leaf, custom_derivatives.CustomVJPPrimal),
+  )
+  # What gradients are wanted is told by what is there: a matrix that is not
+  # trained keeps no activations, and a first layer has no gradient of its own.
+  kept = x if of_values else None
+  return _by_kernel(x, packed), (
+    () if of_x else None,
+    kept,
+    without_zeros(packed),
+  )
 
 
 def _by_kernel_backward(saved, g):
-  x, packed = saved
-  structure, values = packed.structure, packed.values
-  back = structure.back
-  if back is None:
-    of_x = structure.expand(values).astype(g.dtype) @ g
-  else:
-    of_x = kernels.multiply(g, back.pointers, back.outputs, values, back.slots)
-  sampled = kernels.sample(
-    x, g, structure.pointers, structure.inputs, values.dtype
+  wanted, x, packed = saved
+  structure, values, back = (
+    packed.structure,
+    packed.values,
+    packed.structure.back,
   )
-  found = None
+  if isinstance(g, custom_derivatives.SymbolicZero):
+    g = jnp.zeros(g.shape, g.dtype)
+  of_x = sampled = found = None
+  if wanted is not None and back is None:
+    of_x = g @ structure.expand(values).astype(g.dtype).T
+  elif wanted is not None and x is None:
+    of_x = kernels.multiply(g, back.pointers, back.outputs, values, back.slots)
+  elif wanted is not None:
+    of_x, sampled = kernels.multiply_and_sample(
+      g, x, back.pointers, back.outputs, values, back.slots
+    )
+  if x is not None and sampled is None:
+    sampled = kernels.sample(
+      x, g, structure.pointers, structure.inputs, values.dtype
+    )
   if packed.probe is not None:
-    gradient = (x @ g.T).astype(values.dtype)
+    gradient = (x.T @ g).astype(values.dtype)
     of_x, found = read_off(packed, gradient, of_x)
-  return of_x, cotangent(packed, found, values=sampled, structure=None)
+  return of_x, _cotangent(packed, found, sampled)
 
 
-_by_kernel.defvjp(_by_kernel_forward, _by_kernel_backward)
+_by_kernel.defvjp(_by_kernel_forward, _by_kernel_backward, symbolic_zeros=True)
