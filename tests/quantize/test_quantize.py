@@ -9,11 +9,12 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax import finetune, modes, packed, quantize
+from sparsejax import finetune, kernels, modes, packed, quantize
 from sparsejax.roles import Role, by_path
 from tests.conformance import table as conformance
 from tests.marks import few, slow
 
+kernels.available(quiet=True)  # compiles them, before a test's time counts
 SHAPE = (12, 7)
 INVERSE = np.float32(1 / 127)
 
