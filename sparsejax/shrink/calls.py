@@ -5,7 +5,7 @@ from collections.abc import Callable
 from sparsejax.shrink.analysis import Analysis
 from sparsejax.shrink.graph import Body, Op, scanned
 from sparsejax.shrink.labels import TouchedError
-from sparsejax.shrink.values import same
+from sparsejax.shrink.values import FIXED, same
 
 
 def _scan(a: Analysis, op: Op) -> None:
@@ -87,7 +87,14 @@ def _custom_jvp(a: Analysis, op: Op) -> None:
   try:
     # A derivative must not keep what the function itself lets go.
     with a.labels.untouched():
-      a.bind(rule, (*op.ins, *op.ins))
+      half = len(op.ins)
+      for inner, outer in zip(rule.ins[:half], op.ins, strict=True):
+        a.copy(outer, inner)
+      for inner, outer in zip(rule.ins[half:], op.ins, strict=True):
+        # What is one number whatever the params are does not move with them.
+        moves = [n is None or n == FIXED for n in a.at[outer]]
+        a.set(inner, a.axes[outer], [None if m else 0.0 for m in moves])
+      a.run_body(rule)
       for i, j in zip(rule.outs, (*op.outs, *op.outs), strict=True):
         for axis in range(len(a.shape(i))):
           a.unify(i, axis, j, axis)

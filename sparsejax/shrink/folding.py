@@ -1,5 +1,6 @@
 """Constants behind removed units, folded into what is added right after."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -123,12 +124,11 @@ class Folds:
       if user.name != "convert_element_type":
         break
       (i,) = user.outs
-    if user.name not in ("add", "add_any", "sub") or user.ins[0] == user.ins[1]:
+    if user.name not in ("add", "add_any", "sub"):
       return None
     other = user.ins[1] if user.ins[0] == i else user.ins[0]
-    if user.name == "sub" and other == user.ins[0]:
-      return None
-    found = self._vector(other)
+    turned = user.name == "sub" and other == user.ins[0]
+    found = None if turned else self._vector(other)
     if found is None or found[1] != feature:
       return None
     return Sink(found[0], -1 if user.name == "sub" else 1)
@@ -161,7 +161,7 @@ class Folds:
       return leaf, op.params["broadcast_dimensions"][axis]
     if op.name == "reshape":
       (n,), new = self.graph.shapes[self.graph.ins[leaf]], self.graph.shapes[i]
-      return (leaf, new.index(n)) if n > 1 and sorted(new)[-1] == n else None
+      return (leaf, new.index(n)) if math.prod(new) == n in new else None
     return found if op.name == "convert_element_type" else None
 
 

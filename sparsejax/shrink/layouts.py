@@ -7,7 +7,7 @@ import numpy as np
 
 from sparsejax.shrink.analysis import Analysis
 from sparsejax.shrink.graph import Op, line_of
-from sparsejax.shrink.values import Number, beside, same
+from sparsejax.shrink.values import FIXED, Number, beside, same
 
 
 def _copy_axes(a: Analysis, op: Op, axes: Sequence[int]) -> None:
@@ -70,7 +70,10 @@ def _reshape(a: Analysis, op: Op) -> None:
   axes, at = [], []
   for block, to in aligned(old, new):
     flat, number = _merged(a, x, block)
-    axes += _split(a, op, flat, [new[i] for i in to])
+    sizes = [new[i] for i in to]
+    axes += _split(a, op, flat, sizes)
+    if number == FIXED and sum(n > 1 for n in sizes) > 1:
+      number = None  # it differs along the other factors
     at += [number] * len(to)
   a.set(out, axes, at)
 

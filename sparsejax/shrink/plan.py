@@ -243,8 +243,8 @@ class Plan:
       i for op, x, _ in sites for i in (x, folds.kernel(op, x))
     )
     nothing = np.zeros_like(removed)
-    zeros = [jnp.zeros(x.shape, x.dtype) for x in jax.tree.leaves(self._inputs)]
-    Smaller(analysis, nothing, watched)([*leaves, *zeros])
+    inputs = map(_any_array, jax.tree.leaves(self._inputs))
+    Smaller(analysis, nothing, watched)([*leaves, *inputs])
     for op, x, axis in sites:
       gone = removed[analysis.labels.find(analysis.axes[x][axis])]
       value = analysis.graph.constants.get(x, watched[x])
@@ -533,6 +533,12 @@ class Plan:
         if cut in sums:
           rated[number] += sums[cut][indices].sum()
     return rated
+
+
+def _any_array(x: jax.ShapeDtypeStruct) -> jax.Array:
+  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    return jax.random.split(jax.random.key(0), x.shape)
+  return jnp.zeros(x.shape, x.dtype)
 
 
 def _units(analysis: Analysis, leaves: int) -> list[Slices]:

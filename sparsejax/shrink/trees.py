@@ -128,7 +128,7 @@ class Structure:
 
 def shape_of(x: Any) -> jax.ShapeDtypeStruct:
   """Returns the shape and dtype of an array, or of what stands for one."""
-  weak = getattr(x, "weak_type", False)
+  weak = getattr(x, "weak_type", isinstance(x, int | float | complex))
   return jax.ShapeDtypeStruct(
     jnp.shape(x), jax.dtypes.result_type(x), weak_type=weak
   )

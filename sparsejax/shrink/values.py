@@ -65,6 +65,9 @@ _AT: dict[str, Callable[..., float]] = {
   "tan": math.tan,
   "tanh": math.tanh,
 }  # fmt: skip
+_JUMPS = frozenset({
+  "ceil", "eq", "floor", "ge", "gt", "le", "lt", "ne", "sign",
+})  # fmt: skip
 _SAME = frozenset({
   "convert_element_type", "copy", "copy_p", "name", "optimization_barrier",
   "reduce_precision", "stop_gradient",
@@ -105,6 +108,8 @@ def at(name: str, params: dict[str, Any], xs: Sequence[Number]) -> Number:
     name, xs = "pow", [xs[0], params["y"]]
   if name not in _AT:
     return None
+  if name in _JUMPS and not all(x in (-1, 0, 1) for x in xs):
+    return None  # the model rounds, and might end on the other side
   try:
     value = _AT[name](*xs)
   except (ArithmeticError, ValueError):  # such as the log of zero

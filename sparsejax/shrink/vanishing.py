@@ -36,13 +36,13 @@ def vanishing(
   found, others = [], {}
   for turn in range(max(map(len, patterns), default=0)):
     now = [each[turn] for each in patterns if turn < len(each)]
-    # Groups have no axis of a leaf in common, so one analysis serves all.
+    # One analysis serves all groups. Where two of them share an axis, it counts
+    # as masked only if it is for both.
     unmasked = {
-      slot
+      (leaf, axis)
       for slots, members in now
       for leaf, axis, _ in units[members[0]]
-      for slot in [(leaf, axis)]
-      if slot not in slots
+      if (leaf, axis) not in slots
     }
     analysis = analyse(lambda *slot, unmasked=unmasked: slot not in unmasked)
     free = _whole_classes(analysis)

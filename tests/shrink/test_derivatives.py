@@ -50,6 +50,27 @@ def test_custom_rules_are_kept(activation, value):
   np.testing.assert_array_equal(got["a"], wanted["a"])
 
 
+@jax.custom_jvp
+def scaled(x, by):
+  return x * by
+
+
+@scaled.defjvp
+def _(primals, tangents):
+  (x, by), (dx, dby) = primals, tangents
+  return scaled(x, by), dx * by + x * jnp.broadcast_to(dby, x.shape)
+
+
+def test_a_constant_has_no_tangent():
+  """Nor is it taken for the constant itself, which is one number too."""
+  small_apply, small, apply, whole, x, plan, remove = smaller(
+    lambda x: scaled(x + 1, jnp.float32(3))
+  )
+  got = jax.grad(lambda p: small_apply(p, x).sum())(small)
+  wanted = plan.take(jax.grad(lambda p: apply(p, x).sum())(whole), remove)
+  np.testing.assert_array_equal(got["a"], wanted["a"])
+
+
 def test_second_derivatives_are_kept():
   small_apply, small, apply, whole, x, plan, remove = smaller(jax.nn.relu)
 

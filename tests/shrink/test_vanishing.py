@@ -96,6 +96,25 @@ def test_a_bias_that_is_used_twice_takes_nothing(params):
     plan.fold(params, plan.remove([2]))
 
 
+def test_a_bias_of_two_axes_is_no_constant():
+  """It differs from place to place, also where it is stored as one axis."""
+
+  def apply(params, x):
+    y = jnp.einsum("bi,io->bo", x, params["a"])[:, None]
+    y = jax.nn.relu(y + params["b"].reshape(3, 8))
+    return jnp.einsum("bto,oe->bte", y, params["c"]) + params["d"]
+
+  shapes = {"a": (3, 8), "b": (24,), "c": (8, 2), "d": (2,)}
+  params = zoo.randomized(zoo.arrays(shapes))
+  params = {**params, "a": params["a"].at[:, :3].set(0)}
+  x = zoo.images(4, 3)
+  for split in (None, lambda sizes, line: 1):
+    plan = shrink.trace(apply, params, x, split=split)
+    folded, remove = plan.fold(params)
+    got = plan.apply_fn(remove)(plan.take(folded, remove), x)
+    np.testing.assert_allclose(got, apply(params, x), atol=1e-6)
+
+
 class Net(nn.Module):
   """Convolutions whose filters of zeros leave relu(BN(0))."""
 
