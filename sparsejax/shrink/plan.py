@@ -239,12 +239,16 @@ class Plan:
     removed = self._removed(analysis, found)
     folds = Folds(analysis.graph, len(leaves))
     sites = folds.sites()
-    watched = dict.fromkeys(
-      i for op, x, _ in sites for i in (x, folds.kernel(op, x))
-    )
-    nothing = np.zeros_like(removed)
+    wanted = [i for op, x, _ in sites for i in (x, folds.kernel(op, x))]
+
+    @jax.jit
+    def watch(args):
+      watched = dict.fromkeys(wanted)
+      Smaller(analysis, np.zeros_like(removed), watched)(args)
+      return watched
+
     inputs = map(_any_array, jax.tree.leaves(self._inputs))
-    Smaller(analysis, nothing, watched)([*leaves, *inputs])
+    watched = watch([*leaves, *inputs])
     for op, x, axis in sites:
       gone = removed[analysis.labels.find(analysis.axes[x][axis])]
       value = analysis.graph.constants.get(x, watched[x])
