@@ -41,6 +41,12 @@ class Matrix(Protocol):
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
 
 
+def is_matrix(x: Any) -> bool:
+  """Tells whether `x` is a node that stands for a matrix, as `Matrix` says."""
+  # Asks the type and not `x`, as `masks.stands_for_mask` does.
+  return hasattr(type(x), "matmul") and hasattr(type(x), "shape")
+
+
 class Read(Protocol):
   """What a `Probe` does in the backward pass of one matrix."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from sparsejax import flops as flops_lib
 from sparsejax import roles
 from sparsejax.masks import path_name
+from sparsejax.nodes import is_matrix
 
 
 class Layer(NamedTuple):
@@ -88,11 +89,11 @@ def layers(
     kernel 16 4 0.75
   """
   paths, structure = jax.tree_util.tree_flatten_with_path(
-    params, is_leaf=_is_matrix
+    params, is_leaf=is_matrix
   )
-  nodes = any(_is_matrix(x) for _, x in paths)
+  nodes = any(is_matrix(x) for _, x in paths)
   shapes = structure.unflatten(
-    jax.ShapeDtypeStruct(x.shape, x.dtype) if _is_matrix(x) else x
+    jax.ShapeDtypeStruct(x.shape, x.dtype) if is_matrix(x) else x
     for _, x in paths
   )
   for name, tree in (("masks", masks), ("flops", flops)):
@@ -210,11 +211,6 @@ def table(rows: Iterable[Layer]) -> str:
 
 
 _TEXT_COLUMNS = 4  # these go to the left, numbers to the right
-
-
-def _is_matrix(x: Any) -> bool:
-  """Tells whether `x` is a node that stands for a matrix."""
-  return hasattr(type(x), "matmul")
 
 
 def _layer(

@@ -9,7 +9,7 @@ from jax import lax
 from sparsejax import roles
 from sparsejax.linear import matmul
 from sparsejax.masks import PyTree, path_name
-from sparsejax.nodes import node
+from sparsejax.nodes import is_matrix, node
 from sparsejax.quantize import products, rounding
 from sparsejax.quantize.arrays import chosen
 from sparsejax.roles import Prunable
@@ -76,10 +76,10 @@ def fake_quantize(
     return _rounded(w, role, group=group, nonzero=nonzero)
 
   leaves, treedef = jax.tree_util.tree_flatten_with_path(
-    params, is_leaf=_is_matrix
+    params, is_leaf=is_matrix
   )
-  nodes = {path_name(path): x for path, x in leaves if _is_matrix(x)}
-  arrays = treedef.unflatten(None if _is_matrix(x) else x for _, x in leaves)
+  nodes = {path_name(path): x for path, x in leaves if is_matrix(x)}
+  arrays = treedef.unflatten(None if is_matrix(x) else x for _, x in leaves)
   done = chosen(leaf, arrays, prunable)
   return jax.tree_util.tree_map_with_path(
     lambda path, x: made(nodes.get(path_name(path))) if x is None else x,
@@ -120,13 +120,9 @@ class FakeQuantized:
     return x @ w.astype(x.dtype)
 
 
-def _is_matrix(x):
-  return hasattr(type(x), "matmul")  # an `nnx.Param` hands on its value's
-
-
 def _dense(matrix):
   """Makes the array of a node, whose gradient is the dense one."""
-  if not _is_matrix(matrix):
+  if not is_matrix(matrix):
     return matrix
   if hasattr(matrix, "unpack"):
     return matrix.unpack()
