@@ -19,14 +19,14 @@ from experiments.llm.audio.recordings import Recording
 from experiments.llm.evaluate import transcribe
 from experiments.llm.io import load
 from experiments.llm.io.model import Model
-from experiments.llm.prune import kernels, pruners
+from experiments.llm.prune import kernels, layerwise, methods
 
 _CLIPS = flags.DEFINE_string(
   "clips",
   "/usr/share/pocketsphinx/test/data",
   "The folder of `librivox` and `cards`, with WAV files and transcripts.",
 )
-SPARSITIES = (0.5, 0.7)
+SPARSITIES = (0.3, 0.5)
 METHODS = ("magnitude", "wanda", "sparsegpt")
 COLUMNS = (
   *("zeros", "method", "word errors", "words", "word error rate", "clips"),
@@ -72,8 +72,12 @@ def main(argv: Sequence[str]) -> None:
   rows = [row("0 %", "dense", model, clips)]
   for sparsity in SPARSITIES:
     for name in METHODS:
-      config = {"name": name, "sparsity": sparsity, "sequences": 10}
-      pruned = pruners.prune(model, calibration, config)
+      pruned = layerwise.prune(
+        model,
+        calibration.inputs,
+        methods.make(name),
+        [sparsity] * model.config.layers,
+      )
       nnz, size = kernels.count(pruned.params)
       rows.append(row(f"{1 - nnz / size:.0%}", name, pruned, clips))
   measure.show(

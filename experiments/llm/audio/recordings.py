@@ -88,8 +88,8 @@ def read_folder(path: str | pathlib.Path) -> list[Recording]:
     The recordings, in the order of the lines.
 
   Raises:
-    UserError: there is no such file, or more than one; a line is of another
-      form; or a recording cannot be read.
+    UserError: there is no such file, or more than one; it has no lines, or one
+      of another form; or a recording cannot be read.
   """
   folder = pathlib.Path(path)
   found = sorted(folder.glob("*transcription"))
@@ -100,7 +100,7 @@ def read_folder(path: str | pathlib.Path) -> list[Recording]:
       "below /usr/share/pocketsphinx/test/data."
     )
   recordings = []
-  for line in found[0].read_text("utf-8").splitlines():
+  for line in found[0].read_text("utf-8").splitlines() or [""]:
     match = _LINE.fullmatch(line)
     if not match:
       raise UserError(

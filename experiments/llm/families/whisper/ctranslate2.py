@@ -1,6 +1,6 @@
 """How CTranslate2, the format of faster-whisper, holds these models."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,9 @@ from experiments.llm.families.whisper import huggingface
 from experiments.llm.families.whisper.config import Config
 
 SPECS = ("WhisperSpec",)
+START = "<|startoftranscript|>"
+# From here on models know many languages, as whisper/model.py has it.
+_MULTILINGUAL = 51_865
 
 # Of each tensor in a folder of transformers the rows of a variable here: the
 # number of parts that the variable has, one below the other, and which one.
@@ -116,6 +119,33 @@ def tensors(
             "it is a model of another kind."
           )
   return made
+
+
+def generation_config(
+  raw: Mapping[str, Any], config: Config, token: Callable[[str], int | None]
+) -> dict[str, Any]:
+  """Makes what transformers generates by.
+
+  Args:
+    raw: the object in the folder's config.json.
+    config: the model's.
+    token: returns the token of a name, or None.
+
+  Returns:
+    The object for generation_config.json.
+  """
+  made = {
+    "bos_token_id": config.decoder_start,
+    "decoder_start_token_id": config.decoder_start,
+    "eos_token_id": token("<|endoftext|>"),
+    "pad_token_id": token("<|endoftext|>"),
+    "max_length": config.context,
+    "is_multilingual": config.vocab_size >= _MULTILINGUAL,
+    "no_timestamps_token_id": token("<|notimestamps|>"),
+    "suppress_tokens": raw.get("suppress_ids"),
+    "begin_suppress_tokens": raw.get("suppress_ids_begin"),
+  }
+  return {name: value for name, value in made.items() if value is not None}
 
 
 def _outside(path: str) -> str:

@@ -45,6 +45,9 @@ def test_a_folder_in_the_layout_of_sphinx(tmp_path):
   (tmp_path / "the.transcription").write_text("it was a tone\n")
   with pytest.raises(UserError, match=r"wanted lines like .* 'it was a tone'"):
     recordings.read_folder(tmp_path)
+  (tmp_path / "the.transcription").write_text("")
+  with pytest.raises(UserError, match=r"wanted lines like .* got ''"):
+    recordings.read_folder(tmp_path)
   (tmp_path / "transcription").write_text(text)
   with pytest.raises(UserError, match="transcription, got 2; Debian's"):
     recordings.read_folder(tmp_path)

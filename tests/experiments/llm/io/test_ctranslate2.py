@@ -83,6 +83,7 @@ def write(folder, variables, *, version=6, kind="WhisperSpec"):
   (folder / "model.bin").write_bytes(content)
   words = tokenizer.byte_level()
   words.backend.add_special_tokens(["<|startoftranscript|>"])
+  words.backend.add_special_tokens(["<|notimestamps|>"])
   (folder / "tokenizer.json").write_text(words.backend.to_str())
   (folder / "config.json").write_text(
     json.dumps({"suppress_ids": [1, 2], "suppress_ids_begin": [220]})
@@ -106,7 +107,17 @@ def test_floats(tmp_path, dtype):
   wanted = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
   check_close(model.params, wanted, rtol=0)
   said = json.loads(model.extras.files["generation_config.json"])
-  assert said == {"suppress_tokens": [1, 2], "begin_suppress_tokens": [220]}
+  assert said == {
+    "bos_token_id": 257,
+    "decoder_start_token_id": 257,
+    "eos_token_id": 256,
+    "pad_token_id": 256,
+    "max_length": 16,
+    "is_multilingual": False,
+    "no_timestamps_token_id": 258,
+    "suppress_tokens": [1, 2],
+    "begin_suppress_tokens": [220],
+  }
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
@@ -137,7 +148,8 @@ def test_integers_and_their_scales(tmp_path, dtype):
 @pytest.mark.parametrize(
   ("changes", "options", "message"),
   [
-    ({}, {"version": 5}, "wanted the folder of a CTranslate2 model"),
+    ({}, {"version": 5}, "got version 5 of the format, wanted 6"),
+    ({}, {"version": 0x04034B50}, "wanted the folder of a CTranslate2 model"),
     ({}, {"kind": "TransformerSpec"}, "wanted one of WhisperSpec, got 'Trans"),
     ({"encoder/conv1/bias": None}, {}, "there is no variable encoder/conv1/b"),
     (
