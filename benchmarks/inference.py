@@ -6,12 +6,13 @@
 
 SmolLM2-135M, pruned by magnitude in each matrix: the weights that are left do
 not matter to speed, and the perplexities beside it say what such pruning alone
-does. Models are written to the workdir first, packed, and tested; files that
-are there stay. Then they run in turns with the dense one in one process, one
-text at a time, greedily; llama.cpp and transformers in processes of their own,
-which are asked in the same turns. `--only` measures some models and leaves the
-CSV's other rows as they are. The flags of others name the interpreters that
-have them: `pip install -e '.[llamacpp]'` builds llama.cpp in ten minutes.
+does. Models are written to the workdir first, packed; files that are there
+stay, and `--prepare` computes the perplexities as well. Then they run in turns
+with the dense one in one process, one text at a time, greedily; llama.cpp and
+transformers in processes of their own, which are asked in the same turns.
+`--only` measures some models and leaves the CSV's other rows as they are. The
+flags of others name the interpreters that have them: `pip install -e
+'.[llamacpp]'` builds llama.cpp in ten minutes.
 """
 
 import csv
@@ -43,7 +44,9 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", "runs/inference", "Where models are written to."
 )
 _ONLY = flags.DEFINE_list("only", [], "The models to measure; all by default.")
-_PREPARE = flags.DEFINE_bool("prepare", False, "Only write the models.")
+_PREPARE = flags.DEFINE_bool(
+  "prepare", False, "Only write the models, and compute their perplexities."
+)
 _OTHERS = {
   name: flags.DEFINE_string(name, None, f"The Python that has {name}.")
   for name in ("llama_cpp", "transformers")
@@ -149,11 +152,16 @@ def read(name: str, folder: pathlib.Path) -> tuple[Model, Network]:
   )
 
 
-def scored(name: str, folder: pathlib.Path) -> float:
-  """Computes the perplexity of a model that `write` wrote, once."""
+def scored(name: str, folder: pathlib.Path) -> float | None:
+  """Reads the perplexity of a model; None if it was not computed."""
   file = folder / f"{name}.json"
-  if file.exists():
-    return json.loads(file.read_text())
+  return json.loads(file.read_text()) if file.exists() else None
+
+
+def score(name: str, folder: pathlib.Path) -> None:
+  """Computes the perplexity of a model that `write` wrote, once."""
+  if scored(name, folder) is not None:
+    return
   kind = KINDS[name]
   if kind.sparsity and kind.dtype == "float32":
     model = pruned(load.smollm2(), kind.sparsity)  # what unpacking would give
@@ -169,8 +177,7 @@ def scored(name: str, folder: pathlib.Path) -> float:
     stride=WINDOW,
     batch=4,
   )
-  file.write_text(json.dumps(found))
-  return found
+  (folder / f"{name}.json").write_text(json.dumps(found))
 
 
 @functools.cache
@@ -257,19 +264,22 @@ def line(
     done = measure.row("", value, **limit)
     return f"{value:.{digits}f}", done.wanted, done.met
 
-  size, own = ("-", "-", "-"), "-"
+  def shown(name, digits):
+    found = scored(name, folder) if name in KINDS else None
+    return "-" if found is None else f"{found:{digits}}"
+
+  size = ("-", "-", "-")
   if name in KINDS:
     file, dense = (write(n, folder).stat().st_size for n in (name, DENSE))
     size = judged(file / dense, 3, most=kind.file)
-    own = f"{scored(name, folder):.4g}"
   return (
     name,
     f"{WRITTEN / np.median(times[:, 1]):.1f}",
     *judged(measure.ratio(times, 0, 1), 2, least=kind.decoding),
     *judged(measure.ratio(prefills, 0, 1), 2, least=kind.prefill),
     *size,
-    own,
-    f"{scored(DENSE, folder):.2f}",
+    shown(name, ".4g"),
+    shown(DENSE, ".4g"),
     str(WINDOW),
     f"{SCORED:,}",
   )
@@ -287,7 +297,8 @@ def main(argv: Sequence[str]) -> None:
   names = [name for name in known if name in wanted]
   for name in filter(KINDS.__contains__, names):
     write(name, folder)
-    scored(name, folder)
+    if _PREPARE.value:
+      score(name, folder)
   if _PREPARE.value:
     return
   pool: list[Any] = []
