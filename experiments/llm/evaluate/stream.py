@@ -89,13 +89,19 @@ class Writer:
     self._network = network
     self._sampling = sampling
     # Views of arrays on the host: a stacked copy of them is not needed.
-    params = jax.tree.map(np.asarray, params)
-    self._params = jax.device_put(layers.all_apart(params))
+    params = layers.all_apart(jax.tree.map(np.asarray, params))
+    # Flattened once: to flatten hundreds of nodes takes longer than a token.
+    leaves, self._treedef = jax.tree.flatten(params)
+    self._leaves = jax.device_put(leaves)
+    self._advance = jax.jit(
+      functools.partial(_advance, network, sampling, self._treedef),
+      donate_argnames="cache",
+    )
     self._source: dict[str, Any] = {}
     self._length = 0
     self._cache: Any = ()
     self._known: list[int] = []  # the tokens that the cache holds
-    self._programs: dict[int, jax.stages.Compiled] = {}
+    self._compiled: set[int] = set()  # sizes of pieces
 
   def follow(self, source: Any, source_real: Any = None) -> None:
     """Sets the source that an encoder-decoder's texts follow from now on.
@@ -109,7 +115,7 @@ class Writer:
 
   def memory(self) -> dict[str, int]:
     """Counts the bytes of the weights and of the cache."""
-    held = {"weights": self._params, "cache": self._cache}
+    held = {"weights": self._leaves, "cache": self._cache}
     return {
       name: sum(x.nbytes for x in jax.tree.leaves(tree))
       for name, tree in held.items()
@@ -165,13 +171,12 @@ class Writer:
       wanted *= 2
     self._length = min(wanted, self._network.config.context)
     if self._source:
-      cache = _start(
-        self._network, self._params, self._source, length=self._length
-      )
+      params = jax.tree.unflatten(self._treedef, self._leaves)
+      cache = _start(self._network, params, self._source, length=self._length)
     else:
       cache = self._network.init_cache(1, self._length)
     self._cache = layers.apart(cache)
-    self._known, self._programs = [], {}
+    self._known, self._compiled = [], set()
 
   def _pieces(self, text: list[int]) -> Iterator[tuple[int, int]]:
     """Cuts what is new of a text into pieces (beginning, size)."""
@@ -190,16 +195,14 @@ class Writer:
       at = begin + size
 
   def _compile(self, text: list[int]) -> None:
-    """Compiles the programs that a text needs."""
-    for size in {1, *(size for _, size in self._pieces(text))}:
-      if size not in self._programs:
-        tokens = jax.ShapeDtypeStruct((1, size), jnp.int32)
-        number = jax.ShapeDtypeStruct((), jnp.int32)
-        self._programs[size] = _advance.lower(
-          self._network,
-          self._sampling,
-          *(self._params, self._cache, tokens, number, number),
-        ).compile()
+    """Compiles what a text needs, by running it on a cache of its own."""
+    sizes = {1, *(size for _, size in self._pieces(text))} - self._compiled
+    at = np.int32(0)
+    for size in sizes:
+      cache = jax.tree.map(jnp.zeros_like, self._cache)
+      tokens = np.zeros((1, size), np.int32)
+      jax.block_until_ready(self._advance(self._leaves, cache, tokens, at, at))
+    self._compiled |= sizes
 
   def _read(self, text: list[int]) -> tuple[int, jax.Array]:
     """Reads what is new; returns how many tokens, and the one that follows."""
@@ -220,9 +223,8 @@ class Writer:
     tokens: jax.Array | np.ndarray,
     last: int = 0,
   ) -> jax.Array:
-    program = self._programs[tokens.shape[1]]
-    made, self._cache = program(
-      *(self._params, self._cache, tokens, np.int32(begin), np.int32(last))
+    made, self._cache = self._advance(
+      *(self._leaves, self._cache, tokens, np.int32(begin), np.int32(last))
     )
     return made
 
@@ -241,15 +243,11 @@ def _start(
   )
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=("network", "sampling"),
-  donate_argnames="cache",
-)
 def _advance(
   network: Network,
   sampling: Sampling,
-  params: Any,
+  treedef: Any,
+  leaves: list[jax.Array],
   cache: Any,
   tokens: jax.Array,
   begin: jax.Array,
@@ -261,6 +259,7 @@ def _advance(
     int32[1, 1], the token after that at index `last`, -1 if a logit is not
     finite; and the cache.
   """
+  params = jax.tree.unflatten(treedef, leaves)
   run = functools.partial(network.apply, {"params": params})
   positions = begin + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
   x, cache = run(tokens, positions=positions, cache=cache, method="extend")

@@ -10,13 +10,14 @@ class Cache(NamedTuple):
   """Keys and values of the tokens so far, indexed by their positions.
 
   Attributes:
-    key: of shape [layers, batch, kv_heads, length, head_dim]; inside a layer
+    key: of shape [layers, batch * kv_heads, length, head_dim]; inside a layer
       without the first axis.
     value: of the shape of `key`.
   """
 
-  # Heads come before positions, or every step would transpose all keys and
-  # values for the batched products of attention.
+  # As the batched products of attention take them: of any other shape XLA makes
+  # several copies at every step, since it writes what the products read and
+  # what is handed on apart.
   key: jax.Array
   value: jax.Array
 
@@ -31,7 +32,7 @@ class Cache(NamedTuple):
     Returns:
       The layer's cache.
     """
-    return cls(key.swapaxes(1, 2), value.swapaxes(1, 2))
+    return cls(_by_heads(key), _by_heads(value))
 
   @property
   def length(self) -> int:
@@ -53,16 +54,19 @@ class Cache(NamedTuple):
       The layer's cache.
     """
 
-    # One slice a sequence: a token at a time would be a loop of t rounds.
-    def put(all_of_them: jax.Array, new: jax.Array) -> jax.Array:
-      new = new.astype(all_of_them.dtype).swapaxes(1, 2)
-      return jax.vmap(
-        lambda x, at, first: jax.lax.dynamic_update_slice_in_dim(
-          x, at, first, axis=1
-        )
-      )(all_of_them, new, positions[:, 0])
+    def put(x: jax.Array, new: jax.Array, first: jax.Array) -> jax.Array:
+      return jax.lax.dynamic_update_slice_in_dim(x, new, first, axis=1)
 
-    return Cache(put(self.key, key), put(self.value, value))
+    def put_all(x: jax.Array, new: jax.Array) -> jax.Array:
+      new = _by_heads(new).astype(x.dtype)
+      batch = len(positions)
+      # Written in place; what vmap makes of it is a scatter, which copies.
+      if batch == 1:
+        return put(x, new, positions[0, 0])
+      apart = (a.reshape(batch, -1, *a.shape[1:]) for a in (x, new))
+      return jax.vmap(put)(*apart, positions[:, 0]).reshape(x.shape)
+
+    return Cache(put_all(self.key, key), put_all(self.value, value))
 
   def attend(
     self,
@@ -87,21 +91,30 @@ class Cache(NamedTuple):
       Of the query's shape and dtype; the softmax is in float32.
     """
     batch, t, heads, head_dim = query.shape
-    kv_heads = self.key.shape[1]
-    grouped = query.reshape(batch, t, kv_heads, -1, head_dim)
+    # The queries of each of the cache's heads together, and products in the
+    # order of their own axes, or XLA transposes all keys or values.
     scores = jnp.einsum(
-      "btkgd,bkld->bkgtl",
-      grouped,
+      "nqd,nld->nql",
+      query.swapaxes(1, 2).reshape(len(self.key), -1, head_dim),
       self.key.astype(query.dtype),
       preferred_element_type=jnp.float32,
     )
+    scores = scores.reshape(batch, heads, t, self.length)
     scores *= head_dim**-0.5 if scale is None else scale
     if bias is not None:
-      bias = jnp.broadcast_to(bias, (batch, heads, t, self.length))
-      scores += bias.reshape(scores.shape)
+      scores += bias
     if seen is not None:
       lowest = jnp.finfo(scores.dtype).min
-      scores = jnp.where(seen[:, None, None], scores, lowest)
+      scores = jnp.where(seen[:, None], scores, lowest)
     weights = jax.nn.softmax(scores).astype(query.dtype)
-    y = jnp.einsum("bkgtl,bkld->btkgd", weights, self.value.astype(query.dtype))
-    return y.reshape(query.shape)
+    y = jnp.einsum(
+      "nql,nld->nqd",
+      weights.reshape(len(self.key), -1, self.length),
+      self.value.astype(query.dtype),
+    )
+    return y.reshape(batch, heads, t, head_dim).swapaxes(1, 2)
+
+
+def _by_heads(x: jax.Array) -> jax.Array:
+  """Maps [batch, t, heads, d] to [batch * heads, t, d]."""
+  return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])

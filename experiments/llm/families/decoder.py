@@ -176,7 +176,7 @@ class Decoder(nn.Module):
     """
     check_length(self.config, length)
     c, dtype = self.config, dtype or self.dtype
-    shape = (c.layers, batch, c.kv_heads, length, c.head_dim)
+    shape = (c.layers, batch * c.kv_heads, length, c.head_dim)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
   def _unembed(self, x: jax.Array) -> jax.Array:

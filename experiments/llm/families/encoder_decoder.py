@@ -267,7 +267,7 @@ class EncoderDecoder(nn.Module):
     memory = jax.tree.map(lambda x: x.astype(dtype), self.decoder.remember(x))
     if source_real is None:
       source_real = jnp.ones(x.shape[:2], bool)
-    shape = (c.decoder_layers, len(x), c.heads, length, c.head_dim)
+    shape = (c.decoder_layers, len(x) * c.heads, length, c.head_dim)
     past = Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
     real = jnp.broadcast_to(source_real, (c.decoder_layers, *x.shape[:2]))
     return CrossCache(past, memory, real)
