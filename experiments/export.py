@@ -3,7 +3,8 @@
 python -m experiments.export --workdir=DIR --to=FILE.safetensors \
   [--format=packed|dense] [--run=NAME]
 python -m experiments.export --model=PATH --to=PATH \
-  [--format=packed|dense|2:4] [--dtype=float32|float16|bfloat16|int8]
+  [--format=packed|dense|2:4] [--dtype=float32|float16|bfloat16|int8] \
+  [--group=INPUTS]
 
 The first is for finished runs of image models, the second for language models:
 Hugging Face folders, such as DIR/model of a fine-tuning run, or packed files.
@@ -98,7 +99,9 @@ def _finished(root: pathlib.Path) -> list[finished.Run]:
     ) from error
 
 
-def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
+def run_model(
+  model: str, to: str, *, form: str, dtype: str, group: int | None = None
+) -> None:
   """Writes a language model, and prints what it takes.
 
   Args:
@@ -106,6 +109,7 @@ def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
     to: The file, if packed, else the folder.
     form: One of FORMATS.
     dtype: Of the weights: float32, float16 or bfloat16; int8 if packed.
+    group: Of int8, how many neighbouring inputs share a scale; all by default.
 
   Raises:
     UserError: If there is no such model, format or dtype, or the model's zeros
@@ -119,7 +123,8 @@ def run_model(model: str, to: str, *, form: str, dtype: str) -> None:
   whole = packed_model.unpack(load.model_at(model))
   path = pathlib.Path(to)
   if form == "packed":
-    packed_model.write_model(path, packed_model.pack(whole, dtype=dtype))
+    small = packed_model.pack(whole, dtype=dtype, group=group)
+    packed_model.write_model(path, small)
   elif form == "dense":
     huggingface.write_model(path, whole, dtype=dtype)
   else:
@@ -151,7 +156,13 @@ def main() -> None:
   if (values.workdir is None) == (values.model is None):
     raise UserError("give either --workdir, of a run, or --model")
   if values.workdir is None:
-    run_model(values.model, values.to, form=values.format, dtype=values.dtype)
+    run_model(
+      values.model,
+      values.to,
+      form=values.format,
+      dtype=values.dtype,
+      group=values.group,
+    )
   else:
     run(values.workdir, values.to, form=values.format, name=values.run)
 
@@ -165,6 +176,9 @@ def _define_flags() -> None:
   flags.DEFINE_string("to", None, "The file or folder to write.")
   flags.DEFINE_string("format", "packed", f"One of {', '.join(FORMATS)}.")
   flags.DEFINE_string("dtype", "float32", "Of a language model's weights.")
+  flags.DEFINE_integer(
+    "group", None, "Of int8: how many inputs share a scale; all by default."
+  )
   flags.mark_flag_as_required("to")
 
 

@@ -157,6 +157,9 @@ def test_int8_of_all_that_is_multiplied(density, tmp_path):
     size = sum(x.nbytes for x in jax.tree.leaves(again.params))
     whole = sum(x.nbytes for x in jax.tree.leaves(model.params))
     assert size < 0.25 * whole  # scales and norms of a tiny model included
+  else:
+    with pytest.raises(UserError, match="embedding: got groups of 5 for 32"):
+      packed_model.pack(model, dtype="int8", group=5)
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ under the name of its family, and `tokenizer`, its text and special tokens.
 """
 
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -84,10 +83,16 @@ def _int8(params: Any, masks: Any, group: int | None) -> Any:
   """Packs params of float32, and rounds all that is multiplied to INT8."""
   form = packed.stacked(packed.row_bits())
   params = packed.pack(params, masks, formats=form)
-  scales = functools.partial(quantize.exact_scales, group=group)
 
   def rounded(path: tuple[Any, ...], x: Any) -> Any:
     name = path_name(path)
+
+    def scales(w: jax.Array) -> jax.Array:
+      try:
+        return quantize.exact_scales(w, group=group)
+      except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+
     if packed.is_packed(x):
       return packed.quantize(x, scales=scales)
     if is_layer_kernel(name) or name == HEAD:
