@@ -10,6 +10,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from experiments.errors import UserError
+from experiments.llm.evaluate import generate
 from experiments.llm.families import mpt
 from experiments.llm.io import extras, huggingface, tokenizer
 from experiments.llm.io import gguf as gguf_io
@@ -239,3 +240,28 @@ def test_transformers_and_we_read_each_other(tmp_path, heads):
     {"params": again.params}, tokens[None]
   )
   np.testing.assert_allclose(logits[0], got, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_transformers_continues_as_we_do(tmp_path):
+  transformers = pytest.importorskip("transformers", reason=PEERS)
+  torch = pytest.importorskip("torch", reason=PEERS)
+  model = make_model()
+  huggingface.write_model(tmp_path, model)
+  peer = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path, dtype=torch.float32
+  )
+  prompt = np.random.default_rng(1).integers(256, size=9)
+  wanted = peer.generate(
+    torch.tensor(prompt[None]),
+    attention_mask=torch.ones((1, 9), dtype=torch.int64),
+    max_new_tokens=8,
+    do_sample=False,
+    eos_token_id=None,
+    pad_token_id=0,
+  )
+  (got,) = generate.greedy(
+    model.network(), model.params, [prompt.tolist()], steps=8
+  )
+  assert got == wanted[0, 9:].tolist()
+  assert len(set(got)) > 2

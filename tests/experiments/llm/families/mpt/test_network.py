@@ -25,9 +25,21 @@ from tests.experiments.small_mpt import (
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "method"))
-def run(model, params, *args, method=None, **kwargs):
-  return model.apply({"params": params}, *args, method=method, **kwargs)
+# What runs here is tiny, and takes longer to compile than to run.
+jit = functools.partial(
+  jax.jit,
+  compiler_options={
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+  },
+)
+
+
+def apply(model, params, *args, **kwargs):
+  return model.apply({"params": params}, *args, **kwargs)
+
+
+run = jit(apply, static_argnames=("model", "method"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -60,12 +72,12 @@ def test_a_cache_step_by_step_on_ragged_rows(name):
   positions = np.tile(np.arange(6), (2, 1))
   cache = model.init_cache(2, 9)
 
-  @jax.jit
+  @jit
   def extend(tokens, positions, cache):
-    x, cache = run(
+    x, cache = apply(
       model, params, tokens, positions=positions, cache=cache, method="extend"
     )
-    return run(model, params, x, method="logits"), cache
+    return apply(model, params, x, method="logits"), cache
 
   logits, cache = extend(padded, positions, cache)
   for row, length in enumerate(lengths):
