@@ -5,7 +5,7 @@
 
 Kurtic et al., arXiv:2310.06927, repair sparse T5 models of translation by
 SquareHead on the hidden states of encoder and decoder. Here a byte-level T5 of
-0.3 M weights learns T5's own task on the State of the Union addresses of 1950
+0.2 M weights learns T5's own task on the State of the Union addresses of 1950
 to 1999: 15 % of the bytes are left out, in spans of 3 on average, and written
 down (Raffel et al., arXiv 1910.10683, section 3.1.4). It is tested on those
 from 2000 on, on windows of 128 bytes. SparseGPT prunes it to 50 and 75 %,

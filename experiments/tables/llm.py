@@ -19,6 +19,7 @@ from experiments.tables import orders, text
 from experiments.tables.rows import Row, barred, caption, draw_dots, notes
 
 _PUBLISHED = "published, of another model"
+_TRAINED = 100  # steps of the dense model that are more than a smoke test
 
 
 class Measure(NamedTuple):
@@ -203,7 +204,7 @@ def write_report(
   expected = [pair for pair in config.expected if not lost.intersection(pair)]
   published = {Cell(*line[:2]): line[2] for line in config.published}
   dense = number(dense)
-  reason = barred(model=config.get("base", config).model)
+  reason = _barred(config)
   rows = [row._replace(barred=reason) for row in rows]
   lines = table(rows, measure, dense, published, tested)
   sentences = order_sentences(rows, measure, expected)
@@ -232,6 +233,14 @@ def write_report(
   text.print_table(config.name, lines, hidden=(_PUBLISHED,), left=2)
   print("\n".join(filter(None, [notes(rows), *sentences])))
   print(f"\nThe report is {workdir / 'report.md'}")
+
+
+def _barred(config: ml_collections.ConfigDict) -> str:
+  """Says why there is no verdict: a random model that nobody has trained."""
+  base, dense = config.get("base", config), config.get("dense")
+  if dense and dense.get("steps", base.steps) >= _TRAINED:
+    return ""
+  return barred(model=base.model)
 
 
 def write_run_report(

@@ -1,5 +1,6 @@
 """Tables of language models, from rows made by hand."""
 
+import ml_collections
 import pytest
 
 from experiments.config.entry import Cell
@@ -77,6 +78,24 @@ def test_the_dense_model_and_the_test_stand_beside_every_value():
   at = header.index("dense")
   assert header[at + 1] == "tested on"
   assert [line[at : at + 2] for line in lines] == [("10.00", tested)] * 2
+
+
+@pytest.mark.parametrize(
+  ("model", "dense", "verdict"),
+  [
+    ("random", {}, False),
+    ("random", {"steps": 8}, False),
+    ("random", {"steps": 600}, True),
+    ("random", {"save": True}, False),  # as many steps as the others
+    ("huggingface", {}, True),
+  ],
+)
+def test_a_random_model_allows_a_verdict_once_it_is_trained(
+  model, dense, verdict
+):
+  base = {"model": {"name": model}, "steps": 40}
+  config = ml_collections.ConfigDict({"base": base, "dense": dense})
+  assert (llm._barred(config) == "") == verdict
 
 
 def test_lines_of_accuracies_leave_out_what_is_empty():
