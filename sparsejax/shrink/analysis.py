@@ -25,17 +25,17 @@ class Reason(NamedTuple):
   Attributes:
     primitive: The operation that froze them; empty if none did.
     why: The reason in words.
-    source: Where the operation comes from.
+    sources: Where the operation comes from.
   """
 
   primitive: str
   why: str
-  source: Any = None
+  sources: tuple[Any, ...] = ()
 
   @property
   def line(self) -> str:
     """The line of code, such as `models/resnet.py:12`; empty if none."""
-    return line_of(self.source) if self.primitive else ""
+    return line_of(self.sources) if self.primitive else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +266,7 @@ class Analysis:
       op = self.op
       self._reason_of[key] = len(self.reasons)
       self.reasons.append(
-        Reason(op.name if op else "", why, op.source if op else None)
+        Reason(op.name if op else "", why, op.sources if op else ())
       )
     return self._reason_of[key]
 

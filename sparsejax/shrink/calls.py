@@ -111,7 +111,7 @@ def _jvp_body(a: Analysis, op: Op) -> Body | None:
     jaxpr, consts, _ = op.params["jvp_jaxpr_fun"].call_wrapped(
       *[False] * len(op.ins)
     )
-    return a.graph.body(getattr(jaxpr, "jaxpr", jaxpr), consts)
+    return a.graph.body(getattr(jaxpr, "jaxpr", jaxpr), consts, op.sources)
   except Exception:  # of any kind: it belongs to JAX's inside
     return None
 

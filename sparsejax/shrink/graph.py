@@ -31,7 +31,8 @@ class Op:
     ins: The numbers of its operands.
     outs: The numbers of its results.
     bodies: The functions inside it that are analysed too.
-    source: JAX's record of where it comes from.
+    sources: JAX's records of where it and the calls around it come from, from
+      the inside out.
   """
 
   primitive: Primitive
@@ -39,7 +40,7 @@ class Op:
   ins: tuple[int, ...]
   outs: tuple[int, ...]
   bodies: tuple[Body, ...]
-  source: Any
+  sources: tuple[Any, ...]
 
   @property
   def name(self) -> str:
@@ -66,11 +67,22 @@ class Graph:
     body = self.body(closed.jaxpr, closed.consts)
     self.ins, self.ops, self.outs = body
 
-  def body(self, jaxpr: Jaxpr, consts: Sequence[Any]) -> Body:
-    """Adds a jaxpr's values, and returns its operations."""
+  def body(
+    self, jaxpr: Jaxpr, consts: Sequence[Any], sources: tuple[Any, ...] = ()
+  ) -> Body:
+    """Adds a jaxpr's values, and returns its operations.
+
+    Args:
+      jaxpr: The jaxpr.
+      consts: Its constants.
+      sources: Where the calls around it come from.
+
+    Returns:
+      Its operations.
+    """
     ins = tuple(self._value(v.aval) for v in jaxpr.invars)
     ops: list[Op] = []
-    outs = self._flatten(jaxpr, consts, ins, ops)
+    outs = self._flatten(jaxpr, consts, ins, ops, sources)
     return Body(ins, tuple(ops), outs)
 
   @property
@@ -85,7 +97,7 @@ class Graph:
     self.dtypes.append(getattr(aval, "dtype", None))
     return len(self.shapes) - 1
 
-  def _flatten(self, jaxpr, consts, ins, ops) -> tuple[int, ...]:
+  def _flatten(self, jaxpr, consts, ins, ops, outer) -> tuple[int, ...]:
     known = dict(zip(jaxpr.invars, ins, strict=True))
     for v, constant in zip(jaxpr.constvars, consts, strict=True):
       known[v] = self._value(v.aval)
@@ -100,18 +112,17 @@ class Graph:
 
     for eqn in jaxpr.eqns:
       args = tuple(map(read, eqn.invars))
-      name = eqn.primitive.name
+      name, sources = eqn.primitive.name, (eqn.source_info, *outer)
       inner = next((eqn.params[k] for k in _INNER if k in eqn.params), None)
       if name in _CALLS:
-        outs = self._flatten(*_opened(inner), args, ops)
+        outs = self._flatten(*_opened(inner), args, ops, sources)
       else:
         bodies = ()
         if name in _WITH_BODIES:
           inners = eqn.params["branches"] if name == "cond" else (inner,)
-          bodies = tuple(self.body(*_opened(each)) for each in inners)
+          bodies = tuple(self.body(*_opened(x), sources) for x in inners)
         outs = tuple(self._value(v.aval) for v in eqn.outvars)
-        params, source = eqn.params, eqn.source_info
-        ops.append(Op(eqn.primitive, params, args, outs, bodies, source))
+        ops.append(Op(eqn.primitive, eqn.params, args, outs, bodies, sources))
       known.update(zip(eqn.outvars, outs, strict=True))
     return tuple(map(read, jaxpr.outvars))
 
@@ -143,15 +154,18 @@ def scanned(graph: Graph, op: Op) -> tuple[int, int]:
   return same(op.ins, body.ins) - carried, carried
 
 
-def line_of(source: Any) -> str:
-  """Says which line of a user's code an operation comes from."""
-  traceback = getattr(source, "traceback", None)
-  frames = [] if traceback is None else traceback.frames
-  own = [f for f in frames if _is_of_user(f.file_name)]
-  # Code that is given to Python as text has no file.
-  for frame in own or frames[:1]:
-    file = "/".join(frame.file_name.split("/")[-2:])
-    return f"{file}:{frame.line_num}"
+def line_of(sources: Sequence[Any]) -> str:
+  """Says which line of a user's code an operation comes from.
+
+  What JAX has compiled before may only know its own lines; then it is the line
+  of the call around it.
+  """
+  for source in sources:
+    traceback = getattr(source, "traceback", None)
+    for frame in traceback.frames if traceback else ():
+      if _is_of_user(frame.file_name):
+        file = "/".join(frame.file_name.split("/")[-2:])
+        return f"{file}:{frame.line_num}"
   return "unknown line"
 
 

@@ -140,7 +140,7 @@ def _split(
   roots = a.labels.find(flat).reshape(sizes)
   chosen = next((k for k in long if _constant_beside(roots, k)), None)
   if chosen is None and a.settings.split:
-    chosen = a.settings.split(tuple(sizes), line_of(op.source))
+    chosen = a.settings.split(tuple(sizes), line_of(op.sources))
   if chosen is None:
     # The last one holds what a head or a group consists of; of the others the
     # largest one most likely counts heads or groups.

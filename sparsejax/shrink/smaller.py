@@ -144,7 +144,7 @@ class Smaller:
 
 def _no_derivative(op: Op, analysis: Analysis) -> str:
   return (
-    f"{op.name} at {line_of(op.source)}: its own derivative cannot be made"
+    f"{op.name} at {line_of(op.sources)}: its own derivative cannot be made"
     " smaller, and another one would be silently wrong. Write that function"
     " without custom_jvp or custom_vjp, or differentiate the whole model"
   )
