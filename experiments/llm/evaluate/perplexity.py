@@ -102,7 +102,9 @@ def of_examples(
   """
   if batch < 1:
     raise UserError(f"perplexity: batch must be at least 1, got {batch}.")
-  check_tokens(network.config, examples.tokens)
+  for read in (examples.tokens, examples.source):
+    if read is not None and np.issubdtype(read.dtype, np.integer):
+      check_tokens(network.config, read)
   n, total = len(examples.tokens), 0.0
   for first in range(0, n, batch):
     # The last batch is filled up with examples that do not count.

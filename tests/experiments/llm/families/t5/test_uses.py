@@ -8,7 +8,7 @@ import pytest
 
 from experiments import generate
 from experiments.errors import UserError
-from experiments.llm.evaluate import tasks
+from experiments.llm.evaluate import perplexity, tasks
 from experiments.llm.families import t5
 from experiments.llm.io import huggingface, load, tokenizer
 from experiments.llm.io.model import Model
@@ -141,6 +141,9 @@ def test_pairs_are_read_from_a_users_files(random, tmp_path):
   assert texts == [f"German: Yes{end}", f"German: No{end}"]
   numbers = task.evaluate(random.network(), random.params)
   assert numbers["tokens"] == 3 + 5
+  broken = task.examples._replace(source=task.examples.source + 5)
+  with pytest.raises(UserError, match="from 5 to 261, wanted 0 to 260"):
+    perplexity.of_examples(random.network(), random.params, broken, batch=2)
   with pytest.raises(UserError, match="target of pair 1 has 6 tokens"):
     tasks.make(random, {**config, "length": 16, "target_length": 5})
 
