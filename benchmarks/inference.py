@@ -99,9 +99,9 @@ KINDS = {
 }
 # By name the module that runs it, and its arguments but for the model.
 PEERS = {
-  "llama.cpp, the 4-bit GGUF": ("llama_cpp", ()),
-  "transformers, float32": ("transformers", ("float32",)),
-  "transformers, bfloat16": ("transformers", ("bfloat16",)),
+  "llama.cpp (4-bit GGUF)": ("llama_cpp", ()),
+  "transformers float32": ("transformers", ("float32",)),
+  "transformers bfloat16": ("transformers", ("bfloat16",)),
 }
 
 
