@@ -152,8 +152,6 @@ class Writer:
       yield token
       if step == steps:
         return
-      # Not begun before the last token was handed over: a program whose
-      # arguments are not ready yet takes half as long again on a CPU.
       made = self._run(len(self._known), made)
       self._known.append(token)
       token = made.item()
