@@ -45,8 +45,8 @@ ffi::Error out_of_range() {
       "packed.pack, or look at it with packed.check");
 }
 
-// Does all that a layer asks for. Threads begin with lots of their own, and go on
-// with others.
+// Does all that a layer asks for. Threads begin with lots of their own, and go
+// on with others.
 bool run(ffi::ThreadPool& pool, const Layer& layer) {
   const Places& places = layer.places;
   Crew crew(pool);

@@ -103,7 +103,8 @@ void for_panels(const Layer& layer, int64_t lot, const Each& each) {
   const int64_t all = vectors_of(layer.batch), lots = lots_of(layer);
   const int64_t begin = all * lot / lots;
   const int64_t vectors = all * (lot + 1) / lots - begin;
-  const int64_t fit = kPanelBytes / (64 * std::max<int64_t>(1, layer.places.width));
+  const int64_t width = std::max<int64_t>(1, layer.places.width);
+  const int64_t fit = kPanelBytes / (64 * width);
   const int64_t most = std::clamp<int64_t>(fit, std::min(4, kPanel), kPanel);
   const int64_t panels = (vectors + most - 1) / most;
   for (int64_t p = 0; p < panels; ++p) {
