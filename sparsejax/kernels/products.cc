@@ -137,16 +137,17 @@ struct Entries {
 template <int V, bool kProduct, bool kDots>
 void panel(const float* turned, const Entries& row, const float* by_rows,
            float* product) {
-  Vector total[V], mine[V];
-  for (int v = 0; v < V; ++v) {
+  constexpr int kRegisters = V * kLanes / kWidth;
+  Vector total[kRegisters], mine[kRegisters];
+  for (int v = 0; v < kRegisters; ++v) {
     total[v] = Vector{};
-    if (kDots) mine[v] = load(by_rows + v * kLanes);
+    if (kDots) mine[v] = load(by_rows + v * kWidth);
   }
   const auto entry = [&](int64_t j) {
     const float* p = turned + row.columns[j] * (V * kLanes);
     Vector dot = {};
-    for (int v = 0; v < V; ++v) {
-      Vector x = load(p + v * kLanes);
+    for (int v = 0; v < kRegisters; ++v) {
+      Vector x = load(p + v * kWidth);
 #if defined(__AVX512F__)
       if (kProduct && kDots) __asm__("" : "+v"(x));  // Loaded once, not twice.
 #endif
@@ -170,8 +171,8 @@ void panel(const float* turned, const Entries& row, const float* by_rows,
     const Vector a = entry(j);
     if (kDots) row.dots[j] += sum(a);
   }
-  for (int v = 0; kProduct && v < V; ++v) {
-    std::memcpy(product + v * kLanes, &total[v], sizeof total[v]);
+  for (int v = 0; kProduct && v < kRegisters; ++v) {
+    std::memcpy(product + v * kWidth, &total[v], sizeof total[v]);
   }
 }
 

@@ -1,4 +1,4 @@
-// Vectors of sixteen floats, and matrices turned over by tiles of such a side.
+// Vectors of floats, and matrices turned over by tiles of sixteen by sixteen.
 // For sources that are compiled once for every instruction set.
 
 #ifndef SPARSEJAX_VECTORS_H_
@@ -17,9 +17,16 @@
 namespace sparsejax {
 namespace {
 
-// 64 bytes, wherever they lie; compilers split them on narrower machines.
-typedef float Vector __attribute__((vector_size(64), aligned(4)));
-typedef float Half __attribute__((vector_size(32), aligned(4)));
+// What a register holds, wherever it lies in memory. Wider ones GCC supports, but
+// keeps in memory.
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+typedef float Vector __attribute__((vector_size(4 * kWidth), aligned(4)));
 typedef float Quarter __attribute__((vector_size(16), aligned(4)));
 
 inline Vector load(const float* p) {
@@ -27,15 +34,16 @@ inline Vector load(const float* p) {
 }
 
 inline float sum(Vector v) {
-  Half a, b;
-  std::memcpy(&a, &v, sizeof a);
-  std::memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof a, sizeof b);
-  a += b;
-  Quarter c, d;
-  std::memcpy(&c, &a, sizeof c);
-  std::memcpy(&d, reinterpret_cast<const char*>(&a) + sizeof c, sizeof d);
-  c += d;
-  return (c[0] + c[2]) + (c[1] + c[3]);
+  Quarter parts[kWidth / 4];
+  std::memcpy(parts, &v, sizeof v);
+#if defined(__AVX512F__)
+  parts[0] += parts[2];
+  parts[1] += parts[3];
+#endif
+#if defined(__AVX2__)
+  parts[0] += parts[1];
+#endif
+  return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
 }
 
 // The sums of four vectors.
