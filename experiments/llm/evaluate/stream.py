@@ -185,8 +185,10 @@ class Writer:
       same += 1
     at = min(same, len(text) - 1)  # the last token's logits are wanted
     while at < len(text):
-      fits = (size for size in _PIECES if size <= len(text) - at)
-      size = min(next(fits, _PIECES[-1]), self._length)
+      left = len(text) - at
+      fits = (size for size in _PIECES if size <= left)
+      # One token is as dear as a token that is made, sixty-four are not.
+      size = 1 if left == 1 else min(next(fits, _PIECES[-1]), self._length)
       # At the end of the cache tokens that it holds are read once more.
       begin = min(at, self._length - size)
       yield begin, size
