@@ -122,7 +122,8 @@ def train_net(
   taken = workdir_lib.read_or_make(file, made)
   second = _with_widths(config.base, taken["widths"])
   second.unlock()
-  second.update(config.then)
+  for key, value in config.then.items():  # whole parts, with no old keywords
+    second[key] = value
   second.algorithm = {"name": "dense"}
   second.seed, second.name = first.seed, f"{first.name}, smaller"
   check.training_run(second)

@@ -24,7 +24,7 @@ def make(**changes):
   config.base = base = small.get_config("gmp")
   base.model = {"name": "lenet_300_100", "hidden": (16, 8)}
   base.optimizer = {"name": "sgd", "momentum": 0.9}
-  base.schedule = {"name": "constant", "learning_rate": 0.1}
+  base.schedule = {"name": "cosine", "learning_rate": 0.1, "end": 0.01}
   base.algorithm = {
     **{"name": "gmp", "sparsity": 0.0, "begin": 4, "end": 12, "delta_t": 4},
     **{"pattern": {"name": "channels"}, "distribution": "uniform"},
