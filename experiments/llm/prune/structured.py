@@ -116,6 +116,7 @@ def _lowest(
   that shares them. Only their number has to be the same in all these groups, so
   each loses its own.
   """
+  # Rows of kernels; biases read nothing.
   rated = {
     path_name(path): np.asarray(x, np.float64).sum(1)
     for path, x in jax.tree_util.tree_leaves_with_path(scores)
@@ -137,7 +138,7 @@ def _lowest(
         sum(
           rated[path][found[i]].sum()
           for (path, axis), found in unit.items()
-          if axis == 0
+          if axis == 0 and path in rated
         )
         for unit in units
       ]

@@ -15,6 +15,7 @@ from experiments.llm.io.tokenizer import byte_level
 from experiments.llm.prune import pruners, structured
 from experiments.llm.prune.layerwise import PruningError
 from tests.experiments import small_llama
+from tests.marks import slow
 
 # Two groups of two query heads, 6 wide; 20 hidden units.
 CONFIG = small_llama.CONFIG
@@ -95,6 +96,17 @@ def test_each_layer_loses_its_own_weak_heads_and_units(model, score):
   got = narrow.network().apply({"params": narrow.params}, TOKENS)
   wanted, _ = small_llama.forward(CONFIG, without(model), TOKENS[0])
   np.testing.assert_allclose(got[0], wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [slow("llama3"), slow("mistral"), "qwen2"])
+def test_all_kinds_of_the_family_get_narrower(name):
+  config = small_llama.CONFIGS[name]
+  params = jax.tree.map(np.array, small_llama.make_params(config))
+  whole = Model(config, params, byte_level())
+  # It compares the logits itself.
+  narrow = structured.prune(whole, TOKENS, 0.5, score="magnitude")
+  assert narrow.config.heads == 2
+  assert narrow.config.kv_heads == {"qwen2": 2, "mistral": 1}.get(name, 2)
 
 
 @pytest.mark.slow
