@@ -359,33 +359,42 @@ void convert(const Masked& w, int64_t r, int64_t begin, int64_t end,
   }
 }
 
+// Also floats are copied, since `add` reads them in another order than they come
+// from memory; and the values of as many rows more are fetched.
+template <class T>
+void convert_rows(const Masked& w, int64_t begin, int64_t end, float* to) {
+  const int64_t first = start_of(w, begin), last = start_of(w, end);
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t start = start_of(w, r);
+    convert<T>(w, r, start, start_of(w, r + 1), to + start - first);
+  }
+  const T* values = static_cast<const T*>(w.values);
+  const int64_t stop = std::min(w.count, 2 * last - first);
+  for (int64_t j = last; j < stop; j += 64 / sizeof(T)) {
+    __builtin_prefetch(values + j);
+  }
+}
+
 bool unpack(const Masked& w, int64_t begin, int64_t end, Unpacked* out) {
   const int64_t words = (w.width + kWord - 1) / kWord;
-  const auto start = [&w](int64_t r) { return start_of(w, r); };
   out->words.resize((end - begin) * words);
   out->pointers.resize((end - begin) * words);
-  out->room.resize(start(end) - start(begin));
-  const float* values = static_cast<const float*>(w.values) + start(begin);
-  if (w.type != Type::kFloat32) {
-    values = out->room.data();
-    for (int64_t r = begin; r < end; ++r) {
-      const auto rows = w.type == Type::kInt8 ? convert<int8_t>
-                                              : convert<Bfloat16>;
-      rows(w, r, start(r), start(r + 1),
-           out->room.data() + start(r) - start(begin));
-    }
-  }
+  out->room.resize(start_of(w, end) - start_of(w, begin));
+  const float* values = out->room.data();
+  const auto rows = w.type == Type::kInt8       ? convert_rows<int8_t>
+                    : w.type == Type::kBfloat16 ? convert_rows<Bfloat16>
+                                                : convert_rows<float>;
+  rows(w, begin, end, out->room.data());
   for (int64_t r = begin; r < end; ++r) {
-    int64_t taken = 0;
+    const float* const first = values;
     for (int64_t i = 0; i < words; ++i) {
       const int64_t at = (r - begin) * words + i;
       const int64_t n = std::min(kWord, w.width - i * kWord);
       out->words[at] = word_of(w, r, i * kWord, n);
-      out->pointers[at] = values + taken;
-      taken += __builtin_popcountll(out->words[at]);
+      out->pointers[at] = values;
+      values += __builtin_popcountll(out->words[at]);
     }
-    if (taken != start(r + 1) - start(r)) return false;
-    values += taken;
+    if (values - first != start_of(w, r + 1) - start_of(w, r)) return false;
   }
   return true;
 }

@@ -13,8 +13,8 @@ namespace {
 using Bytes = ffi::Buffer<ffi::U8>;
 
 // From so many examples on, times the density, weights are unpacked for all of
-// them. Between 32 and 48 it makes little difference.
-constexpr int64_t kMany = 40;
+// them. Around that it makes little difference.
+constexpr int64_t kMany = 64;
 // Less work than this many weights is done by the calling thread.
 constexpr int64_t kAlone = 1 << 16;
 // Examples that are multiplied at once: a limit on memory.

@@ -54,7 +54,7 @@ class RowBits(Structure):
 def row_bits() -> Format:
   """Makes the format of a bit for every weight, for matrices and the kernels.
 
-  The fastest for a language model on a CPU, from 10 to 90 % of density.
+  The fastest for a language model on a CPU, from 6 to 70 % of density.
   """
 
   def place(mask: jax.Array, slots: int) -> Structure:

@@ -34,7 +34,7 @@ _INT8 = "int8"
 DTYPES = ("float32", "bfloat16", _INT8)  # what the kernels multiply
 # Above this density rows take more memory than bit masks, and more time.
 _MOST_BY_ROWS = 0.06
-_MOST_PACKED = 0.9  # above this density a kernel is not packed
+_MOST_PACKED = 0.7  # above it long prompts would be slower than dense ones
 
 
 def pack(
@@ -50,7 +50,7 @@ def pack(
 
   Returns:
     The model with `packed.Packed` kernels for the CPU's kernels: as rows up to
-    a density of 0.06, as bit masks up to 0.9; denser ones stay arrays. Of INT8
+    a density of 0.06, as bit masks up to 0.7; denser ones stay arrays. Of INT8
     all packed ones are bit masks, and denser ones are `quantize.Quantized`, as
     are head and embedding.
   """
