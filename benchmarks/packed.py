@@ -256,7 +256,7 @@ def sparselab_rows(rounds: int) -> list[measure.Row]:
   if importlib.util.find_spec("sparselab") is None:
     return []
   rows = []
-  for sparsity in (0.9, 0.95, 0.98):
+  for sparsity in (0.95, 0.98):
     for shape in SHAPES:
       ours, _ = layers(shape, sparsity)
       theirs = _sparselab(shape, sparsity)
