@@ -216,6 +216,9 @@ def test_packed_masks_are_those_of_masked_mode_to_the_bit(name):
   assert int(state.mask_state.refused) == int(dense_state.mask_state.refused)
 
 
+# With the flags of tests: XLA at its best fuses each program its own way, and
+# then the last bits of weights differ; those of masks do not.
+@pytest.mark.cpu
 @pytest.mark.parametrize(
   "name", ["static", slow("set"), "rigl", slow("rigl 2:4")]
 )
