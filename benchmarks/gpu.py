@@ -29,7 +29,6 @@ from experiments.sweep import population
 from experiments.tables import text
 from sparsejax import select
 
-_ONLY = flags.DEFINE_list("only", [], "The items to run, all by default.")
 _TINY = flags.DEFINE_bool("tiny", False, "Sizes that show only that it runs.")
 _MINUTES = flags.DEFINE_float("minutes", 8.0, "For all items together.")
 
@@ -240,7 +239,7 @@ def main(argv: Sequence[str]) -> None:
   """Prints the table, and writes it."""
   del argv
   logging.set_verbosity(logging.WARNING)
-  if unknown := set(_ONLY.value) - set(ITEMS):
+  if unknown := set(measure.ONLY.value) - set(ITEMS):
     raise SystemExit(f"no items {sorted(unknown)}; there are {list(ITEMS)}")
   if jax.default_backend() != "gpu" and not _TINY.value:
     raise SystemExit("JAX sees no GPU here; --tiny shows that all items run")
@@ -253,7 +252,7 @@ def main(argv: Sequence[str]) -> None:
       text.write_csv(file, [COLUMNS, *lines], module="benchmarks.gpu")
 
   lines = run(
-    _ONLY.value or list(ITEMS),
+    measure.ONLY.value or list(ITEMS),
     write,
     minutes=_MINUTES.value,
     rounds=1 if _TINY.value else measure.ROUNDS.value,

@@ -43,7 +43,6 @@ from sparsejax.masks import path_name
 _WORKDIR = flags.DEFINE_string(
   "workdir", "runs/inference", "Where models are written to."
 )
-_ONLY = flags.DEFINE_list("only", [], "The models to measure; all by default.")
 _PREPARE = flags.DEFINE_bool(
   "prepare", False, "Only write the models, and compute their perplexities."
 )
@@ -291,7 +290,7 @@ def main(argv: Sequence[str]) -> None:
   folder = pathlib.Path(_WORKDIR.value)
   folder.mkdir(parents=True, exist_ok=True)
   known = [*KINDS, *(n for n, (k, _) in PEERS.items() if _OTHERS[k].value)]
-  wanted = {DENSE, *(_ONLY.value or known)}
+  wanted = {DENSE, *(measure.ONLY.value or known)}
   if unknown := wanted - {*known}:
     raise app.UsageError(f"--only: got {unknown}, wanted some of {known}")
   names = [name for name in known if name in wanted]

@@ -17,6 +17,8 @@ from absl import flags
 from experiments.tables import text
 
 _CSV = flags.DEFINE_string("csv", None, "Also write the table to this file.")
+# Of the benchmarks that list what they measure.
+ONLY = flags.DEFINE_list("only", [], "What to measure; all by default.")
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each comparison.")
 
 MIB = 2**20

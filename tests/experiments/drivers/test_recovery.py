@@ -120,7 +120,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(table, monkeypatch):
   monkeypatch.setattr(
     recovery.llm,
     "write_report",
-    lambda _, config, found, *more: rows.extend(found),
+    lambda _, config, found, *more, **options: rows.extend(found),
   )
   recovery.run(make(), table)
   none, lora = rows

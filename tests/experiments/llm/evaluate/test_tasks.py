@@ -29,7 +29,7 @@ def test_examples_of_a_text_follow_each_other():
 def test_examples_of_questions_have_answers_as_targets_and_padding():
   pytest.importorskip("reasoning_gym")
   task = tasks.reasoning(MODEL, task="chain_sum", train=9, test=5, length=128)
-  tokens, targets, real = task.examples
+  tokens, targets, real, *_ = task.examples
   tokenizer = MODEL.tokenizer
   drawn, _ = questions.split("chain_sum", train=9, test=5, seed=0)
   for i, question in enumerate(drawn):

@@ -157,7 +157,7 @@ def test_the_loss_covers_the_answer_and_its_end(made):
     questions.Question("t", "How many?", "12", {}),
     questions.Question("t", "W?", "-305", {}),
   ]
-  tokens, mask, real = questions.examples(made, asked, length=40)
+  tokens, mask, real, *_ = questions.examples(made, asked, length=40)
   assert tokens.shape == mask.shape == (2, 40)
   assert (tokens.dtype, mask.dtype) == (np.int32, bool)
   end = made.decode([made.eos])
