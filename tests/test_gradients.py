@@ -340,7 +340,7 @@ def accumulated(tx, *, summable, mean=True, scan=False):
   return placed(jax.block_until_ready(step(state)))
 
 
-@pytest.mark.parametrize("name", ["packed", "seft"])
+@pytest.mark.parametrize("name", ["packed", slow("seft")])
 def test_gradients_that_may_be_added_move_what_the_whole_batch_does(name):
   tx = TRANSFORMATIONS[name]()
   got = accumulated(tx, summable=True, scan=True)

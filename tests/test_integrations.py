@@ -14,6 +14,7 @@ from flax.training.train_state import TrainState
 
 import sparsejax
 from sparsejax import distributions, modes
+from tests.marks import slow
 
 pytestmark = pytest.mark.core
 
@@ -214,7 +215,7 @@ def test_any_tree(name):
   assert jax.tree.structure(params) == wanted
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [slow(jnp.float16), jnp.bfloat16])
 def test_half_precision(dtype):
   params = jax.tree.map(lambda x: x.astype(dtype), TREES["list"])
   params, _ = loop(make(), params, 6)

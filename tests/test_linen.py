@@ -214,7 +214,8 @@ def test_layers_with_matrices_of_their_own_have_the_masks_of_masked_mode(kind):
   agree(trained(kind(), modes.packed), trained(kind(), masked))
 
 
-@pytest.mark.parametrize("kind", [slow(Scanned), ScannedFunction, slow(Mapped)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Scanned, ScannedFunction, Mapped])
 def test_stacks_of_layers_have_the_masks_of_masked_mode(kind):
   with pytest.warns(UserWarning, match=r"_0/kernel .* dense for as long"):
     got = trained(kind(), modes.packed)

@@ -114,6 +114,7 @@ def test_a_packed_model_is_judged_like_any_other(tmp_path):
   np.testing.assert_allclose(*found, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_halves_the_values(tmp_path):
   model = packed_model.pack(pruned(0.2), dtype="bfloat16")
   packed_model.write_model(tmp_path / "m", model)

@@ -64,6 +64,7 @@ def test_queries_get_what_their_matrix_gets():
     assert got == distributions.budgets(flat, 0.9, name)
 
 
+@pytest.mark.slow
 def test_features_of_equinox_are_found_wherever_they_are():
   """The last two axes are places of its kernels, [out, in, 3, 3]."""
   eqx = pytest.importorskip("equinox")

@@ -246,6 +246,7 @@ class Tiny(nn.Module):
     return nn.Dense(self.num_classes, name="logits")(x)
 
 
+@pytest.mark.slow
 def test_convolutions_batch_norm_and_dropout_resume(tmp_path, monkeypatch):
   keys = []
 

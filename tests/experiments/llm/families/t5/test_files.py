@@ -102,6 +102,7 @@ def test_what_is_not_read_is_named(tmp_path, changes, match):
     huggingface.read_model(tmp_path)
 
 
+@pytest.mark.slow
 def test_packed_files_keep_both_stacks(tmp_path):
   model = make_model("t5-1.1")
   for stack, part in (("encoder", "attention"), ("decoder", "cross_attention")):

@@ -88,6 +88,7 @@ def test_calibration_sees_what_is_real_through_pruned_blocks():
     np.testing.assert_allclose(statistics.variance, read.var(0), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_span_corruption_is_pruned_and_tested(random):
   task = tasks.make(random, SPANS)
   assert task.examples.source.shape[1:] == (24 - 4 + 1 + 1,)
