@@ -8,25 +8,13 @@
 #include <utility>
 #include <vector>
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
 namespace sparsejax {
 namespace {
 
 constexpr int64_t kWord = 64;  // Places whose bits are looked at together.
 
-// Floats of a register. Compilers keep wider vectors in memory.
-#if defined(__AVX512F__)
-constexpr int kWidth = 16;
-#elif defined(__AVX2__)
-constexpr int kWidth = 8;
-#else
-constexpr int kWidth = 4;
-#endif
-typedef float Vector
-    __attribute__((vector_size(kWidth * sizeof(float)), aligned(4)));
 constexpr int kVectors = kWord / kWidth;  // Of a word's weights.
 
 // Vectors of examples that are summed at once: what the registers hold.
@@ -45,38 +33,6 @@ constexpr int kSums = 2;
 // Bytes of weights that are fetched ahead: processors do not look beyond the
 // next page.
 constexpr int64_t kAhead = 4096;
-
-struct Bfloat16 {
-  uint16_t bits;
-};
-
-inline float widen(float x) { return x; }
-
-inline float widen(int8_t x) { return x; }
-
-inline float widen(Bfloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, sizeof wide);
-  return wide;
-}
-
-inline Vector load(const float* p) {
-  return *reinterpret_cast<const Vector*>(p);
-}
-
-inline void store(Vector v, float* p) { *reinterpret_cast<Vector*>(p) = v; }
-
-inline float sum(Vector v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_ps(v);
-#elif defined(__AVX2__)
-  const __m128 four = _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
-  return (four[0] + four[2]) + (four[1] + four[3]);
-#else
-  return (v[0] + v[2]) + (v[1] + v[3]);
-#endif
-}
 
 // The lowest n <= 64 bits.
 inline uint64_t lowest(int64_t n) {

@@ -26,13 +26,6 @@ struct Masked {
   int64_t groups;       // Of a multiple of 8 places each, if more than one.
 };
 
-// Examples of one panel: activations are [panel, width, kExamples] for `many`.
-// The last panel is as much narrower as there are vectors less.
-struct Panels {
-  const float* data;
-  int64_t batch;
-};
-
 // Rows [begin, end) of each product. False if a row has not as many bits as
 // pointers say.
 struct MaskedProducts {
@@ -40,7 +33,8 @@ struct MaskedProducts {
   // stride >= width + 64 and zeros from width on.
   bool (*few)(const float* x, int64_t batch, int64_t stride, const Masked&,
               float* y, int64_t begin, int64_t end);
-  // The same for many examples, from panels.
+  // The same for many examples, from panels [width, examples]. The last panel is
+  // as much narrower as there are vectors less.
   bool (*many)(const float* panels, int64_t batch, const Masked&, float* y,
                int64_t begin, int64_t end);
   // Makes the panel that begins with this example.

@@ -19,19 +19,6 @@ constexpr int kPanel = 4;
 constexpr int kPanel = 2;
 #endif
 
-struct Bfloat16 {
-  uint16_t bits;
-};
-
-inline float widen(float x) { return x; }
-
-inline float widen(Bfloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, sizeof wide);
-  return wide;
-}
-
 inline void narrow(float x, float* y) { *y = x; }
 
 inline void narrow(float x, Bfloat16* y) {  // To the nearest, ties to even.

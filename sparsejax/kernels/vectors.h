@@ -29,21 +29,36 @@ constexpr int kWidth = 4;
 typedef float Vector __attribute__((vector_size(4 * kWidth), aligned(4)));
 typedef float Quarter __attribute__((vector_size(16), aligned(4)));
 
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+inline float widen(float x) { return x; }
+
+inline float widen(int8_t x) { return x; }
+
+inline float widen(Bfloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
 inline Vector load(const float* p) {
   return *reinterpret_cast<const Vector*>(p);
 }
 
+inline void store(Vector v, float* p) { *reinterpret_cast<Vector*>(p) = v; }
+
 inline float sum(Vector v) {
-  Quarter parts[kWidth / 4];
-  std::memcpy(parts, &v, sizeof v);
 #if defined(__AVX512F__)
-  parts[0] += parts[2];
-  parts[1] += parts[3];
+  return _mm512_reduce_add_ps(v);
+#elif defined(__AVX2__)
+  const __m128 four = _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
 #endif
-#if defined(__AVX2__)
-  parts[0] += parts[1];
-#endif
-  return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
 }
 
 // The sums of four vectors.

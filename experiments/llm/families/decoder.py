@@ -198,3 +198,43 @@ class Decoder(nn.Module):
       length=self.config.layers,
     )
     return scan(self.layers, x, xs)
+
+
+class Block(nn.Module):
+  """One layer: attention and a feed-forward layer, each normed and residual.
+
+  A base class: a family's `setup` makes `attention_norm`, `attention`,
+  `mlp_norm` and `mlp`.
+
+  Attributes:
+    config: the model's.
+    dtype: in which to compute.
+  """
+
+  config: Any
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  def __call__(
+    self, x: jax.Array, positions: jax.Array | None = None
+  ) -> jax.Array:
+    """Maps the residual stream before the layer to that after it.
+
+    Args:
+      x: of shape [batch, t, dim].
+      positions: int32[batch, t], by default 0, 1, ... in every sequence.
+
+    Returns:
+      Of shape [batch, t, dim].
+    """
+    if positions is None:
+      positions = jnp.arange(x.shape[1])[None]
+    x = x + self.attention(self.attention_norm(x), positions)
+    return x + self.mlp(self.mlp_norm(x))
+
+  def extend(
+    self, x: jax.Array, positions: jax.Array, cache: Cache
+  ) -> tuple[jax.Array, Cache]:
+    """Runs `Network.extend` for this layer: its x[batch, t, dim] and cache."""
+    y, cache = self.attention.extend(self.attention_norm(x), positions, cache)
+    x = x + y
+    return x + self.mlp(self.mlp_norm(x)), cache

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from experiments.llm.families import decoder
 from experiments.llm.families.cache import Cache
 from experiments.llm.families.layers import Linear
 from experiments.llm.families.llama.config import Config, rope_frequencies
@@ -106,7 +107,7 @@ class MLP(nn.Module):
     return down(nn.silu(gate) * up)
 
 
-class Block(nn.Module):
+class Block(decoder.Block):
   """One layer of the model, which also runs alone, on its own parameters.
 
       layer = jax.tree.map(lambda w: w[i], params["layers"])
@@ -114,14 +115,7 @@ class Block(nn.Module):
 
   Layers: `attention_norm`, `attention/{query, key, value, output}`,
   `mlp_norm`, `mlp/{gate, up, down}`.
-
-  Attributes:
-    config: the model's.
-    dtype: in which to compute.
   """
-
-  config: Config
-  dtype: jax.typing.DTypeLike = jnp.float32
 
   def setup(self) -> None:
     """Makes the layers."""
@@ -129,31 +123,6 @@ class Block(nn.Module):
     self.attention = Attention(self.config, self.dtype)
     self.mlp_norm = rms_norm(self)
     self.mlp = MLP(self.config, self.dtype)
-
-  def __call__(
-    self, x: jax.Array, positions: jax.Array | None = None
-  ) -> jax.Array:
-    """Maps the residual stream before the layer to that after it.
-
-    Args:
-      x: of shape [batch, t, dim].
-      positions: int32[batch, t], by default 0, 1, ... in every sequence.
-
-    Returns:
-      Of shape [batch, t, dim].
-    """
-    if positions is None:
-      positions = jnp.arange(x.shape[1])[None]
-    x = x + self.attention(self.attention_norm(x), positions)
-    return x + self.mlp(self.mlp_norm(x))
-
-  def extend(
-    self, x: jax.Array, positions: jax.Array, cache: Cache
-  ) -> tuple[jax.Array, Cache]:
-    """Runs `Network.extend` for this layer: its x[batch, t, dim] and cache."""
-    y, cache = self.attention.extend(self.attention_norm(x), positions, cache)
-    x = x + y
-    return x + self.mlp(self.mlp_norm(x)), cache
 
 
 def rms_norm(module: nn.Module) -> nn.RMSNorm:
