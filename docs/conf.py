@@ -1,0 +1,85 @@
+"""Settings of the site: `make -C docs html` builds it."""
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))
+
+import sparsejax  # noqa: E402
+
+# PLACEHOLDER until the project has a home: "edit" and Colab links are made of
+# this address and branch.
+REPOSITORY = "https://github.com/OWNER/sparsejax"
+BRANCH = "main"
+
+project = "sparsejax"
+author = "the sparsejax authors"
+copyright = author
+version = release = sparsejax.__version__
+
+extensions = [
+  "myst_nb",
+  "sphinx.ext.autodoc",
+  "sphinx.ext.napoleon",
+  "sphinx.ext.mathjax",
+  "sphinx_copybutton",
+  "sphinx_design",
+]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+# Pages that are still to be written.
+suppress_warnings = ["toc.not_readable"]
+logging.getLogger("sphinx.sphinx.directives.other").addFilter(
+  lambda record: "didn't match any documents" not in record.getMessage()
+)
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 4
+
+# Notebooks are text. One whose code is as it was is not executed again;
+# `make -C docs clean` forgets what was executed.
+nb_execution_mode = "cache"
+nb_execution_cache_path = os.environ.get(
+  "SPARSEJAX_DOCS_CACHE", str(DOCS / "_build" / "executed")
+)
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+html_theme = "sphinx_book_theme"
+html_title = f"sparsejax {version}"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_theme_options = {
+  "repository_url": REPOSITORY,
+  "repository_branch": BRANCH,
+  "path_to_docs": "docs",
+  "use_repository_button": True,
+  "use_edit_page_button": True,
+  "show_toc_level": 2,
+}
+
+
+def link_to_repository(app, docname, source):
+  """Make links to files outside docs/, which the site lacks, links to them."""
+
+  def absolute(match):
+    target, anchor = match.groups()
+    file = (DOCS / docname).parent.joinpath(target).resolve()
+    if file.is_relative_to(DOCS) or not file.exists():
+      return match.group()
+    path = file.relative_to(DOCS.parent)
+    return f"]({REPOSITORY}/blob/{BRANCH}/{path}{anchor})"
+
+  # Not pictures: they are copied to the site.
+  source[0] = re.sub(
+    r"\]\((\.\./[^)#\s]+(?<!\.png)(?<!\.svg))(#[^)\s]*|)\)", absolute, source[0]
+  )
+
+
+def setup(app):
+  """Connect what is above to Sphinx."""
+  app.connect("source-read", link_to_repository)
