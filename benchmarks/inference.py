@@ -6,9 +6,11 @@
 
 SmolLM2-135M, pruned by magnitude in each matrix: the weights that are left do
 not matter to speed, and the perplexities beside it say what such pruning alone
-does. Models are written to the workdir first, packed; files that are there
-stay, and `--prepare` computes the perplexities as well. Then they run in turns
-with the dense one in one process, one text at a time, greedily; llama.cpp and
+does. `--repaired=DIR` takes models that are of use: those that
+configs/squarehead_llm.py has pruned by SparseGPT, trained and saved in DIR.
+Models are written to the workdir first, packed; files that are there stay, and
+`--prepare` computes the perplexities as well. Then they run in turns with the
+dense one in one process, one text at a time, greedily; llama.cpp and
 transformers in processes of their own, which are asked in the same turns.
 `--only` measures some models and leaves the CSV's other rows as they are. The
 flags of others name the interpreters that have them: `pip install -e
@@ -50,11 +52,13 @@ _OTHERS = {
   name: flags.DEFINE_string(name, None, f"The Python that has {name}.")
   for name in ("llama_cpp", "transformers")
 }
+_REPAIRED = flags.DEFINE_string(
+  "repaired", None, "The workdir of models to take in place of pruned ones."
+)
 _DATA = flags.DEFINE_string(
   "data_dir", "data/sotu/package/data", "The State of the Union addresses."
 )
 
-CSV = pathlib.Path("results/inference_smollm2.csv")
 DENSE = "dense"
 PROMPT, PREFILL, WRITTEN = 64, 256, 8  # tokens
 WINDOW, SCORED = 256, 2048  # tokens of the perplexity
@@ -84,13 +88,22 @@ class Kind(NamedTuple):
   prefill: float | None = None
   file: float | None = None
 
+  @property
+  def packed(self) -> bool:
+    """Whether the model is one packed file, not a Hugging Face folder."""
+    return bool(self.sparsity) or self.dtype == "int8"
+
 
 KINDS = {
   DENSE: Kind(),
   "dense bfloat16": Kind(dtype="bfloat16"),
+  "dense INT8": Kind(dtype="int8"),
   "50 %": Kind(0.5, decoding=1.4),
+  "50 % INT8": Kind(0.5, "int8"),
   "60 %": Kind(0.6),
+  "60 % INT8": Kind(0.6, "int8"),
   "70 %": Kind(0.7),
+  "70 % INT8": Kind(0.7, "int8"),
   "75 %": Kind(0.75, decoding=1.7, prefill=2.2),
   "75 % INT8": Kind(0.75, "int8", decoding=4.0, file=0.15),
   "80 %": Kind(0.8),
@@ -122,13 +135,31 @@ def pruned(model: Model, sparsity: float) -> Model:
   )
 
 
+def unpacked(kind: Kind) -> Model:
+  """Makes a model as it is before it is packed."""
+  if _REPAIRED.value is None:
+    return pruned(load.smollm2(), kind.sparsity)
+  root = pathlib.Path(_REPAIRED.value)
+  where = "dense/model"
+  if kind.sparsity:
+    where = f"runs/sparsegpt_{100 * kind.sparsity:g}-*-0/model"
+  found = sorted(root.glob(where))
+  if len(found) != 1:
+    raise app.UsageError(
+      f"--repaired: got {len(found)} folders {root / where}, wanted one; run "
+      "configs/squarehead_llm.py with --config.base.save=true and one loss, or "
+      "leave the model out by --only"
+    )
+  return load.model_at(str(found[0]))
+
+
 def write(name: str, folder: pathlib.Path) -> pathlib.Path:
   """Writes a model, unless it is there; returns its file."""
   kind, path = KINDS[name], folder / name
-  file = path if kind.sparsity else path / "model.safetensors"
+  file = path if kind.packed else path / "model.safetensors"
   if not file.exists():
-    model = pruned(load.smollm2(), kind.sparsity)
-    if kind.sparsity:
+    model = unpacked(kind)
+    if kind.packed:
       model = packed_model.pack(model, dtype=kind.dtype)
       packed_model.write_model(path, model)
     else:
@@ -139,7 +170,7 @@ def write(name: str, folder: pathlib.Path) -> pathlib.Path:
 def read(name: str, folder: pathlib.Path) -> tuple[Model, Network]:
   """Reads a model that `write` wrote, and makes its network."""
   kind, path = KINDS[name], folder / name
-  if kind.sparsity:
+  if kind.packed:
     model = packed_model.read_model(path)
     return model, model.network()
   dtype = jnp.dtype(kind.dtype)
@@ -163,7 +194,7 @@ def score(name: str, folder: pathlib.Path) -> None:
     return
   kind = KINDS[name]
   if kind.sparsity and kind.dtype == "float32":
-    model = pruned(load.smollm2(), kind.sparsity)  # what unpacking would give
+    model = unpacked(kind)  # what unpacking would give
     network = model.network()
   else:
     model, network = read(name, folder)
@@ -332,10 +363,17 @@ def show(rows: Sequence[Sequence[str]]) -> None:
   table |= {row[0]: row for row in rows}
   order = [n for n in (*KINDS, *PEERS) if n in table]
   lines = [COLUMNS, *(table[n] for n in order)]
-  text.write_csv(file, lines, command=COMMAND)
+  text.write_csv(file, lines, command=command(flags.FLAGS.repaired))
 
 
-COMMAND = "python -m benchmarks.inference --csv=results/inference_smollm2.csv"
+def command(repaired: str | None) -> str:
+  """Makes the command of the whole table, whatever rows are measured now."""
+  if repaired is None:
+    return f"{COMMAND} --csv=results/inference_smollm2.csv"
+  return f"{COMMAND} --repaired={repaired} --csv=results/inference_repaired.csv"
+
+
+COMMAND = "python -m benchmarks.inference"
 
 if __name__ == "__main__":
   app.run(main)

@@ -75,18 +75,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if variant != BYTES:
     tuned = llm.setting({"name": "full"}, learning_rate=3e-5, warmup=5)
     config.dense = {**tuned, "save": True}
-  sparsities = {
-    SMOLLM2: (0.7,),
-    BYTES: (0.5, 0.6, 0.7, 0.75),
-    SMOKE: (0.6,),
-  }[variant]
+  sparsities = (0.6,) if variant == SMOKE else (0.5, 0.6, 0.7, 0.75)
   config.starts = llm.starts(
     ("sparsegpt",),
     sparsities,
     sequences=4 if variant == SMOKE else 32,
     length=config.base.task.length,
   )
-  config.bases = tuple(config.starts)
+  # The others are for `--config.bases=...`.
+  config.bases = (
+    ("sparsegpt 70 %",) if variant == SMOLLM2 else tuple(config.starts)
+  )
   config.settings = {
     name: {
       **llm.setting(

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
+from absl import app
 
 from benchmarks import inference
-from experiments.llm.io import load
+from experiments.llm.io import huggingface, load
 
 
 def test_every_matrix_keeps_its_largest_weights():
@@ -31,17 +33,27 @@ def test_every_matrix_keeps_its_largest_weights():
     np.testing.assert_array_equal(w[kept], x[kept])
 
 
-def test_rows_that_are_not_measured_again_stay(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  ("repaired", "made"),
+  [
+    (None, "--csv=results/inference_smollm2.csv"),
+    ("runs/a", "--repaired=runs/a --csv=results/inference_repaired.csv"),
+  ],
+)
+def test_rows_that_are_not_measured_again_stay(
+  repaired, made, tmp_path, monkeypatch
+):
   file = tmp_path / "table.csv"
   monkeypatch.setattr(
     inference, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace())
   )
   inference.flags.FLAGS.csv = str(file)
+  inference.flags.FLAGS.repaired = repaired
   rest = ["-"] * (len(inference.COLUMNS) - 2)
   inference.show([["75 %", "1", *rest], ["dense", "2", *rest]])
   inference.show([["50 %", "3", *rest], ["dense", "4", *rest]])
   comment, header, *rows = csv.reader(file.read_text().splitlines())
-  assert comment == [f"# {inference.COMMAND}"]
+  assert comment == [f"# {inference.COMMAND} {made}"]
   assert tuple(header) == inference.COLUMNS
   assert [row[:2] for row in rows] == [
     ["dense", "4"],
@@ -67,6 +79,23 @@ def test_a_row_says_whether_a_wish_is_met(tmp_path, monkeypatch):
     *("0.300", "-", "-", "1.235e+04", "28.44"),
     *(str(inference.WINDOW), f"{inference.SCORED:,}"),
   )
+
+
+def test_repaired_models_come_from_their_runs(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    inference, "_REPAIRED", types.SimpleNamespace(value=tmp_path)
+  )
+  sizes = {"dim": 12, "layers": 1, "heads": 2, "hidden": 20, "context": 32}
+  models = [load.random(seed=seed, **sizes) for seed in range(3)]
+  folders = ("dense", "runs/sparsegpt_50-ce-0", "runs/sparsegpt_75-ce-0")
+  for folder, model in zip(folders, models, strict=True):
+    huggingface.write_model(tmp_path / folder / "model", model)
+  names = ("dense INT8", "50 %", "75 % INT8")
+  for name, model in zip(names, models, strict=True):
+    got = inference.unpacked(inference.KINDS[name])
+    jax.tree.map(np.testing.assert_array_equal, got.params, model.params)
+  with pytest.raises(app.UsageError, match=r"got 0 folders .*sparsegpt_60-"):
+    inference.unpacked(inference.KINDS["60 %"])
 
 
 @pytest.mark.parametrize("lines", ['{"read": [1, 2]}\n{"write": 3}\n'])
