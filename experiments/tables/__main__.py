@@ -1,4 +1,4 @@
-"""The tables of sweeps, of results/, and of the README.
+"""The tables of sweeps, of results/, of the README and of the docs.
 
 python -m experiments.tables --table=NAME --root=DIR [--arg=ARG] \
   [--config.key=value] [--rows=REGEX] [--out=results]
@@ -12,7 +12,7 @@ python -m experiments.tables --table=all
 
 makes all tables in results/ again that follow from a NAME_runs.csv or from
 arithmetic alone, and then, as `python -m experiments.tables` does, those of
-README.md. A test fails when they differ.
+README.md and docs/. A test fails when they differ.
 """
 
 import pathlib
@@ -121,10 +121,10 @@ def _config(name: str) -> pathlib.Path:
   return known[name]
 
 
-def rewrite_readme() -> None:
-  """Rewrites the tables of README.md."""
-  file = ROOT / "README.md"
-  file.write_text(text.fill(file.read_text(), ROOT))
+def rewrite_pages() -> None:
+  """Rewrites the tables of README.md and of all pages in docs/."""
+  for file in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+    file.write_text(text.fill(file.read_text(), ROOT))
 
 
 def main(changes: Changes) -> None:
@@ -146,7 +146,7 @@ def main(changes: Changes) -> None:
         [paper_costs.HEADER, *paper_costs.lines()],
         command="python -m experiments.paper_costs --csv=results/flops.csv",
       )
-    rewrite_readme()
+    rewrite_pages()
     return
   if not asked.root:
     raise UserError(
