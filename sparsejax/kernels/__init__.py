@@ -5,17 +5,22 @@ each output; activations are by example, [batch, features]. Products of blocks
 on GPUs are in `blocks`; when which is used is decided in `sparsejax.packed`.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from sparsejax.kernels.build import available, loaded
 
 __all__ = [
+  "Masked",
   "available",
   "loaded",
   "multiply",
   "multiply_and_sample",
   "multiply_bits",
+  "multiply_each",
   "multiply_int8",
   "sample",
   "top_k",
@@ -185,13 +190,7 @@ def multiply_bits(
     ...                       values))
     [201.  30.]
   """
-  outputs, width = pointers.shape[0] - 1, x.shape[-1]
-  if bits.shape != (outputs, -(-width // 8)):
-    raise ValueError(
-      f"got bits of shape {bits.shape}, wanted {(outputs, -(-width // 8))}: "
-      f"one for each of {width} inputs, for {outputs} outputs"
-    )
-  return _multiply_masked(x, bits, pointers, values, scales, outputs)
+  return multiply_each(x, [Masked(values, scales, bits, pointers)])[0]
 
 
 def multiply_int8(
@@ -216,28 +215,93 @@ def multiply_int8(
     ...   print(multiply_int8(jnp.ones(2), values, jnp.array([[1.0], [0.5]])))
     [3.  3.5]
   """
-  if values.ndim != 2 or values.shape[1] != x.shape[-1]:
-    raise ValueError(
-      f"got values of shape {values.shape}, wanted (out, {x.shape[-1]}), the "
-      "inputs of x"
-    )
   if values.dtype != jnp.int8:
     raise ValueError(f"got values of {values.dtype}, wanted int8")
-  bits, pointers = jnp.zeros((0, 0), jnp.uint8), jnp.zeros(0, jnp.int32)
-  return _multiply_masked(x, bits, pointers, values, scales, values.shape[0])
+  return multiply_each(x, [Masked(values, scales)])[0]
 
 
-def _multiply_masked(x, bits, pointers, values, scales, outputs):
-  """Multiplies by a matrix with bits, or by one without zeros."""
+class Masked(NamedTuple):
+  """A matrix as `multiply_bits` takes it, or one without zeros.
+
+  Attributes:
+    values: As of `multiply_bits`; [out, in] without bits.
+    scales: As of `multiply_bits`.
+    bits: As of `multiply_bits`; None if nothing is zero.
+    pointers: As of `multiply_bits`; None without bits.
+  """
+
+  values: jax.Array
+  scales: jax.Array | None = None
+  bits: jax.Array | None = None
+  pointers: jax.Array | None = None
+
+
+def multiply_each(x: jax.Array, matrices: Sequence[Masked]) -> list[jax.Array]:
+  """Multiplies the same activations by several matrices, in one call.
+
+  Threads share the rows of all, so that small matrices cost no call each.
+
+  Args:
+    x: float32 [in] or [batch, in].
+    matrices: One or more, of in inputs each.
+
+  Returns:
+    float32 [out] or [batch, out] of each, to the bit what it is alone.
+
+  Raises:
+    ValueError: If shapes or dtypes do not go together.
+    jax.errors.JaxRuntimeError: When it runs, if bits and pointers do not.
+
+  Example:
+    >>> if available(quiet=True):
+    ...   scale = jnp.ones((1, 1))
+    ...   rows = [jnp.array([[1, 2]], jnp.int8), jnp.array([[3, 4]], jnp.int8)]
+    ...   print(multiply_each(jnp.ones(2), [Masked(r, scale) for r in rows]))
+    [Array([3.], dtype=float32), Array([7.], dtype=float32)]
+  """
+  width = x.shape[-1]
+  operands, results = [], []
+  for matrix in matrices:
+    outputs = _outputs(matrix, width)
+    values, scales, bits, pointers = matrix
+    if bits is None:
+      bits, pointers = jnp.zeros((0, 0), jnp.uint8), jnp.zeros(0, jnp.int32)
+    if scales is None:
+      scales = jnp.zeros((0, 1), jnp.float32)
+    operands += [bits, pointers, values, scales]
+    results.append(_floats(x.size // width, outputs))
+  call = jax.ffi.ffi_call(
+    "sparsejax_multiply_masked", results, vmap_method="sequential"
+  )
+  return [
+    y.reshape(*x.shape[:-1], y.shape[-1])
+    for y in call(x.reshape(-1, width), *operands)
+  ]
+
+
+def _outputs(matrix: Masked, width: int) -> int:
+  """Counts the outputs of a matrix whose buffers go together, or raises."""
+  values, scales, bits, pointers = matrix
+  if bits is None:
+    outputs = values.shape[0]
+    if values.shape != (outputs, width):
+      raise ValueError(
+        f"got values of shape {values.shape}, wanted (out, {width}), the "
+        "inputs of x"
+      )
+  else:
+    outputs = pointers.shape[0] - 1
+    if bits.shape != (outputs, -(-width // 8)):
+      raise ValueError(
+        f"got bits of shape {bits.shape}, wanted {(outputs, -(-width // 8))}: "
+        f"one for each of {width} inputs, for {outputs} outputs"
+      )
   if (scales is None) == (values.dtype == jnp.int8):
     raise ValueError(
       f"got values of {values.dtype} {'without' if scales is None else 'with'} "
       "scales, wanted scales with int8 and with nothing else"
     )
-  width = x.shape[-1]
-  if scales is None:
-    scales = jnp.zeros((0, 1), jnp.float32)
-  else:
+  if scales is not None:
     groups = scales.shape[-1]
     size, rest = divmod(width, max(groups, 1))
     if scales.shape != (outputs, groups) or rest or (groups > 1 and size % 8):
@@ -246,10 +310,7 @@ def _multiply_masked(x, bits, pointers, values, scales, outputs):
         "inputs, wanted (out, groups), and one group or groups of a multiple "
         "of 8 inputs"
       )
-  y = _call("sparsejax_multiply_masked", _floats(x.size // width, outputs))(
-    x.reshape(-1, width), bits, pointers, values, scales
-  )
-  return y.reshape(*x.shape[:-1], outputs)
+  return outputs
 
 
 def _floats(*shape):

@@ -47,14 +47,32 @@ class Room {
   std::vector<float> room_;
 };
 
-// Calls rows(begin, end) for parts of the matrix; tells if all went well.
+// One of the matrices that x is multiplied by, and where to.
+struct Product {
+  Masked w;
+  float* y;
+};
+
+// Calls rows(product, begin, end) for parts of all rows of matrices of one
+// width; tells if all went well. Threads are woken once, and small matrices
+// share a part.
 template <class Rows>
-bool by_parts(Crew& crew, const Masked& w, int64_t batch, const Rows& rows) {
-  const bool alone = batch * w.rows * w.width < kAlone;
-  const int64_t parts = alone ? 1 : std::min(w.rows, 4 * crew.threads());
+bool by_parts(Crew& crew, const std::vector<Product>& products, int64_t batch,
+              const Rows& rows) {
+  int64_t all = 0;
+  for (const Product& p : products) all += p.w.rows;
+  const bool alone = batch * all * products[0].w.width < kAlone;
+  const int64_t parts = alone ? 1 : std::min(all, 4 * crew.threads());
   std::atomic<bool> good{true};
   const auto each = [&](int64_t part) {
-    if (!rows(w.rows * part / parts, w.rows * (part + 1) / parts)) good = false;
+    int64_t begin = all * part / parts, end = all * (part + 1) / parts;
+    for (const Product& p : products) {
+      const int64_t from = std::max<int64_t>(begin, 0);
+      const int64_t to = std::min(end, p.w.rows);
+      if (from < to && !rows(p, from, to)) good = false;
+      begin -= p.w.rows;
+      end -= p.w.rows;
+    }
   };
   if (parts == 1) {
     each(0);
@@ -64,62 +82,99 @@ bool by_parts(Crew& crew, const Masked& w, int64_t batch, const Rows& rows) {
   return good;
 }
 
-bool multiply_few(Crew& crew, const float* x, int64_t batch, const Masked& w,
-                  float* y) {
+bool multiply_few(Crew& crew, const float* x, int64_t batch,
+                  const std::vector<Product>& products) {
   thread_local Room room;
-  const int64_t stride = (w.width + 127) / 64 * 64;
+  const int64_t width = products[0].w.width;
+  const int64_t stride = (width + 127) / 64 * 64;
   float* padded = room.of(batch * stride);
   for (int64_t e = 0; e < batch; ++e) {
     float* to = padded + e * stride;
-    std::fill(std::copy_n(x + e * w.width, w.width, to), to + stride, 0.0f);
+    std::fill(std::copy_n(x + e * width, width, to), to + stride, 0.0f);
   }
-  return by_parts(crew, w, batch, [=](int64_t begin, int64_t end) {
-    return masked_products().few(padded, batch, stride, w, y, begin, end);
-  });
+  const auto rows = [=](const Product& p, int64_t begin, int64_t end) {
+    return masked_products().few(padded, batch, stride, p.w, p.y, begin, end);
+  };
+  return by_parts(crew, products, batch, rows);
 }
 
-bool multiply_many(Crew& crew, const float* x, int64_t batch, const Masked& w,
-                   float* y) {
+bool multiply_many(Crew& crew, const float* x, int64_t batch,
+                   const std::vector<Product>& products) {
   thread_local Room room;
   const MaskedProducts& use = masked_products();
+  const int64_t width = products[0].w.width;
   const int64_t wide = (batch + kLanes - 1) / kLanes * kLanes;
-  float* panels = room.of(wide * w.width);
+  float* panels = room.of(wide * width);
   crew.run((batch + use.panel - 1) / use.panel, [=, &use](int64_t i) {
-    use.fill(x, batch, w.width, i * use.panel, panels);
+    use.fill(x, batch, width, i * use.panel, panels);
   });
-  return by_parts(crew, w, batch, [=, &use](int64_t begin, int64_t end) {
-    return use.many(panels, batch, w, y, begin, end);
-  });
+  const auto rows = [=, &use](const Product& p, int64_t begin, int64_t end) {
+    return use.many(panels, batch, p.w, p.y, begin, end);
+  };
+  return by_parts(crew, products, batch, rows);
 }
 
-ffi::Error multiply_masked(ffi::ThreadPool pool, Floats x, Bytes bits,
-                           Ints pointers, ffi::AnyBuffer values, Floats scales,
-                           ffi::ResultBuffer<ffi::F32> y) {
-  const bool is_int8 = values.element_type() == ffi::S8;
-  const auto type = is_int8 ? Type::kInt8 : type_of(values.element_type());
-  if (!type) return wrong_type();
-  const int64_t batch = x.dimensions()[0];
-  const Masked w = {
-      bits.element_count() ? bits.typed_data() : nullptr,
-      pointers.typed_data(),
-      y->dimensions()[1],
-      x.dimensions()[1],
-      values.untyped_data(),
-      *type,
-      static_cast<int64_t>(values.element_count()),
-      is_int8 ? scales.typed_data() : nullptr,
-      is_int8 ? scales.dimensions()[1] : 1,
-  };
-  if (!in_order(w)) return broken_bits();
+// Whether a matrix is one for the kernel of few examples. It depends on the
+// matrix alone, so that those beside it change no result.
+bool is_for_few(const Masked& w, int64_t batch) {
   const int64_t used = w.bits ? w.pointers[w.rows] : w.rows * w.width;
+  return batch * w.rows * w.width < kMany * used;
+}
+
+constexpr size_t kBuffers = 4;  // Of a matrix: bits, pointers, values, scales.
+
+// Reads the i-th matrix, and where its product goes.
+ffi::Error read_product(int64_t width, const ffi::RemainingArgs& matrices,
+                        const ffi::RemainingRets& results, size_t i,
+                        Product* to) {
+  const auto bits = matrices.get<Bytes>(kBuffers * i);
+  const auto pointers = matrices.get<Ints>(kBuffers * i + 1);
+  const auto values = matrices.get<ffi::AnyBuffer>(kBuffers * i + 2);
+  const auto scales = matrices.get<Floats>(kBuffers * i + 3);
+  auto y = results.get<Floats>(i);
+  if (!bits || !pointers || !values || !scales || !y) {
+    return ffi::Error::InvalidArgument("a matrix lacks a buffer");
+  }
+  const bool is_int8 = values->element_type() == ffi::S8;
+  const auto type = is_int8 ? Type::kInt8 : type_of(values->element_type());
+  if (!type) return wrong_type();
+  to->y = (*y)->typed_data();
+  to->w = {
+      bits->element_count() ? bits->typed_data() : nullptr,
+      pointers->typed_data(),
+      (*y)->dimensions()[1],
+      width,
+      values->untyped_data(),
+      *type,
+      static_cast<int64_t>(values->element_count()),
+      is_int8 ? scales->typed_data() : nullptr,
+      is_int8 ? scales->dimensions()[1] : 1,
+  };
+  return in_order(to->w) ? ffi::Error::Success() : broken_bits();
+}
+
+// The products of the same x with several matrices.
+ffi::Error multiply_masked(ffi::ThreadPool pool, Floats x,
+                           ffi::RemainingArgs matrices,
+                           ffi::RemainingRets results) {
+  const int64_t batch = x.dimensions()[0], width = x.dimensions()[1];
+  std::vector<Product> products(results.size());
+  for (size_t i = 0; i < products.size(); ++i) {
+    const auto error = read_product(width, matrices, results, i, &products[i]);
+    if (error.failure()) return error;
+  }
   Crew crew(pool);
   bool good = true;
   for (int64_t first = 0; first < batch; first += kMost) {
     const int64_t n = std::min(kMost, batch - first);
-    const bool few = n * w.rows * w.width < kMany * used;
-    const auto multiply = few ? multiply_few : multiply_many;
-    good &= multiply(crew, x.typed_data() + first * w.width, n, w,
-                     y->typed_data() + first * w.rows);
+    const float* const from = x.typed_data() + first * width;
+    std::vector<Product> few, many;
+    for (const Product& p : products) {
+      auto& to = is_for_few(p.w, n) ? few : many;
+      to.push_back({p.w, p.y + first * p.w.rows});
+    }
+    if (!few.empty()) good &= multiply_few(crew, from, n, few);
+    if (!many.empty()) good &= multiply_many(crew, from, n, many);
   }
   return good ? ffi::Error::Success() : broken_bits();
 }
@@ -132,8 +187,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(sparsejax_multiply_masked,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<sparsejax::Floats>()
-                                  .Arg<sparsejax::Bytes>()
-                                  .Arg<sparsejax::Ints>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<sparsejax::Floats>()
-                                  .Ret<sparsejax::Floats>());
+                                  .RemainingArgs()
+                                  .RemainingRets());

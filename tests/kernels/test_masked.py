@@ -83,6 +83,29 @@ def test_dense_int8_is_exact(shape, batch):
     assert kernels.multiply_int8(x[0], w, scales).shape == (outputs,)
 
 
+@pytest.mark.parametrize("batch", [1, 16, slow(130)])
+def test_several_products_at_once_are_those_of_one_to_the_bit(batch):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(batch, 576)).astype(np.float32)
+  matrices, exact = [], []
+  # Densities of which 16 examples are few and many.
+  for i, (density, dtype) in enumerate(
+    ((0.5, jnp.float32), (0.1, jnp.int8), (0.9, jnp.bfloat16), (1, jnp.int8))
+  ):
+    shape = (576, 33 + 64 * i, 9)
+    (bits, pointers, values, scales), dense = matrix(
+      rng, *shape, density, dtype
+    )
+    matrices.append(kernels.Masked(values, scales, bits, pointers))
+    exact.append(dense)
+  matrices.append(kernels.Masked(jnp.asarray(exact[0], jnp.bfloat16)))
+  exact.append(exact[0])
+  together = kernels.multiply_each(x, matrices)
+  for got, w, dense in zip(together, matrices, exact, strict=True):
+    np.testing.assert_array_equal(got, kernels.multiply_each(x, [w])[0])
+    check(got, x, dense)
+
+
 @pytest.mark.parametrize("batch", [1, 16])
 def test_bits_that_do_not_go_with_values_are_refused(batch):
   rng = np.random.default_rng(0)
