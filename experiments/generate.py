@@ -23,7 +23,7 @@ from absl import flags
 from experiments import cli
 from experiments.errors import UserError
 from experiments.llm.evaluate import stream
-from experiments.llm.families.protocol import has_encoder
+from experiments.llm.families.protocol import SPECTROGRAMS, TOKENS, source_kind
 from experiments.llm.io import load
 
 _SMOLLM2 = "smollm2"
@@ -57,7 +57,13 @@ class Session:
     self.writer = stream.Writer(model.network(), model.params, sampling)
     self._words, self._stop = model.tokenizer, model.stop_tokens
     self._start = None
-    if has_encoder(model.family.Network):
+    reads = source_kind(model.family.Network)
+    if reads == SPECTROGRAMS:
+      raise UserError(
+        f"{path}: a model of the family {model.family.NAME} reads recordings, "
+        "not text; see transcribe of experiments.llm.evaluate.transcribe"
+      )
+    if reads == TOKENS:
       self._start = model.config.decoder_start
     self._turns: list[dict[str, str]] = []
 

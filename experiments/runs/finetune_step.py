@@ -6,7 +6,7 @@ trained, and how it becomes a model, is for `sparsejax.finetune`.
 
 import functools
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ import sparsejax
 from experiments import names
 from experiments.config import calling, optimizers, parts
 from experiments.errors import UserError, unknown
-from experiments.llm.families import registry
+from experiments.llm.families import protocol, registry
 from experiments.llm.families.protocol import Config, Network
 from experiments.llm.prune import kernels
 from experiments.llm.text.examples import Examples
@@ -26,6 +26,7 @@ from experiments.runs import devices
 from experiments.runs.step import NEVER
 from sparsejax import distill, finetune, quantize
 from sparsejax.keys import wrapped
+from sparsejax.masks import path_name
 
 NONE = "none"  # a part of the config that is not there
 LOSSES = ("cross_entropy", "kl", "square_head")
@@ -207,6 +208,7 @@ def _get(text: str, model: Config, teacher: Config) -> Program:
     registry.network, remat=config.remat, dtype=jnp.dtype(config.dtype)
   )
   losses = _losses(config.loss, network(model), network(teacher))
+  fixed = protocol.fixed(registry.of(model))
 
   def loss(
     params: Any, batch: Examples, teacher: Any
@@ -235,6 +237,7 @@ def _get(text: str, model: Config, teacher: Config) -> Program:
       jnp.minimum(state.sums.bad, jnp.where(bad, state.step + 1, NEVER)),
     )
     values = optax.apply_updates(state.values, updates)
+    values = _restored(values, state.values, fixed)
     return devices.spread(State(state.step + 1, values, tuned, sums))
 
   def merged(values: Any, tuned: finetune.FineTuneState) -> Any:
@@ -244,6 +247,17 @@ def _get(text: str, model: Config, teacher: Config) -> Program:
     return quantize.fake_quantize(params, prunable=kernels.prunable)
 
   return Program(step, jax.jit(merged), tx.moves)
+
+
+def _restored(values: Any, before: Any, fixed: Collection[str]) -> Any:
+  """Takes back what an optimizer has done to fixed parameters, by decay."""
+  if not fixed:
+    return values
+  return jax.tree_util.tree_map_with_path(
+    lambda path, new, old: old if path_name(path) in fixed else new,
+    values,
+    before,
+  )
 
 
 def _losses(

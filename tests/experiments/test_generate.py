@@ -10,6 +10,7 @@ from experiments import generate
 from experiments.errors import UserError
 from experiments.llm.evaluate import generate as generation
 from experiments.llm.io import huggingface, load
+from tests.experiments import small_whisper
 
 CHAT = (
   "{% for m in messages %}{{ m['role'][0] + ': ' + m['content'] + '\n' }}"
@@ -86,3 +87,12 @@ def test_an_interrupt_ends_with_what_it_took(command, capsys, monkeypatch):
   printed = capsys.readouterr()
   assert printed.out in ("True\n", "False\n")
   assert "prompt: 5 tokens" in printed.err
+
+
+def test_a_model_that_hears_is_refused(tmp_path):
+  heard = small_whisper.make_model()
+  huggingface.write_model(tmp_path / "whisper", heard)
+  with pytest.raises(
+    UserError, match=r"whisper: .* reads recordings, not text"
+  ):
+    generate.Session(str(tmp_path / "whisper"), STEPS)

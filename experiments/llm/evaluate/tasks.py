@@ -17,7 +17,12 @@ from experiments.llm.audio import examples as speech_examples
 from experiments.llm.audio import recordings
 from experiments.llm.evaluate import generate, transcribe
 from experiments.llm.evaluate.perplexity import of_examples, perplexity
-from experiments.llm.families.protocol import Network, has_encoder
+from experiments.llm.families.protocol import (
+  SPECTROGRAMS,
+  TOKENS,
+  Network,
+  source_kind,
+)
 from experiments.llm.io.model import Model
 from experiments.llm.io.tokenizer import Tokenizer
 from experiments.llm.prune import kernels
@@ -69,13 +74,13 @@ def make(model: Model, config: Mapping[str, Any]) -> Task:
   Raises:
     UserError: If a name, a keyword or a value is wrong, or data is missing.
   """
-  name, reads = config.get("name"), has_encoder(model.family.Network)
-  if name in TASKS and (name in _WITH_SOURCES) != reads:
-    fitting = [task for task in TASKS if (task in _WITH_SOURCES) == reads]
+  name, reads = config.get("name"), source_kind(model.family.Network)
+  fitting = [task for task in TASKS if _SOURCES.get(task) == reads]
+  if name in TASKS and name not in fitting:
     raise UserError(
       f"task: got {name} for a model of the family {model.family.NAME}, wanted "
       f"one of {', '.join(fitting)}: "
-      + ("its tokens follow a source" if reads else "it reads no source")
+      + (f"its encoder reads {reads}" if reads else "it has no encoder")
     )
   return calling.call("task", TASKS, config, model)
 
@@ -350,7 +355,12 @@ TASKS = {
   "pairs": pairs,
   "speech": speech,
 }
-_WITH_SOURCES = ("span_corruption", "pairs", "speech")  # for encoder-decoders
+# What an encoder reads in a task; the others are for models without one.
+_SOURCES = {
+  "span_corruption": TOKENS,
+  "pairs": TOKENS,
+  "speech": SPECTROGRAMS,
+}
 
 
 def _of_sources(train: Examples, test: Examples, batch: int) -> Task:

@@ -1,53 +1,42 @@
 """Models of an encoder's blocks and a decoder's, to float32 logits."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments.llm.families import layers, protocol
+from experiments.llm.families import cross, layers, protocol
 from experiments.llm.families.cache import Cache
+from experiments.llm.families.cross import CrossCache
 from experiments.llm.families.protocol import check_length
 
 # A stream x[batch, t, dim], and what the blocks take beside it, by name.
 Entered = tuple[jax.Array, dict[str, Any]]
 
 
-class CrossCache(NamedTuple):
-  """What a decoder attends to: its tokens so far, and the source.
-
-  Attributes:
-    past: keys and values of the tokens, by their positions.
-    memory: keys and values of the source.
-    source_real: bool[layers, batch, s], what of the source is no padding.
-  """
-
-  past: Cache
-  memory: Cache
-  source_real: jax.Array
-
-
 class Blocks(nn.Module):
   """A base class: blocks on a leading axis, `layers`, and the `norm` after.
 
-  A family adds `depth`, `block`, `final_norm`, and what makes the first x.
+  A family adds `parts`, and what makes the first x.
 
   Attributes:
     config: the model's.
     remat: what the backward pass recomputes; see `Family.Network`.
     dtype: in which to compute.
+    parts: what the blocks are made of.
   """
 
   config: Any
   remat: str = "none"
   dtype: jax.typing.DTypeLike = jnp.float32
+  parts: ClassVar[cross.Parts]
 
   def setup(self) -> None:
     """Makes the layers."""
     self.layers = self.block()
-    self.norm = self.final_norm()
+    self.norm = self.parts.norm(self)
 
   @nn.nowrap
   def depth(self) -> int:
@@ -57,11 +46,6 @@ class Blocks(nn.Module):
   @nn.nowrap
   def block(self) -> nn.Module:
     """Returns the module of one block, which runs alone."""
-    raise NotImplementedError
-
-  @nn.nowrap
-  def final_norm(self) -> nn.Module:
-    """Returns the module after the last block."""
     raise NotImplementedError
 
   def __call__(self, x: jax.Array, **beside: Any) -> jax.Array:
@@ -80,6 +64,50 @@ class Blocks(nn.Module):
 
     x, before = self._scan(body, x)
     return jnp.concatenate([before, self.norm(x)[None]])
+
+  def _scan(
+    self, body: Callable[..., Any], x: Any, xs: Any = None
+  ) -> tuple[Any, Any]:
+    """Runs body(block, x, xs of that layer) -> (x, ys) over the layers."""
+    apart = self.variables.get("params", {}).get(protocol.LAYERS)
+    if isinstance(apart, tuple):
+      run = nn.apply(body, self.layers.clone(parent=None))
+      return layers.each(run, apart, x, xs)
+    scan = nn.scan(
+      layers.rematerialized(body, self.remat),
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      length=self.depth(),
+    )
+    return scan(self.layers, x, xs)
+
+
+class Encoder(Blocks):
+  """A base class: an encoder's blocks, which see the whole source."""
+
+  @nn.nowrap
+  def depth(self) -> int:
+    """Returns the number of blocks."""
+    return self.config.encoder_layers
+
+  @nn.nowrap
+  def block(self) -> cross.EncoderBlock:
+    """Returns the module of one block, which runs alone."""
+    return cross.EncoderBlock(self.parts, self.config, self.dtype)
+
+
+class Decoder(Blocks):
+  """A base class: a decoder's blocks, which see past tokens and the source."""
+
+  @nn.nowrap
+  def depth(self) -> int:
+    """Returns the number of blocks."""
+    return self.config.decoder_layers
+
+  @nn.nowrap
+  def block(self) -> cross.DecoderBlock:
+    """Returns the module of one block, which runs alone."""
+    return cross.DecoderBlock(self.parts, self.config, self.dtype)
 
   def extend(
     self, x: jax.Array, cache: Any, **beside: Any
@@ -102,50 +130,48 @@ class Blocks(nn.Module):
       return found
     return jax.tree.map(lambda *parts: jnp.stack(parts), *found)
 
-  def _scan(
-    self, body: Callable[..., Any], x: Any, xs: Any = None
-  ) -> tuple[Any, Any]:
-    """Runs body(block, x, xs of that layer) -> (x, ys) over the layers."""
-    apart = self.variables.get("params", {}).get(protocol.LAYERS)
-    if isinstance(apart, tuple):
-      run = nn.apply(body, self.layers.clone(parent=None))
-      return layers.each(run, apart, x, xs)
-    scan = nn.scan(
-      layers.rematerialized(body, self.remat),
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      length=self.depth(),
-    )
-    return scan(self.layers, x, xs)
-
 
 class EncoderDecoder(nn.Module):
   """What the networks of encoder-decoders have in common: a base class.
 
-  A family's `setup` makes `encoder` and `decoder`, which are `Blocks`, and the
-  family adds `read`, `embed`, `logits`, `blank`, `encoder_blocks` and
-  `decoder_blocks`. A block of the encoder maps x and what `read` gives beside
-  it to x. A block of the decoder takes what `embed` gives, and besides
-
-      memory: the encoder's output, normed, [batch, s, dim];
-      source_real: bool[batch, s] or None, what of it is no padding;
-      real: bool[batch, t] or None, for the layers' `where`;
-
-  its `remember(memory)` returns one layer's `Cache` of the source, and its
-  `extend(x, cache, positions=...)` takes one layer's `CrossCache` and what
-  `embed` gives, and returns x and the cache.
+  A family adds `read`, `embed`, `blank` and the attributes of its class. A
+  block of the encoder takes what `read` gives beside x, one of the decoder what
+  `embed` gives; see `cross.EncoderBlock` and `cross.DecoderBlock`.
 
   Attributes:
-    config: the model's, with what `Config` has and encoder_layers,
+    config: the model's, with what `Config` has and dim, encoder_layers,
       decoder_layers, heads, head_dim and decoder_start.
     remat: what the backward pass recomputes; see `Family.Network`.
     dtype: in which to compute; logits are float32, and so is what norms and
       softmax reduce.
+    encoder_class: the family's `Encoder`.
+    decoder_class: the family's `Decoder`.
+    source_kind: what the encoder reads; see `protocol.EncoderDecoder`.
+    embedding_init: what draws the first table of tokens.
   """
 
   config: Any
   remat: str = "none"
   dtype: jax.typing.DTypeLike = jnp.float32
+  encoder_class: ClassVar[type[Encoder]]
+  decoder_class: ClassVar[type[Decoder]]
+  source_kind: ClassVar[str]
+  embedding_init: ClassVar[nn.initializers.Initializer] = staticmethod(
+    layers.INIT
+  )
+
+  def setup(self) -> None:
+    """Makes the layers."""
+    c = self.config
+    self.embedding = layers.Embed(
+      c.vocab_size,
+      c.dim,
+      embedding_init=self.embedding_init,
+      dtype=self.dtype,
+      name="embed",
+    )
+    self.encoder = self.encoder_blocks()
+    self.decoder = self.decoder_blocks()
 
   def read(self, source: jax.Array, source_real: jax.Array | None) -> Entered:
     """Makes the encoder's first x of a source, and what its blocks need."""
@@ -169,17 +195,17 @@ class EncoderDecoder(nn.Module):
 
   def unembed(self, x: jax.Array) -> jax.Array:
     """Maps normed [..., dim] to logits float32[..., vocab_size]."""
-    raise NotImplementedError
+    return self.embedding.attend(x).astype(jnp.float32)
 
   @nn.nowrap
-  def encoder_blocks(self) -> Blocks:
+  def encoder_blocks(self) -> Encoder:
     """Returns the module `encoder`."""
-    raise NotImplementedError
+    return self.encoder_class(self.config, self.remat, self.dtype)
 
   @nn.nowrap
-  def decoder_blocks(self) -> Blocks:
+  def decoder_blocks(self) -> Decoder:
     """Returns the module `decoder`."""
-    raise NotImplementedError
+    return self.decoder_class(self.config, self.remat, self.dtype)
 
   def __call__(
     self,
@@ -265,12 +291,12 @@ class EncoderDecoder(nn.Module):
     x, beside = self.read(source, source_real)
     x = self.encoder.norm(self.encoder(x, **beside))
     memory = jax.tree.map(lambda x: x.astype(dtype), self.decoder.remember(x))
-    if source_real is None:
-      source_real = jnp.ones(x.shape[:2], bool)
     shape = (c.decoder_layers, len(x) * c.heads, length, c.head_dim)
     past = Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-    real = jnp.broadcast_to(source_real, (c.decoder_layers, *x.shape[:2]))
-    return CrossCache(past, memory, real)
+    if source_real is not None:
+      every = (c.decoder_layers, *x.shape[:2])
+      source_real = jnp.broadcast_to(source_real, every)
+    return CrossCache(past, memory, source_real)
 
   def extend(
     self, tokens: jax.Array, *, positions: jax.Array, cache: CrossCache

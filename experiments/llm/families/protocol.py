@@ -29,6 +29,7 @@ from experiments.errors import UserError
 
 LAYERS = "layers"
 EMBEDDING, HEAD = "embed/embedding", "head/kernel"
+TOKENS, SPECTROGRAMS = "tokens", "spectrograms"
 
 
 class Config(Protocol):
@@ -134,7 +135,13 @@ class EncoderDecoder(Protocol):
   It differs from `Network` as follows; `config`, `dtype`, `init`, `apply`,
   `logits` and `extend` are alike. Its config has `decoder_start`, the token
   that every sequence of the decoder begins with.
+
+  Attributes:
+    source_kind: what the encoder reads, TOKENS or SPECTROGRAMS; the class has
+      it, too.
   """
+
+  source_kind: str
 
   config: Config
   dtype: jax.typing.DTypeLike
@@ -237,6 +244,54 @@ class HuggingFaceFiles(Protocol):
     """
 
 
+class GgufHeader(NamedTuple):
+  """What a GGUF file says of its model.
+
+  Attributes:
+    fields: the metadata; indexing one that is missing raises a UserError.
+    names: of the file's tensors.
+    load: returns the values of a tensor, float32.
+    path: the file, for errors.
+  """
+
+  fields: Mapping[str, Any]
+  names: Collection[str]
+  load: Callable[[str], np.ndarray]
+  path: Any
+
+  @property
+  def architecture(self) -> str:
+    """What the file calls the model's architecture."""
+    return self.fields["general.architecture"]
+
+  def field(self, name: str) -> Any:
+    """Returns the architecture's field, or raises a UserError."""
+    return self.fields[f"{self.architecture}.{name}"]
+
+  def get(self, name: str, default: Any = None) -> Any:
+    """Returns the architecture's field, or the default if there is none."""
+    return self.fields.get(f"{self.architecture}.{name}", default)
+
+  @property
+  def vocab_size(self) -> int:
+    """The number of tokens."""
+    tokens = self.fields["tokenizer.ggml.tokens"]
+    return self.get("vocab_size", len(tokens))
+
+  def check(self, name: str, default: Any, wanted: Any) -> None:
+    """Raises a UserError unless a field is what a family's network computes."""
+    if (got := self.get(name, default)) != wanted:
+      raise UserError(
+        f"{self.path}: {self.architecture}.{name} is {got!r}; only models "
+        f"where it is {wanted!r} are read."
+      )
+
+
+def shortest(x: float) -> float:
+  """Returns 1e-5 for the float32 nearest to it, which is what files have."""
+  return float(str(np.float32(x)))
+
+
 class GgufFiles(Protocol):
   """How GGUF files hold a family's models.
 
@@ -250,28 +305,15 @@ class GgufFiles(Protocol):
   TENSORS: Mapping[str, str]
   CONFIG_TENSORS: Collection[str]
 
-  def read_config(
-    self,
-    fields: Mapping[str, Any],
-    *,
-    names: Collection[str],
-    load: Callable[[str], np.ndarray],
-    path: Any,
-  ) -> Config:
-    """Makes the config from a file's metadata.
-
-    Args:
-      fields: the metadata; indexing one that is missing raises a UserError.
-      names: of the file's tensors.
-      load: returns the values of a tensor, float32.
-      path: the file, for errors.
+  def read_config(self, header: GgufHeader) -> Config:
+    """Makes the config from what the file says.
 
     Raises:
       UserError: a value is missing, or asks for what the family has not.
     """
 
   def restore(
-    self, fields: Mapping[str, Any], config: Config, name: str, x: np.ndarray
+    self, header: GgufHeader, config: Config, name: str, x: np.ndarray
   ) -> np.ndarray:
     """Undoes what the file's converter did to a tensor, [out, in] or [n]."""
 
@@ -335,10 +377,12 @@ class Family(Protocol):
     huggingface: how folders of transformers hold its models.
     gguf: how GGUF files hold its models; None if none is read.
 
-  Two more a family may have. `resized(config, shapes) -> Config`, if its models
-  may have fewer heads and hidden units than their width suggests: it makes the
-  config of the model whose layers have parameters of these shapes, by path. And
-  `ctranslate2`, how folders of CTranslate2 hold its models.
+  Three more a family may have. `resized(config, shapes) -> Config`, if its
+  models may have fewer heads and hidden units than their width suggests: it
+  makes the config of the model whose layers have parameters of these shapes, by
+  path. `ctranslate2`, how folders of CTranslate2 hold its models. And `FIXED`,
+  the paths of parameters that are never learned, whose gradients its network
+  stops: see `fixed`.
   """
 
   NAME: str
@@ -349,9 +393,19 @@ class Family(Protocol):
   gguf: GgufFiles | None
 
 
+def fixed(family: Family) -> Collection[str]:
+  """Returns the paths of a family's parameters that training leaves alone."""
+  return getattr(family, "FIXED", ())
+
+
+def source_kind(network: Any) -> str | None:
+  """Returns what a network, or its class, reads first; None if nothing."""
+  return getattr(network, "source_kind", None)
+
+
 def has_encoder(network: Any) -> bool:
   """Returns whether a network, or the class of one, is an `EncoderDecoder`."""
-  return hasattr(network, "stacks")
+  return source_kind(network) is not None
 
 
 def stacks(network: Network | EncoderDecoder) -> tuple[Stack, ...]:

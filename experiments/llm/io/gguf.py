@@ -16,6 +16,7 @@ import numpy as np
 from experiments.errors import UserError
 from experiments.llm import optional
 from experiments.llm.families import registry
+from experiments.llm.families.protocol import GgufHeader
 from experiments.llm.io import identify, tensors
 from experiments.llm.io.extras import Extras
 from experiments.llm.io.model import Model, check_vocabulary
@@ -60,7 +61,8 @@ def read_model(
   def load(name: str) -> np.ndarray:
     return _dequantize(path, stored[name])
 
-  config = family.gguf.read_config(fields, names=stored, load=load, path=path)
+  header = GgufHeader(fields, stored, load, path)
+  config = family.gguf.read_config(header)
   params = tensors.params_from_tensors(
     config,
     family.gguf.TENSORS,
@@ -70,7 +72,7 @@ def read_model(
       for name, tensor in stored.items()
       if name not in family.gguf.CONFIG_TENSORS
     },
-    load=lambda name: family.gguf.restore(fields, config, name, load(name)),
+    load=lambda name: family.gguf.restore(header, config, name, load(name)),
     where=path,
     dtype=dtype,
   )

@@ -177,17 +177,14 @@ def prune(
   Raises:
     PruningError: If the method refuses a kernel, or statistics of its inputs.
   """
-  flat = traverse_util.flatten_dict(model.params, sep="/")
-  for path in filter(protocol.is_stacked, flat):
-    flat[path] = np.array(flat[path])  # of its own
-  for done, at in enumerate(_walk(model, inputs, flat)):
+  flat = own(model)
+  for done, at in enumerate(walk(model, inputs, flat)):
     prune = functools.partial(method.prune, sparsity=float(sparsities[done]))
     with named(at.name, PruningError):
       pruned = prune_layer(
         at.block, at.params, at.inputs, prune, gram=method.gram
       )
-    for name, one in traverse_util.flatten_dict(pruned, sep="/").items():
-      flat[f"{at.path}/{name}"][at.index] = one
+    at.store(flat, pruned)
     advance(done + 1)
   return model._replace(params=traverse_util.unflatten_dict(flat, sep="/"))
 
@@ -218,7 +215,7 @@ def owl(
   """
   shares = []
   flat = traverse_util.flatten_dict(model.params, sep="/")
-  for at in _walk(model, inputs, flat):
+  for at in walk(model, inputs, flat):
     kernels = traverse_util.flatten_dict(at.params, sep="/")
     scores = {}
     with named(at.name, PruningError):
@@ -231,27 +228,7 @@ def owl(
   return [1 - float(d) for d in densities]
 
 
-def walk(
-  model: Model, tokens: np.ndarray, layers: Any
-) -> Iterator[tuple[int, nn.Module, Any, list[jax.Array]]]:
-  """Runs calibration text through a decoder-only model, layer after layer.
-
-  Args:
-    model: The model.
-    tokens: int32[sequences, length], the text.
-    layers: The parameters of all layers. The inputs of a layer are the outputs
-      of the one before with the parameters that the caller has left here.
-
-  Yields:
-    Each layer's index, its module, its parameters and batches of its inputs.
-  """
-  params = {**model.params, protocol.LAYERS: layers}
-  flat = traverse_util.flatten_dict(params, sep="/")
-  for at in _walk(model, tokens, flat):
-    yield at.index, at.block, at.params, [x for x, _ in at.inputs]
-
-
-class _At(NamedTuple):
+class At(NamedTuple):
   """A layer that pruning has come to.
 
   Attributes:
@@ -260,7 +237,7 @@ class _At(NamedTuple):
     index: Of the layer in its stack.
     block: The module.
     params: The layer's parameters, on the device.
-    inputs: Batches of its input.
+    inputs: Batches of its input, each with keywords.
   """
 
   name: str
@@ -268,16 +245,34 @@ class _At(NamedTuple):
   index: int
   block: nn.Module
   params: Any
-  inputs: list[Inputs]
+  inputs: list[tuple[jax.Array, Mapping[str, Any]]]
+
+  def store(self, flat: Mapping[str, np.ndarray], params: Any) -> None:
+    """Writes other parameters of the layer into those of the model, by path."""
+    for name, one in traverse_util.flatten_dict(params, sep="/").items():
+      flat[f"{self.path}/{name}"][self.index] = one
 
 
-def _walk(
-  model: Model, inputs: Tokens, flat: Mapping[str, Any]
-) -> Iterator[_At]:
-  """Yields each layer of each stack.
+def own(model: Model) -> dict[str, Any]:
+  """Returns a model's parameters by path, layers copied so that they change."""
+  flat = traverse_util.flatten_dict(model.params, sep="/")
+  for path in filter(protocol.is_stacked, flat):
+    flat[path] = np.array(flat[path])
+  return flat
 
-  The inputs of a layer are the outputs of the one before, with the parameters
-  that the caller has left in `flat`, by path.
+
+def walk(model: Model, inputs: Tokens, flat: Mapping[str, Any]) -> Iterator[At]:
+  """Runs calibration text through a model, layer after layer.
+
+  Args:
+    model: The model.
+    inputs: The text, as in `prune`.
+    flat: The parameters of all layers, by path. The inputs of a layer are the
+      outputs of the one before with the parameters that the caller has left
+      here.
+
+  Yields:
+    Each layer of each stack.
   """
   if not isinstance(inputs, Mapping):
     inputs = {"tokens": inputs}
@@ -302,7 +297,7 @@ def _walk(
     name = stack.path.removesuffix(protocol.LAYERS)
     for i in range(stack.count):
       streams = list(zip(xs, beside, strict=True))
-      yield _At(
+      yield At(
         f"{name}layer {i}",
         stack.path,
         i,

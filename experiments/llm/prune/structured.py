@@ -79,30 +79,27 @@ def prune(
         if hasattr(family, "resized")
       )
     )
-  masked = jax.tree.map(np.array, model.params[LAYERS])
+  masked = layerwise.own(model)
   small, plan = [], None
-  for i, layer, params, inputs in layerwise.walk(model, tokens, masked):
-    with layerwise.named(f"layer {i}", PruningError):
-      scores = _scores(layer, params, inputs, score, _key(seed, i))
+  for at in layerwise.walk(model, tokens, masked):
+    with layerwise.named(at.name, PruningError):
+      scores = _scores(at, score, _key(seed, at.index))
     if plan is None:
-      run = functools.partial(_run, layer)
+      run = functools.partial(_run, at.block)
       split = _splits(model.config)
-      plan = shrink.trace(run, params, inputs[0], split=split)
+      x, _ = at.inputs[0]
+      plan = shrink.trace(run, at.params, x, split=split)
     remove = _lowest(plan, scores, sparsity, round_to)
-    zeroed = plan.mask(params, remove)
-    for stacked, one in zip(
-      *map(jax.tree.leaves, (masked, zeroed)), strict=True
-    ):
-      stacked[i] = one
-    small.append(jax.tree.map(np.asarray, plan.take(params, remove)))
-    advance(i + 1)
+    at.store(masked, plan.mask(at.params, remove))
+    small.append(jax.tree.map(np.asarray, plan.take(at.params, remove)))
+    advance(at.index + 1)
   params = {
     **model.params,
     LAYERS: jax.tree.map(lambda *layers: np.stack(layers), *small),
   }
   config = resized(model.config, _shapes(small[0]))
   narrow = model._replace(config=config, params=params)
-  zeros = model._replace(params={**model.params, LAYERS: masked})
+  zeros = model._replace(params=traverse_util.unflatten_dict(masked, sep="/"))
   _verify(narrow, zeros, tokens[:1])
   return narrow
 
@@ -212,19 +209,13 @@ def _key(seed: int, layer: int) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), layer)
 
 
-def _scores(
-  layer: nn.Module,
-  params: Any,
-  inputs: list[jax.Array],
-  name: str,
-  key: jax.Array,
-) -> Any:
+def _scores(at: layerwise.At, name: str, key: jax.Array) -> Any:
   """Scores every weight of a layer's kernels; all else counts nothing."""
   if name == "random":
-    return keys.uniform_like(key, params)
-  flat = traverse_util.flatten_dict(params, sep="/")
+    return keys.uniform_like(key, at.params)
+  flat = traverse_util.flatten_dict(at.params, sep="/")
   scores = {path: jnp.zeros_like(x) for path, x in flat.items()}
-  seen = layerwise.calibrate(layer, params, inputs, gram=False)
+  seen = layerwise.calibrate(at.block, at.params, at.inputs, gram=False)
   for path, statistics in seen.items():
     with layerwise.named(path):
       score = getattr(oneshot, name)

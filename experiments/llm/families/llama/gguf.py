@@ -1,13 +1,13 @@
 """How GGUF, the format of llama.cpp, holds these models."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from experiments.errors import UserError
 from experiments.llm.families.llama.config import Config, rope_frequencies
+from experiments.llm.families.protocol import GgufHeader, shortest
 
 ARCHITECTURES = ("llama", "qwen2")
 
@@ -32,20 +32,11 @@ _ROPE_DIVISORS = "rope_freqs.weight"
 CONFIG_TENSORS = (_ROPE_DIVISORS,)
 
 
-def read_config(
-  fields: Mapping[str, Any],
-  *,
-  names: Collection[str],
-  load: Callable[[str], np.ndarray],
-  path: Any,
-) -> Config:
-  """Makes the config from a file's metadata.
+def read_config(header: GgufHeader) -> Config:
+  """Makes the config from what a file says.
 
   Args:
-    fields: the metadata; `general.architecture` is one of ARCHITECTURES.
-    names: of the file's tensors.
-    load: returns the values of a tensor, float32.
-    path: the file, for errors.
+    header: of the file, whose architecture is one of ARCHITECTURES.
 
   Returns:
     The config.
@@ -53,35 +44,21 @@ def read_config(
   Raises:
     UserError: a value is missing, or asks for what `Network` does not compute.
   """
-  architecture = fields["general.architecture"]
-
-  def field(name: str) -> Any:
-    return fields[f"{architecture}.{name}"]
-
-  def get(name: str, default: Any = None) -> Any:
-    return fields.get(f"{architecture}.{name}", default)
-
+  field, get = header.field, header.get
   dim, heads = field("embedding_length"), field("attention.head_count")
   kv_heads = get("attention.head_count_kv", heads)
   hidden = field("feed_forward_length")
   if not all(isinstance(n, int) for n in (heads, kv_heads, hidden)):
     raise UserError(
-      f"{path}: its layers differ in heads or widths; only models of equal "
-      "layers are read."
+      f"{header.path}: its layers differ in heads or widths; only models of "
+      "equal layers are read."
     )
   head_dim = get("attention.key_length", dim // heads)
-  for name, default, wanted in (
-    ("rope.scaling.type", "none", "none"),
-    ("rope.dimension_count", head_dim, head_dim),
-    ("attention.value_length", head_dim, head_dim),
-  ):
-    if (got := get(name, default)) != wanted:
-      raise UserError(
-        f"{path}: {architecture}.{name} is {got!r}; only models where it is "
-        f"{wanted!r} are read."
-      )
+  header.check("rope.scaling.type", "none", "none")
+  header.check("rope.dimension_count", head_dim, head_dim)
+  header.check("attention.value_length", head_dim, head_dim)
   config = Config(
-    vocab_size=get("vocab_size", len(fields["tokenizer.ggml.tokens"])),
+    vocab_size=header.vocab_size,
     dim=dim,
     layers=field("block_count"),
     heads=heads,
@@ -89,20 +66,16 @@ def read_config(
     head_dim=head_dim,
     hidden=hidden,
     context=field("context_length"),
-    rope_theta=_shortest(get("rope.freq_base", 10_000.0)),
-    norm_eps=_shortest(field("attention.layer_norm_rms_epsilon")),
-    tied=TENSORS["head/kernel"] not in names,
-    qkv_bias=architecture == "qwen2",
+    rope_theta=shortest(get("rope.freq_base", 10_000.0)),
+    norm_eps=shortest(field("attention.layer_norm_rms_epsilon")),
+    tied=TENSORS["head/kernel"] not in header.names,
+    qkv_bias=header.architecture == "qwen2",
     window=get("attention.sliding_window"),
   )
-  if _ROPE_DIVISORS in names:
-    config = _with_rope_scaling(path, config, load(_ROPE_DIVISORS))
+  if _ROPE_DIVISORS in header.names:
+    divisors = header.load(_ROPE_DIVISORS)
+    config = _with_rope_scaling(header.path, config, divisors)
   return config
-
-
-def _shortest(x: float) -> float:
-  """Returns 1e-5 for the float32 nearest to it, which is what the file has."""
-  return float(str(np.float32(x)))
 
 
 def _with_rope_scaling(
@@ -127,7 +100,7 @@ def _with_rope_scaling(
 
 
 def restore(
-  fields: Mapping[str, Any], config: Config, name: str, x: np.ndarray
+  header: GgufHeader, config: Config, name: str, x: np.ndarray
 ) -> np.ndarray:
   """Undoes the permutation of queries and keys in files of `llama`.
 
@@ -136,7 +109,7 @@ def restore(
   2 i + 1.
 
   Args:
-    fields: the file's metadata.
+    header: of the file.
     config: the model's.
     name: the tensor's.
     x: its values, a matrix [heads * d, in] if it is one of queries or keys.
@@ -148,7 +121,7 @@ def restore(
     "attn_q.weight": config.heads,
     "attn_k.weight": config.kv_heads,
   }.get(name.split(".", 2)[-1])
-  if fields["general.architecture"] != "llama" or heads is None:
+  if header.architecture != "llama" or heads is None:
     return x
   rows, columns = x.shape
   pairs = x.reshape(heads, rows // heads // 2, 2, columns)

@@ -7,17 +7,15 @@ from flax import linen as nn
 
 from experiments.llm.families import encoder_decoder, layers
 from experiments.llm.families.encoder_decoder import Blocks, Entered
-from experiments.llm.families.protocol import check_length
-from experiments.llm.families.t5.block import (
-  DecoderBlock,
-  EncoderBlock,
-  rms_norm,
-)
+from experiments.llm.families.protocol import TOKENS, check_length
+from experiments.llm.families.t5.block import PARTS
 from experiments.llm.families.t5.config import distance_buckets
 
 
 class _Stack(Blocks):
   """Blocks that share one bias of relative positions, `relative_bias`."""
+
+  parts = PARTS
 
   def setup(self) -> None:
     """Makes the layers."""
@@ -29,11 +27,6 @@ class _Stack(Blocks):
       embedding_init=nn.initializers.normal(c.dim**-0.5),
       dtype=self.dtype,
     )
-
-  @nn.nowrap
-  def final_norm(self) -> nn.RMSNorm:
-    """Returns the module after the last block."""
-    return rms_norm(self)
 
   def bias(self, positions: jax.Array, length: int, *, both: bool) -> jax.Array:
     """Computes what is added to the scores of positions 0 to length - 1.
@@ -58,32 +51,12 @@ class _Stack(Blocks):
     return jnp.moveaxis(self.relative_bias(bucket), -1, 1)
 
 
-class Encoder(_Stack):
-  """The encoder's blocks, which see the whole source."""
-
-  @nn.nowrap
-  def depth(self) -> int:
-    """Returns the number of blocks."""
-    return self.config.encoder_layers
-
-  @nn.nowrap
-  def block(self) -> EncoderBlock:
-    """Returns the module of one block, which runs alone."""
-    return EncoderBlock(self.config, self.dtype)
+class Encoder(_Stack, encoder_decoder.Encoder):
+  """The encoder's blocks, after whose `norm` the decoder reads."""
 
 
-class Decoder(_Stack):
-  """The decoder's blocks, which see the tokens before, and the source."""
-
-  @nn.nowrap
-  def depth(self) -> int:
-    """Returns the number of blocks."""
-    return self.config.decoder_layers
-
-  @nn.nowrap
-  def block(self) -> DecoderBlock:
-    """Returns the module of one block, which runs alone."""
-    return DecoderBlock(self.config, self.dtype)
+class Decoder(_Stack, encoder_decoder.Decoder):
+  """The decoder's blocks."""
 
 
 class Network(encoder_decoder.EncoderDecoder):
@@ -99,20 +72,16 @@ class Network(encoder_decoder.EncoderDecoder):
       softmax reduce.
   """
 
+  encoder_class = Encoder
+  decoder_class = Decoder
+  source_kind = TOKENS
+  embedding_init = staticmethod(nn.initializers.normal(1.0))
+
   def setup(self) -> None:
     """Makes the layers."""
-    c = self.config
-    self.embedding = layers.Embed(
-      c.vocab_size,
-      c.dim,
-      embedding_init=nn.initializers.normal(1.0),
-      dtype=self.dtype,
-      name="embed",
-    )
-    self.encoder = self.encoder_blocks()
-    self.decoder = self.decoder_blocks()
-    if not c.tied:
-      self.head = layers.Linear(c.vocab_size, dtype=self.dtype)
+    super().setup()
+    if not self.config.tied:
+      self.head = layers.Linear(self.config.vocab_size, dtype=self.dtype)
 
   def read(self, source: jax.Array, source_real: jax.Array | None) -> Entered:
     """Makes the encoder's first x of tokens int32[batch, s]."""
@@ -131,20 +100,8 @@ class Network(encoder_decoder.EncoderDecoder):
   def unembed(self, x: jax.Array) -> jax.Array:
     """Maps normed [..., dim] to logits float32[..., vocab_size]."""
     if self.config.tied:
-      y = self.embedding.attend(x * self.config.dim**-0.5)
-    else:
-      y = self.head(x)
-    return y.astype(jnp.float32)
-
-  @nn.nowrap
-  def encoder_blocks(self) -> Encoder:
-    """Returns the module `encoder`."""
-    return Encoder(self.config, self.remat, self.dtype)
-
-  @nn.nowrap
-  def decoder_blocks(self) -> Decoder:
-    """Returns the module `decoder`."""
-    return Decoder(self.config, self.remat, self.dtype)
+      return super().unembed(x * self.config.dim**-0.5)
+    return self.head(x).astype(jnp.float32)
 
   @nn.nowrap
   def blank(self) -> np.ndarray:

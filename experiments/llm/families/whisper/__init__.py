@@ -11,8 +11,11 @@ from experiments.llm.families.whisper.network import Network
 
 NAME = "whisper"
 gguf = None  # no such file is read
+# Sinusoids: parameters only since files hold them.
+FIXED = ("encoder/positions",)
 
 __all__ = [
+  "FIXED",
   "NAME",
   "Config",
   "Network",

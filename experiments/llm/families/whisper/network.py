@@ -7,13 +7,9 @@ from flax import linen as nn
 
 from experiments.errors import UserError
 from experiments.llm.families import encoder_decoder, layers
-from experiments.llm.families.encoder_decoder import Blocks, Entered
-from experiments.llm.families.protocol import check_length
-from experiments.llm.families.whisper.block import (
-  DecoderBlock,
-  EncoderBlock,
-  layer_norm,
-)
+from experiments.llm.families.encoder_decoder import Entered
+from experiments.llm.families.protocol import SPECTROGRAMS, check_length
+from experiments.llm.families.whisper.block import PARTS
 from experiments.llm.families.whisper.config import sinusoids
 
 
@@ -49,8 +45,10 @@ class Convolution(nn.Module):
     return y + jnp.asarray(bias, self.dtype)
 
 
-class Encoder(Blocks):
+class Encoder(encoder_decoder.Encoder):
   """The encoder's blocks, after two convolutions: `conv1` and `conv2`."""
+
+  parts = PARTS
 
   def setup(self) -> None:
     """Makes the layers."""
@@ -62,21 +60,6 @@ class Encoder(Blocks):
     shape = (c.source_context, c.dim)
     self.positions = self.param("positions", lambda _: sinusoids(*shape))
 
-  @nn.nowrap
-  def depth(self) -> int:
-    """Returns the number of blocks."""
-    return self.config.encoder_layers
-
-  @nn.nowrap
-  def block(self) -> EncoderBlock:
-    """Returns the module of one block, which runs alone."""
-    return EncoderBlock(self.config, self.dtype)
-
-  @nn.nowrap
-  def final_norm(self) -> nn.LayerNorm:
-    """Returns the module after the last block."""
-    return layer_norm(self)
-
   def listen(self, source: jax.Array) -> jax.Array:
     """Maps a spectrogram [batch, frames, mels] to [batch, frames / 2, dim]."""
     x = nn.gelu(self.conv1(source), approximate=False)
@@ -84,29 +67,16 @@ class Encoder(Blocks):
     return x + jax.lax.stop_gradient(self.positions).astype(x.dtype)
 
 
-class Decoder(Blocks):
+class Decoder(encoder_decoder.Decoder):
   """The decoder's blocks, with learned `positions` before them."""
+
+  parts = PARTS
 
   def setup(self) -> None:
     """Makes the layers."""
     super().setup()
     c = self.config
     self.positions = self.param("positions", layers.INIT, (c.context, c.dim))
-
-  @nn.nowrap
-  def depth(self) -> int:
-    """Returns the number of blocks."""
-    return self.config.decoder_layers
-
-  @nn.nowrap
-  def block(self) -> DecoderBlock:
-    """Returns the module of one block, which runs alone."""
-    return DecoderBlock(self.config, self.dtype)
-
-  @nn.nowrap
-  def final_norm(self) -> nn.LayerNorm:
-    """Returns the module after the last block."""
-    return layer_norm(self)
 
   def place(self, x: jax.Array, positions: jax.Array) -> jax.Array:
     """Adds the positions int32[batch or 1, t] to x [batch, t, dim]."""
@@ -128,18 +98,9 @@ class Network(encoder_decoder.EncoderDecoder):
       softmax reduce.
   """
 
-  def setup(self) -> None:
-    """Makes the layers."""
-    c = self.config
-    self.embedding = layers.Embed(
-      c.vocab_size,
-      c.dim,
-      embedding_init=layers.INIT,
-      dtype=self.dtype,
-      name="embed",
-    )
-    self.encoder = self.encoder_blocks()
-    self.decoder = self.decoder_blocks()
+  encoder_class = Encoder
+  decoder_class = Decoder
+  source_kind = SPECTROGRAMS
 
   def read(self, source: jax.Array, source_real: jax.Array | None) -> Entered:
     """Makes the encoder's first x of a spectrogram.
@@ -176,20 +137,6 @@ class Network(encoder_decoder.EncoderDecoder):
     check_length(self.config, tokens.shape[1])
     x = layers.split_batch(self.embedding(tokens))
     return self.decoder.place(x, positions), {}
-
-  def unembed(self, x: jax.Array) -> jax.Array:
-    """Maps normed [..., dim] to logits float32[..., vocab_size]."""
-    return self.embedding.attend(x).astype(jnp.float32)
-
-  @nn.nowrap
-  def encoder_blocks(self) -> Encoder:
-    """Returns the module `encoder`."""
-    return Encoder(self.config, self.remat, self.dtype)
-
-  @nn.nowrap
-  def decoder_blocks(self) -> Decoder:
-    """Returns the module `decoder`."""
-    return Decoder(self.config, self.remat, self.dtype)
 
   @nn.nowrap
   def blank(self) -> np.ndarray:

@@ -1,12 +1,18 @@
 """What models are trained on and judged by."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
 from experiments.errors import UserError
 from experiments.llm.evaluate import generate, tasks
-from experiments.llm.io import load
+from experiments.llm.families import registry
+from experiments.llm.io import load, tokenizer
+from experiments.llm.io.model import Model
 from experiments.llm.text import questions
+from tests.experiments import small_mpt, small_t5, small_whisper
 
 MODEL = load.random(seed=0, dim=8, layers=1, heads=1, hidden=8, context=256)
 TRAIN = {"name": "python_help", "test": False}
@@ -89,3 +95,59 @@ def test_errors_of_configs(changes, message):
   config = {"name": "text", "train": TRAIN, "test": TEST, "length": 8}
   with pytest.raises(UserError, match=message):
     tasks.make(MODEL, {**config, **changes})
+
+
+MPT = dataclasses.replace(small_mpt.CONFIG, context=128)
+FITTING = {
+  "llama": ("text", "reasoning", "gsm8k"),
+  "mpt": ("text", "reasoning", "gsm8k"),
+  "t5": ("span_corruption", "pairs"),
+  "whisper": ("speech",),
+}
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+  """Options of every task, and its data."""
+  folder = tmp_path_factory.mktemp("tasks")
+  lines = {"question": "2 + 2?", "answer": "It is\n#### 4"}
+  lines |= {"source": "one", "target": "two"}
+  for name in ("train", "test"):
+    (folder / f"{name}.jsonl").write_text(json.dumps(lines))
+  small_whisper.write_wav(folder / "a.wav", [np.zeros(1000)])
+  (folder / "transcription").write_text("<s> hm </s> (a)")
+  texts = {"train": TRAIN, "test": TEST, "length": 12, "test_tokens": 24}
+  files = (str(folder / f"{name}.jsonl") for name in ("train", "test"))
+  pairs = dict(zip(("train_path", "test_path"), files, strict=True))
+  return {
+    "text": texts,
+    "reasoning": {"task": "chain_sum", "train": 1, "test": 1},
+    "gsm8k": {"data_dir": str(folder), "length": 60},
+    "span_corruption": texts,
+    "pairs": {**pairs, "length": 16, "target_length": 16},
+    "speech": {"train": str(folder), "test": str(folder)},
+  }
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("family", registry.FAMILIES)
+def test_a_family_has_the_tasks_that_its_network_reads(family, name, options):
+  model = {
+    "llama": MODEL,
+    "mpt": Model(MPT, None, tokenizer.byte_level()),
+    "t5": Model(small_t5.CONFIG, None, tokenizer.byte_level(sentinels=3)),
+    "whisper": small_whisper.make_model(),
+  }[family]
+  if name == "reasoning":
+    pytest.importorskip("reasoning_gym")
+  config = {"name": name, **options[name]}
+  if name in FITTING[family]:
+    made = tasks.make(model, config)
+    assert (made.examples.source is not None) == (family in ("t5", "whisper"))
+    return
+  wanted = (
+    f"got {name} for a model of the family {family}, wanted one of "
+    f"{', '.join(FITTING[family])}: "
+  )
+  with pytest.raises(UserError, match=wanted):
+    tasks.make(model, config)

@@ -206,7 +206,7 @@ def test_gguf(tmp_path, name):
   ("changes", "message"),
   [
     ({"attention.max_alibi_bias": 0.0}, "only models with linear biases"),
-    ({"attention.head_count_kv": 1}, "head_count_kv is not head_count"),
+    ({"attention.head_count_kv": 1}, "head_count_kv is 1; only"),
   ],
 )
 def test_gguf_of_another_kind(tmp_path, changes, message):
