@@ -42,9 +42,6 @@ from experiments.llm.text import corpora
 from experiments.tables import text
 from sparsejax.masks import path_name
 
-_WORKDIR = flags.DEFINE_string(
-  "workdir", "runs/inference", "Where models are written to."
-)
 _PREPARE = flags.DEFINE_bool(
   "prepare", False, "Only write the models, and compute their perplexities."
 )
@@ -54,9 +51,6 @@ _OTHERS = {
 }
 _REPAIRED = flags.DEFINE_string(
   "repaired", None, "The workdir of models to take in place of pruned ones."
-)
-_DATA = flags.DEFINE_string(
-  "data_dir", "data/sotu/package/data", "The State of the Union addresses."
 )
 
 DENSE = "dense"
@@ -213,7 +207,9 @@ def score(name: str, folder: pathlib.Path) -> None:
 @functools.cache
 def words() -> np.ndarray:
   """Reads the tokens of the addresses from 2000 on."""
-  texts = corpora.state_of_the_union(data_dir=_DATA.value, years=(2000, 2022))
+  texts = corpora.state_of_the_union(
+    data_dir=measure.DATA.value, years=(2000, 2022)
+  )
   return corpora.tokens(texts, load.smollm2().tokenizer)
 
 
@@ -318,7 +314,7 @@ def line(
 def main(argv: Sequence[str]) -> None:
   """Measures, and writes the rows of the table."""
   del argv
-  folder = pathlib.Path(_WORKDIR.value)
+  folder = pathlib.Path(measure.WORKDIR.value or "runs/inference")
   folder.mkdir(parents=True, exist_ok=True)
   known = [*KINDS, *(n for n, (k, _) in PEERS.items() if _OTHERS[k].value)]
   wanted = {DENSE, *(measure.ONLY.value or known)}

@@ -25,14 +25,8 @@ from experiments.llm.io import load, packed_model
 from experiments.llm.io.model import Model
 from experiments.llm.text import corpora
 
-_WORKDIR = flags.DEFINE_string(
-  "workdir", "runs/squarehead_bytes", "Of the models that were repaired."
-)
 _DENSE = flags.DEFINE_string(
   "dense", "runs/byte_llama/model", "The dense model's folder."
-)
-_DATA = flags.DEFINE_string(
-  "data_dir", "data/sotu/package/data", "The State of the Union addresses."
 )
 
 SPARSITIES = (50, 60, 70, 75)
@@ -61,9 +55,8 @@ def score(model: Model, tokens: np.ndarray) -> float:
 
 def repaired(sparsity: int) -> list[Model]:
   """Reads the models of all seeds."""
-  folders = sorted(
-    pathlib.Path(_WORKDIR.value).glob(f"runs/sparsegpt_{sparsity}-*/model")
-  )
+  workdir = pathlib.Path(measure.WORKDIR.value or "runs/squarehead_bytes")
+  folders = sorted(workdir.glob(f"runs/sparsegpt_{sparsity}-*/model"))
   return [load.model_at(str(folder)) for folder in folders]
 
 
@@ -77,7 +70,9 @@ def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   del argv
   dense = load.model_at(_DENSE.value)
-  words = corpora.state_of_the_union(data_dir=_DATA.value, years=(2000, 2022))
+  words = corpora.state_of_the_union(
+    data_dir=measure.DATA.value, years=(2000, 2022)
+  )
   tokens = corpora.tokens(words, dense.tokenizer)
   size = (pathlib.Path(_DENSE.value) / "model.safetensors").stat().st_size
   whole = score(dense, tokens)

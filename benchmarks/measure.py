@@ -20,6 +20,11 @@ _CSV = flags.DEFINE_string("csv", None, "Also write the table to this file.")
 # Of the benchmarks that list what they measure.
 ONLY = flags.DEFINE_list("only", [], "What to measure; all by default.")
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each comparison.")
+# Of those that measure language models.
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the models are.")
+DATA = flags.DEFINE_string(
+  "data_dir", "data/sotu/package/data", "The State of the Union addresses."
+)
 
 MIB = 2**20
 _SHORTEST = 0.05  # seconds of calls that are timed together

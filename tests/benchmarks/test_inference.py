@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 from absl import app
 
-from benchmarks import inference
+from benchmarks import inference, inference_bytes
 from experiments.llm.io import huggingface, load
+
+
+def test_both_benchmarks_know_the_same_flags():
+  # Defined twice, the second import would have failed.
+  assert inference.measure.WORKDIR is inference_bytes.measure.WORKDIR
 
 
 def test_every_matrix_keeps_its_largest_weights():
