@@ -315,6 +315,8 @@ def main(argv: Sequence[str]) -> None:
   """Measures, and writes the rows of the table."""
   del argv
   folder = pathlib.Path(measure.WORKDIR.value or "runs/inference")
+  if _REPAIRED.value:
+    folder /= "repaired"  # never among files of the same names
   folder.mkdir(parents=True, exist_ok=True)
   known = [*KINDS, *(n for n, (k, _) in PEERS.items() if _OTHERS[k].value)]
   wanted = {DENSE, *(measure.ONLY.value or known)}
