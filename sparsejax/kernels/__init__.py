@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparsejax.kernels.build import available, loaded
 
@@ -161,6 +162,8 @@ def multiply_bits(
   pointers: jax.Array,
   values: jax.Array,
   scales: jax.Array | None = None,
+  *,
+  dynamic: bool = False,
 ) -> jax.Array:
   """Multiplies activations by a matrix that has a bit for every weight.
 
@@ -173,6 +176,8 @@ def multiply_bits(
     scales: float32 [out, groups], of int8 values: what those of in / groups
       neighbouring inputs are times. That is a multiple of 8 if there are
       several groups.
+    dynamic: Whether to round activations to INT8, each example by its largest
+      one, and to add up integers; of int8 values.
 
   Returns:
     float32 [out] or [batch, out].
@@ -190,11 +195,16 @@ def multiply_bits(
     ...                       values))
     [201.  30.]
   """
-  return multiply_each(x, [Masked(values, scales, bits, pointers)])[0]
+  matrix = Masked(values, scales, bits, pointers, dynamic)
+  return multiply_each(x, [matrix])[0]
 
 
 def multiply_int8(
-  x: jax.Array, values: jax.Array, scales: jax.Array
+  x: jax.Array,
+  values: jax.Array,
+  scales: jax.Array,
+  *,
+  dynamic: bool = False,
 ) -> jax.Array:
   """Multiplies activations by a dense matrix of int8.
 
@@ -202,6 +212,7 @@ def multiply_int8(
     x: float32 [in] or [batch, in].
     values: int8 [out, in].
     scales: float32 [out, groups], as for `multiply_bits`.
+    dynamic: As for `multiply_bits`.
 
   Returns:
     float32 [out] or [batch, out].
@@ -217,7 +228,7 @@ def multiply_int8(
   """
   if values.dtype != jnp.int8:
     raise ValueError(f"got values of {values.dtype}, wanted int8")
-  return multiply_each(x, [Masked(values, scales)])[0]
+  return multiply_each(x, [Masked(values, scales, dynamic=dynamic)])[0]
 
 
 class Masked(NamedTuple):
@@ -228,12 +239,14 @@ class Masked(NamedTuple):
     scales: As of `multiply_bits`.
     bits: As of `multiply_bits`; None if nothing is zero.
     pointers: As of `multiply_bits`; None without bits.
+    dynamic: As of `multiply_bits`.
   """
 
   values: jax.Array
   scales: jax.Array | None = None
   bits: jax.Array | None = None
   pointers: jax.Array | None = None
+  dynamic: bool = False
 
 
 def multiply_each(x: jax.Array, matrices: Sequence[Masked]) -> list[jax.Array]:
@@ -263,7 +276,7 @@ def multiply_each(x: jax.Array, matrices: Sequence[Masked]) -> list[jax.Array]:
   operands, results = [], []
   for matrix in matrices:
     outputs = _outputs(matrix, width)
-    values, scales, bits, pointers = matrix
+    values, scales, bits, pointers, _ = matrix
     if bits is None:
       bits, pointers = jnp.zeros((0, 0), jnp.uint8), jnp.zeros(0, jnp.int32)
     if scales is None:
@@ -273,15 +286,14 @@ def multiply_each(x: jax.Array, matrices: Sequence[Masked]) -> list[jax.Array]:
   call = jax.ffi.ffi_call(
     "sparsejax_multiply_masked", results, vmap_method="sequential"
   )
-  return [
-    y.reshape(*x.shape[:-1], y.shape[-1])
-    for y in call(x.reshape(-1, width), *operands)
-  ]
+  dynamic = sum(1 << i for i, matrix in enumerate(matrices) if matrix.dynamic)
+  found = call(x.reshape(-1, width), *operands, dynamic=np.int64(dynamic))
+  return [y.reshape(*x.shape[:-1], y.shape[-1]) for y in found]
 
 
 def _outputs(matrix: Masked, width: int) -> int:
   """Counts the outputs of a matrix whose buffers go together, or raises."""
-  values, scales, bits, pointers = matrix
+  values, scales, bits, pointers, dynamic = matrix
   if bits is None:
     outputs = values.shape[0]
     if values.shape != (outputs, width):
@@ -300,6 +312,10 @@ def _outputs(matrix: Masked, width: int) -> int:
     raise ValueError(
       f"got values of {values.dtype} {'without' if scales is None else 'with'} "
       "scales, wanted scales with int8 and with nothing else"
+    )
+  if dynamic and values.dtype != jnp.int8:
+    raise ValueError(
+      f"got activations of int8 for values of {values.dtype}, wanted int8"
     )
   if scales is not None:
     groups = scales.shape[-1]

@@ -35,12 +35,16 @@ if platform.machine().lower() in ("x86_64", "amd64"):
   INSTRUCTION_SETS |= {
     "avx2": ("-mavx2", "-mfma"),
     "avx512": _AVX512,
-    "avx512_vbmi2": (*_AVX512, "-mavx512vbmi", "-mavx512vbmi2"),
+    # All processors that have VBMI2 have VNNI, too.
+    "avx512_vbmi2": (
+      *(*_AVX512, "-mavx512vbmi", "-mavx512vbmi2", "-mavx512vnni"),
+    ),
   }
 # Compiled once for each of these instruction sets.
 _PER_SET = {
   "products.cc": ("plain", "avx2", "avx512"),
   "masked.cc": tuple(INSTRUCTION_SETS),
+  "integers.cc": tuple(INSTRUCTION_SETS),
 }
 TARGETS = (
   *("sparsejax_layer", "sparsejax_multiply_one", "sparsejax_top_k"),

@@ -8,9 +8,10 @@
 
 namespace sparsejax {
 
-#define SPARSEJAX_TABLES(isa)      \
-  extern const Products isa;       \
-  extern const MaskedProducts masked_##isa
+#define SPARSEJAX_TABLES(isa)                \
+  extern const Products isa;                 \
+  extern const MaskedProducts masked_##isa;  \
+  extern const IntegerProducts integers_##isa
 
 SPARSEJAX_TABLES(plain);
 #if defined(__x86_64__)
@@ -24,6 +25,7 @@ namespace {
 struct Tables {
   const Products& products;
   const MaskedProducts& masked;
+  const IntegerProducts& integers;
 };
 
 Tables choose() {
@@ -39,16 +41,19 @@ Tables choose() {
                           __builtin_cpu_supports("avx512dq");
   if (allowed("avx512_vbmi2") && has_avx512 &&
       __builtin_cpu_supports("avx512vbmi") &&
-      __builtin_cpu_supports("avx512vbmi2")) {
-    return {avx512, masked_avx512_vbmi2};
+      __builtin_cpu_supports("avx512vbmi2") &&
+      __builtin_cpu_supports("avx512vnni")) {
+    return {avx512, masked_avx512_vbmi2, integers_avx512_vbmi2};
   }
-  if (allowed("avx512") && has_avx512) return {avx512, masked_avx512};
+  if (allowed("avx512") && has_avx512) {
+    return {avx512, masked_avx512, integers_avx512};
+  }
   if (allowed("avx2") && __builtin_cpu_supports("avx2") &&
       __builtin_cpu_supports("fma")) {
-    return {avx2, masked_avx2};
+    return {avx2, masked_avx2, integers_avx2};
   }
 #endif
-  return {plain, masked_plain};
+  return {plain, masked_plain, integers_plain};
 }
 
 const Tables& tables() {
@@ -61,5 +66,7 @@ const Tables& tables() {
 const Products& products() { return tables().products; }
 
 const MaskedProducts& masked_products() { return tables().masked; }
+
+const IntegerProducts& integer_products() { return tables().integers; }
 
 }  // namespace sparsejax

@@ -13,8 +13,6 @@
 namespace sparsejax {
 namespace {
 
-constexpr int64_t kWord = 64;  // Places whose bits are looked at together.
-
 constexpr int kVectors = kWord / kWidth;  // Of a word's weights.
 
 // Vectors of examples that are summed at once: what the registers hold.
@@ -33,29 +31,6 @@ constexpr int kSums = 2;
 // Bytes of weights that are fetched ahead: processors do not look beyond the
 // next page.
 constexpr int64_t kAhead = 4096;
-
-// The lowest n <= 64 bits.
-inline uint64_t lowest(int64_t n) {
-  return n < kWord ? (uint64_t{1} << n) - 1 : ~uint64_t{0};
-}
-
-// Where the bits of row r begin.
-inline const uint8_t* bits_of(const Masked& w, int64_t r) {
-  return w.bits + r * ((w.width + 7) / 8);
-}
-
-// The bits of n <= 64 places of a row from the first on, a multiple of 8.
-inline uint64_t word_of(const Masked& w, int64_t r, int64_t first, int64_t n) {
-  if (!w.bits) return lowest(n);
-  uint64_t word = 0;
-  std::memcpy(&word, bits_of(w, r) + first / 8, (n + 7) / 8);
-  return word & lowest(n);
-}
-
-// Where the values of row r begin.
-inline int64_t start_of(const Masked& w, int64_t r) {
-  return w.bits ? w.pointers[r] : r * w.width;
-}
 
 #if defined(__AVX512F__)
 
@@ -101,10 +76,12 @@ inline void expand(uint64_t bits, const int8_t* p, Vector* w) {
     return _mm512_slli_epi32(
         _mm512_add_epi32(lanes, _mm512_set1_epi32(16 * i)), 24);
   };
-  __m512i packed = _mm512_loadu_si512(p);
-  asm("" : "+v"(packed));  // As above.
+  __m512i packed = _mm512_loadu_si512(p), zeros = _mm512_setzero_si512();
+  // From memory as above; and Zen 5 waits for what was in the register that this
+  // is written to, unless it is a new one.
+  asm("" : "+v"(packed), "+v"(zeros));
   const __m512i all =
-      kDense ? packed : _mm512_maskz_expand_epi8(bits, packed);
+      kDense ? packed : _mm512_mask_expand_epi8(zeros, bits, packed);
   for (int i = 0; i < 4; ++i) {
     w[i] = _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(
         0x8888888888888888, places(i), all));

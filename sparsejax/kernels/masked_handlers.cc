@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <vector>
 
 #include "calls.h"
@@ -33,24 +34,11 @@ bool in_order(const Masked& w) {
          std::is_sorted(p, p + w.rows + 1);
 }
 
-// Memory in whole cache lines, since a load that crosses one takes twice as
-// long. It is kept by a thread, for new memory is slow to touch first.
-class Room {
- public:
-  float* of(int64_t size) {
-    room_.resize(size + 16);
-    const auto address = reinterpret_cast<uintptr_t>(room_.data());
-    return room_.data() + (-address % 64) / sizeof(float);
-  }
-
- private:
-  std::vector<float> room_;
-};
-
 // One of the matrices that x is multiplied by, and where to.
 struct Product {
   Masked w;
   float* y;
+  bool dynamic;  // Whether x is rounded to int8.
 };
 
 // Calls rows(product, begin, end) for parts of all rows of matrices of one
@@ -87,7 +75,7 @@ bool multiply_few(Crew& crew, const float* x, int64_t batch,
   thread_local Room room;
   const int64_t width = products[0].w.width;
   const int64_t stride = (width + 127) / 64 * 64;
-  float* padded = room.of(batch * stride);
+  float* padded = room.of<float>(batch * stride);
   for (int64_t e = 0; e < batch; ++e) {
     float* to = padded + e * stride;
     std::fill(std::copy_n(x + e * width, width, to), to + stride, 0.0f);
@@ -104,12 +92,37 @@ bool multiply_many(Crew& crew, const float* x, int64_t batch,
   const MaskedProducts& use = masked_products();
   const int64_t width = products[0].w.width;
   const int64_t wide = (batch + kLanes - 1) / kLanes * kLanes;
-  float* panels = room.of(wide * width);
+  float* panels = room.of<float>(wide * width);
   crew.run((batch + use.panel - 1) / use.panel, [=, &use](int64_t i) {
     use.fill(x, batch, width, i * use.panel, panels);
   });
   const auto rows = [=, &use](const Product& p, int64_t begin, int64_t end) {
     return use.many(panels, batch, p.w, p.y, begin, end);
+  };
+  return by_parts(crew, products, batch, rows);
+}
+
+// Of x that is rounded to int8, by matrices of as many groups.
+bool multiply_rounded(Crew& crew, const float* x, int64_t batch,
+                      const std::vector<Product>& products) {
+  thread_local Room of_integers, of_scales, of_sums;
+  const Masked& first = products[0].w;
+  const int64_t padded = (batch + kTogether - 1) / kTogether * kTogether;
+  const int64_t stride = (first.width + kWord - 1) / kWord * kWord;
+  const int64_t size = padded * stride + kWord, sums = padded * first.groups;
+  const Rounded to = {batch, stride, of_integers.of<int8_t>(size),
+                      of_scales.of<float>(batch), of_sums.of<int32_t>(sums)};
+  std::fill(to.integers + batch * stride, to.integers + size, int8_t{0});
+  std::fill(to.sums + batch * first.groups, to.sums + sums, 0);
+  const auto round = [&](int64_t part) {
+    const int64_t end = std::min(batch, (part + 1) * kTogether);
+    for (int64_t e = part * kTogether; e < end; ++e) {
+      integer_products().round(x + e * first.width, first, e, to);
+    }
+  };
+  crew.run(padded / kTogether, round);
+  const auto rows = [&](const Product& p, int64_t begin, int64_t end) {
+    return integer_products().multiply(to, p.w, p.y, begin, end);
   };
   return by_parts(crew, products, batch, rows);
 }
@@ -153,8 +166,9 @@ ffi::Error read_product(int64_t width, const ffi::RemainingArgs& matrices,
   return in_order(to->w) ? ffi::Error::Success() : broken_bits();
 }
 
-// The products of the same x with several matrices.
-ffi::Error multiply_masked(ffi::ThreadPool pool, Floats x,
+// The products of the same x with several matrices. Bit i of `dynamic` tells
+// whether x is rounded for the i-th.
+ffi::Error multiply_masked(ffi::ThreadPool pool, Floats x, int64_t dynamic,
                            ffi::RemainingArgs matrices,
                            ffi::RemainingRets results) {
   const int64_t batch = x.dimensions()[0], width = x.dimensions()[1];
@@ -162,6 +176,7 @@ ffi::Error multiply_masked(ffi::ThreadPool pool, Floats x,
   for (size_t i = 0; i < products.size(); ++i) {
     const auto error = read_product(width, matrices, results, i, &products[i]);
     if (error.failure()) return error;
+    products[i].dynamic = dynamic >> i & 1;
   }
   Crew crew(pool);
   bool good = true;
@@ -169,12 +184,19 @@ ffi::Error multiply_masked(ffi::ThreadPool pool, Floats x,
     const int64_t n = std::min(kMost, batch - first);
     const float* const from = x.typed_data() + first * width;
     std::vector<Product> few, many;
-    for (const Product& p : products) {
-      auto& to = is_for_few(p.w, n) ? few : many;
-      to.push_back({p.w, p.y + first * p.w.rows});
+    std::map<int64_t, std::vector<Product>> rounded;  // By number of groups.
+    for (Product p : products) {
+      auto& to = p.dynamic              ? rounded[p.w.groups]
+                 : is_for_few(p.w, n) ? few
+                                        : many;
+      p.y += first * p.w.rows;
+      to.push_back(p);
     }
     if (!few.empty()) good &= multiply_few(crew, from, n, few);
     if (!many.empty()) good &= multiply_many(crew, from, n, many);
+    for (const auto& [groups, some] : rounded) {
+      good &= multiply_rounded(crew, from, n, some);
+    }
   }
   return good ? ffi::Error::Success() : broken_bits();
 }
@@ -187,5 +209,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(sparsejax_multiply_masked,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<sparsejax::Floats>()
+                                  .Attr<int64_t>("dynamic")
                                   .RemainingArgs()
                                   .RemainingRets());

@@ -34,19 +34,19 @@ def product(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _product(dynamic, x, values, scales):
-  if dynamic:
-    return dynamic_product(x, values, scales)
+  anywhere = dynamic_product if dynamic else _by_floats
   several, size = scales.shape[1] > 1, x.shape[-1] // scales.shape[1]
   if not kernels.available() or (several and size % 8):
-    return _by_floats(x, values, scales)
+    return anywhere(x, values, scales)
+
+  def by_kernel(x, values, scales):
+    x, dtype = x.astype(jnp.float32), x.dtype
+    y = kernels.multiply_int8(x, values, scales, dynamic=dynamic)
+    return y.astype(dtype)
+
   return lax.platform_dependent(
-    x, values, scales, cpu=_by_kernel, default=_by_floats
+    x, values, scales, cpu=by_kernel, default=anywhere
   )
-
-
-def _by_kernel(x, values, scales):
-  y = kernels.multiply_int8(x.astype(jnp.float32), values, scales)
-  return y.astype(x.dtype)
 
 
 def _forward(dynamic, x, values, scales):

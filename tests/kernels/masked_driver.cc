@@ -11,18 +11,20 @@
 
 #include "masked.h"
 
-#define JOIN(isa) masked_##isa
-#define NAME(isa) JOIN(isa)
+#define JOIN(table, isa) table##_##isa
+#define NAME(table, isa) JOIN(table, isa)
 
 namespace sparsejax {
-extern const MaskedProducts NAME(SPARSEJAX_ISA);
+extern const MaskedProducts NAME(masked, SPARSEJAX_ISA);
+extern const IntegerProducts NAME(integers, SPARSEJAX_ISA);
 }
 
 using namespace sparsejax;
 
 namespace {
 
-const MaskedProducts& use = NAME(SPARSEJAX_ISA);
+const MaskedProducts& use = NAME(masked, SPARSEJAX_ISA);
+const IntegerProducts& integers = NAME(integers, SPARSEJAX_ISA);
 std::mt19937 random_bits(7);
 
 void expect(bool good, const char* what) {
@@ -101,15 +103,37 @@ bool multiply(const std::vector<float>& x, int64_t batch, const Masked& w,
   return use.few(padded.data(), batch, stride, w, y->data(), 0, w.rows);
 }
 
+bool multiply_rounded(const std::vector<float>& x, int64_t batch,
+                      const Masked& w, std::vector<float>* y) {
+  y->assign(batch * w.rows, NAN);
+  const int64_t padded = (batch + kTogether - 1) / kTogether * kTogether;
+  const int64_t stride = (w.width + kWord - 1) / kWord * kWord;
+  std::vector<int8_t> numbers(padded * stride + kWord);
+  std::vector<float> scales(batch);
+  std::vector<int32_t> sums(padded * w.groups);
+  const Rounded to = {batch, stride, numbers.data(), scales.data(),
+                      sums.data()};
+  for (int64_t e = 0; e < batch; ++e) {
+    integers.round(x.data() + e * w.width, w, e, to);
+  }
+  return integers.multiply(to, w, y->data(), 0, w.rows);
+}
+
 void product_of(int64_t rows, int64_t width, int64_t groups, int64_t batch,
                 double density, Type type) {
   Example example;
   draw(rows, width, groups, density, type, &example);
   std::vector<float> x(batch * width), y;
   for (float& v : x) v = static_cast<int>(random_bits() % 201) - 100;
-  for (const bool many : {false, true}) {
-    expect(multiply(x, batch, example.matrix, many, &y),
-           "a good structure was refused");
+  // So that rounding leaves integers as they are.
+  for (int64_t e = 0; e < batch; ++e) x[e * width] = 127;
+  for (const int way : {0, 1, 2}) {
+    if (way == 2 && type != Type::kInt8) continue;
+    const auto multiply_by = [&](const Masked& w) {
+      return way == 2 ? multiply_rounded(x, batch, w, &y)
+                      : multiply(x, batch, w, way == 1, &y);
+    };
+    expect(multiply_by(example.matrix), "a good structure was refused");
     for (int64_t e = 0; e < batch; ++e) {
       for (int64_t r = 0; r < rows; ++r) {
         double sum = 0;
@@ -125,7 +149,7 @@ void product_of(int64_t rows, int64_t width, int64_t groups, int64_t batch,
     Masked broken = example.matrix;
     std::vector<uint8_t> full(example.bits.size(), 255);
     broken.bits = full.data();
-    expect(!multiply(x, batch, broken, many, &y) || density > 0.99,
+    expect(!multiply_by(broken) || density > 0.99,
            "bits without values were taken");
   }
 }

@@ -41,7 +41,7 @@ def supports(name):
   ("driver", "sources"),
   [
     ("driver.cc", ("products.cc", "selection.cc")),
-    ("masked_driver.cc", ("masked.cc",)),
+    ("masked_driver.cc", ("masked.cc", "integers.cc")),
   ],
 )
 def test_sanitizers_find_nothing(driver, sources, name, tmp_path):

@@ -83,6 +83,38 @@ def test_dense_int8_is_exact(shape, batch):
     assert kernels.multiply_int8(x[0], w, scales).shape == (outputs,)
 
 
+@pytest.mark.parametrize("batch", few((1, 3, 7, 8, 41), {1, 3, 41}))
+@pytest.mark.parametrize("shape", few(SHAPES, SHAPES[:3:2]))
+def test_products_of_rounded_activations_are_exact(shape, batch):
+  """Sums of the very integers, and with one group the very floats."""
+  rng = np.random.default_rng(0)
+  inputs, _, groups = shape
+  x = rng.normal(size=(batch, inputs)).astype(np.float32)
+  x[0] = rng.integers(-127, 127, inputs) + 0.5  # ties
+  x[0, 0] = 127
+  x[1:2] = 0  # a token of nothing
+  scale = np.abs(x).max(axis=1, keepdims=True) * np.float32(1 / 127)
+  scale[scale == 0] = 1
+  numbers = np.rint(x / scale).astype(np.int64)
+  for density in (0.3, 0.0, 1.0):
+    (bits, pointers, values, scales), _ = matrix(rng, *shape, density, jnp.int8)
+    mask = np.unpackbits(bits, axis=1, count=inputs, bitorder="little") != 0
+    w = np.zeros(mask.shape, np.int8)
+    w[mask] = values
+    parts = [a.reshape(len(a), groups, -1) for a in (numbers, w.astype(int))]
+    sums = np.einsum("bgi,ogi->bog", *parts)
+    terms = sums.astype(np.float32) * scales
+    exact, largest = (scale * a.sum(axis=2) for a in (terms, np.abs(terms)))
+    ours = (
+      kernels.multiply_bits(x, bits, pointers, values, scales, dynamic=True),
+      kernels.multiply_int8(x, w, scales, dynamic=True),
+    )
+    for got in ours:
+      if groups == 1:
+        np.testing.assert_array_equal(got, exact)
+      assert np.all(np.abs(got - exact) <= 1e-6 * largest)
+
+
 @pytest.mark.parametrize("batch", [1, 16, slow(130)])
 def test_several_products_at_once_are_those_of_one_to_the_bit(batch):
   rng = np.random.default_rng(0)
@@ -104,6 +136,12 @@ def test_several_products_at_once_are_those_of_one_to_the_bit(batch):
   for got, w, dense in zip(together, matrices, exact, strict=True):
     np.testing.assert_array_equal(got, kernels.multiply_each(x, [w])[0])
     check(got, x, dense)
+  # Rounded for one and not for the other, and for another number of groups.
+  some = [w._replace(dynamic=True) for w in matrices if w.scales is not None]
+  some.append(some[0]._replace(scales=some[0].scales[:, :1]))
+  together = kernels.multiply_each(x, [*some, matrices[1]])
+  for got, w in zip(together, [*some, matrices[1]], strict=True):
+    np.testing.assert_array_equal(got, kernels.multiply_each(x, [w])[0])
 
 
 @pytest.mark.parametrize("batch", [1, 16])
@@ -112,11 +150,20 @@ def test_bits_that_do_not_go_with_values_are_refused(batch):
   (bits, pointers, values, _), _ = matrix(rng, 70, 33, 1, 0.3, jnp.float32)
   x = np.ones((batch, 70), np.float32)
 
+  scales = np.ones((33, 1), np.float32)
+
   def refuse(bits, pointers, values):
     # JAX raises the one or the other, by where it runs the program.
     errors = jax.errors.JaxRuntimeError, ValueError
-    with pytest.raises(errors, match=r"packed\.check"):
-      kernels.multiply_bits(x, bits, pointers, values).block_until_ready()
+    whole = kernels.Masked(values, None, bits, pointers)
+    for w in (
+      whole,
+      whole._replace(
+        values=values.astype(jnp.int8), scales=scales, dynamic=True
+      ),
+    ):
+      with pytest.raises(errors, match=r"packed\.check"):
+        jax.block_until_ready(kernels.multiply_each(x, [w]))
 
   more = np.array(bits)
   more[5] = 255
@@ -174,6 +221,8 @@ def test_shapes_and_dtypes_that_do_not_go_together_are_refused():
       kernels.multiply_bits(x, bits, pointers, bytes_, jnp.ones((2, groups)))
   with pytest.raises(ValueError, match=r"wanted \(out, 24\)"):
     kernels.multiply_int8(x, jnp.ones((2, 3), jnp.int8), jnp.ones((2, 1)))
+  with pytest.raises(ValueError, match="for values of float32, wanted int8"):
+    kernels.multiply_bits(x, bits, pointers, floats, dynamic=True)
   with pytest.raises(ValueError, match="wanted int8"):
     kernels.multiply_int8(x, jnp.ones((2, 24)), jnp.ones((2, 1)))
 
