@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS.parent))
+sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
 
 import sparsejax  # noqa: E402
 
@@ -28,6 +28,8 @@ extensions = [
   "sphinx.ext.mathjax",
   "sphinx_copybutton",
   "sphinx_design",
+  "options",
+  "reference",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 # Pages that are still to be written.
@@ -35,6 +37,20 @@ suppress_warnings = ["toc.not_readable"]
 logging.getLogger("sphinx.sphinx.directives.other").addFilter(
   lambda record: "didn't match any documents" not in record.getMessage()
 )
+
+nitpicky = True
+# Types in public signatures that are nobody's to write down.
+nitpick_ignore_regex = [
+  (
+    "py:class",
+    r"(.*\.)?(Back|Begin|ByPath|Cut|Evolution|Layout|Phase|Probe|Progress|_T)",
+  )
+]
+maximum_signature_line_length = 60
+napoleon_use_rtype = False
+napoleon_use_ivar = True  # no entries of their own for fields
+napoleon_attr_annotations = False  # their types are in the signature
+autodoc_member_order = "bysource"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+__all__ = ["cross_entropy", "kl_divergence", "square_head"]
+
 BFLOAT16_EPS = 2.0**-7
 
 

@@ -34,6 +34,8 @@ from sparsejax.distributions import Distribution, Prunable
 from sparsejax.masks import PyTree, is_hole, path_name
 from sparsejax.scores import Score
 
+__all__ = ["LossFn", "force", "grasp", "magnitude", "random", "snip", "synflow"]
+
 LossFn = Callable[[PyTree, Any], jax.Array]
 
 

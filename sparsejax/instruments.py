@@ -18,6 +18,17 @@ from sparsejax.distributions import Prunable
 from sparsejax.masks import PyTree, path_name
 from sparsejax.scores import wide
 
+__all__ = [
+  "Dead",
+  "Flow",
+  "dead_units",
+  "explored",
+  "gradient_flow",
+  "layer_sensitivity",
+  "overlaps",
+  "units_left",
+]
+
 
 class Flow(NamedTuple):
   """Gradient norms of one leaf, or of several together.

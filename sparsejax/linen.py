@@ -9,6 +9,8 @@ from sparsejax.linear import matmul
 from sparsejax.masks import path_name
 from sparsejax.packed import is_packed
 
+__all__ = ["packed_layers"]
+
 
 def packed_layers(call, args, kwargs, context):
   """Runs any Linen model with packed params, in `nn.intercept_methods`.

@@ -25,6 +25,15 @@ from sparsejax.transform import step
 from sparsejax.updates import MaskState
 from sparsejax.updates.base import check_scope
 
+__all__ = [
+  "barrier",
+  "full_masks",
+  "interpolate",
+  "prune_round",
+  "rewind",
+  "shuffle",
+]
+
 
 def full_masks(
   params: PyTree, prunable: Prunable = distributions.matrices

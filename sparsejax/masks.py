@@ -12,6 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+__all__ = [
+  "apply_masks",
+  "density",
+  "everything",
+  "nnz",
+  "overlap",
+  "pack_bits",
+  "path_name",
+  "places",
+  "unpack_bits",
+]
+
 PyTree = Any
 
 

@@ -15,6 +15,8 @@ from sparsejax import roles
 from sparsejax.masks import path_name
 from sparsejax.nodes import is_matrix
 
+__all__ = ["Layer", "layers", "table", "total"]
+
 
 class Layer(NamedTuple):
   """A row of the report: one leaf, or the total of several.

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+__all__ = ["When", "always", "at", "cubic", "every", "never"]
+
 When = Callable[[int | jax.Array], bool | jax.Array]
 
 

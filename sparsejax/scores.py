@@ -23,6 +23,19 @@ import optax
 from sparsejax import keys, roles
 from sparsejax.distributions import matrices
 
+__all__ = [
+  "Score",
+  "accumulated",
+  "gradient",
+  "magnitude",
+  "magnitude_and_gradient",
+  "momentum",
+  "movement",
+  "random",
+  "sensitivity",
+  "smoothed",
+]
+
 Score = optax.GradientTransformation
 
 
