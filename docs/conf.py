@@ -25,15 +25,15 @@ extensions = [
   "myst_nb",
   "sphinx.ext.autodoc",
   "sphinx.ext.napoleon",
-  "sphinx.ext.mathjax",
   "sphinx_copybutton",
   "sphinx_design",
+  "sphinx-mathjax-offline",
   "options",
   "reference",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 # Pages that are still to be written.
-suppress_warnings = ["toc.not_readable"]
+suppress_warnings = ["toc.not_readable", "ref.doc"]
 logging.getLogger("sphinx.sphinx.directives.other").addFilter(
   lambda record: "didn't match any documents" not in record.getMessage()
 )
@@ -46,6 +46,7 @@ nitpick_ignore_regex = [
     r"(.*\.)?(Back|Begin|ByPath|Cut|Evolution|Layout|Phase|Probe|Progress|_T)",
   )
 ]
+toc_object_entries_show_parents = "hide"
 maximum_signature_line_length = 60
 napoleon_use_rtype = False
 napoleon_use_ivar = True  # no entries of their own for fields
@@ -76,6 +77,8 @@ html_theme_options = {
   "use_repository_button": True,
   "use_edit_page_button": True,
   "show_toc_level": 2,
+  # One search field is enough.
+  "navbar_persistent": [],
 }
 
 

@@ -1,5 +1,6 @@
 """The site: every public name is on a page, and pages name what is there."""
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -31,11 +32,14 @@ def listed() -> list[tuple[str, str]]:
 
 def found(path: str):
   """What a dotted name stands for; raises an AttributeError if nothing."""
-  module, _, name = path.rpartition(".")
-  try:
-    return importlib.import_module(path)
-  except ModuleNotFoundError:
-    return getattr(found(module), name)
+  if path == "sparsejax":
+    return sparsejax
+  owner, _, name = path.rpartition(".")
+  # A function may have the name of the module that it is in.
+  if not hasattr(found(owner), name):
+    with contextlib.suppress(ModuleNotFoundError):
+      importlib.import_module(path)
+  return getattr(found(owner), name)
 
 
 def public() -> dict[str, object]:

@@ -10,31 +10,35 @@ import pytest
 
 import sparsejax
 from experiments.tables.text import fill, markdown
-from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PAGES = [README, *(p.read_text() for p in sorted(ROOT.glob("docs/*.md")))]
-EXAMPLES = [
-  example
-  for page in PAGES
-  for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-]
+# Notebooks run when the site is built.
+PAGES = {
+  str(page.relative_to(ROOT)): page.read_text()
+  for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+  if not {"_build", "notebooks"} & set(page.parts)
+}
+README = PAGES["README.md"]
+# By page and number; one that is on two pages runs once.
+FOUND = {
+  text: pytest.param(text, id=f"{page}-{number}", marks=marks)
+  for page, content in reversed(PAGES.items())
+  for number, (dear, text) in enumerate(
+    re.findall(r"(<!-- slow -->\s+)?^```python\n(.*?)```", content, re.M | re.S)
+  )
+  # Compiles the steps of SEFT, which tests of fine-tuning do besides.
+  for marks in [pytest.mark.slow if dear or "finetune.seft(" in text else ()]
+}
+EXAMPLES = list(FOUND)
 
 
-# Compiles the steps of SEFT, which tests of fine-tuning do besides.
-EACH = [
-  slow(i) if "finetune.seft(" in text else i for i, text in enumerate(EXAMPLES)
-]
-
-
-@pytest.mark.parametrize("number", EACH)
-def test_examples_run(number):
-  exec(compile(EXAMPLES[number], f"example {number}", "exec"), {})
+@pytest.mark.parametrize("example", FOUND.values())
+def test_examples_run(example):
+  exec(compile(example, "example", "exec"), {})
 
 
 def test_ten_lines_make_a_sparse_loop():
-  (loop,) = [e for e in EXAMPLES if "def train_step" in e]
+  (loop,) = [e for e in EXAMPLES if "def train_step" in e and e in README]
   lines = [x for x in loop.splitlines() if x.strip()]
   assert len(lines) <= 10
   assert sum("= sparsejax." in x for x in lines) == 2
@@ -74,7 +78,7 @@ def test_your_own_algorithm_is_an_algorithm():
 
 def test_tables_are_those_of_the_results():
   assert README.count("<!-- table:") >= 2
-  for page in PAGES:
+  for page in PAGES.values():
     assert page.count("<!-- table:") == page.count("<!-- end -->")
     assert fill(page, ROOT) == page
 
