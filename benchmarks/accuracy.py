@@ -22,8 +22,8 @@ from absl import app, flags
 import sparsejax
 from benchmarks import measure, packed
 from experiments.data import sets
-from experiments.plots import style, titles
 from experiments.statistics import interval, shown
+from experiments.tables import pictures
 from sparsejax import modes
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.")
@@ -166,34 +166,6 @@ def _reached(group: list[Curve], goal: float) -> str:
   return f"{np.mean([t[0] for t in times]):.2f}"
 
 
-def draw(curves: dict[str, list[Curve]], file: str) -> None:
-  """Draws accuracy over time, means over seeds."""
-  seeds = titles.seeds(map(len, curves.values()))
-  with style.grid(
-    pathlib.Path(file),
-    2,
-    title=f"Perceptron on Fashion-MNIST, RigL\nmean of {seeds}",
-    xlabel="time [epochs of dense training]",
-    ylabel="test accuracy [%]",
-    width=5,
-    height=3,
-    sharey=True,
-  ) as (_, panels):
-    for axes, zeros in zip(panels, ("95 %", "98 %"), strict=True):
-      for color, (name, group) in style.coloured(curves.items()):
-        if name != "dense" and not name.startswith(zeros):
-          continue
-        axes.plot(
-          np.mean([curve.time for curve in group], axis=0),
-          100 * np.mean([curve.accuracy for curve in group], axis=0),
-          label=name,
-          color=color,
-        )
-      axes.legend(loc="lower right")
-    low = min(100 * curve.accuracy[2] for g in curves.values() for curve in g)
-    panels[0].set_ylim(bottom=low - 1)
-
-
 def main(argv: Sequence[str]) -> None:
   """Prints the table, and draws the picture."""
   del argv
@@ -206,14 +178,13 @@ def main(argv: Sequence[str]) -> None:
   for seed in range(_SEEDS.value):
     for name, curve in race(seed, data, _EPOCHS.value).items():
       curves.setdefault(name, []).append(curve)
+  rows = list(table_rows(curves))
   measure.show(
-    "time to an accuracy",
-    "benchmarks.accuracy",
-    list(table_rows(curves)),
-    columns=COLUMNS,
+    "time to an accuracy", "benchmarks.accuracy", rows, columns=COLUMNS
   )
   if _PICTURE.value:
-    draw(curves, _PICTURE.value)
+    lines = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    pictures.draw_times(lines, pathlib.Path(_PICTURE.value))
 
 
 if __name__ == "__main__":

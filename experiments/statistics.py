@@ -33,6 +33,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   return _t_test(values)[:2]
 
 
+def half_width(count: int) -> float:
+  """Returns half the width of the 95 % interval, for a deviation of 1."""
+  from scipy import special
+
+  return float(special.stdtrit(count - 1, (1 + CONFIDENCE) / 2)) / count**0.5
+
+
 def _t_test(values: Sequence[float]) -> tuple[float, float, float]:
   """The 95 % interval of a mean, and the two-sided p of its being zero."""
   values = np.asarray(values, float)

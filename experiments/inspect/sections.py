@@ -283,5 +283,7 @@ def print_summary(profiles: Mapping[str, Profile]) -> None:
     share = f"{100 * active / (active + inactive):.1f} %"
     lines.append((title, share, *rms, outputs, silent))
   text.print_table(
-    "inside the networks: gradients are root mean squares", lines, no_wrap=True
+    "inside the networks: gradients are root mean squares",
+    lines,
+    rest="report.md",
   )

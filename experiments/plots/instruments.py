@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.plots import style, titles
+from experiments.plots import looks, style, titles
 
 _NO_VALUE = "#e8e8e8"  # the colour of cells without a value
 _MOST_NUMBERS = 12  # columns of a heat map that have room for numbers
-_BLUE, _LIGHT_BLUE, _RED = "#0072B2", "#56B4E9", "#D55E00"
 
 
 class Motion(NamedTuple):
@@ -97,7 +96,7 @@ def overlap(
       names = [titles.published(name) for name in names]
       text = np.vectorize("{:.2f}".format)(iou)
       image = _heat(axes, iou, names, names, text)
-      axes.set_title(titles.published(title), fontsize=10)
+      axes.set_title(titles.published(title))
       axes.tick_params(axis="x", rotation=90 * (max(map(len, names)) > 2))
       axes.set_aspect("equal")
     label = "intersection over union"
@@ -114,11 +113,10 @@ def motion(curves: Mapping[str, Motion], file: Path, *, key: str) -> None:
   """
   runs = titles.spread(len(curve.last) for curve in curves.values())
 
-  def draw(axes: Any, name: str, offset: float, **look: Any) -> None:
-    del offset
+  def draw(axes: Any, name: str, **how: Any) -> None:
     values = getattr(curves[name], key)
     steps = curves[name].steps[-values.shape[1] :]
-    style.band(axes, steps, values, **look)
+    style.band(axes, steps, values, **how)
 
   style.multiples(
     style.name_parts(curves),
@@ -171,9 +169,9 @@ def motion_by_layer(
       every = -(-len(steps) // _MOST_NUMBERS)
       axes.set_xticks(range(0, len(steps), every), steps[::every])
       axes.tick_params(axis="x", rotation=45 if len(steps) > 4 else 0)
-      axes.set_title(f"with {what}", fontsize=10)
+      axes.set_title(f"with {what}")
       axes.set(xlabel="step")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=style.TITLE)
     figure.colorbar(
       image, ax=both, label="intersection over union", aspect=20 + len(leaves)
     )
@@ -197,8 +195,10 @@ def flow(
       norms = np.where(norms > 0, norms, np.nan).T
       at = np.arange(len(lines))
       axes.plot(norms, [at, at], color="#bbbbbb", lw=1.5, zorder=1)
-      axes.scatter(norms[0], at, color=_BLUE, label="active weights", s=30)
-      axes.scatter(norms[1], at, color=_RED, label="inactive weights", s=30)
+      axes.scatter(norms[0], at, color=looks.BLUE, label="active weights", s=30)
+      axes.scatter(
+        norms[1], at, color=looks.RED, label="inactive weights", s=30
+      )
       axes.set_xscale("log")
       wide = axes.dataLim.x1 > 30 * axes.dataLim.x0
       ticks = ticker.LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=8)
@@ -219,9 +219,9 @@ def dead(panels: Mapping[str, Mapping[str, np.ndarray]], file: Path) -> None:
     file: Where the PNG goes.
   """
   labels = (
-    ("outputs without weights", _BLUE),
-    ("inputs without weights", _LIGHT_BLUE),
-    ("never fire", _RED),
+    ("outputs without weights", looks.BLUE),
+    ("inputs without weights", looks.SKY),
+    ("never fire", looks.RED),
   )
   with _lists(panels, file, line=0.5) as (figure, pairs):
     for axes, lines in pairs:
@@ -233,7 +233,7 @@ def dead(panels: Mapping[str, Mapping[str, np.ndarray]], file: Path) -> None:
         for y, x, known in zip(at, share, cells[:, 1], strict=True):
           if known:
             axes.annotate(
-              f"{x:.0f}", (x, y), (2, 0), fontsize=7, va="center",
+              f"{x:.0f}", (x, y), (2, 0), fontsize=style.SMALL, va="center",
               textcoords="offset points",
             )  # fmt: skip
       axes.set(xlabel="units [%]")
@@ -260,7 +260,7 @@ def _lists(
     for title, (axes, lines) in zip(panels, pairs, strict=True):
       axes.set_yticks(range(len(lines)), map(titles.published, lines))
       axes.set_ylim(len(lines) - 0.4, -0.6)
-      axes.set_title(titles.published(title), fontsize=10)
+      axes.set_title(titles.published(title))
       axes.grid(visible=False, axis="y")
     yield figure, pairs
 
@@ -290,7 +290,7 @@ def _heat(
     for (i, j), word in np.ndenumerate(text):
       dark = np.dot(image.to_rgba(values)[i, j, :3], (0.3, 0.59, 0.11)) < 0.5
       axes.text(
-        j, i, word, ha="center", va="center", fontsize=8,
+        j, i, word, ha="center", va="center", fontsize=style.SMALL,
         color="white" if dark else "black",
       )  # fmt: skip
   return image

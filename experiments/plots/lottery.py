@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.plots import style, titles
+from experiments.plots import looks, style, titles
 
+_MARKERS = "osD^v"
 _SHOWN = 5  # levels in a picture that has a curve or a colour for each
 
 
@@ -35,7 +36,7 @@ class Barriers(NamedTuple):
     step: The step to which that goes back.
     level: How often the net was pruned.
     left: Weights left, in percent.
-    values: [seeds] in percent.
+    values: [seeds] in percent; or their mean alone.
   """
 
   branch: str
@@ -68,13 +69,15 @@ def panels(
         if curve.level in colours:
           color, label = colours[curve.level], f"{curve.left:.1f}"
           axes.plot(curve.x, curve.y, color=color, lw=1.3, label=label)
-      axes.set_title(titles.published(name), fontsize=10)
-      axes.locator_params(axis="x", nbins=5)
+      axes.set_title(titles.published(name))
+      axes.locator_params(axis="x", nbins=3)
     if ylim:
       shown[0].set_ylim(*ylim)  # which all share
     handles, labels = shown[0].get_legend_handles_labels()
-    place = "outside right center"
-    figure.legend(handles, labels, loc=place, title="weights left [%]")
+    place = "outside lower center"
+    figure.legend(
+      handles, labels, loc=place, ncols=_SHOWN, title="weights left [%]"
+    )
 
 
 def barriers(found: Sequence[Barriers], file: Path, *, title: str) -> None:
@@ -88,18 +91,19 @@ def barriers(found: Sequence[Barriers], file: Path, *, title: str) -> None:
   steps = {one.branch: one.step for one in found}
   shown = style.evenly_spaced(sorted({one.level for one in found}), _SHOWN)
   title += "; dashed: 2 %, below which nets count as stable"
-  with style.grid(file, 2, title=title, width=5.5, height=3.8) as (_, both):
+  with style.grid(file, 2, title=title, height=2.8) as (_, both):
     by_left, by_step = both
-    for color, (name, step) in style.coloured(steps.items()):
+    for name in steps:
       own = [one for one in found if one.branch == name]
-      label = f"{titles.published(name)} ({step})"
-      _with_seeds(by_left, [one.left for one in own], own, label, color)
+      look, label = looks.of(name), titles.published(name)
+      _with_seeds(by_left, [one.left for one in own], own, label, look)
     _weights_left(by_left, min(one.left for one in found))
-    for level, color in _shades(shown).items():
+    for i, (level, color) in enumerate(_shades(shown).items()):
+      look = looks.Look(color, _MARKERS[i])
       own = [one for one in found if one.level == level]
       own.sort(key=lambda one: one.step)
       label = f"{np.mean([one.left for one in own]):.1f} % left"
-      _with_seeds(by_step, [one.step for one in own], own, label, color)
+      _with_seeds(by_step, [one.step for one in own], own, label, look)
     by_step.set(xlabel="rewound to step")
     by_step.set_xscale("symlog", linthresh=100)
     ticks = sorted(set(steps.values()))
@@ -107,7 +111,7 @@ def barriers(found: Sequence[Barriers], file: Path, *, title: str) -> None:
     by_step.minorticks_off()
     for axes in both:
       # Two points count as stable in Frankle et al., arXiv:1912.05671.
-      axes.axhline(2, color=style.GREY, lw=1, ls="--")
+      axes.axhline(2, color=looks.GREY, lw=1, ls="--")
       axes.set(ylabel="error barrier [%]")
       axes.legend(loc="best")
 
@@ -117,22 +121,23 @@ def _with_seeds(
   x: Sequence[float],
   found: Sequence[Barriers],
   label: str,
-  color: Any,
+  look: looks.Look,
 ) -> None:
   """The mean over seeds as a line, each seed as a faint dot."""
   means = [np.mean(one.values) for one in found]
-  axes.plot(x, means, "o-", ms=3.5, lw=1.5, color=color, label=label)
+  axes.plot(x, means, **style.drawn(look), label=label)
   for at, one in zip(x, found, strict=True):
     values = list(one.values)
-    axes.plot([at] * len(values), values, ".", ms=4, color=color, alpha=0.4)
+    axes.plot([at] * len(values), values, ".", color=look.color, alpha=0.4)
 
 
 def _shades(levels: Sequence[int]) -> dict[int, Any]:
   """A colour for each level, dark for dense."""
   import matplotlib
 
-  shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(levels)))
-  return dict(zip(levels, shades, strict=True))
+  shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(levels)))
+  to_hex = matplotlib.colors.to_hex
+  return dict(zip(levels, map(to_hex, shades), strict=True))
 
 
 def _weights_left(axes: Any, least: float) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.plots import style, titles
+from experiments.plots import looks, style, titles
 
 History = Sequence[Mapping[str, Any]]
 Runs = Mapping[str, Sequence[History]]
 
 
 def accuracy(runs: Runs, file: Path, *, title: str) -> None:
-  """Draws test accuracy over steps: mean and standard deviation over seeds.
+  """Draws test accuracy over steps: means over seeds and 95 % intervals.
 
   Args:
     runs: By method, the records of the run of each seed.
@@ -25,7 +25,7 @@ def accuracy(runs: Runs, file: Path, *, title: str) -> None:
 
 
 def losses(runs: Runs, file: Path, *, title: str) -> None:
-  """Draws the training loss over steps: mean and standard deviation.
+  """Draws the training loss over steps: means over seeds and 95 % intervals.
 
   Args:
     runs: By method, the records of the run of each seed.
@@ -74,10 +74,9 @@ def _over_steps(
   found = {name: curves(runs[name], key, split=split) for name in runs}
   seeds = [len(values) for _, values in found.values()] or [1]
 
-  def draw(axes: Any, name: str, offset: float, **look: Any) -> None:
-    del offset
+  def draw(axes: Any, name: str, **how: Any) -> None:
     steps, values = found[name]
-    style.band(axes, steps[first:], unit * values[:, first:], **look)
+    style.band(axes, steps[first:], unit * values[:, first:], **how)
 
   def finish(axes: Any, names: Sequence[str]) -> None:
     del names
@@ -113,16 +112,16 @@ def layers(runs: Runs, file: Path, *, title: str) -> None:
     len(last),
     title=f"{title}\none seed of each method",
     xlabel="zeros at the end [%]",
-    height=0.5 + 0.24 * len(paths),
+    height=0.45 + 0.19 * len(paths),
     sharex=True,
     sharey=True,
   ) as (_, panels):
     for axes, (name, record) in zip(panels, last.items(), strict=True):
       counts = [record["layers"][path] for path in paths]
       sparsity = [100 * (1 - c["nnz"] / c["size"]) for c in counts]
-      axes.barh(range(len(paths)), sparsity, 0.7, color=style.DOT)
-      axes.set_yticks(range(len(paths)), paths, fontsize=8)
-      axes.set_title(titles.published(name), fontsize=10)
+      axes.barh(range(len(paths)), sparsity, 0.7, color=looks.of(name).color)
+      axes.set_yticks(range(len(paths)), paths)
+      axes.set_title(titles.published(name))
       axes.set(xlim=(0, 100), ylim=(len(paths) - 0.4, -0.6))
 
 
@@ -141,15 +140,15 @@ def finetuning(
   tests = _tests(history)
   terms = [key for key in training[0] if key not in ("step", "split")]
   terms = terms if len(terms) > 2 else ["loss"]  # which is its only term
-  with style.grid(file, 2, title=title, width=5, height=3) as (_, axes):
+  with style.grid(file, 2, title=title, height=2.4) as (_, axes):
     left, right = axes
     steps = [r["step"] for r in training]
-    for color, key in style.coloured(terms):
+    for color, key in zip(looks.COLOURS, terms, strict=False):
       values = np.array([r[key] for r in training], float)
       label = titles.published(key.replace("_", " "))
       left.plot(steps, values, label=label, color=color)
     left.set(xlabel="step", ylabel="training loss")
-    left.legend()
+    left.legend()  # the losses fall, so there is room at the upper right
     values = np.array([r[measure] for r in tests], float)
     right.plot([r["step"] for r in tests], values, "o-k")
     right.set(xlabel="step", ylabel=f"test {measure}")

@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.plots import style, titles
+from experiments.plots import looks, style, titles
+
+_WIDE = 8  # factor from which an axis is logarithmic
+_ROOM = 0.35  # of an axis, for numbers
 
 
 class Series(NamedTuple):
   """A method's line in a picture: one point for each row of its table.
 
   Attributes:
-    features: As for `style.panels`.
+    features: As for `style.places`.
     x: [points] where they are.
     labels: What each point is called.
     mean: [points] means over seeds.
@@ -28,18 +31,13 @@ class Series(NamedTuple):
   low: np.ndarray
   high: np.ndarray
 
-  @property
-  def error(self) -> np.ndarray:
-    """[2, points] from the means to the ends of intervals; 0 without one."""
-    ends = [self.mean - self.low, self.high - self.mean]
-    return np.where(np.isfinite(self.low), ends, 0)
-
 
 def lines(
   series: Mapping[str, Series],
   file: Path,
   *,
   levels: Mapping[str, float] = {},
+  chance: float | None = None,
   ticks: Sequence[str] = (),
   xscale: str = "linear",
   ylabel: str = "test accuracy [%]",
@@ -51,8 +49,8 @@ def lines(
     series: By method, its line.
     file: Where the PNG goes.
     levels: Values of methods that are at no x, as level lines.
-    ticks: What stands at x = 0, 1, ...; points of a panel are then drawn side
-      by side.
+    chance: The accuracy of guesses, a level line where the axis gets there.
+    ticks: What stands at x = 0, 1, ...
     xscale: Of the axis.
     ylabel: What the measure is.
     **options: Of `style.grid`.
@@ -61,34 +59,41 @@ def lines(
   bottom = floor([*means, *levels.values()])
 
   def draw(
-    axes: Any, name: str, offset: float, *, color: str, label: str | None
+    axes: Any, name: str, *, look: looks.Look | None, label: str | None
   ) -> None:
     one = series[name]
-    at = np.add(one.x, 0.08 * offset * bool(ticks))
-    if label is None:
-      axes.plot(at, one.mean, lw=0.8, zorder=1, color=color)
+    if look is None:
+      axes.plot(one.x, one.mean, lw=0.8, zorder=1, color=looks.FAINT)
       return
-    axes.plot(at, one.mean, "o-", ms=4, lw=1.4, label=label, color=color)
-    axes.errorbar(
-      at, one.mean, one.error, fmt="none", lw=1, alpha=0.6, ecolor=color
-    )
+    style.shade(axes, one.x, one.low, one.high, color=look.color)
+    axes.plot(one.x, one.mean, **style.drawn(look), label=label)
 
   def finish(axes: Any, names: Sequence[str]) -> None:
-    for level in levels.values():
-      axes.axhline(level, lw=1, ls=":", color=style.GREY, zorder=1.5)
     if xscale == "log":
       axes.set_xscale(xscale)
-      _plain_numbers(axes.xaxis)
+      style.plain_numbers(axes.xaxis)
     if ticks:
       # All of them in a large panel, and as many as there is room for else.
-      every = 1 if len(names) == len(series) else -(-len(ticks) // 6)
+      every = 1 if len(names) == len(series) else -(-len(ticks) // 5)
       at = range(0, len(ticks), every)
       axes.set_xticks(at, [ticks[i] for i in at])
     axes.set_ylim(top=min(100, axes.get_ylim()[1]))
     if np.isfinite(bottom):
-      highest = max([*means, *levels.values()])
-      axes.set_ylim(bottom, highest + 0.1 * (highest - bottom))
+      axes.set_ylim(bottom=bottom)
       _name_below(axes, [series[name] for name in names], bottom)
+    for level in levels.values():
+      axes.axhline(level, lw=1.1, ls=":", color=looks.GREY, zorder=1.5)
+    if chance is not None and chance > axes.get_ylim()[0]:
+      axes.axhline(chance, lw=1, ls=(0, (1, 3)), color=looks.GREY, zorder=1.5)
+      if names[0] == next(iter(series)):
+        axes.annotate(
+          "chance",
+          (0.02, chance),
+          (0, 1),
+          xycoords=("axes fraction", "data"),
+          textcoords="offset points",
+          color=looks.GREY,
+        )
 
   features = {name: one.features for name, one in series.items()}
   style.multiples(features, draw, file, finish=finish, ylabel=ylabel, **options)
@@ -102,6 +107,7 @@ def dots(
   xlabel: str,
   levels: Mapping[str, float] = {},
   log: bool = False,
+  zero: bool = False,
 ) -> None:
   """Draws a measure of methods, a line of the page each, with 95 % intervals.
 
@@ -114,34 +120,53 @@ def dots(
     title: Above all panels.
     xlabel: What the measure is.
     levels: Values without a setting, as vertical lines.
-    log: Whether the axis is logarithmic.
+    log: Whether the axis is logarithmic where values are far apart.
+    zero: Whether the axis begins at 0.
   """
   names = list(dict.fromkeys(name for one in panels.values() for name in one))
-  height = 0.5 + 0.24 * len(names)
+  height = 0.45 + 0.19 * len(names)
+  shown = style.apart({name: looks.of(name) for name in names})
   with style.grid(
-    file,
-    len(panels),
-    title=title,
-    xlabel=xlabel,
-    height=height,
-    sharey=True,
-    sharex=True,
+    file, len(panels), title=title, xlabel=xlabel, height=height, sharey=True
   ) as (_, all_axes):
     for axes, (setting, found) in zip(all_axes, panels.items(), strict=True):
+      values = [mean for mean, *_ in found.values()]
+      if log and max([*values, *levels.values()]) > _WIDE * min(values):
+        axes.set_xscale("log")
       for level in levels.values():
-        axes.axvline(level, lw=1, ls=":", color=style.GREY)
+        axes.axvline(level, lw=1.1, ls=":", color=looks.GREY)
       for name, (mean, *ends) in found.items():
-        at = names.index(name)
-        axes.plot(mean, at, "o", ms=4.5, color=style.DOT)
+        at, look = names.index(name), shown[name]
+        axes.plot(mean, at, look.marker, ms=4.5, color=look.color)
         if np.isfinite(ends).all():
-          axes.plot(ends, [at, at], lw=1.4, color=style.DOT)
-      axes.set_title(titles.published(setting), fontsize=10)
+          axes.plot(ends, [at, at], lw=1.8, color=look.color)
+        end = ends[1] if np.isfinite(ends).all() else mean
+        axes.annotate(
+          f"{mean:.2f}" if mean < 1000 else f"{mean:,.0f}",
+          (end, at),
+          (5, 0),
+          textcoords="offset points",
+          va="center",
+          fontsize=style.SMALL,
+        )
+      axes.set_title(titles.published(setting))
       axes.set_yticks(range(len(names)), map(titles.published, names))
       axes.set_ylim(len(names) - 0.4, -0.6)
-      if log:
-        axes.set_xscale("log")
-        _plain_numbers(axes.xaxis)
-        axes.tick_params(axis="x", which="both", labelsize=8)
+      axes.grid(visible=False, axis="x")
+      _room_for_numbers(axes)
+      if zero:
+        axes.set_xlim(left=0)
+
+
+def _room_for_numbers(axes: Any) -> None:
+  """Widens an axis to the right for the number beside each point."""
+  low, high = axes.get_xlim()
+  if axes.get_xscale() == "log":
+    axes.set_xlim(low, high * (high / low) ** _ROOM)
+    style.plain_numbers(axes.xaxis, most=3)
+  else:
+    axes.set_xlim(low, high + _ROOM * (high - low))
+    axes.locator_params(axis="x", nbins=3)
 
 
 def floor(means: Sequence[float]) -> float:
@@ -152,7 +177,7 @@ def floor(means: Sequence[float]) -> float:
 
   Returns:
     Tukey's far-out fence, q1 - 3 (q3 - q1) of the quartiles; minus infinity
-    where it would not leave out most of the axis.
+    where it would leave out little of the axis.
 
   Example:
     >>> print(floor([88.0, 89.0, 90.0, 90.0, 37.0]))
@@ -163,29 +188,22 @@ def floor(means: Sequence[float]) -> float:
   low, high = np.percentile(means, [25, 75])
   fence = low - 3 * (high - low)
   gained, left = fence - min(means), max(means) - fence
-  return float(fence) if gained > left else -np.inf
+  return float(fence) if gained > 0.4 * left else -np.inf
 
 
 def _name_below(axes: Any, series: Sequence[Series], bottom: float) -> None:
-  """Names the points below the end of the axis."""
-  below = [
-    f"below: {titles.published(label)}, {mean:.1f}"
-    for one in series
-    for label, mean in zip(one.labels, one.mean, strict=True)
-    if mean < bottom
-  ]
-  axes.annotate(
+  """Says what is below the end of the axis, where the panel names a method."""
+  below = []
+  for one in series:
+    for label, mean in zip(one.labels, one.mean, strict=True):
+      if mean < bottom:
+        name = titles.published(label).removeprefix(axes.get_title())
+        name = name.lstrip(" ,(").replace("),", ",")
+        below.append(f"\N{DOWNWARDS ARROW} {name}: {mean:.1f}")
+  text = axes.annotate(
     "\n".join(below),
-    (0.01, 0.02),
+    (0.02, 0.02),
     xycoords="axes fraction",
-    fontsize=7,
-    bbox={"color": "white", "alpha": 0.8},
+    bbox={"color": "white", "alpha": 0.8, "pad": 1},
   )
-
-
-def _plain_numbers(axis: Any) -> None:
-  """Labels a logarithmic axis 20 and 200, a short one in between, too."""
-  from matplotlib import ticker
-
-  axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-  axis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+  text.set_in_layout(False)

@@ -1,11 +1,12 @@
-"""What all pictures share: colours, panels, legends, and the PNG file.
+"""What all pictures share: panels, legends, sizes, and the PNG file.
 
 Matplotlib is imported when the first picture is drawn, so that a driver may
 import its report without it.
 """
 
 import contextlib
-import itertools
+import struct
+import zlib
 from collections.abc import (
   Callable,
   Hashable,
@@ -15,34 +16,34 @@ from collections.abc import (
   Sequence,
 )
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments.plots import titles
+from experiments import statistics
+from experiments.plots import looks, titles
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-Item = TypeVar("Item")
-
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = (
-  "#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7",
-  "#999999",
-)  # fmt: skip
-GREY = "#555555"  # of lines to compare with
-DOT = "#0072B2"
-_FAINT = "#dddddd"  # of the lines of other panels
-_MOST = 4  # lines that can be told apart in one panel
+WIDTH = 7.5  # inches: as wide as a page's text, so that 8 pt stay 8 pt
+SMALL, PANEL, TITLE = 8, 9, 10  # points of text
+_DPI = 160
+_ALONE = 3  # lines with bands that one panel can show
+_MOST = 4  # lines that can be told apart in one of several panels
 _STYLE = {
   "axes.axisbelow": True,
   "axes.grid": True,
+  "axes.labelsize": PANEL,
   "axes.spines.right": False,
   "axes.spines.top": False,
-  "font.size": 10,
+  "axes.titlesize": PANEL,
+  "figure.labelsize": PANEL,
+  "figure.titlesize": TITLE,
+  "font.size": SMALL,
   "grid.alpha": 0.3,
   "legend.frameon": False,
+  "legend.handlelength": 2.6,  # or dashes cannot be seen
 }
 
 
@@ -52,7 +53,7 @@ def picture(
   *,
   columns: int = 1,
   rows: int = 1,
-  width: float = 7.0,
+  width: float = WIDTH,
   height: float = 4.0,
   **options: Any,
 ) -> Iterator[tuple["Figure", Any]]:
@@ -74,24 +75,45 @@ def picture(
   from matplotlib.figure import Figure
 
   with matplotlib.rc_context(_STYLE):
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     yield figure, figure.subplots(rows, columns, **options)
     save(figure, file)
 
 
 def save(figure: "Figure", file: Path) -> None:
-  """Writes a PNG; equal pictures have equal bytes."""
-  figure.savefig(file, metadata={"Software": None})
+  """Writes a PNG that says in a text chunk what its title and labels are.
+
+  Equal pictures have equal bytes.
+  """
+  said = {"Title": figure.get_suptitle(), "Description": _words(figure)}
+  figure.savefig(file, metadata={"Software": None, **said})
 
 
-def coloured(items: Iterable[Item]) -> Iterator[tuple[str, Item]]:
-  """Pairs each item with a colour; the colours repeat after the last."""
-  return zip(itertools.cycle(COLOURS), items, strict=False)
+def sign(file: Path, source: str) -> None:
+  """Writes into a PNG what it was drawn from, as its text chunk `Source`."""
+  data = file.read_bytes()
+  end = len(data) - 12  # the chunk IEND
+  body = b"tEXtSource\0" + source.encode("latin-1")
+  chunk = struct.pack(">I", len(body) - 4) + body
+  chunk += struct.pack(">I", zlib.crc32(body))
+  file.write_bytes(data[:end] + chunk + data[end:])
+
+
+def _words(figure: "Figure") -> str:
+  """What a picture names: its panels, lines and labels, one a line."""
+  words = [axes.get_title() for axes in figure.axes]
+  for axes in figure.axes:
+    words += [label.get_text() for label in axes.get_yticklabels()]
+  for one in (*figure.legends, *(axes.get_legend() for axes in figure.axes)):
+    words += [text.get_text() for text in one.get_texts()] if one else []
+  words += [figure.get_supylabel()]
+  words += [axes.get_xlabel() for axes in figure.axes]
+  return "\n".join(dict.fromkeys(filter(None, words)))
 
 
 def name_parts(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-  """Splits names of methods for `panels`: `RigL (ERK)` has two parts.
+  """Splits names of methods for `places`: `RigL (ERK)` has two parts.
 
   Example:
     >>> name_parts(["RigL (ERK)", "SNIP"])
@@ -101,46 +123,82 @@ def name_parts(names: Iterable[str]) -> dict[str, tuple[str, str]]:
   return {name: (base, kind) for name, (base, _, kind) in parts.items()}
 
 
-def panels(
+class Place(NamedTuple):
+  """Where and how a line is drawn.
+
+  Attributes:
+    panel: The name of its panel; empty if there is only one.
+    look: Its colour, marker and dash.
+    label: What the legend calls it; empty where the panel says it.
+  """
+
+  panel: str
+  look: looks.Look
+  label: str
+
+
+def places(
   features: Mapping[str, tuple[str, Hashable]],
-) -> dict[str, tuple[str, int]]:
+) -> dict[str, Place]:
   """Places lines in panels, so that none holds more than can be told apart.
 
   A few lines share one panel. More are split by the feature of which that
-  leaves fewer panels, or else each has a panel of its own.
+  leaves fewer panels, or else each has a panel of its own. In a panel of one
+  method the lines are variants of that method's look; where they are methods,
+  each has its own.
 
   Args:
     features: By line, two things that it may share with other lines.
 
   Returns:
-    By line the name of its panel, and the number of its colour.
+    By line, its place.
 
   Example:
     >>> lines = {f"{a} {b}": (a, b) for a in "xyz" for b in "uv"}
-    >>> panels(lines)["y v"]
-    ('v', 1)
+    >>> place = places(lines)["y v"]
+    >>> place.panel, place.label
+    ('v', 'y')
   """
-  if 1 < len(features) <= _MOST:
-    return {name: ("", i) for i, name in enumerate(features)}
+  if 1 < len(features) <= _ALONE:
+    shown = apart({name: looks.of(name) for name in features})
+    return {
+      name: Place("", look, titles.published(name))
+      for name, look in shown.items()
+    }
   found = []
   for i in (0, 1):
-    groups: dict[str, list[str]] = {}
-    for name, own in features.items():
-      groups.setdefault(str(own[i]), []).append(name)
-    if max(map(len, groups.values()), default=0) <= _MOST:
-      found.append((len(groups), i, groups))
-  if not found:
-    return {name: (name, 0) for name in features}
-  _, i, groups = min(found, key=lambda one: one[0])
-  others = list(dict.fromkeys(own[1 - i] for own in features.values()))
-  # A colour is the same thing in all panels, if that tells lines apart.
-  unique = len({*features.values()}) == len(features)
-  same = unique and len(others) <= len(COLOURS)
+    panels = [str(own[i]) for own in features.values()]
+    if len(set(panels)) > 1 and max(map(panels.count, panels)) <= _MOST:
+      found.append((len(set(panels)), i))
+  if not found or len({*features.values()}) < len(features):
+    return {name: Place(name, looks.of(name), "") for name in features}
+  _, i = min(found)
+  told = {name: str(own[1 - i]) for name, own in features.items()}
+  others = ["", *dict.fromkeys(filter(None, told.values()))]
+  kinds = {name: max(0, others.index(told[name]) - 1) for name in features}
+  panels = {name: str(own[i]) for name, own in features.items()}
+  variants = all(map(looks.known, panels.values())) and not all(
+    map(looks.known, told.values())
+  )
   return {
-    name: (panel, others.index(features[name][1 - i]) if same else j)
-    for panel, names in groups.items()
-    for j, name in enumerate(names)
+    name: Place(
+      panels[name],
+      looks.of(panels[name]).variant(kinds[name])
+      if variants
+      else looks.of(told[name]),
+      titles.published(told[name]),
+    )
+    for name in features
   }
+
+
+def apart(shown: Mapping[str, looks.Look]) -> dict[str, looks.Look]:
+  """Makes variants of looks that occur more than once."""
+  found, seen = {}, []
+  for name, look in shown.items():
+    found[name] = look.variant(seen.count(look))
+    seen.append(look)
+  return found
 
 
 @contextlib.contextmanager
@@ -151,8 +209,8 @@ def grid(
   title: str,
   xlabel: str = "",
   ylabel: str = "",
-  width: float = 3.0,
-  height: float = 2.5,
+  width: float = WIDTH,
+  height: float | None = None,
   **options: Any,
 ) -> Iterator[tuple["Figure", list[Any]]]:
   """Makes a figure of panels with common labels, to be drawn in and saved.
@@ -161,10 +219,10 @@ def grid(
     file: Where the PNG goes.
     count: Of panels; there may be none.
     title: Above all.
-    xlabel: Below all.
+    xlabel: Below the last panel of each column.
     ylabel: Left of all.
-    width: Of a panel, in inches.
-    height: Of a panel, in inches.
+    width: Of all, in inches.
+    height: Of a panel, in inches; by default more where there is one row.
     **options: Of `Figure.subplots`.
 
   Yields:
@@ -172,12 +230,13 @@ def grid(
   """
   columns = max(1, min(count, 4 if count not in (5, 6, 9) else 3))
   rows = max(1, -(-count // columns))
+  height = height or (2.2 if rows == 1 else 1.6)
   with picture(
     file,
     columns=columns,
     rows=rows,
-    width=max(6.5, 0.6 + width * columns),
-    height=1 + height * rows,
+    width=width,
+    height=0.9 + height * rows,
     squeeze=False,
     **options,
   ) as (figure, all_axes):
@@ -186,9 +245,10 @@ def grid(
       axes.remove()
     for axes in shown[-columns:]:  # above a panel that was removed, too
       axes.tick_params(labelbottom=True)
-    figure.suptitle(title, fontsize=11)
-    figure.supxlabel(xlabel, fontsize=10)
-    figure.supylabel(ylabel, fontsize=10)
+    for axes in shown[(rows - 1) * columns :]:
+      axes.set_xlabel(xlabel)  # a common one would lie in the legend
+    figure.suptitle(title)
+    figure.supylabel(ylabel)
     yield figure, list(shown)
 
 
@@ -203,39 +263,66 @@ def multiples(
   """Draws lines in as many panels as they need, the others faint behind them.
 
   Args:
-    features: By line, as for `panels`.
-    draw: `(axes, name, offset, *, color, label)` draws a line; the label of a
-      faint one is None. `offset` counts the lines of a panel from its middle,
-      for those that draw side by side.
+    features: By line, as for `places`.
+    draw: `(axes, name, *, look, label)` draws a line; `look` is None for a
+      faint one.
     file: Where the PNG goes.
     finish: `(axes, names)`, called for each panel, with its own lines, when all
       lines are drawn.
     **options: Of `grid`.
   """
-  places = panels(features)
-  names = list(dict.fromkeys(panel for panel, _ in places.values()))
+  placed = places(features)
+  names = list(dict.fromkeys(place.panel for place in placed.values()))
   if len(names) == 1:
-    options |= {"width": 6.5, "height": 3.8}
+    options |= {"width": 6.5, "height": 3.2}
   options |= {"sharex": True, "sharey": True}
-  with grid(file, len(names), **options) as (_, all_axes):
+  with grid(file, len(names), **options) as (figure, all_axes):
     drawn = []
     for axes, panel in zip(all_axes, names, strict=True):
-      own = [name for name in places if places[name][0] == panel]
+      own = [name for name in placed if placed[name].panel == panel]
       drawn.append((axes, own))
-      for name in places:
+      for name in placed:
         if name not in own:
-          draw(axes, name, 0, color=_FAINT, label=None)
-      for i, name in enumerate(own):
-        color = COLOURS[places[name][1] % len(COLOURS)]
-        label = titles.published(name)
-        offset = i - (len(own) - 1) / 2
-        draw(axes, name, offset, color=color, label=label)
-      axes.set_title(titles.published(panel), fontsize=10)
-      if len(own) > 1:
-        axes.legend(loc="best", fontsize=8)
+          draw(axes, name, look=None, label=None)
+      for name in own:
+        draw(axes, name, look=placed[name].look, label=placed[name].label)
+      axes.set_title(titles.published(panel))
     # Last: a limit set on one panel would cut off what others draw later.
     for axes, own in drawn:
       finish(axes, own)
+    _legend_of(figure, placed.values())
+
+
+def _legend_of(figure: "Figure", placed: Iterable[Place]) -> None:
+  """One legend for all panels, where it hides nothing."""
+  from matplotlib.lines import Line2D
+
+  found: dict[str, set[looks.Look]] = {}
+  for place in placed:
+    if place.label:
+      found.setdefault(place.label, set()).add(place.look)
+  handles = []
+  for label, own in found.items():
+    look = min(own)
+    # Variants have the colours of their methods, which panels name.
+    color = look.color if len(own) == 1 else looks.GREY
+    handles.append(
+      Line2D([], [], **drawn(look) | {"color": color, "label": label})
+    )
+  if handles:
+    place = "outside lower center"
+    figure.legend(handles=handles, loc=place, ncols=min(4, len(handles)))
+
+
+def drawn(look: looks.Look) -> dict[str, Any]:
+  """Returns the options of `Axes.plot` for a look."""
+  return {
+    "color": look.color,
+    "marker": look.marker,
+    "ls": look.dash,
+    "lw": 1.4,
+    "ms": 4,
+  }
 
 
 def evenly_spaced(items: Sequence[Any], most: int) -> list[Any]:
@@ -245,25 +332,43 @@ def evenly_spaced(items: Sequence[Any], most: int) -> list[Any]:
 
 
 def band(
-  axes: Any, x: np.ndarray, values: np.ndarray, *, color: str, label: str | None
+  axes: Any,
+  x: np.ndarray,
+  values: np.ndarray,
+  *,
+  look: looks.Look | None,
+  label: str | None,
 ) -> None:
-  """Draws a mean over seeds with a band of one standard deviation.
+  """Draws a mean over seeds with a band of its 95 % interval.
 
   Args:
     axes: Where to.
     x: [points].
     values: [seeds, points].
-    color: Of both.
-    label: For the legend; None for a faint line without a band.
+    look: Of both; None for a faint line without a band.
+    label: For the legend.
   """
-  mean, std = values.mean(0), values.std(0, ddof=1 if len(values) > 1 else 0)
-  if label is None:
-    axes.plot(x, mean, lw=0.8, color=color, zorder=1)
+  mean = values.mean(0)
+  if look is None:
+    axes.plot(x, mean, lw=0.8, color=looks.FAINT, zorder=1)
     return
   axes.xaxis.get_major_locator().set_params(integer=True)  # of steps
-  marker = "o" if len(x) < 8 else None
-  axes.plot(x, mean, label=label, color=color, lw=1.5, marker=marker, ms=3)
-  axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, lw=0)
+  every = max(1, len(x) // 8)
+  axes.plot(x, mean, **drawn(look) | {"ms": 3, "markevery": every}, label=label)
+  ends = np.array([statistics.interval(column) for column in values.T]).T
+  shade(axes, x, *ends, color=look.color)
+
+
+def shade(
+  axes: Any, x: Sequence[float], low: Any, high: Any, *, color: str
+) -> None:
+  """Draws a band between two lines; nothing where an end is not finite."""
+  known = np.isfinite(low) & np.isfinite(high)
+  low, high = np.where(known, low, 0), np.where(known, high, 0)
+  axes.fill_between(x, low, high, where=known, color=color, alpha=0.13, lw=0)
+  beside = np.r_[False, known[:-1]] | np.r_[known[1:], False]
+  for i in np.flatnonzero(known & ~beside):  # a band of one point has no width
+    axes.plot([x[i]] * 2, [low[i], high[i]], lw=4, color=color, alpha=0.3)
 
 
 def legend(figure: "Figure", axes: Any, **options: Any) -> None:
@@ -274,3 +379,17 @@ def legend(figure: "Figure", axes: Any, **options: Any) -> None:
     place = {"loc": "outside right center"}
   if names:
     figure.legend(handles, names, **place, **options)
+
+
+def plain_numbers(axis: Any, most: int = 4) -> None:
+  """Labels a logarithmic axis with at most so many plain numbers, as 200."""
+  from matplotlib import ticker
+
+  low, high = axis.get_view_interval()
+  for steps in ((1, 2, 5), (1, 3), (1,)):
+    locator = ticker.LogLocator(subs=steps, numticks=99)
+    if sum(low <= x <= high for x in locator.tick_values(low, high)) <= most:
+      break
+  axis.set_major_locator(locator)
+  axis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+  axis.set_minor_locator(ticker.NullLocator())

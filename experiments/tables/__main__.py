@@ -13,6 +13,12 @@ python -m experiments.tables --table=all
 makes all tables in results/ again that follow from a NAME_runs.csv or from
 arithmetic alone, and then, as `python -m experiments.tables` does, those of
 README.md and docs/. A test fails when they differ.
+
+python -m experiments.tables --pictures=results/NAME.csv [--out=DIR]
+
+draws the pictures of a table from its CSV, beside it or in DIR; the CSV is one
+of results/, or the table.csv of a run's directory. --pictures=all draws all
+that are in results/ again.
 """
 
 import pathlib
@@ -25,8 +31,9 @@ from experiments.config import describe, grid
 from experiments.config.grid import Grid
 from experiments.config.overrides import Changes
 from experiments.errors import UserError, unknown
+from experiments.plots import titles
 from experiments.runs.workdir import storage
-from experiments.tables import html, paper_costs, sweep, text
+from experiments.tables import html, paper_costs, pictures, sweep, text
 from experiments.tables.rows import Row
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -106,11 +113,8 @@ def rebuild(file: pathlib.Path) -> list[Row]:
     parts = sweep.parts(rows, config)
     page = text.render(text.TEMPLATES / "sweep.md", tables=parts)
     beside(f"{name}.md").write_text(f"{page}\n")
-    beside(f"{name}.tex").write_text(text.latex(lines) + "\n")
-    title = sweep.title(config)
-    if any(row.setting is not None for row in rows):
-      sweep.draw_sparsities(rows, beside(f"{name}.png"), title=title)
-    sweep.draw_flops(rows, beside(f"{name}_flops.png"), title=title)
+    beside(f"{name}.tex").write_text(text.latex(titles.table(lines)) + "\n")
+    pictures.draw(file, file.parent, root=ROOT)
   return rows
 
 
@@ -127,9 +131,34 @@ def rewrite_pages() -> None:
     file.write_text(text.fill(file.read_text(), ROOT))
 
 
+def draw_pictures(name: str, out: pathlib.Path | None = None) -> None:
+  """Draws the pictures of a table, or all that are in results/.
+
+  Args:
+    name: The table's CSV, or `all`.
+    out: Where they go; beside the CSV by default.
+
+  Raises:
+    UserError: If a table cannot be read, or has no picture.
+  """
+  files = [pathlib.Path(name)]
+  if name == "all":
+    pngs = (ROOT / "results").glob("*.png")
+    files = sorted({pictures.csv_of(png) for png in pngs})
+  for file in files:
+    for made in pictures.draw(file, out or file.parent, root=ROOT):
+      print(made)
+
+
 def main(changes: Changes) -> None:
   """Makes the tables that the flags ask for."""
   asked = flags.FLAGS
+  out = pathlib.Path(asked.out) if asked.out else None
+  if asked.pictures:
+    if asked.table or asked.root or changes or asked.rows:
+      raise UserError("--pictures takes no other flag than --out")
+    draw_pictures(asked.pictures, out)
+    return
   if asked.table in (None, "all"):
     if changes or asked.rows:
       raise UserError(
@@ -152,7 +181,6 @@ def main(changes: Changes) -> None:
     raise UserError(
       f"--table={asked.table} needs --root, the directory of its sweep"
     )
-  out = pathlib.Path(asked.out) if asked.out else None
   make_table(
     asked.table,
     pathlib.Path(asked.root),
@@ -170,6 +198,7 @@ def _define_flags() -> None:
   flags.DEFINE_string("root", None, "The directory of the sweep's runs.")
   flags.DEFINE_string("arg", "", "The config's argument.")
   flags.DEFINE_string("rows", "", "A regular expression for names of rows.")
+  flags.DEFINE_string("pictures", None, "A table's CSV, or all.")
   flags.DEFINE_string("out", None, "Where the table goes; --root by default.")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from experiments.config import grid, smoke
 from experiments.config.entry import percent
 from experiments.plots import runs as run_plots
+from experiments.plots import titles
 from experiments.runs import metrics, workdir
 from experiments.tables import sweep, text
 from experiments.tables.rows import Row, at_middle
@@ -42,20 +43,21 @@ def write_report(
     state=f"{done} of {len(planned)} runs are finished"
     + smoke.note(planned.values()),
     tables=sweep.parts(rows, module),
-    pictures=list(_pictures(config, root, rows, sweep.title(module))),
+    pictures=list(_pictures(config, root, rows)),
   )
   with workdir.storage(file.parent):
     file.write_text(page)
 
 
 def _pictures(
-  config: grid.Grid | str, root: pathlib.Path, rows: Sequence[Row], title: str
+  config: grid.Grid | str, root: pathlib.Path, rows: Sequence[Row]
 ) -> Iterator[tuple[str, str, str]]:
   """Headings, PNGs in base64, and notes."""
   histories, where = _histories(config, root)
-  intervals = "Bars are 95 % intervals of the mean, by Student's t."
+  title = titles.of(grid.base(config))
+  intervals = "Shaded are 95 % intervals of the mean, by Student's t."
   points = f"One point a sparsity. {intervals}"
-  spread = f"Mean and standard deviation over seeds{where}."
+  spread = f"Means over seeds{where}. {intervals}"
   zeros = f"At the end of training{where}."
   churn = run_plots.churn_since_start
   pictures = [

@@ -14,11 +14,17 @@ import numpy as np
 from experiments.config.entry import Cell
 from experiments.errors import unknown
 from experiments.plots import runs as run_plots
+from experiments.plots import titles
 from experiments.runs.workdir import storage
 from experiments.tables import orders, text
 from experiments.tables.rows import Row, barred, caption, draw_dots, notes
 
 _PUBLISHED = "published, of another model"
+# What the terminal leaves out first.
+_LAST = (
+  *(_PUBLISHED, "tested on", "trained weights", "dense", "non-zeros"),
+  *("tokens/s", "95 % interval", "against dense"),
+)
 _TRAINED = 100  # steps of the dense model that are more than a smoke test
 
 
@@ -220,19 +226,43 @@ def write_report(
   with storage(workdir):
     (workdir / "report.md").write_text(f"{report}\n")
     text.write_csv(workdir / "table.csv", lines)
-    draw_dots(
-      rows,
-      workdir / "models.png",
-      unit=1 if measure.lower_is_better else 100,
-      levels={"dense": dense},
-      title=caption(config.name, rows, level="dense"),
-      xlabel=measure.title,
-      log=measure.lower_is_better,
-    )
-  # What papers found is in report.md only: there is no room for it here.
-  text.print_table(config.name, lines, hidden=(_PUBLISHED,), left=2)
+    unit = 1 if measure.lower_is_better else 100
+    draw(rows, measure, dense, config, workdir / "models.png", unit=unit)
+  text.print_table(
+    config.name, lines, last=_LAST, left=2, rest=f"{workdir / 'table.csv'}"
+  )
   print("\n".join(filter(None, [notes(rows), *sentences])))
   print(f"\nThe report is {workdir / 'report.md'}")
+
+
+def draw(
+  rows: Sequence[Row],
+  measure: Measure,
+  dense: float,
+  config: ml_collections.ConfigDict,
+  file: Path,
+  *,
+  unit: float,
+) -> None:
+  """Draws the measure of every model, a panel for each model before.
+
+  Args:
+    rows: The rows, the dense model's not among them.
+    measure: What the values are.
+    dense: The dense model's value.
+    config: Of which the title tells model and data.
+    file: Where the PNG goes.
+    unit: What values are multiplied by.
+  """
+  draw_dots(
+    rows,
+    file,
+    unit=unit,
+    levels={"dense": dense},
+    title=caption(titles.of(config), rows, level="dense", drawn="bars"),
+    xlabel=measure.title,
+    log=measure.lower_is_better,
+  )
 
 
 def _barred(config: ml_collections.ConfigDict) -> str:

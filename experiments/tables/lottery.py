@@ -27,6 +27,9 @@ from experiments.tables.rows import (
 from sparsejax.lottery import barrier
 
 Points = tuple[np.ndarray, np.ndarray]  # x and y of a curve
+# What x and y of curves are.
+LEARNING = ("step", ACCURACY)
+LINES = ("from child 1 to child 2", "test error [%]")
 
 
 _LOST = "Seed {} diverged, and has no levels from there on: {}"
@@ -166,7 +169,29 @@ def _draw(
   levels: Sequence[Level],
 ) -> dict[str, str]:
   """Draws the pictures; their files by their titles."""
-  about = titles.of(config.base)
+  about = f"{titles.of(config)}\n{titles.means([len(config.seeds)])}"
+  draw_tickets(rows, config, workdir / "tickets.png")
+  curves = _curves(levels, _learning_curve)
+  write_curves(workdir / "curves.csv", curves, LEARNING)
+  draw_curves(curves, LEARNING, workdir / "curves.png", title=about)
+  pictures = {
+    "Accuracy against weights left": "tickets.png",
+    "Learning curves": "curves.png",
+  }
+  if any(row.barriers for row in rows):
+    draw_barriers(rows, config, workdir / "barriers.png")
+    lines = _curves([one for one in levels if one.line is not None], _line)
+    write_curves(workdir / "lines.csv", lines, LINES)
+    draw_curves(lines, LINES, workdir / "lines.png", title=about)
+    pictures["Error barriers"] = "barriers.png"
+    pictures["Error on the line between two children"] = "lines.png"
+  return pictures
+
+
+def draw_tickets(
+  rows: Sequence[Row], config: ml_collections.ConfigDict, file: Path
+) -> None:
+  """Draws the accuracy of each branch against the weights that are left."""
   dense, *pruned = (row for row in rows if row.setting != 0)
   left = {row.setting: f"{100 * row.density:.3g}" for row in pruned}
   sparsities.lines(
@@ -175,29 +200,20 @@ def _draw(
       {row.method: (row.method, "") for row in pruned},
       lambda row: row.setting - 1,
     ),
-    workdir / "tickets.png",
+    file,
     levels={"dense": dense.mean},
     ticks=[left[level] for level in sorted(left)],
-    title=caption(about, rows, level="dense"),
+    title=caption(titles.of(config), rows, level="dense"),
     xlabel="weights left [%]",
     ylabel=ACCURACY,
   )
-  about += f"\n{titles.means([len(config.seeds)])}"
-  final = [value for row in rows for value in row.finite]
-  margin = max(final) - min(final)
-  lottery.panels(
-    _curves(levels, _learning_curve),
-    workdir / "curves.png",
-    title=about,
-    xlabel="step",
-    ylabel=ACCURACY,
-    ylim=(min(final) - margin - 1, max(final) + 1),
-  )
-  pictures = {
-    "Accuracy against weights left": "tickets.png",
-    "Learning curves": "curves.png",
-  }
-  barriers = [
+
+
+def draw_barriers(
+  rows: Sequence[Row], config: ml_collections.ConfigDict, file: Path
+) -> None:
+  """Draws the error barriers of branches against weights left and steps."""
+  found = [
     lottery.Barriers(
       row.method,
       config.branches[row.method].get("step", 0),
@@ -208,19 +224,67 @@ def _draw(
     for row in rows
     if row.barriers
   ]
-  if barriers:
-    lottery.barriers(barriers, workdir / "barriers.png", title=about)
-    connected = [one for one in levels if one.line is not None]
-    lottery.panels(
-      _curves(connected, _line),
-      workdir / "lines.png",
-      title=about,
-      xlabel="from the first child to the second",
-      ylabel="test error [%]",
-    )
-    pictures["Error barriers"] = "barriers.png"
-    pictures["Error on the line between two children"] = "lines.png"
-  return pictures
+  about = f"{titles.of(config)}\n{titles.means([len(config.seeds)])}"
+  lottery.barriers(found, file, title=about)
+
+
+def draw_curves(
+  curves: Mapping[str, Sequence[lottery.Curve]],
+  axes: tuple[str, str],
+  file: Path,
+  *,
+  title: str,
+) -> None:
+  """Draws the curves of levels, a panel for each branch.
+
+  Args:
+    curves: By branch, its levels.
+    axes: What x and y are: LEARNING or LINES.
+    file: Where the PNG goes.
+    title: What the nets are.
+  """
+  xlabel, ylabel = axes
+  ylim = None
+  if axes == LEARNING:  # the first steps would leave no room for the rest
+    last = [curve.y[-1] for group in curves.values() for curve in group]
+    margin = max(last) - min(last)
+    ylim = (min(last) - margin - 1, max(last) + 1)
+  lottery.panels(
+    curves, file, title=title, xlabel=xlabel, ylabel=ylabel, ylim=ylim
+  )
+
+
+_LEVEL = ("branch", "level", "weights left [%]")
+
+
+def write_curves(
+  file: Path,
+  curves: Mapping[str, Sequence[lottery.Curve]],
+  axes: tuple[str, str],
+) -> None:
+  """Writes the points of curves as CSV."""
+  lines = [
+    (branch, str(curve.level), f"{curve.left:.2f}", f"{x:g}", f"{y:.3f}")
+    for branch, group in curves.items()
+    for curve in group
+    for x, y in zip(curve.x, curve.y, strict=True)
+  ]
+  text.write_csv(file, [(*_LEVEL, *axes), *lines])
+
+
+def read_curves(
+  lines: Sequence[Mapping[str, str]], axes: tuple[str, str]
+) -> dict[str, list[lottery.Curve]]:
+  """Reads what `write_curves` wrote, from the lines of the CSV by header."""
+  points: dict[tuple[str, ...], list[tuple[float, ...]]] = {}
+  for line in lines:
+    key = tuple(line[header] for header in _LEVEL)
+    points.setdefault(key, []).append(tuple(float(line[a]) for a in axes))
+  curves: dict[str, list[lottery.Curve]] = {}
+  for (branch, level, left), found in points.items():
+    curve = lottery.Curve(int(level), float(left), *np.array(found).T)
+    curves.setdefault(branch, []).append(curve)
+  return curves
 
 
 def _curves(

@@ -48,6 +48,8 @@ _COLUMNS = {
   "training FLOPs": lambda r: r.training_flops,
   "inference FLOPs": lambda r: times(r.inference),
 }
+# What the terminal leaves out first.
+_LAST = ("inference FLOPs", "active weights", "95 % interval", "training FLOPs")
 
 
 def summarize(
@@ -93,8 +95,7 @@ def print_summary(
   rows: Sequence[Row], title: str, expected: Sequence[tuple[str, str]]
 ) -> None:
   """Prints the table on the terminal, and the orders that papers report."""
-  hidden = ("95 % interval",)  # for room
-  text.print_table(title, text.cells(_COLUMNS, rows), hidden=hidden)
+  text.print_table(title, text.cells(_COLUMNS, rows), last=_LAST)
   said = [notes(rows), *map(orders.sentence, orders.compare(rows, expected))]
   print("\n".join(filter(None, said)))
 
@@ -153,7 +154,14 @@ def write_report(
     if middle is not None:
       text.write_csv(workdir / "sparsities.csv", sparsities)
       file = workdir / "sparsities.png"
-      draw_settings(rows, _features(runs), file, title=about)
+      configs = {entry: group[0].config for entry, group in runs.items()}
+      draw_settings(
+        rows,
+        features(configs),
+        file,
+        title=about,
+        chance=titles.chance(last.config),
+      )
   return rows
 
 
@@ -165,18 +173,27 @@ _PICTURES = (
 )
 
 
-def _features(runs: Runs) -> dict[str, tuple[str, str]]:
-  """By method what it begins with, and its algorithm."""
-  features = {}
-  for entry, group in runs.items():
+def features(
+  configs: Mapping[Entry, ml_collections.ConfigDict],
+) -> dict[str, tuple[str, str]]:
+  """Finds what methods of a comparison share, as for `style.places`.
+
+  Args:
+    configs: Of one run of each row.
+
+  Returns:
+    By method what it begins with, and its algorithm.
+  """
+  found = {}
+  for entry, config in configs.items():
     if entry.sparsity is not None:
-      config = group[0].config
       words = [v for v in config.initial.values() if isinstance(v, str)]
+      pattern = _pattern(config)
       if words == [parts.DRAWN]:
-        words = ["random masks"]
-      begin = " ".join([*sorted(words), _pattern(config)])
-      features[entry.method] = (begin.strip(), config.algorithm.name)
-  return features
+        words = [] if pattern else ["random masks"]
+      begin = " ".join([*sorted(words), pattern])
+      found[entry.method] = (begin.strip(), config.algorithm.name)
+  return found
 
 
 def _pattern(config: ml_collections.ConfigDict) -> Any:

@@ -248,7 +248,7 @@ def series(
 
   Args:
     rows: The rows of a table; those without a finite value are left out.
-    features: By method, as for `style.panels`.
+    features: By method, as for `style.places`.
     x: Where the point of a row is.
 
   Returns:
@@ -271,13 +271,16 @@ def series(
   }
 
 
-def caption(title: str, rows: Iterable[Row], *, level: str = "") -> str:
+def caption(
+  title: str, rows: Iterable[Row], *, level: str = "", drawn: str = "shaded"
+) -> str:
   """Makes the title of a picture: what it shows, and of how many seeds.
 
   Args:
     title: What it shows.
     rows: The rows that it shows.
     level: What its dotted line is, if it has one.
+    drawn: How it shows intervals.
 
   Returns:
     The title, and below it the number of seeds, which of them diverged, and why
@@ -287,7 +290,7 @@ def caption(title: str, rows: Iterable[Row], *, level: str = "") -> str:
   counts = [len(row.values) for row in rows if None not in row.values] or [1]
   notes = []
   if max(counts) > 1:
-    notes = [titles.means(counts), "bars: 95 % intervals (t)"]
+    notes = [titles.means(counts), f"{drawn}: 95 % intervals (t)"]
   if level:
     notes.append(f"dotted: {level}")
   if lost := sum(len(row.values) - len(row.finite) for row in rows):
@@ -303,28 +306,35 @@ def draw_settings(
   file: Path,
   *,
   title: str,
+  chance: float | None = None,
 ) -> None:
   """Draws the accuracy of each method at each sparsity.
 
   Args:
     rows: The rows; those without a sparsity are level lines.
-    features: By method, as for `style.panels`.
+    features: By method, as for `style.places`.
     file: Where the PNG goes.
     title: What it shows.
+    chance: The accuracy of guesses.
   """
   levels = {r.method: r.mean for r in rows if r.setting is None and r.finite}
   varied = [row for row in rows if row.setting is not None]
-  title = caption(title, rows, level=", ".join(levels))
+  if not varied:
+    varied = [row for row in rows if row.method != "dense"]
+    levels = {row.method: row.mean for row in rows if row not in varied}
   settings = sorted({row.setting for row in varied if row.finite})
+  level = ", ".join(levels)
   if len(settings) < 2:
+    title = caption(title, rows, level=level, drawn="bars")
     draw_dots(varied, file, title=title, xlabel=ACCURACY, levels=levels)
     return
   sparsities.lines(
     series(varied, features, lambda row: settings.index(row.setting)),
     file,
     levels=levels,
+    chance=chance,
     ticks=[f"{100 * setting:g}" for setting in settings],
-    title=title,
+    title=caption(title, rows, level=level),
     xlabel="zeros [%]",
     ylabel=ACCURACY,
   )

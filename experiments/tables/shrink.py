@@ -53,6 +53,8 @@ _COLUMNS = {
   "95 % interval": lambda r: statistics.shown(*r.row.interval),
   "runs": lambda r: r.row.runs,
 }
+# What the terminal leaves out first.
+_LAST = ("masked [%]", "inference FLOPs", "95 % interval", "shrunk [%]")
 
 
 def lines(
@@ -139,5 +141,5 @@ def write_report(
   with storage(workdir):
     (workdir / "report.md").write_text(f"{report}\n")
     text.write_csv(workdir / "table.csv", table)
-  text.print_table(config.name, table)
+  text.print_table(config.name, table, last=_LAST)
   print(note)

@@ -15,13 +15,14 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import ml_collections
 import numpy as np
 
 from experiments import statistics
 from experiments.config import grid
 from experiments.config.entry import Entry
 from experiments.errors import UserError
-from experiments.plots import sparsities, style
+from experiments.plots import sparsities, style, titles
 from experiments.runs import metrics, workdir
 from experiments.tables import costs, orders, rows, text
 from experiments.tables.rows import Row
@@ -320,11 +321,38 @@ def parts(found: Sequence[Row], config: types.ModuleType) -> list[Part]:
   return made
 
 
+def draw(
+  found: Sequence[Row], config: ml_collections.ConfigDict, stem: pathlib.Path
+) -> list[pathlib.Path]:
+  """Draws the pictures of a sweep.
+
+  Args:
+    found: Its rows.
+    config: Its config file's own config.
+    stem: What the files are called, without an ending.
+
+  Returns:
+    Their files: accuracy against sparsity, if rows have one, and FLOPs.
+  """
+  title, chance = titles.of(config), titles.chance(config)
+  made = [stem.with_name(f"{stem.name}_flops.png")]
+  draw_flops(found, made[0], title=title)
+  if any(row.setting is not None for row in found):
+    made.append(stem.with_name(f"{stem.name}.png"))
+    draw_sparsities(found, made[1], title=title, chance=chance)
+  return made
+
+
 def draw_sparsities(
-  found: Sequence[Row], file: pathlib.Path, *, title: str
+  found: Sequence[Row],
+  file: pathlib.Path,
+  *,
+  title: str,
+  chance: float | None = None,
 ) -> None:
   """Draws accuracy against sparsity."""
-  rows.draw_settings(found, _features(found), file, title=title)
+  kinds = _features(found)
+  rows.draw_settings(found, kinds, file, title=title, chance=chance)
 
 
 def draw_flops(found: Sequence[Row], file: pathlib.Path, *, title: str) -> None:
@@ -336,7 +364,7 @@ def draw_flops(found: Sequence[Row], file: pathlib.Path, *, title: str) -> None:
     levels=levels,
     xscale="log",
     title=rows.caption(title, found, level=", ".join(levels)),
-    xlabel="training FLOPs; 1 for dense, computed",
+    xlabel="training FLOPs / dense",
     ylabel=rows.ACCURACY,
   )
 
@@ -344,11 +372,6 @@ def draw_flops(found: Sequence[Row], file: pathlib.Path, *, title: str) -> None:
 def _features(found: Sequence[Row]) -> dict[str, tuple[str, str]]:
   """By method its name and its distribution: `RigL (uniform)` has both."""
   return style.name_parts(row.method for row in found if row.method != _DENSE)
-
-
-def title(config: types.ModuleType) -> str:
-  """Says what a sweep is about: the first line of its config file."""
-  return (config.__doc__ or "").partition("\n")[0].rstrip(".")
 
 
 _NOTE = (

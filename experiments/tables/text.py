@@ -5,17 +5,20 @@ begins with `# ` and the command that makes it.
 """
 
 import csv
+import itertools
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jinja2
-import rich.console
-import rich.table
 import tabulate
+
+from experiments.plots import titles
 
 Line = Sequence[str]
 Item = TypeVar("Item")
@@ -65,7 +68,9 @@ def render(template: Path, **values: Any) -> str:
 
   Args:
     template: The file. If it ends in .html, values are escaped.
-    **values: By name what it shows; its filter `markdown` renders tables.
+    **values: By name what it shows. The filter `named` writes the methods of a
+      table as papers do, `published` those of a text; `markdown` renders
+      tables.
 
   Returns:
     The text, without a newline at its end.
@@ -75,7 +80,11 @@ def render(template: Path, **values: Any) -> str:
     autoescape=jinja2.select_autoescape(),
     undefined=jinja2.StrictUndefined,
   )
-  environment.filters["markdown"] = markdown
+  environment.filters |= {
+    "markdown": markdown,
+    "named": titles.table,
+    "published": titles.published,
+  }
   return environment.get_template(template.name).render(values)
 
 
@@ -95,30 +104,127 @@ def print_table(
   title: str,
   lines: Sequence[Line],
   *,
-  hidden: Collection[str] = (),
+  last: Sequence[str] = (),
   left: int = 1,
-  no_wrap: bool = False,
+  rest: str = "the CSV",
 ) -> None:
-  """Prints a table on the terminal.
+  """Prints a table on the terminal, as wide as that is, numbers unbroken.
 
   Args:
     title: What to print above.
     lines: The table.
-    hidden: Headers of columns that there is no room for.
+    last: Headers of the columns to leave out first where there is no room, in
+      that order; then columns are left out from the right.
     left: How many columns are aligned left.
-    no_wrap: Whether to keep the numbers of other columns in one line.
+    rest: What holds the columns that are left out.
   """
-  header, *body = lines
-  shown = [i for i, name in enumerate(header) if name not in hidden]
-  printed = rich.table.Table(title=title)
-  for i in shown:
-    options = {"justify": "left"}
-    if i >= left:
-      options = {"justify": "right", "no_wrap": no_wrap}
-    printed.add_column(header[i], overflow="fold", **options)
-  for line in body:
-    printed.add_row(*(line[i] for i in shown))
-  rich.console.Console().print(printed)
+  width = shutil.get_terminal_size().columns
+  print("\n".join(["", title, *terminal(lines, width, last=last, left=left)]))
+  shown = _that_fit(lines, width, last)
+  if gone := [name for i, name in enumerate(lines[0]) if i not in shown]:
+    names = ", ".join(" ".join(name.split()) for name in gone)
+    print(textwrap.fill(f"No room for: {names}. They are in {rest}.", width))
+
+
+def terminal(
+  lines: Sequence[Line],
+  width: int,
+  *,
+  last: Sequence[str] = (),
+  left: int = 1,
+) -> list[str]:
+  r"""Formats a table for a terminal.
+
+  Args:
+    lines: The table.
+    width: Of the terminal, in characters.
+    last: As for `print_table`.
+    left: As for `print_table`.
+
+  Returns:
+    The lines to print, none longer than `width`.
+
+  Example:
+    >>> table = [("method", "test accuracy"), ("rigl", "88.7"), ("set", "9.9")]
+    >>> print("\n".join(terminal(table, 80)))
+    method  test accuracy
+    ------  -------------
+    rigl             88.7
+    set               9.9
+    >>> print("\n".join(terminal(table, 16)))
+    method      test
+            accuracy
+    ------  --------
+    rigl        88.7
+    set          9.9
+  """
+  shown = _that_fit(lines, width, last)
+  columns = [[str(line[i]) for line in lines] for i in shown]
+  least = [_least(column) for column in columns]
+  spare = width - sum(least) - len(_GAP) * (len(least) - 1)
+  widths = []
+  for column, at_least in zip(columns, least, strict=True):
+    more = min(spare, max(map(len, column)) - at_least)
+    spare -= more
+    widths.append(at_least + more)
+  made = []
+  for number, line in enumerate(zip(*columns, strict=True)):
+    cells = [_broken(c, w) for c, w in zip(line, widths, strict=True)]
+    for row in itertools.zip_longest(*cells, fillvalue=""):
+      padded = (
+        cell.ljust(w) if i < left else cell.rjust(w)
+        for i, cell, w in zip(shown, row, widths, strict=True)
+      )
+      made.append(_GAP.join(padded).rstrip())
+    if not number:
+      made.append(_GAP.join("-" * w for w in widths))
+  return made
+
+
+_GAP = "  "
+_TEXT = 24  # characters from which a cell is text, and may be broken
+
+
+def _that_fit(
+  lines: Sequence[Line], width: int, last: Sequence[str]
+) -> list[int]:
+  """The columns that there is room for."""
+  columns = [
+    [str(cell) for cell in column] for column in zip(*lines, strict=True)
+  ]
+  least = [_least(column) + len(_GAP) for column in columns]
+  shown = list(range(len(columns)))
+  for name in (*last, *reversed(lines[0])):
+    if sum(least[i] for i in shown) - len(_GAP) <= width:
+      break
+    left = [i for i in shown if lines[0][i] != name]
+    shown = left or shown
+  return shown
+
+
+def _least(column: Sequence[str]) -> int:
+  """How narrow a column can be: a header is broken, and text, but no number."""
+  header, *cells = column
+  widest = max((len(c) for c in cells if len(c) <= _TEXT), default=0)
+  texts = [piece for c in cells if len(c) > _TEXT for piece in _pieces(c)]
+  pieces = [len(piece.rstrip()) for piece in (*_pieces(header), *texts)]
+  return max(widest, *pieces, _TEXT if texts else 0)
+
+
+def _pieces(text: str) -> list[str]:
+  return re.split(r"(?<=[\s_/-])(?=\S)", text)
+
+
+def _broken(cell: str, width: int) -> list[str]:
+  """Breaks a cell between its pieces."""
+  if len(cell) <= width and "\n" not in cell:
+    return [cell]
+  rows = [""]
+  for piece in _pieces(cell):
+    if rows[-1] and len((rows[-1] + piece).rstrip()) > width:
+      rows.append("")
+    rows[-1] += piece
+  return [row.rstrip() for row in rows]
 
 
 def write_csv(

@@ -225,8 +225,8 @@ def test_a_table_has_a_column_per_sparsity(several):
     f"{np.mean(accuracy):.2f} ± {np.std(accuracy, ddof=1):.2f}"
   )
   text = (several / "report.md").read_text()
-  assert "rigl from snip, 80 % - rigl, 80 %:" in text
-  assert "dense - rigl, 50 %:" in text
+  assert "RigL from SNIP, 80 % - RigL, 80 %:" in text
+  assert "dense - RigL, 50 %:" in text
   assert "(sparsities.png)" in text
   picture = image.imread(several / "sparsities.png")[..., :3]
   assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20

@@ -302,7 +302,7 @@ def test_the_table_holds_the_runs_numbers(finished):
 @pytest.mark.slow
 def test_the_report_has_pictures_and_says_what_papers_report(finished):
   text = (finished.path / "report.md").read_text()
-  assert "ticket above reinit: at" in text
+  assert "ticket above reinitialised: at" in text
   for name in ("tickets.png", "curves.png", "barriers.png", "lines.png"):
     assert f"({name})" in text
     picture = image.imread(finished.path / name)[..., :3]

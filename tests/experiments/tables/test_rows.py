@@ -51,7 +51,7 @@ def test_captions_say_how_many_seeds_and_why_there_is_no_verdict():
   )
   many = Row("a", None, {0: 1.0, 1: 2.0, 2: np.nan})
   assert caption("x", [many, two]) == (
-    "x\nmeans of 2 to 3 seeds; bars: 95 % intervals (t); "
+    "x\nmeans of 2 to 3 seeds; shaded: 95 % intervals (t); "
     "1 diverged, not drawn; 1 of 3 seeds diverged: no verdict"
   )
   random = barred(data={"name": "x"}, model={"name": "random"})
@@ -92,4 +92,3 @@ def test_lines_of_a_picture_are_those_of_methods_with_features():
   low, high = table[1].interval
   np.testing.assert_allclose(line.low, [low, -np.inf])
   np.testing.assert_allclose(line.high, [high, np.inf])
-  np.testing.assert_allclose(line.error, [[0.2 - low, 0], [high - 0.2, 0]])

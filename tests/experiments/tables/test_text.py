@@ -1,5 +1,8 @@
 """Tables as text."""
 
+import csv
+from pathlib import Path
+
 import jinja2
 import pytest
 
@@ -25,13 +28,42 @@ def test_latex_is_escaped():
   assert "x \\& y" in found
 
 
-def test_hidden_columns_are_not_printed(capsys):
-  lines = [("name", "published"), ("seft", "5.1")]
-  text.print_table("title", lines, hidden=("published",))
-  printed = capsys.readouterr().out
-  assert "title" in printed
-  assert "seft" in printed
-  assert "5.1" not in printed
+def test_columns_without_room_are_left_out_in_their_order_and_named(
+  capsys, monkeypatch
+):
+  lines = [("name", "mean", "of papers", "runs"), ("seft", "5.1", "-", "3")]
+  for columns, names in ((20, "of papers"), (12, "of papers, runs")):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text.print_table("title", lines, last=("of papers",), rest="a.csv")
+    printed = capsys.readouterr().out
+    assert all(len(line) <= columns for line in printed.splitlines())
+    words = " ".join(printed.split())
+    assert words.startswith("title name mean ")
+    assert words.endswith(f"No room for: {names}. They are in a.csv.")
+  monkeypatch.setenv("COLUMNS", "80")
+  text.print_table("title", lines, last=("of papers",))
+  assert "No room" not in capsys.readouterr().out
+
+
+COMMITTED = sorted((Path(__file__).parents[3] / "results").glob("*.csv"))
+
+
+def test_committed_tables_fit_a_terminal_without_breaking_numbers():
+  assert len(COMMITTED) > 30
+  for file in COMMITTED:
+    header, *lines = csv.reader(file.read_text().splitlines()[1:])
+    lines = [header, *lines[:40]]
+    printed = text.terminal(lines, 80)
+    assert max(map(len, printed)) <= 80, file
+    rule = next(line for line in printed if line.startswith("--"))
+    shown = [
+      i
+      for i, _ in enumerate(header)
+      # Text of more than 24 characters may be broken between words.
+      if all(any(line[i] in row for row in printed) or len(line[i]) > 24
+             for line in lines[1:])
+    ]  # fmt: skip
+    assert len(shown) >= len(rule.split()) >= min(3, len(header)), file
 
 
 def test_templates_render_tables_and_escape_html_only(tmp_path):
