@@ -74,6 +74,7 @@ class Kind(NamedTuple):
     decoding: the least speed wanted, relative to dense.
     prefill: the same of reading a prompt.
     file: the most bytes wanted, relative to the dense float32 file.
+    activations: what INT8 weights are multiplied with, "float" or "int8".
   """
 
   sparsity: float = 0.0
@@ -81,6 +82,7 @@ class Kind(NamedTuple):
   decoding: float | None = None
   prefill: float | None = None
   file: float | None = None
+  activations: str = "float"
 
   @property
   def packed(self) -> bool:
@@ -100,6 +102,9 @@ KINDS = {
   "70 % INT8": Kind(0.7, "int8"),
   "75 %": Kind(0.75, decoding=1.7, prefill=2.2),
   "75 % INT8": Kind(0.75, "int8", decoding=4.0, file=0.15),
+  "75 % INT8, INT8 activations": Kind(
+    0.75, "int8", decoding=4.0, file=0.15, activations="int8"
+  ),
   "80 %": Kind(0.8),
   "90 %": Kind(0.9, decoding=2.8),
 }
@@ -154,7 +159,9 @@ def write(name: str, folder: pathlib.Path) -> pathlib.Path:
   if not file.exists():
     model = unpacked(kind)
     if kind.packed:
-      model = packed_model.pack(model, dtype=kind.dtype)
+      model = packed_model.pack(
+        model, dtype=kind.dtype, activations=kind.activations
+      )
       packed_model.write_model(path, model)
     else:
       huggingface.write_model(path, model, dtype=kind.dtype)
@@ -192,7 +199,8 @@ def score(name: str, folder: pathlib.Path) -> None:
     network = model.network()
   else:
     model, network = read(name, folder)
-    model = packed_model.unpack(model)
+    if kind.activations == "float":  # else it would compute otherwise
+      model = packed_model.unpack(model)
   found, _ = perplexity.perplexity(
     network,
     model.params,

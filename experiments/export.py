@@ -4,7 +4,7 @@ python -m experiments.export --workdir=DIR --to=FILE.safetensors \
   [--format=packed|dense] [--run=NAME]
 python -m experiments.export --model=PATH --to=PATH \
   [--format=packed|dense|2:4] [--dtype=float32|float16|bfloat16|int8] \
-  [--group=INPUTS]
+  [--group=INPUTS] [--activations=float|int8]
 
 The first is for finished runs of image models, the second for language models:
 Hugging Face folders, such as DIR/model of a fine-tuning run, or packed files.
@@ -100,7 +100,13 @@ def _finished(root: pathlib.Path) -> list[finished.Run]:
 
 
 def run_model(
-  model: str, to: str, *, form: str, dtype: str, group: int | None = None
+  model: str,
+  to: str,
+  *,
+  form: str,
+  dtype: str,
+  group: int | None = None,
+  activations: str = "float",
 ) -> None:
   """Writes a language model, and prints what it takes.
 
@@ -110,6 +116,7 @@ def run_model(
     form: One of FORMATS.
     dtype: Of the weights: float32, float16 or bfloat16; int8 if packed.
     group: Of int8, how many neighbouring inputs share a scale; all by default.
+    activations: Of int8, what the kernels multiply, float or int8.
 
   Raises:
     UserError: If there is no such model, format or dtype, or the model's zeros
@@ -120,10 +127,14 @@ def run_model(
   dtypes = packed_model.DTYPES if form == "packed" else DTYPES
   if dtype not in dtypes:
     raise unknown(f"dtype of {form} models", dtype, dtypes)
+  if activations not in packed_model.ACTIVATIONS:
+    raise unknown("activations", activations, packed_model.ACTIVATIONS)
   whole = packed_model.unpack(load.model_at(model))
   path = pathlib.Path(to)
   if form == "packed":
-    small = packed_model.pack(whole, dtype=dtype, group=group)
+    small = packed_model.pack(
+      whole, dtype=dtype, group=group, activations=activations
+    )
     packed_model.write_model(path, small)
   elif form == "dense":
     huggingface.write_model(path, whole, dtype=dtype)
@@ -162,6 +173,7 @@ def main() -> None:
       form=values.format,
       dtype=values.dtype,
       group=values.group,
+      activations=values.activations,
     )
   else:
     run(values.workdir, values.to, form=values.format, name=values.run)
@@ -178,6 +190,9 @@ def _define_flags() -> None:
   flags.DEFINE_string("dtype", "float32", "Of a language model's weights.")
   flags.DEFINE_integer(
     "group", None, "Of int8: how many inputs share a scale; all by default."
+  )
+  flags.DEFINE_string(
+    "activations", "float", "Of int8: what is multiplied; float or int8."
   )
   flags.mark_flag_as_required("to")
 

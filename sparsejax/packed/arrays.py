@@ -18,7 +18,7 @@ from sparsejax.packed.structure import Format, Structure
 from sparsejax.quantize import rounding
 
 
-@node("values", "structure", "probe", "scales")
+@node("values", "structure", "probe", "scales", static=("dynamic",))
 class Packed:
   """An array of which only the non-zeros exist.
 
@@ -29,12 +29,15 @@ class Packed:
     probe: What else to read off the dense gradient; None for nothing.
     scales: float32[..., out, groups], what one of the integers stands for, for
       each output and group of neighbouring inputs; None for floats.
+    dynamic: Of integers, whether products round their inputs to INT8 too, each
+      token by its largest number, and add up integers.
   """
 
   values: jax.Array
   structure: Structure
   probe: Probe | None = None
   scales: jax.Array | None = None
+  dynamic: bool = False
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -158,6 +161,7 @@ def quantize(
   tree: PyTree,
   *,
   scales: Callable[[jax.Array], jax.Array] = rounding.scales,
+  dynamic: bool = False,
 ) -> PyTree:
   """Rounds packed matrices to INT8; all else stays as it is.
 
@@ -168,6 +172,8 @@ def quantize(
     tree: A pytree with packed arrays of floats.
     scales: `w [..., in, out] -> float32[..., out, groups]`, such as
       `functools.partial(quantize.scales, group=32)`.
+    dynamic: Whether products round their inputs to INT8 too, each token by its
+      largest number.
 
   Returns:
     The tree, its packed matrices of INT8.
@@ -198,7 +204,7 @@ def quantize(
     except ValueError as error:
       raise ValueError(f"{path_name(path) or 'the array'}: {error}") from error
     values = x.structure.gather(rounding.integers(dense, found))
-    return dataclasses.replace(x, values=values, scales=found)
+    return dataclasses.replace(x, values=values, scales=found, dynamic=dynamic)
 
   return jax.tree_util.tree_map_with_path(leaf, tree, is_leaf=is_packed)
 

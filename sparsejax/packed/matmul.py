@@ -12,7 +12,7 @@ from jax import custom_derivatives, lax
 
 from sparsejax import kernels
 from sparsejax.nodes import cotangent, without_zeros
-from sparsejax.quantize import rounding
+from sparsejax.quantize import products, rounding
 from sparsejax.xla import begun_after, materialised
 
 
@@ -84,15 +84,19 @@ def _times(x, w):
   return x @ w.astype(x.dtype)
 
 
+def _product(x, packed):
+  if packed.dynamic:
+    values = packed.structure.expand(begun_after(x, packed.values))
+    return products.dynamic_product(x, values.T, packed.scales)
+  return _times(x, _expanded(packed, x))
+
+
 @jax.custom_vjp
 def dense_product(x: jax.Array, packed) -> jax.Array:
   """Multiplies `x [..., in]` by a `Packed` matrix, dense for a moment."""
   # Without the loop XLA makes all matrices first, since they depend on params
   # alone, and keeps them for the gradients.
-  return materialised(
-    lambda x, packed: _times(x, _expanded(packed, x)),
-    *(x, packed),
-  )
+  return materialised(_product, x, packed)
 
 
 def _dense_forward(x, packed):
@@ -101,7 +105,8 @@ def _dense_forward(x, packed):
 
 def _dense_backward(saved, g):
   def backward(x, packed, g):
-    # The very products that JAX's own gradient makes.
+    # The very products that JAX's own gradient makes; straight through the
+    # rounding of x.
     _, pull = jax.vjp(_times, x, _expanded(packed, g))
     of_x, gradient = pull(g)
     gathered = _gathered(packed, gradient)
@@ -135,6 +140,7 @@ def _bits_product(x, packed):
   y = kernels.multiply_bits(
     x.reshape(-1, x.shape[-1]).astype(jnp.float32),
     *(structure.bits, structure.pointers, packed.values, packed.scales),
+    dynamic=packed.dynamic,
   )
   return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
 

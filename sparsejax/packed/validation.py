@@ -46,6 +46,10 @@ def check(tree: PyTree) -> None:
 def _check_scales(x):
   integers = jnp.issubdtype(x.values.dtype, jnp.integer)
   if x.scales is None and not integers:
+    if x.dynamic:
+      raise ValueError(
+        f"got activations of int8 for values of {x.values.dtype}, wanted int8"
+      )
     return
   if x.scales is None or x.values.dtype != jnp.int8:
     raise ValueError(

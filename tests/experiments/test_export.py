@@ -147,6 +147,7 @@ def every_format():
 def test_every_format_comes_back(tmp_path):
   tree = {"layer": every_format(), "bias": jnp.ones(3, jnp.bfloat16)}
   tree["int8"] = packed.quantize(tree["layer"])
+  tree["dynamic"] = packed.quantize(tree["layer"], dynamic=True)
   tree["dense"] = quantize.matrix(jnp.ones((2, 8, 4)), group=2, dynamic=True)
   packed_files.write_tree(tmp_path / "f", tree, {"a": [1]})
   again, about = packed_files.read_tree(tmp_path / "f")
@@ -174,7 +175,7 @@ def rewritten(file, tensors=None, metadata=None):
   [
     ({"tensors": {"rows:inputs": np.full(8, 99, np.uint16)}}, "damaged: rows"),
     ({"tensors": {"flat:indices": np.array([5, 5, 9], np.int32)}}, "damaged"),
-    ({"metadata": {"version": "3"}}, "version 3 of its format; wanted"),
+    ({"metadata": {"version": "4"}}, "version 4 of its format; wanted"),
     ({"tensors": {"int8:scales": np.ones(3, "f")}}, "int8: got scales"),
     ({"metadata": {"structures": "{"}}, "damaged"),
     ({"metadata": {"structures": '{"rows": {"kind": "Odd"}}'}}, "damaged"),

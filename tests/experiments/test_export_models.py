@@ -124,7 +124,7 @@ def test_bfloat16_halves_the_values(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("density", [0.25, 1.0])
-def test_int8_of_all_that_is_multiplied(density, tmp_path):
+def test_int8_of_all_that_is_multiplied(density, tmp_path, monkeypatch):
   """The file, and the logits of its integers in floats."""
   model = pruned(density)
   path = tmp_path / "m"
@@ -147,6 +147,20 @@ def test_int8_of_all_that_is_multiplied(density, tmp_path):
     for m in (floats, again)
   ]
   np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
+  # Activations in INT8, by kernels and without them.
+  rounded = packed_model.pack(model, dtype="int8", activations="int8")
+  packed_model.write_model(path, rounded)
+  rounded = packed_model.read_model(path)
+  network = llama.Network(rounded.config)
+  by_kernels = network.apply({"params": rounded.params}, tokens)
+  monkeypatch.setenv("SPARSEJAX_KERNELS", "0")
+  without = network.apply({"params": rounded.params}, tokens)
+  monkeypatch.undo()
+  np.testing.assert_allclose(by_kernels, without, rtol=1e-3, atol=1e-3)
+  off = np.abs(by_kernels - logits[0]).max()
+  assert 1e-3 < off < 0.1 * np.abs(logits[0]).max()
+  with pytest.raises(UserError, match=r"for weights of float32, wanted"):
+    packed_model.pack(model, activations="int8")
   # Packed again, nothing is rounded twice.
   twice = packed_model.unpack(packed_model.pack(floats, dtype="int8"))
   jax.tree.map(

@@ -11,6 +11,7 @@ import pytest
 
 import sparsejax
 from sparsejax import kernels, packed, patterns, quantize
+from sparsejax.quantize import products
 from tests.marks import few
 
 kernels.available(quiet=True)  # compiles them, before a test's time counts
@@ -74,6 +75,17 @@ def test_packed_integers_are_those_of_the_dense_matrix(case):
     of_x, 2 * (x @ wide) @ wide.T, rtol=1e-3, atol=1e-4
   )
   packed.check({"w": small})
+  # Activations in INT8: sums of the same integers, straight through.
+  rounded = packed.quantize(tree, scales=by(group), dynamic=True)["w"]
+  exact = products.dynamic_product(x, dense.values, dense.scales)
+  y = jax.jit(sparsejax.matmul)(x, rounded)
+  np.testing.assert_allclose(y, exact, rtol=1e-6, atol=1e-6)
+  y = sparsejax.matmul(jnp.asarray(x, jnp.bfloat16), rounded)
+  assert y.dtype == jnp.bfloat16
+  g = np.ones((2, 3, 12), "f")
+  of_x = jax.grad(lambda x: jnp.sum(sparsejax.matmul(x, rounded) * g))(x)
+  np.testing.assert_allclose(of_x, g @ wide.T, rtol=1e-4, atol=1e-4)
+  packed.check({"w": rounded})
 
 
 def test_stacked_layers_have_scales_of_their_own():
@@ -133,6 +145,14 @@ def test_what_is_refused():
     ({"scales": np.ones((12, 5), "f")}, "scales of shape"),
     ({"scales": np.full((12, 1), np.inf, "f")}, "infinite"),
     ({"values": small["w"].values.astype("f")}, "float32 with scales"),
+    (
+      {
+        "values": small["w"].values.astype("f"),
+        "scales": None,
+        "dynamic": True,
+      },
+      "activations of int8 for values of float32",
+    ),
   ):
     with pytest.raises(ValueError, match=f"w: got .*{says}"):
       packed.check({"w": dataclasses.replace(small["w"], **change)})

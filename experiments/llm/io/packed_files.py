@@ -11,7 +11,9 @@ describes the parameters. The classes document their arrays.
 Version 2 has INT8 besides. Of packed leaves the values are int8 then, and
 `P:scales` are float32[..., out, groups]. A leaf whose `kind` is `Quantized`,
 the class in `sparsejax.quantize`, is `P:values`, int8[..., out, in], and such
-scales.
+scales; `dynamic` tells whether its products round activations to INT8.
+
+Version 3 has `dynamic` of packed leaves besides.
 """
 
 import dataclasses
@@ -33,7 +35,7 @@ from sparsejax import packed, quantize
 from sparsejax.masks import path_name
 from sparsejax.packed.formats import Back
 
-VERSIONS = ("1", "2")
+VERSIONS = ("1", "2", "3")
 _KINDS = {
   kind.__name__: kind
   for kind in (
@@ -67,7 +69,8 @@ def write_tree(
       continue
     tensors[f"{name}:values"] = np.asarray(leaf.values)
     if leaf.scales is not None:
-      tensors[f"{name}:scales"], version = np.asarray(leaf.scales), VERSIONS[1]
+      tensors[f"{name}:scales"] = np.asarray(leaf.scales)
+      version = max(version, VERSIONS[1])
     if quantize.is_quantized(leaf):
       structures[name] = {"kind": _QUANTIZED, "dynamic": leaf.dynamic}
       continue
@@ -83,6 +86,8 @@ def write_tree(
       for field in dataclasses.fields(leaf.structure)
       if field.name not in of_arrays
     }
+    if leaf.dynamic:
+      structures[name]["dynamic"], version = True, VERSIONS[2]
   metadata = {
     "format": identify.FORMAT,
     "version": version,
@@ -119,7 +124,7 @@ def read_tree(
   if metadata.get("version") not in VERSIONS:
     raise UserError(
       f"{path} is of version {metadata.get('version')} of its format; wanted "
-      f"version {' or '.join(VERSIONS)}: export the model again, or read the "
+      f"version {', '.join(VERSIONS)}: export the model again, or read the "
       "file with the version of the project that wrote it."
     )
   try:
@@ -151,6 +156,7 @@ def _packed(fields: dict[str, Any], arrays: dict[str, jax.Array]) -> Any:
   if "back" in arrays:
     arrays["back"] = Back(**arrays["back"])
   values, scales = (arrays.pop(name, None) for name in ("values", "scales"))
-  kind = _KINDS[fields.pop("kind")]
+  kind, dynamic = _KINDS[fields.pop("kind")], fields.pop("dynamic", False)
   fields["sizes"] = tuple(fields["sizes"])
-  return packed.Packed(values, kind(**arrays, **fields), scales=scales)
+  structure = kind(**arrays, **fields)
+  return packed.Packed(values, structure, scales=scales, dynamic=dynamic)

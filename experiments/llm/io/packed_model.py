@@ -32,13 +32,18 @@ from sparsejax.masks import path_name
 
 _INT8 = "int8"
 DTYPES = ("float32", "bfloat16", _INT8)  # what the kernels multiply
+ACTIVATIONS = ("float", _INT8)
 # Above this density rows take more memory than bit masks, and more time.
 _MOST_BY_ROWS = 0.06
 _MOST_PACKED = 0.7  # above it long prompts would be slower than dense ones
 
 
 def pack(
-  model: Model, *, dtype: str = "float32", group: int | None = None
+  model: Model,
+  *,
+  dtype: str = "float32",
+  group: int | None = None,
+  activations: str = "float",
 ) -> Model:
   """Packs the layers' kernels, of which only the non-zeros are kept.
 
@@ -47,13 +52,22 @@ def pack(
     dtype: Of all weights; or "int8", of all kernels and the embedding, with all
       else in float32. Kernels that have been rounded before keep their scales.
     group: Of INT8, how many neighbouring inputs share a scale; all by default.
+    activations: Of INT8, what these kernels multiply: "float", or "int8", each
+      token rounded by its largest activation, so that integers are added up.
 
   Returns:
     The model with `packed.Packed` kernels for the CPU's kernels: as rows up to
     a density of 0.06, as bit masks up to 0.7; denser ones stay arrays. Of INT8
     all packed ones are bit masks, and denser ones are `quantize.Quantized`, as
     are head and embedding.
+
+  Raises:
+    UserError: If activations are to be integers and weights are not.
   """
+  if activations == _INT8 and dtype != _INT8:
+    raise UserError(
+      f"got activations of int8 for weights of {dtype}, wanted dtype=int8, too"
+    )
 
   def mask_of(path: tuple[Any, ...], x: Any) -> Any:
     mask = np.asarray(x) != 0
@@ -76,10 +90,11 @@ def pack(
   tensors.warn_of_zeros(lost, dtype)
   if dtype != _INT8:
     return model._replace(params=packed.pack(params, masks, formats=_format))
-  return model._replace(params=_int8(params, masks, group))
+  dynamic = activations == _INT8
+  return model._replace(params=_int8(params, masks, group, dynamic))
 
 
-def _int8(params: Any, masks: Any, group: int | None) -> Any:
+def _int8(params: Any, masks: Any, group: int | None, dynamic: bool) -> Any:
   """Packs params of float32, and rounds all that is multiplied to INT8."""
   form = packed.stacked(packed.row_bits())
   params = packed.pack(params, masks, formats=form)
@@ -94,11 +109,11 @@ def _int8(params: Any, masks: Any, group: int | None) -> Any:
         raise UserError(f"{name}: {error}") from error
 
     if packed.is_packed(x):
-      return packed.quantize(x, scales=scales)
+      return packed.quantize(x, scales=scales, dynamic=dynamic)
     if is_layer_kernel(name) or name == HEAD:
-      return quantize.matrix(x, scales=scales(x))
+      return quantize.matrix(x, scales=scales(x), dynamic=dynamic)
     if name == EMBEDDING:
-      return quantize.matrix(x.T, scales=scales(x.T))
+      return quantize.matrix(x.T, scales=scales(x.T), dynamic=dynamic)
     return x
 
   return jax.tree_util.tree_map_with_path(
