@@ -11,10 +11,13 @@ sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
 
 import sparsejax  # noqa: E402
 
-# PLACEHOLDER until the project has a home: "edit" and Colab links are made of
-# this address and branch.
-REPOSITORY = "https://github.com/OWNER/sparsejax"
-BRANCH = "main"
+# PLACEHOLDER until the project has a home: all "edit", source and Colab links
+# are made of this address, the branch of the code, and that of the built site.
+repository = {
+  "url": "https://github.com/OWNER/sparsejax",
+  "branch": "main",
+  "site_branch": "gh-pages",
+}
 
 project = "sparsejax"
 author = "the sparsejax authors"
@@ -30,6 +33,8 @@ extensions = [
   "sphinx-mathjax-offline",
   "options",
   "reference",
+  "repository",
+  "search",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 # Pages that are still to be written.
@@ -66,13 +71,17 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
+# The placeholder leads nowhere.
+linkcheck_ignore = [re.escape(repository["url"]), "https://colab"]
+linkcheck_timeout = 20
+
 html_theme = "sphinx_book_theme"
 html_title = f"sparsejax {version}"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_theme_options = {
-  "repository_url": REPOSITORY,
-  "repository_branch": BRANCH,
+  "repository_url": repository["url"],
+  "repository_branch": repository["branch"],
   "path_to_docs": "docs",
   "use_repository_button": True,
   "use_edit_page_button": True,
@@ -80,25 +89,3 @@ html_theme_options = {
   # One search field is enough.
   "navbar_persistent": [],
 }
-
-
-def link_to_repository(app, docname, source):
-  """Make links to files outside docs/, which the site lacks, links to them."""
-
-  def absolute(match):
-    target, anchor = match.groups()
-    file = (DOCS / docname).parent.joinpath(target).resolve()
-    if file.is_relative_to(DOCS) or not file.exists():
-      return match.group()
-    path = file.relative_to(DOCS.parent)
-    return f"]({REPOSITORY}/blob/{BRANCH}/{path}{anchor})"
-
-  # Not pictures: they are copied to the site.
-  source[0] = re.sub(
-    r"\]\((\.\./[^)#\s]+(?<!\.png)(?<!\.svg))(#[^)\s]*|)\)", absolute, source[0]
-  )
-
-
-def setup(app):
-  """Connect what is above to Sphinx."""
-  app.connect("source-read", link_to_repository)

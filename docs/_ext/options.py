@@ -97,7 +97,7 @@ def table(module: str, functions: list[str]) -> str:
     having = {row.function for row in rows}
     if missing == 0:
       which = "all"
-    elif missing < 4 < len(rows):
+    elif missing < len(rows):
       which = "all but " + ", ".join(
         f"`{name}`"
         for name in functions
