@@ -96,10 +96,13 @@ KINDS = {
   "dense INT8": Kind(dtype="int8"),
   "50 %": Kind(0.5, decoding=1.4),
   "50 % INT8": Kind(0.5, "int8"),
+  "50 % INT8, INT8 activations": Kind(0.5, "int8", activations="int8"),
   "60 %": Kind(0.6),
   "60 % INT8": Kind(0.6, "int8"),
+  "60 % INT8, INT8 activations": Kind(0.6, "int8", activations="int8"),
   "70 %": Kind(0.7),
   "70 % INT8": Kind(0.7, "int8"),
+  "70 % INT8, INT8 activations": Kind(0.7, "int8", activations="int8"),
   "75 %": Kind(0.75, decoding=1.7, prefill=2.2),
   "75 % INT8": Kind(0.75, "int8", decoding=4.0, file=0.15),
   "75 % INT8, INT8 activations": Kind(
