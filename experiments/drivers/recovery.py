@@ -103,9 +103,20 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         shared = {"size": dense["size"], "speed": speed}
         rows.append(llm.row(cell, results, measure, diverged, **shared))
         advance(len(rows))
-  tested = task.tested_on(dense)
+  # Those left out too: of them no order is expected.
+  known = [
+    Cell(base, method)
+    for base in config.starts
+    for method in (NONE, *config.settings)
+  ]
   llm.write_report(
-    path, config, rows, measure, dense[measure.name], tested=tested
+    path,
+    config,
+    rows,
+    measure,
+    dense[measure.name],
+    known,
+    tested=task.tested_on(dense),
   )
 
 

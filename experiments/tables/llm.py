@@ -202,7 +202,7 @@ def write_report(
     rows: The rows, the dense model's not among them.
     measure: What the values are.
     dense: The dense model's value.
-    missing: Cells that have no row; no order is expected of them.
+    missing: Cells that may have no row; no order is expected of those then.
     tested: As for `table`.
   """
   known = {name for row in rows for name in (row.label, row.method)}

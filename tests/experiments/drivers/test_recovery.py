@@ -132,9 +132,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(table, monkeypatch):
 
 @pytest.mark.slow
 def test_seeds_are_averaged_and_learn_from_the_dense_model(tmp_path):
-  recovery.run(
-    make(seeds=(0, 1), methods=("seft",), expected=(), published=()), tmp_path
-  )
+  recovery.run(make(seeds=(0, 1), methods=("seft",), published=()), tmp_path)
   runs = [tmp_path / "runs" / f"wanda_50-seft-{seed}" for seed in (0, 1)]
   for seed, run in enumerate(runs):
     config = read(run / "config.json")["config"]
