@@ -19,15 +19,26 @@ PAGES = {
   if not {"_build", "notebooks"} & set(page.parts)
 }
 README = PAGES["README.md"]
-# By page and number; one that is on two pages runs once.
-FOUND = {
-  text: pytest.param(text, id=f"{page}-{number}", marks=marks)
-  for page, content in reversed(PAGES.items())
-  for number, (dear, text) in enumerate(
-    re.findall(r"(<!-- slow -->\s+)?^```python\n(.*?)```", content, re.M | re.S)
+
+
+def examples(page: str, text: str) -> list[tuple[bool, str]]:
+  """Whether an example is slow, and its code; an API page is a single one."""
+  found = re.findall(
+    r"(<!-- slow -->\s+)?^```python\n(.*?)```", text, re.M | re.S
   )
+  if page.startswith("docs/api/") and found:
+    slow, code = zip(*found, strict=True)
+    found = [(any(slow), "".join(code))]
+  return [(bool(slow), code) for slow, code in found]
+
+
+# One that is on two pages runs once.
+FOUND = {
+  code: pytest.param(code, id=f"{page}-{number}", marks=marks)
+  for page, text in reversed(PAGES.items())
+  for number, (dear, code) in enumerate(examples(page, text))
   # Compiles the steps of SEFT, which tests of fine-tuning do besides.
-  for marks in [pytest.mark.slow if dear or "finetune.seft(" in text else ()]
+  for marks in [pytest.mark.slow if dear or "finetune.seft(" in code else ()]
 }
 EXAMPLES = list(FOUND)
 
