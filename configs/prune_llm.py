@@ -8,7 +8,8 @@ the same sparsity for each output (its code has both), at 30 to 70 %, 2:4 and
 in windows of 256 tokens; the calibration data, 32 windows of the addresses
 before. Papers calibrate on 128 windows of 2048 tokens from C4 and test on
 WikiText-2 in windows of 4096 (2048 for LLaMA 1): these files are set by
-`--config.task.train.name=jsonl` and the like, see the README.
+`--config.task.train.name=jsonl` and the like, see
+docs/howto/prune_language_model.md.
 
 Expected: the papers' numbers stand beside ours, as numbers of other models:
 magnitude far above the others, SparseGPT best at 70 %, 2:4 above 4:8 above

@@ -48,6 +48,10 @@ def test_examples_run(example):
   exec(compile(example, "example", "exec"), {})
 
 
+def test_the_readme_is_short():
+  assert len(README.encode()) <= 9000
+
+
 def test_ten_lines_make_a_sparse_loop():
   (loop,) = [e for e in EXAMPLES if "def train_step" in e and e in README]
   lines = [x for x in loop.splitlines() if x.strip()]
@@ -88,7 +92,7 @@ def test_your_own_algorithm_is_an_algorithm():
 
 
 def test_tables_are_those_of_the_results():
-  assert README.count("<!-- table:") >= 2
+  assert README.count("<!-- table:") >= 1
   for page in PAGES.values():
     assert page.count("<!-- table:") == page.count("<!-- end -->")
     assert fill(page, ROOT) == page
