@@ -18,7 +18,16 @@ constexpr int kVectors = kWord / kWidth;  // Of a word's weights.
 // Vectors of examples that are summed at once: what the registers hold.
 constexpr int kPanel = 8;
 constexpr int64_t kExamples = kPanel * kWidth;
-// Rows that share what the first-level cache holds of a panel.
+// Rows of `many` that share what the first-level cache holds of a panel.
+constexpr int64_t kBlock = 96;
+// Above this density of a matrix rows are multiplied with their zeros in place: 32
+// registers hold sums of several rows, so that less is loaded for each weight.
+#if defined(__AVX512F__)
+constexpr double kWhole = 0.75;
+#else
+constexpr double kWhole = 1;
+#endif
+// Rows of `few` whose weights stay in the cache for all examples.
 constexpr int64_t kRows = 32;
 // Examples for which weights are expanded once, and sums of each.
 constexpr int kFew = 4;
@@ -264,9 +273,12 @@ bool few_rows(const float* x, int64_t batch, int64_t stride, const Masked& w,
 // What rows of the matrix are for `many`: values in float32, and where the
 // places of each word of bits begin.
 struct Unpacked {
-  std::vector<float> room;
+  bool whole;                          // Zeros are in place.
+  std::vector<float> room;             // If whole, [rows, 64 words].
   std::vector<uint64_t> words;         // [rows, words]
   std::vector<const float*> pointers;  // [rows, words]
+  const char* next;                    // What comes after them in memory,
+  int64_t bytes;                       // of as many rows.
 };
 
 // Values of a row as floats, times its scales.
@@ -292,44 +304,70 @@ void convert(const Masked& w, int64_t r, int64_t begin, int64_t end,
   }
 }
 
-// Also floats are copied, since `add` reads them in another order than they come
-// from memory; and the values of as many rows more are fetched.
+// Puts the values of a word in their places, zeros between them. Up to 64 values
+// are read.
+inline void put(uint64_t word, const float* values, float* to) {
+#if defined(__AVX2__)
+  Vector w[kVectors];
+  expand<false>(word, values, w);
+  for (int v = 0; v < kVectors; ++v) store(w[v], to + kWidth * v);
+#else
+  std::fill(to, to + kWord, 0.0f);
+  for (; word; word &= word - 1) to[__builtin_ctzll(word)] = *values++;
+#endif
+}
+
+// Values are copied, even floats, since `add` reads them in another order than
+// they come from memory.
 template <class T>
-void convert_rows(const Masked& w, int64_t begin, int64_t end, float* to) {
+bool unpack_rows(const Masked& w, int64_t begin, int64_t end, Unpacked* out) {
+  const int64_t words = (w.width + kWord - 1) / kWord;
   const int64_t first = start_of(w, begin), last = start_of(w, end);
-  for (int64_t r = begin; r < end; ++r) {
-    const int64_t start = start_of(w, r);
-    convert<T>(w, r, start, start_of(w, r + 1), to + start - first);
+  const int64_t rows = end - begin, size = words * kWord;
+  out->whole = start_of(w, w.rows) > kWhole * w.rows * w.width;
+  out->words.resize(rows * words);
+  out->pointers.resize(rows * words);
+  // A row with zeros in place, and what `put` reads beyond its values.
+  out->room.resize(out->whole ? (rows + 1) * size + kWord : last - first);
+  float* values = out->room.data();
+  for (int64_t r = begin, at = 0; r < end; ++r) {
+    const int64_t start = start_of(w, r), stop = start_of(w, r + 1);
+    if (stop - start > w.width) return false;
+    float* const own = out->whole ? out->room.data() + rows * size : values;
+    convert<T>(w, r, start, stop, own);
+    const float* from = own;
+    for (int64_t i = 0; i < words; ++i, ++at) {
+      const int64_t n = std::min(kWord, w.width - i * kWord);
+      const uint64_t word = word_of(w, r, i * kWord, n);
+      const int64_t found = __builtin_popcountll(word);
+      out->words[at] = word;
+      out->pointers[at] = values;
+      if (out->whole) put(word, from, values);
+      from += found;
+      values += out->whole ? kWord : found;
+    }
+    if (from - own != stop - start) return false;
   }
-  const T* values = static_cast<const T*>(w.values);
-  const int64_t stop = std::min(w.count, 2 * last - first);
-  for (int64_t j = last; j < stop; j += 64 / sizeof(T)) {
-    __builtin_prefetch(values + j);
-  }
+  out->next =
+      reinterpret_cast<const char*>(static_cast<const T*>(w.values) + last);
+  out->bytes = (std::min(w.count, 2 * last - first) - last) * sizeof(T);
+  return true;
 }
 
 bool unpack(const Masked& w, int64_t begin, int64_t end, Unpacked* out) {
-  const int64_t words = (w.width + kWord - 1) / kWord;
-  out->words.resize((end - begin) * words);
-  out->pointers.resize((end - begin) * words);
-  out->room.resize(start_of(w, end) - start_of(w, begin));
-  const float* values = out->room.data();
-  const auto rows = w.type == Type::kInt8       ? convert_rows<int8_t>
-                    : w.type == Type::kBfloat16 ? convert_rows<Bfloat16>
-                                                : convert_rows<float>;
-  rows(w, begin, end, out->room.data());
-  for (int64_t r = begin; r < end; ++r) {
-    const float* const first = values;
-    for (int64_t i = 0; i < words; ++i) {
-      const int64_t at = (r - begin) * words + i;
-      const int64_t n = std::min(kWord, w.width - i * kWord);
-      out->words[at] = word_of(w, r, i * kWord, n);
-      out->pointers[at] = values;
-      values += __builtin_popcountll(out->words[at]);
-    }
-    if (values - first != start_of(w, r + 1) - start_of(w, r)) return false;
+  const auto rows = w.type == Type::kInt8       ? unpack_rows<int8_t>
+                    : w.type == Type::kBfloat16 ? unpack_rows<Bfloat16>
+                                                : unpack_rows<float>;
+  return rows(w, begin, end, out);
+}
+
+// Fetches the share of the next rows that is n of all, from the i-th on, into the
+// second-level cache: the first is full, and all at once would wait for memory.
+inline void fetch(const Unpacked& from, int64_t i, int64_t n, int64_t all) {
+  const int64_t stop = from.bytes * (i + n) / all;
+  for (int64_t b = from.bytes * i / all; b < stop; b += 64) {
+    __builtin_prefetch(from.next + b, 0, 2);
   }
-  return true;
 }
 
 // Adds the products of one word of a row with V vectors of examples.
@@ -345,100 +383,97 @@ inline void add(uint64_t word, const float* values, const float* x, float* y) {
   for (int v = 0; v < V; ++v) store(sums[v], y + kWidth * v);
 }
 
-#if defined(__AVX2__)
-
-// Transposes a square of 8 by 8.
-inline void transpose8(const float* from, int64_t from_stride, float* to,
-                       int64_t to_stride) {
-  __m256 a[8], b[8];
-  for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(from + i * from_stride);
-  for (int i = 0; i < 8; i += 2) {
-    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+// Adds the products of n places of N whole rows with V vectors of examples, which
+// lie a stride apart.
+template <int V, int N, int64_t kStride>
+inline void add_whole(const float* const* values, int64_t words, int64_t n,
+                      const float* x, float* y) {
+  Vector sums[N][V];
+  const float* w[N];
+  for (int r = 0; r < N; ++r) {
+    w[r] = values[r * words];
+    for (int v = 0; v < V; ++v) sums[r][v] = load(y + r * kStride + v * kWidth);
   }
-  for (int i = 0; i < 8; i += 4) {
-    a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-    a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
-    a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-    a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+  for (int64_t i = 0; i < n; ++i, x += kStride) {
+    for (int v = 0; v < V; ++v) {
+      const Vector next = load(x + v * kWidth);
+      for (int r = 0; r < N; ++r) sums[r][v] += w[r][i] * next;
+    }
   }
-  for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(to + i * to_stride,
-                     _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-    _mm256_storeu_ps(to + (i + 4) * to_stride,
-                     _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+  for (int r = 0; r < N; ++r) {
+    for (int v = 0; v < V; ++v) store(sums[r][v], y + r * kStride + v * kWidth);
   }
 }
 
-#endif
-
-// to [columns, rows] = from [rows, columns] transposed.
-void transpose(const float* from, int64_t from_stride, int64_t rows,
-               int64_t columns, float* to, int64_t to_stride) {
+// The same of all of these rows, by as many as the registers hold the sums of.
+template <int V, int64_t kStride>
+void add_rows(const float* const* values, int64_t words, int64_t n,
+              int64_t rows, const float* x, float* y) {
+  constexpr int kOf = std::min(V, 4);
+  constexpr int kAtOnce = 6;
   int64_t r = 0;
-#if defined(__AVX2__)
-  for (; r + 16 <= rows; r += 16) {  // What fills a line of the cache.
-    int64_t c = 0;
-    for (; c + 8 <= columns; c += 8) {
-      for (int64_t i = r; i < r + 16; i += 8) {
-        transpose8(from + i * from_stride + c, from_stride,
-                   to + c * to_stride + i, to_stride);
-      }
-    }
-    for (; c < columns; ++c) {
-      for (int64_t i = r; i < r + 16; ++i) {
-        to[c * to_stride + i] = from[i * from_stride + c];
-      }
-    }
+  for (; r + kAtOnce <= rows; r += kAtOnce) {
+    add_whole<kOf, kAtOnce, kStride>(values + r * words, words, n, x,
+                                     y + r * kStride);
   }
-#endif
   for (; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) {
-      to[c * to_stride + r] = from[r * from_stride + c];
-    }
+    add_whole<kOf, 1, kStride>(values + r * words, words, n, x,
+                               y + r * kStride);
+  }
+  if constexpr (V > kOf) {
+    add_rows<V - kOf, kStride>(values, words, n, rows, x + kOf * kWidth,
+                               y + kOf * kWidth);
   }
 }
 
-// A panel's products with unpacked rows, to y [.., rows].
+// The products of examples [first, first + n) with unpacked rows, to y [.., rows].
 template <int V>
-void panel(const float* x, int64_t examples, const Masked& w,
-           const Unpacked& unpacked, int64_t begin, int64_t end, float* y) {
+void panel(const float* panels, int64_t first, int64_t n, int64_t batch,
+           const Masked& w, const Unpacked& unpacked, int64_t begin,
+           int64_t end, float* y) {
   constexpr int64_t kOwn = V * kWidth;
-  const int64_t words = (w.width + kWord - 1) / kWord;
-  alignas(64) float sums[kRows * kOwn];
-  std::memset(sums, 0, (end - begin) * kOwn * sizeof(float));
-  for (int64_t i = 0; i < words; ++i) {
-    for (int64_t r = 0; r < end - begin; ++r) {
-      add<V>(unpacked.words[r * words + i], unpacked.pointers[r * words + i],
-             x + i * kWord * kOwn, sums + r * kOwn);
+  const int64_t words = (w.width + kWord - 1) / kWord, rows = end - begin;
+  alignas(64) float sums[kBlock * kOwn];
+  std::memset(sums, 0, rows * kOwn * sizeof(float));
+  const float* x = panels + first * w.width;
+  for (int64_t i = 0; i < words; ++i, x += kWord * kOwn) {
+    fetch(unpacked, first * words + i * n, n, batch * words);
+    const float* const* const values = &unpacked.pointers[i];
+    if (unpacked.whole) {
+      add_rows<V, kOwn>(values, words, std::min(kWord, w.width - i * kWord),
+                        rows, x, sums);
+      continue;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      add<V>(unpacked.words[r * words + i], values[r * words], x,
+             sums + r * kOwn);
     }
   }
-  transpose(sums, kOwn, end - begin, examples, y + begin, w.rows);
+  to_examples(sums, kOwn, rows, n, y + first * w.rows + begin, w.rows);
 }
 
-template <int... V>
-void panel_of(int64_t vectors, std::integer_sequence<int, V...>,
-              const float* x, int64_t examples, const Masked& w,
-              const Unpacked& unpacked, int64_t begin, int64_t end, float* y) {
-  using Panel = void (*)(const float*, int64_t, const Masked&, const Unpacked&,
-                         int64_t, int64_t, float*);
-  constexpr Panel of[] = {panel<V + 1>...};
-  of[vectors - 1](x, examples, w, unpacked, begin, end, y);
+// As above, of a panel of so many lanes of examples.
+template <int... L, class... Args>
+void panel_of(int64_t lanes, std::integer_sequence<int, L...>,
+              const Args&... args) {
+  constexpr auto width = [](int lanes) { return lanes * kLanes / kWidth; };
+  (void)((L + 1 == lanes && (panel<width(L + 1)>(args...), true)) || ...);
 }
 
 bool many(const float* panels, int64_t batch, const Masked& w, float* y,
           int64_t begin, int64_t end) {
   // Kept by each thread: new memory is slow to touch for the first time.
   thread_local Unpacked unpacked;
-  for (int64_t r = begin; r < end; r += kRows) {
-    const int64_t stop = std::min(end, r + kRows);
+  const int64_t blocks = (end - begin + kBlock - 1) / kBlock;
+  const int64_t size = (vectors_of(end - begin) + blocks - 1) / blocks * kLanes;
+  for (int64_t r = begin; r < end; r += size) {
+    const int64_t stop = std::min(end, r + size);
     if (!unpack(w, r, stop, &unpacked)) return false;
     for (int64_t first = 0; first < batch; first += kExamples) {
       const int64_t n = std::min(kExamples, batch - first);
-      panel_of((n + kWidth - 1) / kWidth,
-               std::make_integer_sequence<int, kPanel>(),
-               panels + first * w.width, n, w, unpacked, r, stop,
-               y + first * w.rows);
+      panel_of(vectors_of(n),
+               std::make_integer_sequence<int, kExamples / kLanes>(), panels,
+               first, n, batch, w, unpacked, r, stop, y);
     }
   }
   return true;
@@ -447,14 +482,8 @@ bool many(const float* panels, int64_t batch, const Masked& w, float* y,
 void fill(const float* x, int64_t batch, int64_t width, int64_t first,
           float* panels) {
   const int64_t n = std::min(kExamples, batch - first);
-  const int64_t wide = (n + kWidth - 1) / kWidth * kWidth;
-  float* to = panels + first * width;
-  if (wide > n) {  // A product with what is not there could be slow.
-    for (int64_t i = 0; i < width; ++i) {
-      std::fill(to + i * wide + n, to + (i + 1) * wide, 0.0f);
-    }
-  }
-  transpose(x + first * width, width, n, width, to, wide);
+  to_features(x + first * width, width, n, width, panels + first * width,
+              vectors_of(n) * kLanes);
 }
 
 bool few(const float* x, int64_t batch, int64_t stride, const Masked& w,
@@ -475,6 +504,6 @@ bool few(const float* x, int64_t batch, int64_t stride, const Masked& w,
 #define SPARSEJAX_JOIN(isa) masked_##isa
 extern const MaskedProducts SPARSEJAX_NAME(SPARSEJAX_ISA);
 const MaskedProducts SPARSEJAX_NAME(SPARSEJAX_ISA) = {few, many, fill,
-                                                      kExamples};
+                                                      kExamples, kBlock};
 
 }  // namespace sparsejax

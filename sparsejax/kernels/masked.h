@@ -79,14 +79,15 @@ struct MaskedProducts {
   // stride >= width + 64 and zeros from width on.
   bool (*few)(const float* x, int64_t batch, int64_t stride, const Masked&,
               float* y, int64_t begin, int64_t end);
-  // The same for many examples, from panels [width, examples]. The last panel is
-  // as much narrower as there are vectors less.
+  // The same for many examples, from panels [width, examples]. The last panel has
+  // as many examples as are left, and zeros up to a multiple of kLanes.
   bool (*many)(const float* panels, int64_t batch, const Masked&, float* y,
                int64_t begin, int64_t end);
   // Makes the panel that begins with this example.
   void (*fill)(const float* x, int64_t batch, int64_t width, int64_t first,
                float* panels);
   int64_t panel;  // Examples of a panel; the last one has fewer.
+  int64_t block;  // The most rows that `many` unpacks at once.
 };
 
 // Examples whose activations are rounded to int8, each by its largest one.

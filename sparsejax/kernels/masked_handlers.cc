@@ -41,19 +41,30 @@ struct Product {
   bool dynamic;  // Whether x is rounded to int8.
 };
 
-// Calls rows(product, begin, end) for parts of all rows of matrices of one
-// width; tells if all went well. Threads are woken once, and small matrices
-// share a part.
-template <class Rows>
-bool by_parts(Crew& crew, const std::vector<Product>& products, int64_t batch,
-              const Rows& rows) {
+int64_t rows_of(const std::vector<Product>& products) {
   int64_t all = 0;
   for (const Product& p : products) all += p.w.rows;
+  return all;
+}
+
+// A quarter of a thread's rows.
+int64_t quarter(const Crew& crew, const std::vector<Product>& products) {
+  const int64_t parts = 4 * crew.threads();
+  return (rows_of(products) + parts - 1) / parts;
+}
+
+// Calls rows(product, begin, end) for parts of all rows of matrices of one
+// width, of so many rows; tells if all went well. Threads are woken once, and
+// small matrices share a part.
+template <class Rows>
+bool by_parts(Crew& crew, const std::vector<Product>& products, int64_t batch,
+              int64_t size, const Rows& rows) {
+  const int64_t all = rows_of(products);
   const bool alone = batch * all * products[0].w.width < kAlone;
-  const int64_t parts = alone ? 1 : std::min(all, 4 * crew.threads());
+  const int64_t parts = alone ? 1 : (all + size - 1) / size;
   std::atomic<bool> good{true};
   const auto each = [&](int64_t part) {
-    int64_t begin = all * part / parts, end = all * (part + 1) / parts;
+    int64_t begin = part * size, end = alone ? all : begin + size;
     for (const Product& p : products) {
       const int64_t from = std::max<int64_t>(begin, 0);
       const int64_t to = std::min(end, p.w.rows);
@@ -83,7 +94,7 @@ bool multiply_few(Crew& crew, const float* x, int64_t batch,
   const auto rows = [=](const Product& p, int64_t begin, int64_t end) {
     return masked_products().few(padded, batch, stride, p.w, p.y, begin, end);
   };
-  return by_parts(crew, products, batch, rows);
+  return by_parts(crew, products, batch, quarter(crew, products), rows);
 }
 
 bool multiply_many(Crew& crew, const float* x, int64_t batch,
@@ -99,7 +110,13 @@ bool multiply_many(Crew& crew, const float* x, int64_t batch,
   const auto rows = [=, &use](const Product& p, int64_t begin, int64_t end) {
     return use.many(panels, batch, p.w, p.y, begin, end);
   };
-  return by_parts(crew, products, batch, rows);
+  // As many parts for each thread, each unpacked at once, whose results share no
+  // lines of the cache.
+  const int64_t lots = vectors_of(rows_of(products)), threads = crew.threads();
+  const int64_t most = threads * (use.block / kLanes);
+  const int64_t parts = threads * ((lots + most - 1) / most);
+  const int64_t size = (lots + parts - 1) / parts * kLanes;
+  return by_parts(crew, products, batch, size, rows);
 }
 
 // Of x that is rounded to int8, by matrices of as many groups.
@@ -124,7 +141,7 @@ bool multiply_rounded(Crew& crew, const float* x, int64_t batch,
   const auto rows = [&](const Product& p, int64_t begin, int64_t end) {
     return integer_products().multiply(to, p.w, p.y, begin, end);
   };
-  return by_parts(crew, products, batch, rows);
+  return by_parts(crew, products, batch, quarter(crew, products), rows);
 }
 
 // Whether a matrix is one for the kernel of few examples. It depends on the
