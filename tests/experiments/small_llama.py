@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.llm.families import llama
+from tests.experiments import drawn
 
 CONFIG = llama.Config(
   vocab_size=23,
@@ -33,17 +34,9 @@ CONFIGS = {
 
 
 def make_params(config):
-  """Parameters large enough that everything matters, from NumPy."""
-  model = llama.Network(config)
-  tokens = jnp.zeros((1, 2), jnp.int32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-  rng = np.random.default_rng(0)
-
-  def leaf(path, x):
-    middle = 1.0 if path[-1].key == "scale" else 0.0
-    return jnp.asarray(rng.normal(middle, 0.4, x.shape), jnp.float32)
-
-  return jax.tree_util.tree_map_with_path(leaf, shapes)
+  """Parameters large enough that everything matters."""
+  made = drawn.params(llama.Network(config), lambda names: 0.4)
+  return jax.tree.map(jnp.asarray, made)
 
 
 def make_tokens(*shape, seed=1):

@@ -4,10 +4,10 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.llm.families import mpt
+from tests.experiments import drawn
 
 CONFIG = mpt.Config(
   vocab_size=260,
@@ -27,17 +27,8 @@ CONFIGS = {
 
 
 def make_params(config):
-  """Parameters large enough that everything matters, from NumPy."""
-  model = mpt.Network(config)
-  tokens = jnp.zeros((1, 2), jnp.int32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-  rng = np.random.default_rng(0)
-
-  def leaf(path, x):
-    middle = 1.0 if path[-1].key == "scale" else 0.0
-    return rng.normal(middle, 0.3, x.shape).astype(np.float32)
-
-  return jax.tree_util.tree_map_with_path(leaf, shapes)
+  """Parameters large enough that everything matters."""
+  return drawn.params(mpt.Network(config))
 
 
 def make_tokens(*shape, seed=1):

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.llm.families import protocol, t5
+from experiments.llm.families import t5
+from tests.experiments import drawn
 
 CONFIG = t5.Config(
   vocab_size=23,
@@ -32,20 +33,13 @@ SIZES = {"dim": 16, "layers": 2, "heads": 2, "hidden": 24, "context": 64}
 
 
 def make_params(config):
-  """Parameters large enough that everything matters, from NumPy."""
-  shapes = jax.eval_shape(
-    lambda: protocol.init(t5.Network(config), jax.random.key(0))
-  )
-  rng = np.random.default_rng(0)
-
-  def leaf(path, x):
-    names = [key.key for key in path]
-    middle = 1.0 if names[-1] == "scale" else 0.0
+  """Parameters large enough that everything matters."""
+  made = drawn.params(
+    t5.Network(config),
     # Scores are not divided by anything: large ones would leave one position.
-    spread = 0.1 if "query" in names else 0.4
-    return jnp.asarray(rng.normal(middle, spread, x.shape), jnp.float32)
-
-  return jax.tree_util.tree_map_with_path(leaf, shapes)
+    lambda names: 0.1 if "query" in names else 0.4,
+  )
+  return jax.tree.map(jnp.asarray, made)
 
 
 def make_inputs(config=CONFIG, seed=1):

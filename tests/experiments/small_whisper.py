@@ -6,9 +6,10 @@ import wave
 import jax
 import numpy as np
 
-from experiments.llm.families import protocol, whisper
+from experiments.llm.families import whisper
 from experiments.llm.io import tokenizer
 from experiments.llm.io.model import Model
+from tests.experiments import drawn
 
 CONFIG = whisper.Config(
   vocab_size=260,
@@ -25,18 +26,11 @@ CONFIG = whisper.Config(
 
 
 def make_params(config=CONFIG):
-  """Parameters large enough that everything matters, from NumPy."""
-  network, key = whisper.Network(config), jax.random.key(0)
-  shapes = jax.eval_shape(lambda: protocol.init(network, key))
-  rng = np.random.default_rng(0)
-
-  def leaf(path, x):
-    if [key.key for key in path] == ["encoder", "positions"]:
-      return whisper.config.sinusoids(*x.shape)
-    middle = 1.0 if path[-1].key == "scale" else 0.0
-    return rng.normal(middle, 0.3, x.shape).astype(np.float32)
-
-  return jax.tree_util.tree_map_with_path(leaf, shapes)
+  """Parameters large enough that everything matters."""
+  made = drawn.params(whisper.Network(config))
+  sizes = made["encoder"]["positions"].shape
+  made["encoder"]["positions"] = whisper.config.sinusoids(*sizes)
+  return made
 
 
 def make_model(config=CONFIG):

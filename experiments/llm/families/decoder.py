@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from experiments.llm.families import layers
 from experiments.llm.families.cache import Cache
-from experiments.llm.families.protocol import LAYERS, check_length
+from experiments.llm.families.protocol import check_length
 
 
 class Decoder(nn.Module):
@@ -187,17 +187,7 @@ class Decoder(nn.Module):
     self, body: Callable[..., Any], x: jax.Array, xs: Any = None
   ) -> tuple[jax.Array, Any]:
     """Runs body(block, x, xs of that layer) -> (x, ys) over the layers."""
-    apart = self.variables.get("params", {}).get(LAYERS)
-    if isinstance(apart, tuple):
-      run = nn.apply(body, self.layers.clone(parent=None))
-      return layers.each(run, apart, x, xs)
-    scan = nn.scan(
-      layers.rematerialized(body, self.remat),
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      length=self.config.layers,
-    )
-    return scan(self.layers, x, xs)
+    return layers.scan(self, body, x, xs, length=self.config.layers)
 
 
 class Block(nn.Module):

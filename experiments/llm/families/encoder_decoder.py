@@ -69,17 +69,7 @@ class Blocks(nn.Module):
     self, body: Callable[..., Any], x: Any, xs: Any = None
   ) -> tuple[Any, Any]:
     """Runs body(block, x, xs of that layer) -> (x, ys) over the layers."""
-    apart = self.variables.get("params", {}).get(protocol.LAYERS)
-    if isinstance(apart, tuple):
-      run = nn.apply(body, self.layers.clone(parent=None))
-      return layers.each(run, apart, x, xs)
-    scan = nn.scan(
-      layers.rematerialized(body, self.remat),
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      length=self.depth(),
-    )
-    return scan(self.layers, x, xs)
+    return layers.scan(self, body, x, xs, length=self.depth())
 
 
 class Encoder(Blocks):

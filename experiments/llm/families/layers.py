@@ -144,6 +144,41 @@ def each(
   return x, tuple(ys)
 
 
+def scan(
+  stack: nn.Module,
+  body: Callable[..., Any],
+  x: Any,
+  xs: Any = None,
+  *,
+  length: int,
+) -> tuple[Any, Any]:
+  """Runs body(block, x, xs of that layer) -> (x, ys) over a stack's layers.
+
+  Args:
+    stack: a module, with its block as `layers` and `remat`; its parameters may
+      be apart.
+    body: the function.
+    x: what the first layer gets.
+    xs: what each layer gets besides.
+    length: the number of layers.
+
+  Returns:
+    What the last layer gives, and every layer's ys: a tuple if the layers are
+    apart, stacked if not.
+  """
+  params = stack.variables.get("params", {}).get(LAYERS)
+  if isinstance(params, tuple):
+    run = nn.apply(body, stack.layers.clone(parent=None))
+    return each(run, params, x, xs)
+  run = nn.scan(
+    rematerialized(body, stack.remat),
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    length=length,
+  )
+  return run(stack.layers, x, xs)
+
+
 class Embed(nn.Embed):
   """A table of a vector for each token, an array or a matrix of INT8.
 

@@ -26,6 +26,7 @@ import numpy as np
 from flax import linen as nn
 
 from experiments.errors import UserError
+from experiments.llm.families.reading import GgufHeader
 
 LAYERS = "layers"
 EMBEDDING, HEAD = "embed/embedding", "head/kernel"
@@ -242,54 +243,6 @@ class HuggingFaceFiles(Protocol):
     Returns:
       The original's name by the duplicate's.
     """
-
-
-class GgufHeader(NamedTuple):
-  """What a GGUF file says of its model.
-
-  Attributes:
-    fields: the metadata; indexing one that is missing raises a UserError.
-    names: of the file's tensors.
-    load: returns the values of a tensor, float32.
-    path: the file, for errors.
-  """
-
-  fields: Mapping[str, Any]
-  names: Collection[str]
-  load: Callable[[str], np.ndarray]
-  path: Any
-
-  @property
-  def architecture(self) -> str:
-    """What the file calls the model's architecture."""
-    return self.fields["general.architecture"]
-
-  def field(self, name: str) -> Any:
-    """Returns the architecture's field, or raises a UserError."""
-    return self.fields[f"{self.architecture}.{name}"]
-
-  def get(self, name: str, default: Any = None) -> Any:
-    """Returns the architecture's field, or the default if there is none."""
-    return self.fields.get(f"{self.architecture}.{name}", default)
-
-  @property
-  def vocab_size(self) -> int:
-    """The number of tokens."""
-    tokens = self.fields["tokenizer.ggml.tokens"]
-    return self.get("vocab_size", len(tokens))
-
-  def check(self, name: str, default: Any, wanted: Any) -> None:
-    """Raises a UserError unless a field is what a family's network computes."""
-    if (got := self.get(name, default)) != wanted:
-      raise UserError(
-        f"{self.path}: {self.architecture}.{name} is {got!r}; only models "
-        f"where it is {wanted!r} are read."
-      )
-
-
-def shortest(x: float) -> float:
-  """Returns 1e-5 for the float32 nearest to it, which is what files have."""
-  return float(str(np.float32(x)))
 
 
 class GgufFiles(Protocol):

@@ -16,7 +16,7 @@ import numpy as np
 from experiments.errors import UserError
 from experiments.llm import optional
 from experiments.llm.families import registry
-from experiments.llm.families.protocol import GgufHeader
+from experiments.llm.families.reading import GgufHeader
 from experiments.llm.io import identify, tensors
 from experiments.llm.io.extras import Extras
 from experiments.llm.io.model import Model, check_vocabulary

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.llm.families.llama.config import Config, rope_frequencies
-from experiments.llm.families.protocol import GgufHeader, shortest
+from experiments.llm.families.reading import GgufHeader, shortest
 
 ARCHITECTURES = ("llama", "qwen2")
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.errors import UserError
+from experiments.llm.families import reading
 from experiments.llm.families.llama.config import Config
 
 _CLASSES = {
@@ -76,19 +77,14 @@ def read_config(raw: Mapping[str, Any], *, path: Any) -> Config:
   rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
   for name, wanted in _FIXED.items():
     for got in (raw.get(name), rope.get(name)):
-      if got is not None and got != wanted:
-        raise UserError(
-          f"{path}: {name} is {got!r}; only models where it is {wanted!r} are "
-          "read."
-        )
+      if got is not None:
+        reading.check(name, got, [wanted], path=path)
   if set(raw.get("layer_types") or ()) - {"full_attention"}:
     raise UserError(
       f"{path}: layer_types mixes kinds of attention; only models whose layers "
       "are all alike are read."
     )
-  if missing := [name for name in _KEYS.values() if name not in raw]:
-    raise UserError(f"{path}: there is no {', '.join(missing)} in it.")
-  values = {ours: raw[theirs] for ours, theirs in _KEYS.items()}
+  values = reading.sizes(raw, _KEYS, path=path)
   heads = values["heads"]
   return Config(
     **values,

@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.llm.families.mpt.config import Config
-from experiments.llm.families.protocol import GgufHeader, shortest
+from experiments.llm.families.reading import GgufHeader, shortest
 
 ARCHITECTURES = ("mpt",)
 

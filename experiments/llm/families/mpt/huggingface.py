@@ -9,7 +9,7 @@ trained with.
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.errors import UserError
+from experiments.llm.families import reading
 from experiments.llm.families.mpt.config import Config, check_ratio
 
 MODEL_TYPES = ("mpt",)
@@ -73,17 +73,9 @@ def read_config(raw: Mapping[str, Any], *, path: Any) -> Config:
   for name, values in _FIXED.items():
     part, _, key = name.rpartition(".")
     got = ((raw.get(part) or {}) if part else raw).get(key, values[0])
-    if got not in values:
-      wanted = " or ".join(map(repr, values))
-      raise UserError(
-        f"{path}: {name} is {got!r}; only models where it is {wanted} are read."
-      )
-  names = [*_KEYS.values(), "expansion_ratio"]
-  if missing := [name for name in names if name not in raw]:
-    raise UserError(f"{path}: there is no {', '.join(missing)} in it.")
-  values = {ours: raw[theirs] for ours, theirs in _KEYS.items()}
+    reading.check(name, got, values, path=path)
   return Config(
-    **values,
+    **reading.sizes(raw, _KEYS, also=["expansion_ratio"], path=path),
     hidden=raw["expansion_ratio"] * raw["d_model"],
     norm_eps=raw.get("layer_norm_epsilon", 1e-5),
     # Their code takes 0 for None.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.errors import UserError
+from experiments.llm.families import reading
 from experiments.llm.families.t5.config import Config
 
 MODEL_TYPES = ("t5", "mt5")
@@ -75,15 +75,9 @@ def read_config(raw: Mapping[str, Any], *, path: Any) -> Config:
   """
   raw = {**_DEFAULTS, **raw}
   kind = raw.get("feed_forward_proj", "relu")
-  if kind not in _GATED:
-    raise UserError(
-      f"{path}: feed_forward_proj is {kind!r}; only models where it is one of "
-      f"{', '.join(_GATED)} are read."
-    )
-  wanted = (*_KEYS.values(), "decoder_start_token_id")
-  if missing := [name for name in wanted if raw.get(name) is None]:
-    raise UserError(f"{path}: there is no {', '.join(missing)} in it.")
-  values = {ours: raw[theirs] for ours, theirs in _KEYS.items()}
+  reading.check("feed_forward_proj", kind, _GATED, path=path)
+  start = "decoder_start_token_id"
+  values = reading.sizes(raw, _KEYS, also=[start], path=path)
   # transformers 5 writes that all heads are tied, and of those that are not
   # this.
   tied = all(
@@ -96,7 +90,7 @@ def read_config(raw: Mapping[str, Any], *, path: Any) -> Config:
     context=raw.get("n_positions") or _CONTEXT,
     gated=_GATED[kind],
     tied=tied,
-    decoder_start=raw["decoder_start_token_id"],
+    decoder_start=raw[start],
   )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.errors import UserError
+from experiments.llm.families import reading
 from experiments.llm.families.whisper.config import Config
 
 MODEL_TYPES = ("whisper",)
@@ -94,16 +94,11 @@ def read_config(raw: Mapping[str, Any], *, path: Any) -> Config:
   Raises:
     UserError: a value is missing, or asks for what `Network` does not compute.
   """
-  if missing := [name for name in _KEYS.values() if name not in raw]:
-    raise UserError(f"{path}: there is no {', '.join(missing)} in it.")
+  values = reading.sizes(raw, _KEYS, path=path)
   fixed = {ours: raw[theirs] for ours, theirs in _ALIKE.items()}
   for name, wanted in (_FIXED | fixed).items():
-    if (got := raw.get(name, wanted)) != wanted:
-      raise UserError(
-        f"{path}: {name} is {got!r}; only models where it is {wanted!r} are "
-        "read."
-      )
-  return Config(**{ours: raw[theirs] for ours, theirs in _KEYS.items()})
+    reading.check(name, raw.get(name, wanted), [wanted], path=path)
+  return Config(**values)
 
 
 def config_json(config: Config) -> dict[str, Any]:

@@ -87,7 +87,10 @@ def test_older_and_fuller_files(tmp_path):
 @pytest.mark.parametrize(
   ("changes", "match"),
   [
-    ({"feed_forward_proj": "gated-silu"}, "'gated-silu'; .* relu, gated-gelu"),
+    (
+      {"feed_forward_proj": "gated-silu"},
+      "'gated-silu'; .* 'relu' or 'gated-gelu'",
+    ),
     ({"d_kv": None, "num_heads": None}, "there is no num_heads, d_kv in it"),
     ({"decoder_start_token_id": None}, "no decoder_start_token_id"),
     ({"scale_decoder_outputs": False}, r"1 missing: lm_head\.weight"),
