@@ -11,6 +11,7 @@ something on a machine with one GPU.
 
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 
 os.environ.setdefault(
@@ -110,6 +111,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marks = {mark.name for mark in item.iter_markers()}
     if _is_in(item.path, FOR_A_GPU) and not marks & NOT_FOR_A_GPU:
       item.add_marker("gpu")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _temporary_files(
+  tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+  """Has packages leave files where pytest removes them, not in /tmp.
+
+  TFDS leaves an empty folder for every builder of a set that is not prepared.
+  """
+  tempfile.tempdir = str(tmp_path_factory.mktemp("left"))
+  yield
+  tempfile.tempdir = None
 
 
 @pytest.fixture(autouse=True, scope="module")
