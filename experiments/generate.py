@@ -24,7 +24,7 @@ from experiments import cli
 from experiments.errors import UserError
 from experiments.llm.evaluate import stream
 from experiments.llm.families.protocol import SPECTROGRAMS, TOKENS, source_kind
-from experiments.llm.io import load
+from experiments.llm.io import functions, identify, load
 
 _SMOLLM2 = "smollm2"
 # Bytes in a unit of `ru_maxrss`.
@@ -52,7 +52,12 @@ class Session:
     Raises:
       UserError: If there is no such model.
     """
-    model = load.smollm2() if path == _SMOLLM2 else load.model_at(path)
+    if path == _SMOLLM2:
+      model = load.smollm2()
+    elif identify.is_function(path):
+      model = functions.read(path)
+    else:
+      model = load.model_at(path)
     self.tokens = tokens
     self.writer = stream.Writer(model.network(), model.params, sampling)
     self._words, self._stop = model.tokenizer, model.stop_tokens
@@ -174,7 +179,9 @@ def _turns() -> Iterator[str]:
 
 def _define_flags() -> None:
   flags.DEFINE_string(
-    "model", None, "A packed file, a folder, a GGUF file, or smollm2."
+    "model",
+    None,
+    "A packed file or function, a folder, a GGUF file, or smollm2.",
   )
   flags.DEFINE_string("prompt", None, "The text to continue, or a question.")
   flags.DEFINE_integer("tokens", 50, "How many at most.", lower_bound=1)

@@ -22,6 +22,7 @@ DRIVERS = {
   "finetune": "experiments.drivers.finetune",
   "recovery": "experiments.drivers.recovery",
   "shrink": "experiments.drivers.shrink",
+  "shrink_llm": "experiments.drivers.shrink_llm",
 }
 
 

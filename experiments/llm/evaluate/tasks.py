@@ -339,6 +339,7 @@ def speech(
       language=language,
       tokens=new_tokens,
       batch=batch,
+      network=network,
     )
     errors, words = transcribe.count_errors(heard, written)
     scores = task.evaluate(network, params)

@@ -9,6 +9,7 @@ import numpy as np
 from experiments.llm.audio import examples
 from experiments.llm.audio.recordings import Recording
 from experiments.llm.evaluate import generate
+from experiments.llm.families.protocol import EncoderDecoder
 from experiments.llm.io.model import Model
 
 
@@ -19,6 +20,7 @@ def transcribe(
   language: str = "en",
   tokens: int = 200,
   batch: int = 8,
+  network: EncoderDecoder | None = None,
 ) -> list[str]:
   """Writes down recordings, greedily and without timestamps.
 
@@ -32,6 +34,7 @@ def transcribe(
     language: of the speech; see `examples.prompt`.
     tokens: the most of each text.
     batch: recordings to hear at a time.
+    network: what runs the parameters; the model's own by default.
 
   Returns:
     The texts.
@@ -40,7 +43,8 @@ def transcribe(
     UserError: the model hears no recordings, does not know the language, or a
       recording is too long.
   """
-  prompt, network = examples.prompt(model, language), model.network()
+  prompt = examples.prompt(model, language)
+  network = network or model.network()
   params = jax.device_put(model.params)
   texts = []
   for i in range(0, len(recordings), batch):

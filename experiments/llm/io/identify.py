@@ -34,6 +34,20 @@ def is_gguf(path: str | pathlib.Path) -> bool:
     return file.read(4) == b"GGUF"
 
 
+def is_function(path: str | pathlib.Path) -> bool:
+  """Returns whether there is the file of an exported language model."""
+  try:
+    with safetensors.safe_open(path, framework="numpy") as file:
+      return _holds_function(file.metadata() or {})
+  except (OSError, safetensors.SafetensorError):
+    return False
+
+
+def _holds_function(metadata: dict[str, str]) -> bool:
+  about = metadata.get("about", "")
+  return metadata.get("format") == FORMAT and about.startswith('{"function"')
+
+
 def _describe(path: str | pathlib.Path) -> str:
   """Describes what lies at a path, and what takes it."""
   path = pathlib.Path(path)
@@ -54,6 +68,10 @@ def _describe(path: str | pathlib.Path) -> str:
 
 def _describe_tensors(metadata: dict[str, str]) -> str:
   """Describes a safetensors file by its metadata."""
+  if _holds_function(metadata):
+    return (
+      "an exported language model; `python -m experiments.generate` runs it"
+    )
   if metadata.get("format") == FORMAT:
     if '"tokenizer"' in metadata.get("about", ""):
       return f"a packed language model; {_GENERATES}"

@@ -31,6 +31,9 @@ def whisper_tiny_en() -> Model:
 def model_at(path: str) -> Model:
   """Reads a model from a folder, or from a GGUF or packed file.
 
+  Exported functions are not read here, since they have no parameters of their
+  family: see functions.py.
+
   Folders are of Hugging Face's transformers or of CTranslate2.
 
   Args:

@@ -17,6 +17,7 @@ from experiments.llm.families import registry
 from experiments.llm.families.protocol import (
   EMBEDDING,
   HEAD,
+  Config,
   is_layer_kernel,
 )
 from experiments.llm.io import (
@@ -164,18 +165,30 @@ def write_model(path: str | pathlib.Path, model: Model) -> None:
     path: The file.
     model: The model.
   """
-  about = {
+  packed_files.write_tree(path, model.params, about(model))
+
+
+def about(model: Any) -> dict[str, Any]:
+  """Describes a model for a file: config, tokenizer, and files beside it.
+
+  Args:
+    model: Of these attributes and a `family`.
+
+  Returns:
+    What JSON can hold, and `described` reads.
+  """
+  words = model.tokenizer
+  return {
     model.family.NAME: dataclasses.asdict(model.config),
     "tokenizer": {
-      "text": model.tokenizer.backend.to_str(),
-      "eos": model.tokenizer.eos,
-      "bos": model.tokenizer.bos,
-      "chat_template": model.tokenizer.chat_template,
-      "pad": model.tokenizer.pad,
+      "text": words.backend.to_str(),
+      "eos": words.eos,
+      "bos": words.bos,
+      "chat_template": words.chat_template,
+      "pad": words.pad,
     },
     "extras": extras.to_json(model.extras),
   }
-  packed_files.write_tree(path, model.params, about)
 
 
 def read_model(path: str | pathlib.Path) -> Model:
@@ -191,6 +204,28 @@ def read_model(path: str | pathlib.Path) -> Model:
     UserError: If the file is missing, damaged, or of another kind.
   """
   params, about = packed_files.read_tree(path)
+  config, words, beside = described(about, path)
+  model = Model(config, params, words, beside)
+  check_vocabulary(model)
+  tensors.check_params(config, params, where=path)
+  return model
+
+
+def described(
+  about: dict[str, Any], path: str | pathlib.Path
+) -> tuple[Config, tokenizer.Tokenizer, extras.Extras]:
+  """Reads what `about` has made.
+
+  Args:
+    about: The description.
+    path: The file, for errors.
+
+  Returns:
+    The config, the tokenizer, and what lies beside the model.
+
+  Raises:
+    UserError: If it is damaged, or of no language model.
+  """
   families = [f for f in registry.FAMILIES.values() if f.NAME in about]
   if not families:
     raise identify.not_wanted(path, "a packed language model")
@@ -208,7 +243,4 @@ def read_model(path: str | pathlib.Path) -> Model:
     beside = extras.from_json(about["extras"]) if "extras" in about else None
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path} is damaged: {error}") from error
-  model = Model(config, params, words, beside or extras.Extras())
-  check_vocabulary(model)
-  tensors.check_params(config, params, where=path)
-  return model
+  return config, words, beside or extras.Extras()

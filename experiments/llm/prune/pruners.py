@@ -41,6 +41,25 @@ def prune(
   )
 
 
+def calibration(
+  text: np.ndarray | Examples, *, sequences: int, length: int, seed: int
+) -> layerwise.Tokens:
+  """Draws what statistics are computed of.
+
+  Args:
+    text: int32[n], tokens to draw windows from; or examples.
+    sequences: The number of windows or examples.
+    length: Tokens of a window; examples are taken whole.
+    seed: Of the draws.
+
+  Returns:
+    int32[sequences, length], or a network's inputs by name.
+  """
+  if isinstance(text, Examples):
+    return examples.draw(text, count=sequences, seed=seed).inputs
+  return corpora.windows(text, length=length, count=sequences, seed=seed)
+
+
 def _prune(
   name: str,
   model: Model,
@@ -95,11 +114,9 @@ def _prune(
       f"{name}: got owl=True and n_of_m={tuple(n_of_m)}, but OWL gives layers "
       "densities of their own, while N:M fixes all at n / m"
     )
+  tokens = calibration(text, sequences=sequences, length=length, seed=seed)
   if isinstance(text, Examples):
-    tokens = examples.draw(text, count=sequences, seed=seed).inputs
     length = text.source.shape[1]
-  else:
-    tokens = corpora.windows(text, length=length, count=sequences, seed=seed)
   method = methods.make(
     name,
     n_of_m=n_of_m,

@@ -63,11 +63,7 @@ def prune(
     PruningError: If a kernel has no scores, or the narrower model computes
       something else.
   """
-  check_known("score", score, SCORES)
-  if not 0 < sparsity < 1:
-    raise UserError(
-      f"structured: got sparsity={sparsity}, wanted a share in (0, 1)"
-    )
+  check(score, sparsity)
   resized = getattr(model.family, "resized", None)
   if resized is None:
     raise UserError(
@@ -78,18 +74,19 @@ def prune(
         for name, family in registry.FAMILIES.items()
         if hasattr(family, "resized")
       )
+      + ", or the driver shrink_llm, which exports a function"
     )
   masked = layerwise.own(model)
   small, plan = [], None
   for at in layerwise.walk(model, tokens, masked):
     with layerwise.named(at.name, PruningError):
-      scores = _scores(at, score, _key(seed, at.index))
+      scores = scores_of(at, score, seed)
     if plan is None:
       run = functools.partial(_run, at.block)
-      split = _splits(model.config)
+      split = splits(model.config)
       x, _ = at.inputs[0]
       plan = shrink.trace(run, at.params, x, split=split)
-    remove = _lowest(plan, scores, sparsity, round_to)
+    remove = lowest(plan, scores, sparsity, round_to)
     at.store(masked, plan.mask(at.params, remove))
     small.append(jax.tree.map(np.asarray, plan.take(at.params, remove)))
     advance(at.index + 1)
@@ -104,8 +101,21 @@ def prune(
   return narrow
 
 
-def _lowest(
-  plan: shrink.Plan, scores: Any, sparsity: float, round_to: int
+def check(score: str, sparsity: float) -> None:
+  """Raises a UserError if a score is unknown, or a sparsity no share."""
+  check_known("score", score, SCORES)
+  if not 0 < sparsity < 1:
+    raise UserError(
+      f"structured: got sparsity={sparsity}, wanted a share in (0, 1)"
+    )
+
+
+def lowest(
+  plan: shrink.Plan,
+  scores: Any,
+  sparsity: float,
+  round_to: int,
+  only: Callable[[shrink.Group], bool] = lambda group: True,
 ) -> shrink.Removal:
   """Removes of each group as many units as are nearest to the share.
 
@@ -120,14 +130,20 @@ def _lowest(
     if x.ndim == 2
   }
   keep = {}
-  for group in plan.groups.values():
+  for group in filter(only, plan.groups.values()):
     gone = _rounded(len(group), sparsity, round_to)
     # Of each unit, by leaf and axis, its runs of neighbours.
     units = [
       {cut: _runs(~kept) for cut, kept in plan.remove([unit]).keep.items()}
       for unit in group
     ]
-    (runs,) = {len(found) for unit in units for found in unit.values()}
+    counts = {len(found) for unit in units for found in unit.values()}
+    if len(counts) > 1:  # as of a head whose query, key, value are one kernel
+      units = [
+        {cut: [np.concatenate(found)] for cut, found in unit.items()}
+        for unit in units
+      ]
+    runs = 1 if len(counts) > 1 else counts.pop()
     for cut, kept in plan.remove(group.units[:1]).keep.items():
       keep[cut] = np.ones(len(kept), bool)
     for i in range(runs):
@@ -161,13 +177,13 @@ def _runs(gone: np.ndarray) -> list[np.ndarray]:
   return np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
 
 
-def _splits(config: Any) -> Callable[[tuple[int, ...], str], int | None]:
+def splits(config: Any) -> Callable[[tuple[int, ...], str], int | None]:
   """Makes the rule that keeps keys and values, and cuts query heads.
 
   Whole groups of heads could leave instead. SmolLM2 has three, and without one
   of them it is far worse than without a third of its query heads.
   """
-  kv_heads = config.kv_heads
+  kv_heads = getattr(config, "kv_heads", config.heads)
   shared = config.heads // kv_heads
 
   def split(sizes: tuple[int, ...], line: str) -> int | None:
@@ -205,13 +221,10 @@ def _run(layer: nn.Module, params: Any, x: jax.Array) -> jax.Array:
   return layer.apply({"params": params}, x)
 
 
-def _key(seed: int, layer: int) -> jax.Array:
-  return jax.random.fold_in(jax.random.key(seed), layer)
-
-
-def _scores(at: layerwise.At, name: str, key: jax.Array) -> Any:
+def scores_of(at: layerwise.At, name: str, seed: int) -> Any:
   """Scores every weight of a layer's kernels; all else counts nothing."""
   if name == "random":
+    key = jax.random.fold_in(jax.random.key(seed), at.index)
     return keys.uniform_like(key, at.params)
   flat = traverse_util.flatten_dict(at.params, sep="/")
   scores = {path: jnp.zeros_like(x) for path, x in flat.items()}
