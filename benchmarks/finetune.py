@@ -240,7 +240,7 @@ def main(argv: Sequence[str]) -> None:
   measure.show("Sparse fine-tuning", module, wanted, columns=COLUMNS)
   title = f"{LAYERS} MLP blocks of {WIDTH} and {HIDDEN}, {TOKENS} tokens"
   lines = [METHODS_COLUMNS, *all_methods]
-  text.print_table(title, lines)
+  text.print_table(title, lines, rest="the file of --methods_csv")
   if _METHODS_CSV.value:
     text.write_csv(pathlib.Path(_METHODS_CSV.value), lines, module=module)
 

@@ -258,7 +258,8 @@ def main(argv: Sequence[str]) -> None:
     rounds=1 if _TINY.value else measure.ROUNDS.value,
     tiny=_TINY.value,
   )
-  text.print_table("sparsejax on a GPU", [COLUMNS[:6], *(x[:6] for x in lines)])
+  shown = [COLUMNS[:6], *(line[:6] for line in lines)]
+  text.print_table("sparsejax on a GPU", shown, rest="the CSV")
 
 
 if __name__ == "__main__":

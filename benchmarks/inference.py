@@ -361,7 +361,9 @@ def main(argv: Sequence[str]) -> None:
 def show(rows: Sequence[Sequence[str]]) -> None:
   """Prints rows, and puts them into the CSV among those of other models."""
   last = ("met", "wanted", "tokens", "window", "of dense")
-  text.print_table("SmolLM2-135M on a CPU", [COLUMNS, *rows], last=last)
+  text.print_table(
+    "SmolLM2-135M on a CPU", [COLUMNS, *rows], last=last, rest="the CSV"
+  )
   file = flags.FLAGS.csv and pathlib.Path(flags.FLAGS.csv)
   if not file:
     return

@@ -179,6 +179,6 @@ def show(
 ) -> None:
   """Prints a table, and writes it to the file of --csv."""
   lines = [columns, *rows]
-  text.print_table(title, lines)
+  text.print_table(title, lines, rest="the file of --csv")
   if _CSV.value:
     text.write_csv(pathlib.Path(_CSV.value), lines, module=module)

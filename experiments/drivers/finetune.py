@@ -21,7 +21,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   with progress_lib.bar() as progress:
     final, history = finetune.train(config, workdir, progress=progress)
   measure = next(name for name in tasks.MEASURES if name in final)
-  llm.write_run_report(Path(workdir), config.name, history, measure)
+  llm.write_run_report(Path(workdir), config, history, measure)
   print(
     f"{config.name} in {workdir} {'was already' if done else 'is'} finished: "
     f"{measure} {final[measure]:.4g}, {final['nnz']:,} of {final['size']:,} "

@@ -272,8 +272,8 @@ def print_summary(profiles: Mapping[str, Profile]) -> None:
   """Prints a line for each run on the terminal."""
   lines = [
     (
-      *("run", "active", "gradient\nactive", "gradient\ninactive"),
-      *("no weight\nin", "never\nfires"),
+      *("run", "active", "gradient active", "gradient inactive"),
+      *("no weight in", "never fires"),
     )
   ]
   for title, profile in profiles.items():

@@ -58,7 +58,9 @@ def sensitivity(
     columns = [f"{100 * s:g}" for s in sparsities]
     norm = PowerNorm(1 / 3, 0, top, clip=True)
     image = _heat(axes, values, leaves, columns, text, cmap="OrRd", norm=norm)
-    axes.set(xlabel="zeros in that layer alone [%]", title=title)
+    axes.set(
+      xlabel="zeros in that layer alone [%]", title=titles.published(title)
+    )
     ticks = [top * share for share in (0, 0.01, 0.1, 0.3, 1)]
     figure.colorbar(
       image,
@@ -84,12 +86,13 @@ def overlap(
       intersection over union.
     file: Where the PNG goes.
   """
-  side = 1.9 + 0.38 * max(len(names) for _, names, _ in panels)
+  side = 1.1 + 0.32 * max(len(names) for _, names, _ in panels)
+  width = 0.8 + side * style.columns_of(len(panels))
   with style.grid(
     file,
     len(panels),
     title="Overlap of the final masks of two runs",
-    width=side,
+    width=max(width, style.WIDTH / 2),
     height=side,
   ) as (figure, shown):
     for axes, (title, names, iou) in zip(shown, panels, strict=True):
@@ -157,10 +160,9 @@ def motion_by_layer(
   numbers = len(steps) <= _MOST_NUMBERS
   with style.picture(
     file,
-    columns=2,
-    width=5.5 + 0.9 * (max(len(steps), 2) if numbers else _MOST_NUMBERS),
-    height=1.8 + (0.34 if numbers else 0.24) * len(leaves),
-    sharey=True,
+    rows=2,
+    height=1.8 + 0.44 * len(leaves),
+    sharex=True,
   ) as (figure, both):
     panels = {"the evaluation before": last, "the first masks": since}
     for axes, (what, values) in zip(both, panels.items(), strict=True):
@@ -168,10 +170,9 @@ def motion_by_layer(
       image = _heat(axes, values, leaves, steps, text)
       every = -(-len(steps) // _MOST_NUMBERS)
       axes.set_xticks(range(0, len(steps), every), steps[::every])
-      axes.tick_params(axis="x", rotation=45 if len(steps) > 4 else 0)
       axes.set_title(f"with {what}")
-      axes.set(xlabel="step")
-    figure.suptitle(title, fontsize=style.TITLE)
+    axes.set(xlabel="step")
+    figure.suptitle(titles.published(title), fontsize=style.TITLE)
     figure.colorbar(
       image, ax=both, label="intersection over union", aspect=20 + len(leaves)
     )

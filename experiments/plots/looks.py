@@ -7,6 +7,7 @@ colour, and all that train sparse nets differ in colour or marker.
 
 import re
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -78,6 +79,13 @@ _LOOKS = {
   "fine_tuning": (ORANGE, "v"),
   "one_shot": (PURPLE, "X"),
 }
+# The same shade, marker and dash for the same variant in every picture.
+_VARIANTS = (
+  ("uniform", "unstructured"),
+  ("first_dense", "fan_in"),
+  ("erk", "n_of_m"),
+  ("blocks",),
+)
 _OTHER_NAMES = {"pruning": "gmp"}  # as RigL's paper calls it
 
 
@@ -105,6 +113,32 @@ class Look(NamedTuple):
       _MARKERS[(first + number) % len(_MARKERS)],
       _DASHES[number],
     )
+
+
+def variants(names: Iterable[str]) -> dict[str, int]:
+  """Numbers the variants of methods, for `Look.variant`.
+
+  Args:
+    names: What tells lines of a method apart: distributions, patterns.
+
+  Returns:
+    By name its number, which is the same in every picture for those that are
+    known here; in their order, if one is not known.
+
+  Example:
+    >>> variants(["ERK", "uniform"]), variants(["mine", "ERK"])
+    ({'ERK': 2, 'uniform': 0}, {'mine': 0, 'ERK': 1})
+  """
+  names = list(dict.fromkeys(names))
+  fixed = {
+    name: number
+    for name in names
+    for number, group in enumerate(_VARIANTS)
+    if _key(name) in group
+  }
+  if len({*fixed.values()}) < len(names):
+    return {name: number for number, name in enumerate(names)}
+  return fixed
 
 
 def known(name: str) -> bool:

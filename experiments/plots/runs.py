@@ -72,6 +72,9 @@ def _over_steps(
   first: int = 0,
 ) -> None:
   found = {name: curves(runs[name], key, split=split) for name in runs}
+  numbers = [values for _, values in found.values()]
+  if yscale == "log" and not _far_apart(numbers):
+    yscale = "linear"
   seeds = [len(values) for _, values in found.values()] or [1]
 
   def draw(axes: Any, name: str, **how: Any) -> None:
@@ -80,7 +83,9 @@ def _over_steps(
 
   def finish(axes: Any, names: Sequence[str]) -> None:
     del names
-    axes.set(yscale=yscale)
+    if yscale == "log":
+      axes.set_yscale(yscale)
+      style.plain_numbers(axes.yaxis)
     if first:
       axes.set_ylim(bottom=0)
 
@@ -93,6 +98,13 @@ def _over_steps(
     xlabel="step",
     ylabel=label,
   )
+
+
+def _far_apart(numbers: Sequence[np.ndarray]) -> bool:
+  """Whether an axis of these is better logarithmic."""
+  known = np.concatenate([values.ravel() for values in numbers] or [[1.0]])
+  known = known[np.isfinite(known)]
+  return known.size > 0 and known.max() > 5 * known.min() > 0
 
 
 def layers(runs: Runs, file: Path, *, title: str) -> None:
@@ -140,18 +152,26 @@ def finetuning(
   tests = _tests(history)
   terms = [key for key in training[0] if key not in ("step", "split")]
   terms = terms if len(terms) > 2 else ["loss"]  # which is its only term
-  with style.grid(file, 2, title=title, height=2.4) as (_, axes):
-    left, right = axes
+  with style.grid(
+    file, 2, title=title, xlabel="step", height=2.4, sharex=True
+  ) as (figure, (left, right)):
     steps = [r["step"] for r in training]
     for color, key in zip(looks.COLOURS, terms, strict=False):
       values = np.array([r[key] for r in training], float)
-      label = titles.published(key.replace("_", " "))
-      left.plot(steps, values, label=label, color=color)
-    left.set(xlabel="step", ylabel="training loss")
-    left.legend()  # the losses fall, so there is room at the upper right
+      dash = "-" if key == "loss" else "--"
+      label = _TERMS.get(key, titles.published(key))
+      left.plot(steps, values, label=label, ls=dash, color=color)
+    left.set(ylabel="training loss")
+    if len(terms) > 1:
+      handles, labels = left.get_legend_handles_labels()
+      place = {"loc": "outside lower center", "ncols": len(labels)}
+      figure.legend(handles, labels, **place)
     values = np.array([r[measure] for r in tests], float)
-    right.plot([r["step"] for r in tests], values, "o-k")
-    right.set(xlabel="step", ylabel=f"test {measure}")
+    right.plot([r["step"] for r in tests], values, "o-", color=looks.BLACK)
+    right.set(ylabel=f"test {measure}")
+
+
+_TERMS = {"cross_entropy": "cross-entropy", "square_head": "SquareHead"}
 
 
 def _tests(history: History) -> list[Mapping[str, Any]]:

@@ -174,8 +174,7 @@ def places(
     return {name: Place(name, looks.of(name), "") for name in features}
   _, i = min(found)
   told = {name: str(own[1 - i]) for name, own in features.items()}
-  others = ["", *dict.fromkeys(filter(None, told.values()))]
-  kinds = {name: max(0, others.index(told[name]) - 1) for name in features}
+  kinds = {"": 0} | looks.variants(filter(None, told.values()))
   panels = {name: str(own[i]) for name, own in features.items()}
   variants = all(map(looks.known, panels.values())) and not all(
     map(looks.known, told.values())
@@ -183,7 +182,7 @@ def places(
   return {
     name: Place(
       panels[name],
-      looks.of(panels[name]).variant(kinds[name])
+      looks.of(panels[name]).variant(kinds[told[name]])
       if variants
       else looks.of(told[name]),
       titles.published(told[name]),
@@ -228,7 +227,7 @@ def grid(
   Yields:
     The figure, and the axes of each panel.
   """
-  columns = max(1, min(count, 4 if count not in (5, 6, 9) else 3))
+  columns = columns_of(count)
   rows = max(1, -(-count // columns))
   height = height or (2.2 if rows == 1 else 1.6)
   with picture(
@@ -250,6 +249,11 @@ def grid(
     figure.suptitle(title)
     figure.supylabel(ylabel)
     yield figure, list(shown)
+
+
+def columns_of(count: int) -> int:
+  """Returns how many of so many panels stand side by side."""
+  return max(1, min(count, 4 if count not in (5, 6, 9) else 3))
 
 
 def multiples(

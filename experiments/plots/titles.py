@@ -105,7 +105,7 @@ def published(name: str) -> str:
   return "no tuning" if name == "none" else name
 
 
-_NAMED = {"method", "branch", "lower", "higher", "zeros", "run"}
+_NAMED = {"method", "branch", "lower", "higher", "zeros", "run", "compared"}
 
 
 def table(lines: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

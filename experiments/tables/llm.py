@@ -274,13 +274,16 @@ def _barred(config: ml_collections.ConfigDict) -> str:
 
 
 def write_run_report(
-  workdir: Path, title: str, history: Sequence[Mapping[str, Any]], name: str
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  history: Sequence[Mapping[str, Any]],
+  name: str,
 ) -> None:
   """Writes the report of one run of fine-tuning: report.md and run.png.
 
   Args:
     workdir: Where they go.
-    title: Of the report.
+    config: Its `name` is the title of the report.
     history: The records of metrics.jsonl.
     name: Of the measure.
   """
@@ -293,8 +296,12 @@ def write_run_report(
   tests = [record for record in history if record["split"] != "train"]
   lines = text.cells(columns, tests)
   report = text.render(
-    text.TEMPLATES / "finetuning.md", title=title, table=lines, measure=name
+    text.TEMPLATES / "finetuning.md",
+    title=config.name,
+    table=lines,
+    measure=name,
   )
   with storage(workdir):
-    run_plots.finetuning(history, name, workdir / "run.png", title=title)
+    about = f"{titles.of(config)}\none seed"
+    run_plots.finetuning(history, name, workdir / "run.png", title=about)
     (workdir / "report.md").write_text(f"{report}\n")

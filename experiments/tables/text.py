@@ -106,7 +106,7 @@ def print_table(
   *,
   last: Sequence[str] = (),
   left: int = 1,
-  rest: str = "the CSV",
+  rest: str = "table.csv",
 ) -> None:
   """Prints a table on the terminal, as wide as that is, numbers unbroken.
 
@@ -122,8 +122,8 @@ def print_table(
   print("\n".join(["", title, *terminal(lines, width, last=last, left=left)]))
   shown = _that_fit(lines, width, last)
   if gone := [name for i, name in enumerate(lines[0]) if i not in shown]:
-    names = ", ".join(" ".join(name.split()) for name in gone)
-    print(textwrap.fill(f"No room for: {names}. They are in {rest}.", width))
+    said = f"No room for: {', '.join(gone)}. They are in {rest}."
+    print(textwrap.fill(said, width))
 
 
 def terminal(
@@ -217,7 +217,7 @@ def _pieces(text: str) -> list[str]:
 
 def _broken(cell: str, width: int) -> list[str]:
   """Breaks a cell between its pieces."""
-  if len(cell) <= width and "\n" not in cell:
+  if len(cell) <= width:
     return [cell]
   rows = [""]
   for piece in _pieces(cell):

@@ -45,7 +45,7 @@ def test_in_the_panel_of_a_method_its_variants_are_shades_of_its_colour():
   places = style.places(features)
   first, second = (places[f"RigL ({b})"] for b in ("uniform", "ERK"))
   assert first == ("RigL", looks.of("rigl"), "uniform")
-  assert second == ("RigL", looks.of("rigl").variant(1), "ERK")
+  assert second == ("RigL", looks.of("rigl").variant(2), "ERK")
   assert all(a != b for a, b in zip(first.look, second.look, strict=True))
   assert places["SNIP"] == ("SNIP", looks.of("snip"), "")
 
