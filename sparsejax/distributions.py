@@ -86,7 +86,7 @@ def erdos_renyi(
   power_scale: float = 1.0,
   axes: tuple[int, int] | None = None,
 ) -> dict[str, int]:
-  """Density in proportion to (n_in + n_out) / (n_in n_out).
+  """Gives leaves densities in proportion to (n_in + n_out) / (n_in n_out).
 
   Args:
     shapes: The leaves' shapes by key path; vectors count as [1, n].
@@ -122,7 +122,7 @@ def erdos_renyi(
 def erdos_renyi_kernel(
   shapes: Shapes, sparsity: float, *, power_scale: float = 1.0
 ) -> dict[str, int]:
-  """Density in proportion to sum(shape) / prod(shape): ERK.
+  """Gives leaves densities in proportion to sum(shape) / prod(shape): ERK.
 
   Leaves whose share would exceed their size are kept whole, the largest
   ratio first, and the others make up for it.

@@ -82,7 +82,7 @@ def value_and_grad(
   has_aux: bool = False,
   summable: bool = False,
 ) -> Callable[..., tuple[Any, PyTree]]:
-  """Makes a function of a loss's value and gradients, for any transformation.
+  """Makes a function that computes a loss and its gradients, in any mode.
 
   At steps that move masks the loss is traced twice, to see which matrices meet
   exactly one product. Of these what is needed is read off within their backward

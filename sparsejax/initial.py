@@ -128,7 +128,7 @@ def snip(
   distribution: Distribution | None = None,
   score: Score | None = None,
 ) -> PyTree:
-  """Keeps the weights to whose removal the loss is most sensitive: |w g|.
+  """Keeps the weights that the loss is most sensitive to: |w g|.
 
   Args:
     loss_fn: `(params, batch) -> scalar`.
@@ -176,7 +176,7 @@ def grasp(
   prunable: Prunable = distributions.matrices,
   distribution: Distribution | None = None,
 ) -> PyTree:
-  """Keeps the weights that hold the norm of the gradient up.
+  """Keeps the weights that keep the norm of the gradient high.
 
   To first order, removing the weight w changes |g|^2 by 2 S, S = -w (H g)
   with the gradient g and the Hessian H of the prunable leaves. As in the
@@ -238,7 +238,7 @@ def force(
   distribution: Distribution | None = None,
   rounds: int = 10,
 ) -> PyTree:
-  """Prunes in rounds, each by the |w g| of what the last one has left.
+  """Prunes in rounds, each by the |w g| of what the round before has left.
 
   From round to round fewer weights are kept, in a geometric series. Their
   |w g| has the gradient g of the pruned net, yet of all weights, each w as
@@ -295,7 +295,7 @@ def synflow(
   distribution: Distribution | None = None,
   rounds: int = 100,
 ) -> PyTree:
-  """Keeps the paths through which most flows, without data.
+  """Keeps the weights on the strongest paths; needs no data.
 
   R is the sum of the outputs for inputs of ones, of a net whose params are
   all made positive; |w dR/dw| rates the weights, in rounds that keep the

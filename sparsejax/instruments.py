@@ -62,7 +62,7 @@ def layer_sensitivity(
   *,
   prunable: Prunable = distributions.matrices,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The loss after one leaf alone was pruned by magnitude, leaf by leaf.
+  """Computes the loss with one leaf pruned by magnitude, leaf by leaf.
 
   Sparsity is the share of all of a leaf's weights; layers that it stacks are
   pruned one by one, to the same sparsity. Those that are inactive, and
@@ -145,7 +145,7 @@ def _largest(x, k):
 
 
 def overlaps(masks: Sequence[PyTree]) -> jax.Array:
-  """Intersection over union of every pair of masks, all leaves together.
+  """Computes intersection over union of every pair of mask trees.
 
   Args:
     masks: n mask trees for the same params. A leaf that is dense in some of
@@ -214,7 +214,7 @@ def explored(ever: PyTree, masks: PyTree) -> PyTree:
 
 
 def gradient_flow(grads: PyTree, masks: PyTree) -> tuple[Flow, dict[str, Flow]]:
-  """The norm of the gradient at active and at inactive weights.
+  """Computes the norm of the gradient at active and at inactive weights.
 
   Args:
     grads: The dense gradients.
@@ -267,7 +267,7 @@ def dead_units(
   axes: tuple[int, int] | None = None,
   params: PyTree | None = None,
 ) -> dict[str, Dead]:
-  """The units of every sparse leaf that have no active weight.
+  """Finds the units of every sparse leaf that have no active weight.
 
   An output unit without one gives its bias, whatever the input; what comes
   into an input unit without one is lost.
@@ -317,7 +317,7 @@ def dead_units(
 
 
 def units_left(masks: Sequence[Any]) -> tuple[int, ...]:
-  """The architecture that is left of layers in a row: their units in use.
+  """Counts the units in use of layers in a row: the architecture left.
 
   An input without a weight is out of use, and so is a unit that nothing comes
   into or nothing goes out of; from the first layer to the last, a unit out of

@@ -230,7 +230,7 @@ def rewind(
   opt_state: optax.OptState,
   masks: PyTree,
 ) -> tuple[PyTree, optax.OptState]:
-  """Begins again with these params and masks, at the moment of a saved state.
+  """Starts again from given params and masks, at the step of a saved state.
 
   With the state of step k, and the params of that step: weight rewinding; the
   original lottery ticket if k = 0. With trained params instead: learning-rate

@@ -61,7 +61,7 @@ def layers(
   *,
   prunable: roles.Prunable | None = None,
 ) -> list[Layer]:
-  """One row per leaf of the parameters, in the order of the pytree.
+  """Makes one row per leaf of the params, in the order of the pytree.
 
   Args:
     params: A pytree of arrays or `jax.ShapeDtypeStruct`s, of any shape; and of

@@ -91,7 +91,7 @@ def at(*steps: int) -> When:
 
 
 def cubic(begin: int, end: int) -> Callable[[jax.Array], jax.Array]:
-  """The share of pruning done by a step: 1 - (1 - (t - t_0) / (n dt))^3.
+  """Makes the cubic 1 - (1 - (t - t_0) / (n dt))^3: the share of pruning done.
 
   Args:
     begin: The step t_0, at which pruning starts from its initial sparsity.

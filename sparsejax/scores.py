@@ -40,7 +40,7 @@ Score = optax.GradientTransformation
 
 
 def magnitude() -> Score:
-  """|w|.
+  """Rates by |w|.
 
   Returns:
     The score, of the params' dtype.
@@ -55,7 +55,7 @@ def magnitude() -> Score:
 
 
 def gradient() -> Score:
-  """|g|: what RigL grows by.
+  """Rates by |g|: what RigL grows by.
 
   Returns:
     The score, of the gradients' dtype.
@@ -74,7 +74,7 @@ def gradient() -> Score:
 
 
 def sensitivity() -> Score:
-  """|w g|: the first-order change of the loss if the weight were zero.
+  """Rates by |w g|: how the loss changes, to first order, without the weight.
 
   Returns:
     The score, float32 or wider, lest small half-precision products vanish.
@@ -93,7 +93,7 @@ def sensitivity() -> Score:
 
 
 def magnitude_and_gradient(weight: float) -> Score:
-  """|w| + lambda |g|: what MEST drops by.
+  """Rates by |w| + lambda |g|: what MEST drops by.
 
   Args:
     weight: lambda, at least 0; at 0 this is `magnitude`.
@@ -138,7 +138,7 @@ def movement(
   penalty: optax.ScalarOrSchedule = 0.0,
   prunable: Callable[[str, Any], bool] = matrices,
 ) -> Score:
-  """S, which learns by the gradient w dL/dw: how far w moves from zero.
+  """Rates by S, trained by the gradient w dL/dw: how far w moves from zero.
 
   Args:
     optimizer: What trains the scores, from zero.
@@ -189,7 +189,7 @@ def movement(
 
 
 def momentum(decay: float = 0.9) -> Score:
-  """|m|, m the exponential average of the dense gradients: SNFS grows by it.
+  """Rates by |m|, where m averages the dense gradients: SNFS grows by it.
 
   Args:
     decay: Weight of the past in the average, in [0, 1).
@@ -214,7 +214,7 @@ def momentum(decay: float = 0.9) -> Score:
 
 
 def smoothed(score: Score, decay: float) -> Score:
-  """The exponential average of another score over the steps.
+  """Rates by the exponential average of another score over the steps.
 
   Args:
     score: The score to smooth; it is evaluated on every step.
@@ -233,7 +233,7 @@ def smoothed(score: Score, decay: float) -> Score:
 
 
 def accumulated(score: Score, steps: int, *, period: int) -> Score:
-  """Another score, of the mean gradient of the last steps before an update.
+  """Rates by another score, of the mean gradient of the last steps.
 
   Args:
     score: The score to feed.
@@ -279,7 +279,7 @@ def accumulated(score: Score, steps: int, *, period: int) -> Score:
 
 
 def random() -> optax.GradientTransformationExtraArgs:
-  """Uniform noise in [0, 1): what SET grows by.
+  """Rates by uniform noise in [0, 1): what SET grows by.
 
   The noise of a leaf depends on the extra argument `key` and on the leaf's
   key path alone: not on the order of the leaves, nor on their sharding.

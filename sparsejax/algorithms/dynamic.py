@@ -246,7 +246,7 @@ def dst_ee(
   grown_moments: Moments | None = None,
   restart: When = never,
 ) -> SparseTransformation:
-  """DST-EE: drops by |w|, grows by |g| and how seldom a weight was active.
+  """DST-EE: drops by |w|, grows by |g| and a bonus for weights seldom active.
 
   The growth score of a weight at step t is |g| + c ln(t) / (N + epsilon), where
   N counts the mask updates before which the weight was active. The bonus is
@@ -435,7 +435,7 @@ def mest(
   grown_moments: Moments | None = None,
   restart: When = never,
 ) -> SparseTransformation:
-  """MEST: elastic mutation, EM, or with a soft memory bound, EM&S.
+  """MEST: elastic mutation (EM), or with a soft memory bound (EM&S).
 
   Drops by |w| + lambda |g|, grows at random. Mutation is elastic: its share
   holds for three quarters of the time until T_end, half of it for the rest, and

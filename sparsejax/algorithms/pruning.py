@@ -114,7 +114,7 @@ def granet(
   grown_moments: Moments | None = None,
   restart: When = never,
 ) -> SparseTransformation:
-  """GraNet: gradual pruning, and after each round neuroregeneration.
+  """GraNet: gradual pruning, and neuroregeneration after each round.
 
   All sparse leaves are pruned by one threshold; then each drops a share of what
   it has left by |w|, and grows it by the dense gradient |g|. That goes on after

@@ -155,7 +155,7 @@ def top_kast(
   prunable: Prunable = distributions.matrices,
   pattern: Patterns | None = None,
 ) -> SparseTransformation:
-  """Top-KAST: the largest weights forward, somewhat more of them backward.
+  """Top-KAST: sees the largest weights forward, and trains some more of them.
 
   The forward pass sees a set A of the largest weights, and a larger set B of
   them is trained. The exploration penalty |w|^2 / 2 on A, and |w|^2 / (2 D) on

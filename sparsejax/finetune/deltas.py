@@ -26,7 +26,7 @@ def adamw(
   eps: float = 1e-6,
   weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-  """Makes AdamW for deltas: each weight has its age, decay is to the base.
+  """Makes AdamW for deltas: counts steps per weight, decays towards the base.
 
   As in the released code, and unlike `optax.adamw`, the decay is of the delta
   after its step, and `eps` is added before the bias correction; see
@@ -146,7 +146,7 @@ def spiel_sm3(
   on_zeros: bool = True,
   prunable: Prunable = distributions.matrices,
 ) -> FineTuning:
-  """Trains deltas whose optimizer state is a row and a column: SpIEL, SM3.
+  """Trains deltas with one optimizer state per row and column: SpIEL, SM3.
 
   SM3 keeps squared gradients by row and by column, instead of two moments of
   every weight. Places that are not trained grow where the product of the two

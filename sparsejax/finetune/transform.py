@@ -114,7 +114,7 @@ def fine_tune(
   rest: bool = False,
   evolution: Evolution | None = None,
 ) -> FineTuning:
-  """Fine-tunes matrices in one way, and other weights as they are or not.
+  """Fine-tunes matrices by one method; trains or freezes all other weights.
 
   Args:
     inner: Any optax optimizer, which sees the values only.

@@ -17,7 +17,7 @@ from sparsejax.masks import path_name
 
 
 def param_flops(fn: Callable[..., Any], params: Any, *args: Any) -> Any:
-  """The forward FLOPs of every parameter leaf, at 2 per multiply-add.
+  """Counts the forward FLOPs of every leaf, at 2 per multiply-add.
 
   A leaf is followed from `params` to the products (`dot_general`, ragged dot,
   convolution) that use it: through casts, layout, slices of a stack, masks,
@@ -90,7 +90,7 @@ def param_flops(fn: Callable[..., Any], params: Any, *args: Any) -> Any:
 
 
 def product_flops(fn: Callable[..., Any], *args: Any) -> int:
-  """The FLOPs of every product in a function, with or without parameters.
+  """Counts the FLOPs of every product in a function, of params or not.
 
   What it gives beyond the sum of `param_flops` is spent on products of
   activations, such as attention scores, that masks do not make cheaper.
@@ -118,7 +118,7 @@ def product_flops(fn: Callable[..., Any], *args: Any) -> int:
 
 
 def sparse_flops(flops: Any, masks: Any) -> int | float:
-  """The FLOPs of a forward pass that skips what the masks turn off.
+  """Counts the FLOPs of a forward pass that skips what masks turn off.
 
   Every leaf costs its FLOPs times its density. The sum is made in exact
   fractions, so it does not depend on the order or the number of leaves.
@@ -163,7 +163,7 @@ def sparse_flops(flops: Any, masks: Any) -> int | float:
 
 
 def dense_training_flops(dense: float) -> float:
-  """The FLOPs of a training step of a dense network: 3 f_D.
+  """Computes the FLOPs of a training step of a dense network: 3 f_D.
 
   A backward pass costs twice a forward pass: once for the gradient of the
   activations, once for that of the weights.
@@ -188,7 +188,7 @@ def dense_training_flops(dense: float) -> float:
 
 
 def static_training_flops(sparse: float) -> float:
-  """The FLOPs of a step with a fixed mask, or of SET: 3 f_S.
+  """Computes the FLOPs of a step with a fixed mask, or of SET: 3 f_S.
 
   SET grows at random and SNIP masks once, so neither needs a dense gradient.
 
@@ -211,7 +211,7 @@ def static_training_flops(sparse: float) -> float:
 
 
 def snfs_training_flops(dense: float, sparse: float) -> float:
-  """The FLOPs of a step of sparse networks from scratch: 2 f_S + f_D.
+  """Computes the FLOPs of a step of SNFS: 2 f_S + f_D.
 
   The momentum that it grows by needs the dense gradient of the weights on
   every step.
@@ -236,7 +236,7 @@ def snfs_training_flops(dense: float, sparse: float) -> float:
 
 
 def rigl_training_flops(dense: float, sparse: float, *, delta_t: int) -> float:
-  """The FLOPs of RigL: (3 f_S dT + 2 f_S + f_D) / (dT + 1).
+  """Computes the FLOPs of RigL: (3 f_S dT + 2 f_S + f_D) / (dT + 1).
 
   The dense gradient of the weights is needed once every delta_t steps. As in
   the paper, the steps after the last mask update are not told apart.
@@ -271,7 +271,7 @@ def rigl_training_flops(dense: float, sparse: float, *, delta_t: int) -> float:
 
 
 def pruning_training_flops(sparse: Iterable[float]) -> float:
-  """The FLOPs of gradual pruning: the mean of 3 f_S(t) over the steps t.
+  """Computes the FLOPs of gradual pruning: the mean of 3 f_S(t) over steps t.
 
   Args:
     sparse: f_S(t), the FLOPs of the forward pass at every step, or at steps
@@ -298,7 +298,7 @@ def pruning_training_flops(sparse: Iterable[float]) -> float:
 def straight_through_training_flops(
   dense: float, sparse: Iterable[float]
 ) -> float:
-  """The FLOPs of masks in the forward pass: the mean of 2 f_S(t) + f_D.
+  """Computes the FLOPs of straight-through steps: the mean of 2 f_S(t) + f_D.
 
   Forward pass and gradient of the inputs go by the masked weights, but every
   weight, or its score, gets a gradient.
@@ -330,7 +330,7 @@ def _mean_over_steps(costs: Iterable[float]) -> float:
 
 
 def top_kast_training_flops(forward: float, backward: float) -> float:
-  """The FLOPs of a step of Top-KAST: 2 f_A + f_B.
+  """Computes the FLOPs of a step of Top-KAST: 2 f_A + f_B.
 
   Forward pass and gradient of the inputs go by the weights in A; those in B
   get a gradient.

@@ -82,7 +82,7 @@ def unpack(
 def trimmed(
   tx: Any, values: PyTree, opt_state: PackedState
 ) -> tuple[PyTree, PackedState]:
-  """Leaves out slots that masks no longer use, in steps of a quarter.
+  """Frees slots that masks no longer use, in steps of a quarter.
 
   Where masks shrink, as in gradual pruning, that frees memory; and, since it
   changes shapes, has the step compiled anew. How many slots there are depends

@@ -38,7 +38,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(inputs: int, *, gram: bool = False) -> Statistics:
-  """Makes the statistics of no inputs yet.
+  """Makes empty statistics, of no inputs yet.
 
   Args:
     inputs: Number of inputs of the layer.

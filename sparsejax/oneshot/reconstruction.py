@@ -132,7 +132,7 @@ def reconstruct(
   damping: float = 0.01,
   scales: jax.Array | None = None,
 ) -> jax.Array:
-  """Adapts the weights that a mask keeps, as SparseGPT does, and GPTQ.
+  """Adapts the weights that a mask keeps, as SparseGPT and GPTQ do.
 
   Args:
     w: Kernel [inputs, outputs], as it was before pruning.

@@ -1,4 +1,4 @@
-"""Refuses packed arrays that are none, such as from a damaged file."""
+"""Refuses malformed packed arrays, such as from a damaged file."""
 
 import math
 
@@ -14,7 +14,7 @@ from sparsejax.quantize import is_quantized
 
 
 def check(tree: PyTree) -> None:
-  """Refuses packed arrays that are none, such as from a damaged file.
+  """Refuses malformed packed arrays, such as from a damaged file.
 
   Args:
     tree: A pytree with packed arrays, and matrices of INT8, not traced.

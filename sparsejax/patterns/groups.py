@@ -19,7 +19,7 @@ _STRIDE = 37  # coprime to how many masks tiles have: 2, 6, 24, 90
 
 
 def n_of_m(n: int, m: int, axis: int | None = None) -> Pattern:
-  """Of every m neighbours along an axis, n are active: N:M.
+  """Makes the pattern N:M: n of every m neighbours along an axis are active.
 
   Nothing is sorted: each weight counts the better ones of its group. Of equal
   scores no place in a group is favoured: which of them is the better one goes
@@ -110,7 +110,7 @@ def n_of_m(n: int, m: int, axis: int | None = None) -> Pattern:
 
 
 def transposable_n_of_m(n: int, m: int) -> Pattern:
-  """N:M along both of the last two axes: a mask that fits the transpose too.
+  """Makes the pattern N:M along both of the last two axes, transposes too.
 
   So the same hardware serves the forward pass and the gradient of the inputs.
   All masks of an m x m tile are compared, 90 of them for 2:4, by the sum of

@@ -52,7 +52,7 @@ def by_path(
 def resolve(
   pattern: Patterns | None, paths: Collection[str]
 ) -> dict[str, Pattern]:
-  """The pattern of each sparse leaf.
+  """Finds the pattern of each sparse leaf.
 
   Args:
     pattern: One for all, what `by_path` gives, or None: unstructured.
@@ -112,7 +112,7 @@ _NAMES = {
 
 
 def distribution(rest: Distribution, pattern: Patterns) -> Distribution:
-  """A distribution that gives each leaf what its pattern can keep.
+  """Makes a distribution that gives each leaf what its pattern can keep.
 
   Args:
     rest: Shares the weights among the leaves whose pattern leaves that open.

@@ -14,7 +14,7 @@ from sparsejax.patterns.layouts import SquareBlocks
 
 
 def blocks(shape: tuple[int, ...], *, pool: Callable = jnp.mean) -> Pattern:
-  """Blocks of weights are zero, or not, as one.
+  """Makes the pattern of blocks, which are zero or active as a whole.
 
   They tile the last axes of a layer; every index of the axes before, such as
   the places in a convolution's kernel, has blocks of its own. Features of
@@ -62,7 +62,7 @@ def blocks(shape: tuple[int, ...], *, pool: Callable = jnp.mean) -> Pattern:
 
 
 def channels(axis: int | None = None, *, pool: Callable = jnp.mean) -> Pattern:
-  """Whole slices along an axis are zero, or not: channels, neurons.
+  """Makes the pattern of whole slices along an axis: channels, neurons.
 
   Args:
     axis: That of the slices, among the axes of one layer; by default that of
@@ -87,7 +87,7 @@ def channels(axis: int | None = None, *, pool: Callable = jnp.mean) -> Pattern:
 def heads(
   groups: int, axis: int | None = None, *, pool: Callable = jnp.mean
 ) -> Pattern:
-  """An axis falls into groups, such as the heads of attention.
+  """Makes the pattern of groups along an axis, such as attention heads.
 
   Args:
     groups: How many groups of neighbours share the axis. A leaf whose axis

@@ -9,7 +9,7 @@ from sparsejax.patterns.layouts import FanIn
 
 
 def unstructured() -> Pattern:
-  """Any weight may be zero.
+  """Makes the pattern in which any weight may be zero.
 
   Returns:
     The pattern.
@@ -29,7 +29,7 @@ def unstructured() -> Pattern:
 
 
 def fan_in(axis: int | None = None) -> Pattern:
-  """Every output has the same number of inputs: constant fan-in.
+  """Makes the pattern of constant fan-in: the same for every output.
 
   Args:
     axis: The axis of outputs, among the axes of one layer; by default where

@@ -185,7 +185,7 @@ def quantize(
 
 
 def dequantize(tree: PyTree) -> PyTree:
-  """Makes arrays of float32 of all matrices of INT8 in a tree."""
+  """Turns all INT8 matrices in a tree into float32 arrays."""
   return jax.tree.map(
     lambda x: x.dequantize() if is_quantized(x) else x,
     tree,

@@ -16,7 +16,7 @@ _FIRST = 32
 
 
 def scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
-  """Computes how much one of an output's integers stands for.
+  """Computes the scale of each output: what one of its integers stands for.
 
   So that its largest weight becomes 127 or -127; 1 where all weights are 0.
 
@@ -45,7 +45,7 @@ def scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
 
 
 def exact_scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
-  """Finds the scales by which weights have been rounded before.
+  """Finds the scales by which weights were rounded before.
 
   That is, of `oneshot.sparsegpt` and the like, after which an output's largest
   integer may be below 127.
@@ -105,7 +105,7 @@ def integers(
 
 
 def multiples(values: jax.Array, scales: jax.Array) -> jax.Array:
-  """Computes what integers stand for.
+  """Computes the floats that integers stand for.
 
   Args:
     values: int8[..., in, out].

@@ -23,7 +23,7 @@ def fake_quantize(
   nonzero: bool = False,
   dynamic: bool = False,
 ) -> PyTree:
-  """Rounds weights to INT8 in the forward pass, straight through in the other.
+  """Rounds weights to INT8 in the forward pass; gradients go straight through.
 
   A function of what a model is run with, to be called in the loss, with any
   method: `sparsejax.value_and_grad` hands `forward_params` to the loss. Zeros

@@ -123,7 +123,7 @@ def layers_first(
 def by_layer(
   function: Callable[..., Any], role: Role, *, merged: bool = False
 ) -> Callable[..., Any]:
-  """Makes a function of one layer's arrays one of a leaf's.
+  """Makes a function of one layer run on every layer that a leaf stacks.
 
   Args:
     function: Of arrays of one layer, to arrays of that shape and to scalars.

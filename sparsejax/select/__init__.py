@@ -68,7 +68,7 @@ def top_k_mask(
 
 
 def top_k_mask_if_any(scores: jax.Array, k: jax.Array) -> jax.Array:
-  """Marks the k largest scores; that costs a CPU nothing where k is 0.
+  """Marks the k largest scores; on CPUs it costs nothing where k is 0.
 
   Args:
     scores: As for `top_k_mask`.

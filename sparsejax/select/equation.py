@@ -258,7 +258,7 @@ mlir.register_lowering(_top_k_p, mlir.lower_fun(_on_cpu), platform="cpu")
 
 
 def together(function: _T) -> _T:
-  """Makes a function have its selections done as few, where that is faster.
+  """Merges the selections within a function into few, where that is faster.
 
   For rules that select in one array after another, where an accelerator starts
   kernels for longer than it runs them. The function's program is taken, and

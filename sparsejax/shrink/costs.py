@@ -15,7 +15,7 @@ from sparsejax.shrink.removal import Removal
 def milliseconds(
   plan: Plan, params: PyTree, *inputs: Any, repeats: int = 10
 ) -> Callable[[Removal], float]:
-  """Makes a cost that is measured: the time of a call.
+  """Makes a measured cost: the time of a call.
 
   Args:
     plan: The plan.

@@ -78,7 +78,7 @@ def trace(
 
 
 class Plan:
-  """What `trace` found; see there.
+  """What `trace` found: the units that can leave a model, and what cannot.
 
   Attributes:
     function: What was traced.

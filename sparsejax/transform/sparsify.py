@@ -76,7 +76,7 @@ def sparsify(
   grown_moments=None,
   restart: When = never,
 ) -> SparseTransformation:
-  """Trains with `inner` what a mask update leaves active.
+  """Makes `inner` train only the weights that a mask update leaves active.
 
   Everything that shapes the update belongs inside: `sparsify(chain(clip,
   adamw), ...)`. It then sees masked gradients only, so that norms and moments
@@ -209,7 +209,7 @@ def straight_through(
   trained: Callable[[MaskState], PyTree] | None = None,
   step_on_update: bool = True,
 ) -> SparseTransformation:
-  """Trains dense weights, of which the forward pass sees the active ones.
+  """Trains dense weights; the forward pass sees only the active ones.
 
   The loss has to use `forward_params`, whose gradient reaches all weights.
   Masks are chosen at the end of a step, by the weights as they then are, for

@@ -16,7 +16,7 @@ from sparsejax.updates.base import MaskState, MaskUpdate
 
 
 def fixed(masks: PyTree) -> MaskUpdate:
-  """Keeps masks of the caller's as they are.
+  """Keeps the caller's masks as they are.
 
   Args:
     masks: Bool arrays of the params' shapes, or True where a leaf is dense;
