@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -194,6 +195,45 @@ inline void add64(uint64_t word, const T* values, const float* x,
   }
 }
 
+// Up to this density one example's activations are fetched to where the values
+// are, rather than the other way round: words hardly ever have more than 16.
+constexpr double kFewest = 0.15;
+
+#if defined(__AVX512VBMI2__)
+
+// Adds the products of 64 places, of which few are not zero.
+template <class T>
+inline void add_rare(uint64_t word, const T* values, const float* x,
+                     Vector* sum) {
+  static constexpr auto kPlaces = [] {
+    struct alignas(64) {
+      uint8_t of[kWord];
+    } places{};
+    for (int i = 0; i < kWord; ++i) places.of[i] = i;
+    return places;
+  }();
+  __m512i zeros = _mm512_setzero_si512();
+  asm("" : "+v"(zeros));  // As in `expand`.
+  __m512i found = _mm512_mask_compress_epi8(
+      zeros, word, _mm512_load_si512(kPlaces.of));
+  const __m512 a = load16(x), b = load16(x + 16);
+  const __m512 c = load16(x + 32), d = load16(x + 48);
+  for (int64_t left = __builtin_popcountll(word);;) {
+    const __m512i at = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(found));
+    const __m512 activations = _mm512_mask_blend_ps(
+        _mm512_test_epi32_mask(at, _mm512_set1_epi32(32)),
+        _mm512_permutex2var_ps(a, at, b), _mm512_permutex2var_ps(c, at, d));
+    *sum = _mm512_mask3_fmadd_ps(activations, load16(values), *sum,
+                                 static_cast<__mmask16>(lowest(left)));
+    left -= 16;
+    if (__builtin_expect(left <= 0, 1)) return;
+    values += 16;
+    found = _mm512_shuffle_i32x4(found, found, 0x39);  // The next 16.
+  }
+}
+
+#endif
+
 // Copies the values of the last n places of a group, or what the array still
 // has of them; returns their bits. Not inline, since it is rarely called.
 template <class T>
@@ -210,7 +250,7 @@ __attribute__((noinline)) uint64_t copy_last(const Masked& w, int64_t r,
 }
 
 // Rows' products with N examples, at y, y + rows, ...
-template <int N, bool kDense, class T>
+template <int N, bool kDense, bool kRare, class T>
 bool dots(const float* x, int64_t stride, const Masked& w, float* y,
           int64_t begin, int64_t end) {
   const int64_t groups = w.groups, size = w.width / groups, rows = w.rows;
@@ -236,7 +276,12 @@ bool dots(const float* x, int64_t stride, const Masked& w, float* y,
           __builtin_prefetch(bits + (i >> 3) + kAhead / 4);
         }
         __builtin_prefetch(reinterpret_cast<const char*>(next) + kAhead);
-        add64<N, kDense>(word, next, x + i, stride, sums);
+#if defined(__AVX512VBMI2__)
+        if constexpr (kRare) {
+          add_rare(word, next, x + i, &sums[0][0]);
+        } else
+#endif
+          add64<N, kDense>(word, next, x + i, stride, sums);
         at += kDense ? std::min(kWord, stop - i) : __builtin_popcountll(word);
       }
       const float scale = kUnit<T> * (scales ? scales[r * groups + g] : 1.0f);
@@ -255,6 +300,13 @@ bool dots(const float* x, int64_t stride, const Masked& w, float* y,
 template <bool kDense, class T>
 bool few_rows(const float* x, int64_t batch, int64_t stride, const Masked& w,
               float* y, int64_t begin, int64_t end) {
+#if defined(__AVX512VBMI2__)
+  constexpr bool kMayBeRare = !kDense && !std::is_same_v<T, int8_t>;
+#else
+  constexpr bool kMayBeRare = false;
+#endif
+  const bool rare =
+      kMayBeRare && w.pointers[w.rows] <= kFewest * w.rows * w.width;
   bool good = true;
   // Rows whose weights stay in the cache for all examples.
   for (; begin < end; begin += kRows) {
@@ -262,7 +314,9 @@ bool few_rows(const float* x, int64_t batch, int64_t stride, const Masked& w,
     for (int64_t e = 0; e < batch;) {
       const bool several = batch - e >= kFew;
       const auto multiply =
-          several ? dots<kFew, kDense, T> : dots<1, kDense, T>;
+          several ? dots<kFew, kDense, false, T>
+          : rare  ? dots<1, kDense, kMayBeRare, T>
+                  : dots<1, kDense, false, T>;
       good &= multiply(x + e * stride, stride, w, y + e * w.rows, begin, stop);
       e += several ? kFew : 1;
     }
