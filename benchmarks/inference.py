@@ -105,7 +105,7 @@ KINDS = {
   "70 % W8A8": Kind(0.7, "int8", activations="int8"),
   "75 %": Kind(0.75, decoding=1.7, prefill=2.2),
   "75 % INT8": Kind(0.75, "int8", decoding=4.0, file=0.15),
-  "75 % INT8, INT8 activations": Kind(
+  "75 % W8A8": Kind(  # activations in INT8, too
     0.75, "int8", decoding=4.0, file=0.15, activations="int8"
   ),
   "80 %": Kind(0.8),

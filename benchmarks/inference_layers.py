@@ -25,6 +25,7 @@ SHAPES = (
   *((DIM, HIDDEN), (DIM, HIDDEN), (HIDDEN, DIM)),
 )
 BATCHES = (1, 16, 256)
+W8A8 = "W8A8"  # INT8 with activations that are rounded to INT8, too
 DENSE = (1.0, jnp.float32)
 # Densities and dtypes, and the gains that are wanted of them.
 KINDS = {
@@ -34,19 +35,20 @@ KINDS = {
   (0.1, jnp.float32): (2.8, 1, 2.2),
   (0.25, jnp.bfloat16): (1.7, 1, 1),
   (0.25, jnp.int8): (4, 1, 1),
+  (0.25, W8A8): (4, 1, 1),
 }
 
 
 def layer(density: float, dtype: Any) -> tuple[Any, ...]:
   """Draws a layer's matrices: arrays, or packed ones."""
-  found = []
+  found, integers = [], dtype in (jnp.int8, W8A8)
   for i, shape in enumerate(SHAPES):
     w = jax.random.normal(jax.random.key(i), shape) / shape[0] ** 0.5
     if density < 1:
       mask = select.top_k_mask(jnp.abs(w), round(density * w.size))
-      small = w.astype(jnp.float32 if dtype == jnp.int8 else dtype)
+      small = w.astype(jnp.float32 if integers else dtype)
       w = packed.pack(small, mask, formats=packed.row_bits())
-      w = packed.quantize(w) if dtype == jnp.int8 else w
+      w = packed.quantize(w, dynamic=dtype == W8A8) if integers else w
     found.append(w)
   return tuple(found)
 
@@ -84,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
   rows = []
   for i, (density, dtype) in enumerate(KINDS, start=1):
     for j, batch in enumerate(BATCHES):
-      name = jnp.dtype(dtype).name
+      name = dtype if dtype == W8A8 else jnp.dtype(dtype).name
       what = f"{100 - 100 * density:g} %, {name}, {batch} tokens: dense / ours"
       least = KINDS[density, dtype][j]
       rows.append(measure.row(what, gains[j][i], least=least))
