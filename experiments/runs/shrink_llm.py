@@ -16,7 +16,7 @@ import numpy as np
 from experiments.config.entry import percent
 from experiments.errors import UserError
 from experiments.llm.evaluate import tasks
-from experiments.llm.families import protocol
+from experiments.llm.families import layers, protocol
 from experiments.llm.io import functions
 from experiments.llm.io.model import Model
 from experiments.llm.prune import functions as pruning
@@ -159,7 +159,8 @@ def speeds(
   def calling(one: Any) -> Callable[[], jax.Array]:
     network = one.network()
     run = jax.jit(lambda params, x: network.apply({"params": params}, **x))
-    params = jax.tree.map(jnp.asarray, one.params)
+    # A function has its layers apart, and a loop over layers is slower.
+    params = layers.all_apart(jax.tree.map(jnp.asarray, one.params))
     batch = {name: jnp.asarray(x) for name, x in inputs.items()}
     return lambda: run(params, batch)
 

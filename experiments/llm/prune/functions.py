@@ -57,7 +57,8 @@ def shrunk(
 
   Scores are those of `structured.prune`, but statistics those of the whole
   model. Where layers share something by head, as T5's do relative positions,
-  the same heads leave all of them.
+  the same heads leave all of them, and where query heads share keys and values,
+  the same ones leave each group.
 
   Args:
     model: The model, of any family.
@@ -89,7 +90,9 @@ def shrunk(
     apply, params, inputs, split=structured.splits(model.config)
   )
   scores = _scores(model, calibration, score, seed, advance)
-  remove = structured.lowest(plan, scores, sparsity, round_to, _of_layers)
+  remove = structured.lowest(
+    plan, scores, sparsity, round_to, whole=True, only=_of_layers
+  )
   small = plan.take(params, remove)
   smaller = plan.apply_fn(remove)
   wanted = jax.jit(apply)(plan.mask(params, remove), inputs)

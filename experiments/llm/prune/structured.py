@@ -115,14 +115,18 @@ def lowest(
   scores: Any,
   sparsity: float,
   round_to: int,
+  *,
+  whole: bool = False,
   only: Callable[[shrink.Group], bool] = lambda group: True,
 ) -> shrink.Removal:
   """Removes of each group as many units as are nearest to the share.
 
   Where keys and values stay, a unit is one query head of each group of heads
-  that shares them. Only their number has to be the same in all these groups, so
-  each loses its own.
+  that shares them. In a model that is made anew only their number has to be the
+  same in all these groups, so each loses its own; in a function, which keeps
+  `whole` units, all lose the same.
   """
+  parts = _whole if whole else _runs
   # Rows of kernels; biases read nothing.
   rated = {
     path_name(path): np.asarray(x, np.float64).sum(1)
@@ -134,16 +138,10 @@ def lowest(
     gone = _rounded(len(group), sparsity, round_to)
     # Of each unit, by leaf and axis, its runs of neighbours.
     units = [
-      {cut: _runs(~kept) for cut, kept in plan.remove([unit]).keep.items()}
+      {cut: parts(~kept) for cut, kept in plan.remove([unit]).keep.items()}
       for unit in group
     ]
-    counts = {len(found) for unit in units for found in unit.values()}
-    if len(counts) > 1:  # as of a head whose query, key, value are one kernel
-      units = [
-        {cut: [np.concatenate(found)] for cut, found in unit.items()}
-        for unit in units
-      ]
-    runs = 1 if len(counts) > 1 else counts.pop()
+    (runs,) = {len(found) for unit in units for found in unit.values()}
     for cut, kept in plan.remove(group.units[:1]).keep.items():
       keep[cut] = np.ones(len(kept), bool)
     for i in range(runs):
@@ -175,6 +173,11 @@ def _runs(gone: np.ndarray) -> list[np.ndarray]:
   """Lists the indices where a mask is True, by runs of neighbours."""
   at = np.flatnonzero(gone)
   return np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
+
+
+def _whole(gone: np.ndarray) -> list[np.ndarray]:
+  """Lists the indices where a mask is True, all together."""
+  return [np.flatnonzero(gone)]
 
 
 def splits(config: Any) -> Callable[[tuple[int, ...], str], int | None]:

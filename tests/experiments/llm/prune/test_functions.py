@@ -1,5 +1,6 @@
 """Models of all families that become smaller functions, written and read."""
 
+import dataclasses
 import functools
 
 import jax
@@ -15,7 +16,7 @@ from experiments.llm.io import functions, load, tokenizer
 from experiments.llm.io.model import Model
 from experiments.llm.prune import functions as pruning
 from experiments.llm.text.examples import Examples
-from tests.experiments import small_mpt, small_t5, small_whisper
+from tests.experiments import small_llama, small_mpt, small_t5, small_whisper
 
 pytest.importorskip("flatbuffers")
 
@@ -110,6 +111,24 @@ def test_a_function_is_the_masked_model(make, heads, tmp_path):
     for n, p in ((again, again.params), (network, zeros))
   )
   assert got == wanted
+
+
+@pytest.mark.slow
+def test_query_heads_leave_and_keys_stay():
+  config = dataclasses.replace(small_llama.CONFIG, vocab_size=260, layers=1)
+  params = numpy(small_llama.make_params(config))
+  model = Model(config, params, tokenizer.byte_level())
+  tokens = small_llama.make_tokens(2, 9).astype(np.int32)
+  made = pruning.shrunk(model, tokens, {"tokens": tokens}, 0.5, round_to=4)
+  assert made.error < 1e-5
+  shapes = {
+    name: made.function.params[f"layers/0/attention/{name}/kernel"].shape
+    for name in ("query", "key", "value", "output")
+  }
+  assert shapes == {
+    **{"query": (16, 12), "output": (12, 16)},  # two heads of four
+    **{"key": (16, 12), "value": (16, 12)},
+  }
 
 
 @pytest.mark.slow
