@@ -37,11 +37,14 @@ extensions = [
   "search",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
-# Pages that are still to be written.
-suppress_warnings = ["toc.not_readable", "ref.doc"]
-logging.getLogger("sphinx.sphinx.directives.other").addFilter(
-  lambda record: "didn't match any documents" not in record.getMessage()
-)
+# Delete these lines when all pages of the index are there.
+coming = ["notebooks/*", "gallery*", "papers/*", "faq*", "troubleshooting*"]
+coming += ["contributing*", "changelog*", "citation*"]
+if not all(any(DOCS.glob(page)) for page in coming):
+  suppress_warnings = ["toc.not_readable", "ref.doc"]
+  logging.getLogger("sphinx.sphinx.directives.other").addFilter(
+    lambda record: "didn't match any documents" not in record.getMessage()
+  )
 
 nitpicky = True
 # Types in public signatures that are nobody's to write down.
