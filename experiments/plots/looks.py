@@ -18,7 +18,7 @@ FAINT = "#d8d8d8"  # of the lines of other panels
 _MARKERS = "osD^vPX"
 _DASHES = ("-", "--", ":", "-.")
 # How far colours of variants are mixed, with black below 0, white above.
-_SHADES = (0.0, -0.45, 0.4, -0.7)
+_SHADES = (0.0, -0.4, -0.7, 0.3)
 
 _LOOKS = {
   "dense": (GREY, "o"),

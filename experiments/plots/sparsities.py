@@ -79,7 +79,9 @@ def lines(
       axes.set_xticks(at, [ticks[i] for i in at])
     axes.set_ylim(top=min(100, axes.get_ylim()[1]))
     if np.isfinite(bottom):
-      axes.set_ylim(bottom=bottom)
+      ends = [x for one in series.values() for x in one.high if np.isfinite(x)]
+      top = max([*means, *levels.values(), *ends])
+      axes.set_ylim(bottom, min(100, top + 0.05 * (top - bottom)))
       _name_below(axes, [series[name] for name in names], bottom)
     for level in levels.values():
       axes.axhline(level, lw=1.1, ls=":", color=looks.GREY, zorder=1.5)
