@@ -29,7 +29,7 @@ from sparsejax import (
 )
 from sparsejax.algorithms import *  # noqa: F403
 from sparsejax.gradients import value_and_grad
-from sparsejax.linear import matmul
+from sparsejax.linear import matmul, matmul_each
 from sparsejax.masks import apply_masks, density, nnz
 from sparsejax.transform import (
   SparseTransformation,
@@ -64,6 +64,7 @@ __all__ = [
   "lottery",
   "masks",
   "matmul",
+  "matmul_each",
   "modes",
   "nnz",
   "oneshot",

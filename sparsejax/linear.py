@@ -4,10 +4,21 @@ A model that multiplies by `matmul` does not know whether its kernels are
 arrays, or pytree nodes that stand for matrices and hold them otherwise.
 """
 
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+from sparsejax import kernels
+from sparsejax.nodes import node
+
+# Tokens up to which a dense matrix is left to the kernels, which are made for
+# what comes from memory.
+_FEW = 8
 
 
 def matmul(x: jax.Array, w: Any) -> jax.Array:
@@ -43,6 +54,161 @@ def matmul(x: jax.Array, w: Any) -> jax.Array:
     >>> print(matmul(x, Diagonal(jnp.array([3, 4]))))
     [[3. 8.]]
   """
+  _check(x, w)
+  if hasattr(w, "matmul"):
+    return w.matmul(x)
+  return x @ jnp.asarray(w, x.dtype)
+
+
+def matmul_each(x: jax.Array, matrices: Sequence[Any]) -> list[jax.Array]:
+  """Multiplies x by several matrices, those of the kernels by one call.
+
+  A layer's queries, keys and values, say. Nodes that the kernels for CPUs
+  multiply have a method `masked`, which returns a `kernels.Masked`, or None
+  where they do not for so many tokens; all others, and arrays, are multiplied
+  one by one.
+
+  Args:
+    x: Of shape [..., in], of floats.
+    matrices: Each as `matmul` takes it.
+
+  Returns:
+    The product with each, and its gradients, as `matmul` gives them to the bit.
+
+  Raises:
+    ValueError: As `matmul`.
+
+  Example:
+    >>> x = jnp.array([[1.0, 2.0]])
+    >>> print(*matmul_each(x, [jnp.eye(2), jnp.ones((2, 3))]))
+    [[1. 2.]] [[3. 3. 3.]]
+  """
+  for w in matrices:
+    _check(x, w)
+  is_masked = [_masked(w, x) is not None for w in matrices]
+  if sum(is_masked) < 2:
+    return [matmul(x, w) for w in matrices]
+  masked = tuple(itertools.compress(matrices, is_masked))
+  found = iter(
+    lax.platform_dependent(x, masked, cpu=_by_one_call, default=_one_by_one)
+  )
+  return [
+    next(found) if masked else matmul(x, w)
+    for w, masked in zip(matrices, is_masked, strict=True)
+  ]
+
+
+def _masked(w, x):
+  return w.masked(_tokens(x)) if hasattr(w, "masked") else None
+
+
+def _tokens(x):
+  return math.prod(x.shape[:-1])
+
+
+def _one_by_one(x, matrices):
+  return tuple(w.matmul(x) for w in matrices)
+
+
+@jax.custom_vjp
+def _by_one_call(x, matrices):
+  found = kernels.multiply_each(
+    x.reshape(-1, x.shape[-1]).astype(jnp.float32),
+    [_masked(w, x) for w in matrices],
+  )
+  return tuple(y.reshape(*x.shape[:-1], -1).astype(x.dtype) for y in found)
+
+
+def _forward(x, matrices):
+  return _by_one_call(x, matrices), (x, matrices)
+
+
+def _backward(saved, cotangents):
+  _, pull = jax.vjp(_one_by_one, *saved)
+  return pull(cotangents)
+
+
+_by_one_call.defvjp(_forward, _backward)
+
+
+@node("values")
+class ByOutputs:
+  """A dense matrix, or stacked ones, as kernels read it; for inference.
+
+  A token's product with a matrix of bfloat16 takes the kernels half the time of
+  one with float32, and XLA's compiler for CPUs many times that.
+
+  Attributes:
+    values: [..., out, in], float32 or bfloat16.
+
+  Example:
+    >>> w = ByOutputs(jnp.array([[1, 2], [3, 4], [5, 6]], jnp.bfloat16))
+    >>> print(w.shape, matmul(jnp.ones((1, 2)), w))
+    (2, 3) [[ 3.  7. 11.]]
+  """
+
+  values: jax.Array
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the matrix, (..., in, out)."""
+    *stack, outputs, inputs = self.values.shape
+    return (*stack, inputs, outputs)
+
+  @property
+  def dtype(self) -> jnp.dtype:
+    """The dtype of the values."""
+    return self.values.dtype
+
+  @property
+  def ndim(self) -> int:
+    """The number of axes."""
+    return self.values.ndim
+
+  def matmul(self, x: jax.Array) -> jax.Array:
+    """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype.
+
+    Sums are in float32. Differentiable by x and by the values.
+    """
+    if self.masked(_tokens(x)) is None:
+      return _by_floats(x, self)
+    return lax.platform_dependent(x, self, cpu=_by_kernel, default=_by_floats)
+
+  def masked(self, tokens: int) -> kernels.Masked | None:
+    """Returns the matrix as `matmul_each` takes it; None for many tokens."""
+    if tokens > _FEW or not kernels.available():
+      return None
+    return kernels.Masked(self.values)
+
+  def take(self, outputs: jax.Array) -> jax.Array:
+    """Reads the weights [..., in] of some outputs, such as tokens."""
+    return self.values[outputs]
+
+
+def _by_floats(x, w):
+  wide = jnp.float32
+  y = jnp.einsum("...i,oi->...o", x.astype(wide), w.values.astype(wide))
+  return y.astype(x.dtype)
+
+
+@jax.custom_vjp
+def _by_kernel(x, w):
+  return _by_one_call(x, (w,))[0]
+
+
+def _kernel_forward(x, w):
+  return _by_kernel(x, w), (x, w)
+
+
+def _kernel_backward(saved, cotangent):
+  _, pull = jax.vjp(_by_floats, *saved)
+  return pull(cotangent)
+
+
+_by_kernel.defvjp(_kernel_forward, _kernel_backward)
+
+
+def _check(x, w):
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     raise ValueError(
       f"got x of {x.dtype}, to which the weights would be rounded; wanted "
@@ -54,6 +220,3 @@ def matmul(x: jax.Array, w: Any) -> jax.Array:
       "[..., in] and [in, out]. Packed layers that one array stacks are made "
       "dense before a loop over them: w.unpack()"
     )
-  if hasattr(w, "matmul"):
-    return w.matmul(x)
-  return x @ jnp.asarray(w, x.dtype)

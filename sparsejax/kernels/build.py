@@ -21,6 +21,7 @@ import jaxlib
 _SOURCES = pathlib.Path(__file__).parent
 _COMMON = (
   *("dispatch.cc", "selection.cc", "handlers.cc", "masked_handlers.cc"),
+  "attention_handlers.cc",
 )
 FLAGS = (
   *("-std=c++17", "-O3", "-fPIC", "-ffp-contract=fast"),
@@ -43,12 +44,13 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 # Compiled once for each of these instruction sets.
 _PER_SET = {
   "products.cc": ("plain", "avx2", "avx512"),
+  "attention.cc": ("plain", "avx2", "avx512"),
   "masked.cc": tuple(INSTRUCTION_SETS),
   "integers.cc": tuple(INSTRUCTION_SETS),
 }
 TARGETS = (
   *("sparsejax_layer", "sparsejax_multiply_one", "sparsejax_top_k"),
-  "sparsejax_multiply_masked",
+  *("sparsejax_multiply_masked", "sparsejax_attend"),
 )
 
 

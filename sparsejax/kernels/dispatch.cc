@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "attention.h"
 #include "kernels.h"
 #include "masked.h"
 
@@ -10,6 +11,7 @@ namespace sparsejax {
 
 #define SPARSEJAX_TABLES(isa)                \
   extern const Products isa;                 \
+  extern const Attend attend_##isa;          \
   extern const MaskedProducts masked_##isa;  \
   extern const IntegerProducts integers_##isa
 
@@ -26,6 +28,7 @@ struct Tables {
   const Products& products;
   const MaskedProducts& masked;
   const IntegerProducts& integers;
+  Attend attend;
 };
 
 Tables choose() {
@@ -43,17 +46,17 @@ Tables choose() {
       __builtin_cpu_supports("avx512vbmi") &&
       __builtin_cpu_supports("avx512vbmi2") &&
       __builtin_cpu_supports("avx512vnni")) {
-    return {avx512, masked_avx512_vbmi2, integers_avx512_vbmi2};
+    return {avx512, masked_avx512_vbmi2, integers_avx512_vbmi2, attend_avx512};
   }
   if (allowed("avx512") && has_avx512) {
-    return {avx512, masked_avx512, integers_avx512};
+    return {avx512, masked_avx512, integers_avx512, attend_avx512};
   }
   if (allowed("avx2") && __builtin_cpu_supports("avx2") &&
       __builtin_cpu_supports("fma")) {
-    return {avx2, masked_avx2, integers_avx2};
+    return {avx2, masked_avx2, integers_avx2, attend_avx2};
   }
 #endif
-  return {plain, masked_plain, integers_plain};
+  return {plain, masked_plain, integers_plain, attend_plain};
 }
 
 const Tables& tables() {
@@ -68,5 +71,7 @@ const Products& products() { return tables().products; }
 const MaskedProducts& masked_products() { return tables().masked; }
 
 const IntegerProducts& integer_products() { return tables().integers; }
+
+Attend attend() { return tables().attend; }
 
 }  // namespace sparsejax

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax import kernels
 from sparsejax import masks as masks_lib
 from sparsejax.masks import HOLE, PyTree, is_hole, path_name
 from sparsejax.nodes import Probe, node
@@ -75,6 +76,11 @@ class Packed:
     if self.ndim != 2 or self.values.ndim != 1:
       raise ValueError(f"got an array of shape {self.shape}, wanted a matrix")
     return self.structure.product(x, self)
+
+  def masked(self, tokens: int) -> kernels.Masked | None:
+    """Returns the matrix as `sparsejax.matmul_each` takes it; None if not."""
+    del tokens
+    return self.structure.masked(self)
 
   def read(self, gradient: jax.Array) -> Any:
     """Lets the probe read off the array's dense gradient."""

@@ -125,23 +125,28 @@ def bits_product(x: jax.Array, packed) -> jax.Array:
 
   By the kernels on CPUs, and by `dense_product` on other platforms.
   """
-  groups = 1 if packed.scales is None else packed.scales.shape[-1]
-  # Groups that begin within a byte of bits are left to the dense product.
-  if not kernels.available() or (groups > 1 and x.shape[-1] // groups % 8):
+  if masked(packed) is None:
     return dense_product(x, packed)
   return lax.platform_dependent(
     x, packed, cpu=_bits_product, default=dense_product
   )
 
 
+def masked(packed) -> kernels.Masked | None:
+  """Returns a `Packed` matrix of `RowBits` as the kernels take it, if so."""
+  structure, scales = packed.structure, packed.scales
+  groups = 1 if scales is None else scales.shape[-1]
+  # Groups that begin within a byte of bits are left to the dense product.
+  if not kernels.available() or (groups > 1 and packed.shape[0] // groups % 8):
+    return None
+  where = structure.bits, structure.pointers
+  return kernels.Masked(packed.values, scales, *where, packed.dynamic)
+
+
 @jax.custom_vjp
 def _bits_product(x, packed):
-  structure = packed.structure
-  y = kernels.multiply_bits(
-    x.reshape(-1, x.shape[-1]).astype(jnp.float32),
-    *(structure.bits, structure.pointers, packed.values, packed.scales),
-    dynamic=packed.dynamic,
-  )
+  by_example = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+  (y,) = kernels.multiply_each(by_example, [masked(packed)])
   return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
 
 

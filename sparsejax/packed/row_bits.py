@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax import kernels
 from sparsejax.masks import places
 from sparsejax.nodes import node
 from sparsejax.packed import matmul
@@ -44,6 +45,10 @@ class RowBits(Structure):
   def product(self, x: jax.Array, packed) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix, with the kernels on CPUs."""
     return matmul.bits_product(x, packed)
+
+  def masked(self, packed) -> kernels.Masked | None:
+    """Returns the matrix as kernels take several, if they do."""
+    return matmul.masked(packed)
 
   def used(self) -> jax.Array:
     """Tells the slots that are used, bool[..., slots]."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from sparsejax import kernels
 from sparsejax.nodes import each
 from sparsejax.packed import matmul
 from sparsejax.xla import zeros_after
@@ -81,6 +82,11 @@ class Structure(Protocol):
   def product(self, x: jax.Array, packed: Any) -> jax.Array:
     """Multiplies `x [..., in]` by the `Packed` matrix of this structure."""
     return matmul.dense_product(x, packed)
+
+  def masked(self, packed: Any) -> kernels.Masked | None:
+    """Returns the `Packed` matrix as kernels take several, or None."""
+    del packed
+    return None
 
   def used(self) -> jax.Array:
     """Tells the slots that are used, bool[..., slots]."""

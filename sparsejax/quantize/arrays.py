@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sparsejax import roles
+from sparsejax import kernels, roles
 from sparsejax.masks import PyTree, path_name
 from sparsejax.nodes import node
 from sparsejax.quantize import products, rounding
@@ -60,6 +60,11 @@ class Quantized:
     where `dynamic`.
     """
     return products.product(x, self.values, self.scales, dynamic=self.dynamic)
+
+  def masked(self, tokens: int) -> kernels.Masked | None:
+    """Returns the matrix as `sparsejax.matmul_each` takes it; None if not."""
+    del tokens
+    return products.masked(self.values, self.scales, dynamic=self.dynamic)
 
   def take(self, outputs: jax.Array) -> jax.Array:
     """Reads the weights of some outputs, such as an embedding's tokens.

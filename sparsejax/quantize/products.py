@@ -35,8 +35,7 @@ def product(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _product(dynamic, x, values, scales):
   anywhere = dynamic_product if dynamic else _by_floats
-  several, size = scales.shape[1] > 1, x.shape[-1] // scales.shape[1]
-  if not kernels.available() or (several and size % 8):
+  if masked(values, scales) is None:
     return anywhere(x, values, scales)
 
   def by_kernel(x, values, scales):
@@ -47,6 +46,16 @@ def _product(dynamic, x, values, scales):
   return lax.platform_dependent(
     x, values, scales, cpu=by_kernel, default=anywhere
   )
+
+
+def masked(
+  values: jax.Array, scales: jax.Array, *, dynamic: bool = False
+) -> kernels.Masked | None:
+  """Returns a matrix of INT8 as the kernels take it; None if they do not."""
+  several, size = scales.shape[1] > 1, values.shape[1] // scales.shape[1]
+  if not kernels.available() or (several and size % 8):
+    return None
+  return kernels.Masked(values, scales, dynamic=dynamic)
 
 
 def _forward(dynamic, x, values, scales):

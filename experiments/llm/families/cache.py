@@ -5,6 +5,44 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sparsejax import kernels
+from sparsejax.kernels import attention
+
+_FEW = 4  # tokens, up to which a kernel reads what they see and no more
+
+
+class Spans(NamedTuple):
+  """The positions of a cache that tokens attend to.
+
+  Attributes:
+    begin: int32[batch, t], of each token the first one.
+    end: int32[batch, t], what follows the last one.
+  """
+
+  begin: jax.Array
+  end: jax.Array
+
+  @classmethod
+  def past(cls, positions: jax.Array, window: int | None = None) -> "Spans":
+    """Makes the spans up to the tokens' own positions.
+
+    Args:
+      positions: int32[batch, t].
+      window: the most positions of each, its own included; None for all.
+
+    Returns:
+      The spans.
+    """
+    begin = jnp.zeros_like(positions)
+    if window is not None:
+      begin = jnp.maximum(positions - window + 1, begin)
+    return cls(begin, positions + 1)
+
+  def mask(self, length: int) -> jax.Array:
+    """Makes bool[batch, t, length], whether a token attends to a position."""
+    at = jnp.arange(length)
+    return (at >= self.begin[..., None]) & (at < self.end[..., None])
+
 
 class Cache(NamedTuple):
   """Keys and values of the tokens so far, indexed by their positions.
@@ -71,7 +109,7 @@ class Cache(NamedTuple):
   def attend(
     self,
     query: jax.Array,
-    seen: jax.Array | None,
+    seen: jax.Array | Spans | None,
     bias: jax.Array | None = None,
     *,
     scale: float | None = None,
@@ -81,8 +119,8 @@ class Cache(NamedTuple):
     Args:
       query: of shape [batch, t, heads, head_dim]; head i reads head
         i // (heads / kv_heads) of the cache.
-      seen: bool[batch, t, length], or what broadcasts to it: the positions that
-        each token attends to; None for all.
+      seen: the positions that each token attends to, as spans, or as bool
+        [batch, t, length] or what broadcasts to it; None for all.
       bias: is added to the scores, of a shape that broadcasts to
         [batch, heads, t, length]; None for none.
       scale: of the scores, by default head_dim ** -0.5.
@@ -90,7 +128,32 @@ class Cache(NamedTuple):
     Returns:
       Of the query's shape and dtype; the softmax is in float32.
     """
+    batch, t, _, head_dim = query.shape
+    scale = head_dim**-0.5 if scale is None else scale
+    spans = seen
+    if seen is None:
+      spans = Spans.past(jnp.full((batch, t), self.length - 1, jnp.int32))
+    if (
+      not isinstance(spans, Spans)
+      or t > _FEW
+      or not kernels.available(quiet=True)
+    ):
+      return self._attend(query, seen, bias, scale)
+    return jax.lax.platform_dependent(
+      cpu=lambda: _attend_by_kernel(self, query, spans, bias, scale),
+      default=lambda: self._attend(query, seen, bias, scale),
+    )
+
+  def _attend(
+    self,
+    query: jax.Array,
+    seen: jax.Array | Spans | None,
+    bias: jax.Array | None,
+    scale: float,
+  ) -> jax.Array:
     batch, t, heads, head_dim = query.shape
+    if isinstance(seen, Spans):
+      seen = seen.mask(self.length)
     # The queries of each of the cache's heads together, and products in the
     # order of their own axes, or XLA transposes all keys or values.
     scores = jnp.einsum(
@@ -100,7 +163,7 @@ class Cache(NamedTuple):
       preferred_element_type=jnp.float32,
     )
     scores = scores.reshape(batch, heads, t, self.length)
-    scores *= head_dim**-0.5 if scale is None else scale
+    scores *= scale
     if bias is not None:
       scores += bias
     if seen is not None:
@@ -113,6 +176,29 @@ class Cache(NamedTuple):
       self.value.astype(query.dtype),
     )
     return y.reshape(batch, heads, t, head_dim).swapaxes(1, 2)
+
+
+def _attend_by_kernel(
+  cache: Cache,
+  query: jax.Array,
+  seen: Spans,
+  bias: jax.Array | None,
+  scale: float,
+) -> jax.Array:
+  batch, t, heads, head_dim = query.shape
+  count = len(cache.key)
+  if bias is not None:
+    bias = jnp.broadcast_to(bias, (batch, heads, t, cache.length))
+    bias = bias.reshape(count, -1, cache.length)
+  y = attention.attend(
+    query.swapaxes(1, 2).reshape(count, -1, head_dim).astype(jnp.float32),
+    *(cache.key, cache.value),
+    jnp.repeat(jnp.stack(seen, axis=-1), count // batch, axis=0),
+    bias,
+    scale=scale,
+  )
+  y = y.reshape(batch, heads, t, head_dim).swapaxes(1, 2)
+  return y.astype(query.dtype)
 
 
 def _by_heads(x: jax.Array) -> jax.Array:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments.llm.families.cache import Cache
+from experiments.llm.families.cache import Cache, Spans
+from experiments.llm.families.layers import Linear, together
 
 
 class CrossCache(NamedTuple):
@@ -62,46 +63,57 @@ class Attention(nn.Module):
 
   def project(
     self, x: jax.Array, where: jax.Array | None = None
-  ) -> tuple[jax.Array, jax.Array]:
-    """Computes keys and values [batch, s, heads, head_dim] of x[batch, s, dim].
+  ) -> list[jax.Array]:
+    """Computes what a stream needs to attend to itself.
 
     Args:
-      x: what is attended to.
-      where: bool[batch, s], what of it is no padding.
+      x: of shape [batch, t, dim].
+      where: bool[batch, t], what of it is no padding.
 
     Returns:
-      Both.
+      Queries, keys and values, each of shape [batch, t, heads, head_dim].
     """
-    return self._heads(self.key(x, where)), self._heads(self.value(x, where))
+    return self._heads(x, where, self.query, self.key, self.value)
+
+  def queries(self, x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Computes queries only, as `project` does."""
+    (query,) = self._heads(x, where, self.query)
+    return query
+
+  def remember(self, x: jax.Array, where: jax.Array | None = None) -> Cache:
+    """Computes keys and values only, as `project` does."""
+    return Cache.of(*self._heads(x, where, self.key, self.value))
 
   def attend(
     self,
-    x: jax.Array,
+    query: jax.Array,
     seen: Cache,
     *,
     bias: jax.Array | None = None,
-    mask: jax.Array | None = None,
+    mask: jax.Array | Spans | None = None,
     where: jax.Array | None = None,
   ) -> jax.Array:
-    """Maps x[batch, t, dim] to [batch, t, dim] by what it attends to.
+    """Maps queries to [batch, t, dim] by what they attend to.
 
     Args:
-      x: the queries' stream.
+      query: of shape [batch, t, heads, head_dim].
       seen: keys and values.
       bias: [batch or 1, heads, t, s], added to the scores.
-      mask: bool, broadcast to [batch, t, s]: what is seen.
-      where: bool[batch, t], what of x is no padding.
+      mask: what is seen: bool, broadcast to [batch, t, s], or spans.
+      where: bool[batch, t], what of the queries is no padding.
 
     Returns:
       Of the compute dtype.
     """
-    query = self._heads(self.query(x, where))
     y = seen.attend(query, mask, bias, scale=self.scale)
-    return self.output(y.reshape(*x.shape[:2], -1), where)
+    return self.output(y.reshape(*query.shape[:2], -1), where)
 
-  def _heads(self, x: jax.Array) -> jax.Array:
-    """Splits the last axis into heads."""
-    return x.reshape(*x.shape[:2], -1, self.config.head_dim)
+  def _heads(
+    self, x: jax.Array, where: jax.Array | None, *layers: Linear
+  ) -> list[jax.Array]:
+    """Splits the last axis of what layers give into heads."""
+    shape = (*x.shape[:2], -1, self.config.head_dim)
+    return [y.reshape(shape) for y in together(x, *layers, where=where)]
 
 
 class _Block(nn.Module):
@@ -132,10 +144,10 @@ class _Block(nn.Module):
     real: jax.Array | None,
   ) -> jax.Array:
     """Lets the stream attend to itself."""
-    y = self.attention_norm(x)
-    seen = Cache.of(*self.attention.project(y, real))
-    y = self.attention.attend(y, seen, bias=bias, mask=mask, where=real)
-    return x + y
+    query, *seen = self.attention.project(self.attention_norm(x), real)
+    return x + self.attention.attend(
+      query, Cache.of(*seen), bias=bias, mask=mask, where=real
+    )
 
 
 class EncoderBlock(_Block):
@@ -210,12 +222,12 @@ class DecoderBlock(_Block):
       Of x's shape.
     """
     x = self._attend(x, bias, jnp.tri(x.shape[1], dtype=bool)[None], real)
-    seen = Cache.of(*self.cross_attention.project(memory, source_real))
+    seen = self.cross_attention.remember(memory, source_real)
     return self._after(x, seen, source_real, real)
 
   def remember(self, memory: jax.Array) -> Cache:
     """Computes the keys and values of the source for `extend`."""
-    return Cache.of(*self.cross_attention.project(memory))
+    return self.cross_attention.remember(memory)
 
   def extend(
     self,
@@ -226,10 +238,11 @@ class DecoderBlock(_Block):
     bias: jax.Array | None = None,
   ) -> tuple[jax.Array, CrossCache]:
     """Runs `Network.extend` for this layer: its x[batch, t, dim] and cache."""
-    y = self.attention_norm(x)
-    past = cache.past.store(*self.attention.project(y), positions)
-    seen = positions[..., None] >= jnp.arange(past.length)
-    x = x + self.attention.attend(y, past, bias=bias, mask=seen)
+    query, *new = self.attention.project(self.attention_norm(x))
+    past = cache.past.store(*new, positions)
+    x = x + self.attention.attend(
+      query, past, bias=bias, mask=Spans.past(positions)
+    )
     x = self._after(x, cache.memory, cache.source_real, None)
     return x, cache._replace(past=past)
 
@@ -241,9 +254,9 @@ class DecoderBlock(_Block):
     real: jax.Array | None,
   ) -> jax.Array:
     """Runs what follows self-attention."""
-    y = self.cross_norm(x)
+    query = self.cross_attention.queries(self.cross_norm(x), real)
     mask = _keys(source_real)
-    x = x + self.cross_attention.attend(y, memory, mask=mask, where=real)
+    x = x + self.cross_attention.attend(query, memory, mask=mask, where=real)
     return x + self.mlp(self.mlp_norm(x), real)
 
 

@@ -21,7 +21,8 @@ class Decoder(nn.Module):
   layers that `layers.apart` took apart.
 
   A block maps x[batch, t, dim] and positions int32[batch, t] or None to the
-  next x; its method `extend` takes the layer's `Cache` too, and returns both.
+  next x. Its method `places` computes of positions what is the same in all
+  layers; `extend` takes that and the layer's `Cache`, and returns both.
 
   Attributes:
     config: the model's, with what `Config` has and dim, kv_heads, head_dim and
@@ -120,11 +121,12 @@ class Decoder(nn.Module):
     Raises:
       UserError: as `__call__`.
     """
+    places = self.layers.places(positions)
 
     def body(
       block: nn.Module, x: jax.Array, cache: Cache
     ) -> tuple[jax.Array, Cache]:
-      return block.extend(x, positions, cache)
+      return block.extend(x, places, cache)
 
     return self._scan(body, self.embed(tokens), cache)
 
@@ -221,10 +223,27 @@ class Block(nn.Module):
     x = x + self.attention(self.attention_norm(x), positions)
     return x + self.mlp(self.mlp_norm(x))
 
+  @nn.nowrap
+  def places(self, positions: jax.Array) -> Any:
+    """Computes of positions int32[batch, t] what `extend` of all layers needs.
+
+    It needs no parameters; by default it is the positions.
+    """
+    return positions
+
   def extend(
-    self, x: jax.Array, positions: jax.Array, cache: Cache
+    self, x: jax.Array, places: Any, cache: Cache
   ) -> tuple[jax.Array, Cache]:
-    """Runs `Network.extend` for this layer: its x[batch, t, dim] and cache."""
-    y, cache = self.attention.extend(self.attention_norm(x), positions, cache)
+    """Runs `Network.extend` for this layer.
+
+    Args:
+      x: of shape [batch, t, dim].
+      places: of the tokens; see the method.
+      cache: of the layer.
+
+    Returns:
+      The stream after the layer, and the cache.
+    """
+    y, cache = self.attention.extend(self.attention_norm(x), places, cache)
     x = x + y
     return x + self.mlp(self.mlp_norm(x)), cache

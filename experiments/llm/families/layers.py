@@ -5,13 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from experiments import errors
 from experiments.errors import UserError
-from experiments.llm.families.protocol import LAYERS
-from sparsejax import linear, quantize
+from experiments.llm.families.protocol import EMBEDDING, LAYERS, is_kernel
+from sparsejax import kernels, linear, nodes
+from sparsejax.masks import path_name
 
 INIT = nn.initializers.normal(0.02)
 # The attributes of jax.checkpoint_policies that are policies themselves; the
@@ -56,13 +58,19 @@ class Linear(nn.Module):
   kernel_init: nn.initializers.Initializer = INIT
 
   @nn.compact
-  def __call__(self, x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self,
+    x: jax.Array,
+    where: jax.Array | None = None,
+    product: jax.Array | None = None,
+  ) -> jax.Array:
     """Maps x[..., in] to [..., features].
 
     Args:
       x: the input.
       where: bool[...], the positions that are not padding, for whoever observes
         the inputs; it changes nothing here.
+      product: that of x and the kernel, if it is known; see `together`.
 
     Returns:
       The output, of the compute dtype.
@@ -82,11 +90,38 @@ class Linear(nn.Module):
         f"model: the kernel of {'/'.join(self.path)} has shape {kernel.shape}, "
         f"wanted {shape}; these parameters belong to another config."
       )
-    y = linear.matmul(x.astype(self.dtype), kernel)
+    y = product
+    if y is None:
+      y = linear.matmul(x.astype(self.dtype), kernel)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, shape[1:])
       y += bias.astype(y.dtype)
     return y
+
+
+def together(
+  x: jax.Array, *layers: Linear, where: jax.Array | None = None
+) -> list[jax.Array]:
+  """Runs several layers on the same input, in one call of a kernel's.
+
+  Args:
+    x: of shape [..., in].
+    *layers: bound to their parameters, and of one dtype.
+    where: as `Linear` takes it.
+
+  Returns:
+    What each gives alone, to the bit.
+  """
+  path = "params", "kernel"
+  found = [a.get_variable(*path) for a in layers if a.has_variable(*path)]
+  products = len(layers) * [None]
+  # Not arrays: a layer makes its own product of those, as it always did.
+  if len(found) == len(layers) and all(map(nodes.is_matrix, found)):
+    products = linear.matmul_each(x.astype(layers[0].dtype), found)
+  return [
+    layer(x, where, product)
+    for layer, product in zip(layers, products, strict=True)
+  ]
 
 
 def apart(stacked: Any) -> tuple[Any, ...]:
@@ -121,6 +156,32 @@ def all_apart(params: Any) -> Any:
     name: apart(tree) if name == LAYERS else all_apart(tree)
     for name, tree in params.items()
   }
+
+
+def by_outputs(params: Any) -> Any:
+  """Turns matrices of bfloat16 over, if kernels for CPUs are to multiply them.
+
+  XLA takes ten times as long for a token's product with one.
+
+  Args:
+    params: a model's, on the host, as `all_apart` leaves them.
+
+  Returns:
+    The parameters with a `sparsejax.linear.ByOutputs` for each kernel and
+    table of bfloat16; the same where there are no such kernels.
+  """
+  if jax.default_backend() != "cpu" or not kernels.available(quiet=True):
+    return params
+
+  def leaf(path: tuple[Any, ...], x: Any) -> Any:
+    name = path_name(path)
+    if nodes.is_matrix(x) or x.dtype != jnp.bfloat16 or x.ndim != 2:
+      return x
+    if is_kernel(name):
+      return linear.ByOutputs(np.ascontiguousarray(x.T))
+    return linear.ByOutputs(x) if name == EMBEDDING else x
+
+  return jax.tree_util.tree_map_with_path(leaf, params, is_leaf=nodes.is_matrix)
 
 
 def each(
@@ -180,9 +241,10 @@ def scan(
 
 
 class Embed(nn.Embed):
-  """A table of a vector for each token, an array or a matrix of INT8.
+  """A table of a vector for each token, an array or a node by outputs.
 
-  Of INT8 it is a `sparsejax.quantize.Quantized` of shape [features, tokens].
+  A node is a `sparsejax.quantize.Quantized`, or a `sparsejax.linear.ByOutputs`,
+  of shape [features, tokens].
   """
 
   def setup(self) -> None:
@@ -190,20 +252,20 @@ class Embed(nn.Embed):
     table = None
     if self.has_variable("params", "embedding"):
       table = self.get_variable("params", "embedding")
-    if quantize.is_quantized(table):
+    if nodes.is_matrix(table):
       self.embedding = table
     else:
       super().setup()
 
   def __call__(self, inputs: jax.Array) -> jax.Array:
     """Maps tokens int[...] to their vectors [..., features]."""
-    if quantize.is_quantized(self.embedding):
+    if nodes.is_matrix(self.embedding):
       return self.embedding.take(inputs).astype(self.dtype)
     return super().__call__(inputs)
 
   def attend(self, query: jax.Array) -> jax.Array:
     """Multiplies query [..., features] by all vectors: [..., tokens]."""
-    if quantize.is_quantized(self.embedding):
+    if nodes.is_matrix(self.embedding):
       return linear.matmul(query.astype(self.dtype), self.embedding)
     return super().attend(query)
 

@@ -1,15 +1,38 @@
 """One layer of the model: attention and a feed-forward layer, each residual."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from experiments.llm.families import decoder
-from experiments.llm.families.cache import Cache
-from experiments.llm.families.layers import Linear
+from experiments.llm.families.cache import Cache, Spans
+from experiments.llm.families.layers import Linear, together
 from experiments.llm.families.llama.config import Config, rope_frequencies
+from sparsejax.xla import materialised
+
+
+class Places(NamedTuple):
+  """Positions, and how they turn queries and keys.
+
+  Attributes:
+    positions: int32[batch, t].
+    cos: float32[batch, t, 1, head_dim / 2], of the angles.
+    sin: of the shape of `cos`.
+  """
+
+  positions: jax.Array
+  cos: jax.Array
+  sin: jax.Array
+
+  @classmethod
+  def of(cls, config: Config, positions: jax.Array) -> "Places":
+    """Computes the angles' cosines and sines."""
+    frequencies = jnp.asarray(rope_frequencies(config), jnp.float32)
+    angles = positions[..., None, None] * frequencies
+    return cls(positions, jnp.cos(angles), jnp.sin(angles))
 
 
 class Attention(nn.Module):
@@ -36,7 +59,7 @@ class Attention(nn.Module):
 
   def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
     """Maps x[batch, t, dim], in the order of time, to [batch, t, dim]."""
-    query, key, value = self._project(x, positions)
+    query, key, value = self._project(x, Places.of(self.config, positions))
     window = self.config.window
     y = jax.nn.dot_product_attention(
       query,
@@ -48,39 +71,32 @@ class Attention(nn.Module):
     return self.output(y.reshape(*x.shape[:2], -1))
 
   def extend(
-    self, x: jax.Array, positions: jax.Array, cache: Cache
+    self, x: jax.Array, places: Places, cache: Cache
   ) -> tuple[jax.Array, Cache]:
     """Adds x[batch, t, dim] to this layer's cache and attends to the cache."""
-    query, key, value = self._project(x, positions)
-    cache = cache.store(key, value, positions)
-    past = positions[:, :, None] - jnp.arange(cache.length)
-    seen = past >= 0
-    if self.config.window is not None:
-      seen &= past < self.config.window
-    y = cache.attend(query, seen)
+    query, key, value = self._project(x, places)
+    cache = cache.store(key, value, places.positions)
+    y = cache.attend(query, Spans.past(places.positions, self.config.window))
     return self.output(y.reshape(*x.shape[:2], -1)), cache
 
   def _project(
-    self, x: jax.Array, positions: jax.Array
+    self, x: jax.Array, places: Places
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes queries, keys and values [batch, t, heads, head_dim] of x."""
-    c = self.config
-    heads = (*x.shape[:2], -1, c.head_dim)
-    angles = positions[..., None] * jnp.asarray(
-      rope_frequencies(c), jnp.float32
+    heads = (*x.shape[:2], -1, self.config.head_dim)
+    query, key, value = (
+      y.reshape(heads) for y in together(x, self.query, self.key, self.value)
     )
-    query = _rotate(self.query(x).reshape(heads), angles)
-    key = _rotate(self.key(x).reshape(heads), angles)
-    return query, key, self.value(x).reshape(heads)
+    return _rotate(query, places), _rotate(key, places), value
 
 
-def _rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-  """Turns the pairs (i, i + d / 2) of x[b, t, heads, d] by angles[b, t, d / 2].
+def _rotate(x: jax.Array, places: Places) -> jax.Array:
+  """Turns the pairs (i, i + d / 2) of x[b, t, heads, d].
 
   In the layout of Hugging Face's models; Meta's own have pairs (2 i, 2 i + 1).
   """
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+  _, cos, sin = places
   turned = [first * cos - second * sin, first * sin + second * cos]
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
@@ -101,8 +117,9 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps x[..., dim] to [..., dim]."""
-    gate = Linear(self.config.hidden, dtype=self.dtype, name="gate")(x)
-    up = Linear(self.config.hidden, dtype=self.dtype, name="up")(x)
+    gate = Linear(self.config.hidden, dtype=self.dtype, name="gate")
+    up = Linear(self.config.hidden, dtype=self.dtype, name="up")
+    gate, up = together(x, gate, up)
     down = Linear(self.config.dim, dtype=self.dtype, name="down")
     return down(nn.silu(gate) * up)
 
@@ -123,6 +140,12 @@ class Block(decoder.Block):
     self.attention = Attention(self.config, self.dtype)
     self.mlp_norm = rms_norm(self)
     self.mlp = MLP(self.config, self.dtype)
+
+  @nn.nowrap
+  def places(self, positions: jax.Array) -> Places:
+    """Computes cosines and sines once, for all layers."""
+    # Or XLA computes them anew in every layer.
+    return materialised(functools.partial(Places.of, self.config), positions)
 
 
 def rms_norm(module: nn.Module) -> nn.RMSNorm:

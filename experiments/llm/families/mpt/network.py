@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from experiments.llm.families import decoder
-from experiments.llm.families.cache import Cache
+from experiments.llm.families.cache import Cache, Spans
 from experiments.llm.families.layers import Linear
 from experiments.llm.families.mpt.config import Config, alibi_slopes
 
@@ -45,7 +45,7 @@ class Attention(nn.Module):
     query, key, value = self._project(x)
     cache = cache.store(key, value, positions)
     distance = positions[:, :, None] - jnp.arange(cache.length)
-    y = cache.attend(query, distance >= 0, self._bias(distance))
+    y = cache.attend(query, Spans.past(positions), self._bias(distance))
     return self.output(y.reshape(x.shape)), cache
 
   def _project(self, x: jax.Array) -> list[jax.Array]:

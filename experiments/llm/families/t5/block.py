@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from experiments.llm.families import cross
-from experiments.llm.families.layers import Linear
+from experiments.llm.families.layers import Linear, together
 from experiments.llm.families.t5.config import Config
 
 
@@ -65,7 +65,8 @@ class MLP(nn.Module):
   def __call__(self, x: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Maps x[batch, t, dim] to the same; `where` is what is no padding."""
     if self.config.gated:
-      y = nn.gelu(self.gate(x, where)) * self.linear(x, where)
+      gate, up = together(x, self.gate, self.linear, where=where)
+      y = nn.gelu(gate) * up
     else:
       y = nn.relu(self.up(x, where))
     return self.down(y, where)

@@ -10,6 +10,7 @@ import pytest
 from experiments.errors import UserError
 from experiments.llm.evaluate import generate, stream
 from experiments.llm.families import llama
+from sparsejax import kernels
 from tests.experiments.small_llama import SCALED, make_params, make_tokens
 
 MODEL = llama.Network(dataclasses.replace(SCALED, tied=False, window=4))
@@ -52,6 +53,34 @@ def test_the_last_answer_is_not_read_again(writer):
   assert list(writer.write(text, steps=STEPS)) == wanted(text)
   # The last token that was made had not been run yet.
   assert writer.read.tokens - before == 2
+
+
+def test_bfloat16_goes_through_the_kernels():
+  if not kernels.available(quiet=True):
+    pytest.skip("the kernels are not available")
+  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
+  for tied in (False, True):
+    config = dataclasses.replace(MODEL.config, tied=tied)
+    params = {k: x for k, x in half.items() if not tied or k != "head"}
+    model = llama.Network(config, dtype=jnp.bfloat16)
+    one = stream.Writer(model, params)
+    given = TOKENS[:9]
+    made = list(one.write(given, steps=3))
+    # Of the tokens that were made each is nearly the likeliest in float32.
+    logits = llama.Network(config).apply(
+      {"params": jax.tree.map(lambda x: x.astype(jnp.float32), params)},
+      np.array([given + made]),
+    )[0, len(given) - 1 : -1]
+    best = np.max(logits, axis=-1)
+    chosen = np.take_along_axis(logits, np.array(made)[:, None], -1)[:, 0]
+    assert np.all(best - chosen < 0.02 * np.ptp(logits))
+    # All weights but norms' scales and, untied, the table of tokens.
+    arrays = [x for x in one._leaves if x.dtype == jnp.bfloat16 and x.ndim == 2]
+    text = one._advance.lower(
+      *(one._leaves, one._cache, np.zeros((1, 1), np.int32), 0, 0)
+    ).as_text()
+    assert text.count("call @sparsejax_multiply_masked") == 4 * 2 + 1
+    assert len(arrays) == 7 * 2 + 2 - tied
 
 
 def test_it_ends_before_a_stop(writer):

@@ -13,6 +13,7 @@ from experiments.errors import UserError
 from experiments.llm.families import layers, llama
 from experiments.llm.families.layers import Linear
 from experiments.llm.families.llama.block import Block
+from sparsejax import kernels, quantize
 from tests.experiments.small_llama import (
   CONFIG,
   CONFIGS,
@@ -214,11 +215,28 @@ def test_layers_that_were_taken_apart():
   apart = {**params, "layers": layers.apart(params["layers"])}
   caches = layers.apart(cache)
   program = extend.lower(model, apart, tokens, positions, caches)
-  assert "while" not in program.as_text()
+  # The only loop is that which keeps cosines and sines for all layers.
+  assert program.as_text().count("stablehlo.while") == 1
   logits, caches = extend(model, apart, tokens, positions, caches)
   close(logits, wanted)
   for i, one in enumerate(caches):
     jax.tree.map(close, one, jax.tree.map(lambda x: x[i], filled))  # noqa: B023
+
+
+def test_what_reads_the_same_is_one_call_of_a_kernel():
+  if not kernels.available(quiet=True):
+    pytest.skip("the kernels are not available")
+  config = CONFIGS["qwen2"]
+  model, params = llama.Network(config), make_params(config)
+  small = quantize.quantize(params, prunable=r"layers/.*/kernel")
+  wanted, _ = forward(config, quantize.dequantize(small), TOKENS[0, :1])
+  small["layers"] = layers.apart(small["layers"])
+  cache = layers.apart(model.init_cache(1, 7))
+  inputs = TOKENS[:1, :1], np.zeros((1, 1), np.int32), cache
+  text = extend.lower(model, small, *inputs).as_text()
+  assert text.count("call @sparsejax_multiply_masked") == 4 * config.layers
+  got, _ = extend(model, small, *inputs)
+  close(got[0], wanted)
 
 
 def test_computing_in_bfloat16():
