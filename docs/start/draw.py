@@ -73,11 +73,14 @@ def masks():
   ]
   shapes = []
   for i, (words, cells) in enumerate(steps):
-    x = 24 + 212 * i
-    shapes += grid(x, 46, cells.split(), colours)
-    shapes.append(text(x + 78, 32, words, size=13, bold=True))
-    if i:
-      shapes.append(line(x - 50, 124, x - 8, 124, arrow=True))
+    x, y = 40 + 224 * (i % 2), 46 + 208 * (i // 2)
+    shapes += grid(x, y, cells.split(), colours)
+    shapes.append(text(x + 78, y - 12, words, size=14, bold=True))
+  shapes += [
+    line(204, 124, 256, 124, arrow=True),
+    line(256, 196, 204, 240, arrow=True),
+    line(204, 332, 256, 332, arrow=True),
+  ]
   legend = {
     "active": BLUE,
     "exactly 0": EMPTY,
@@ -85,76 +88,83 @@ def masks():
     "grown, starts at 0": GREEN,
   }
   for i, (words, colour) in enumerate(legend.items()):
-    x = 150 + 150 * i
-    shapes.append(box(x, 222, 16, 16, colour))
-    shapes.append(text(x + 24, 235, words, size=13, anchor="start"))
-  write("masks.svg", "A mask moves by drop and grow", 840, 256, shapes)
+    x, y = 60 + 224 * (i % 2), 432 + 26 * (i // 2)
+    shapes.append(box(x, y, 16, 16, colour))
+    shapes.append(text(x + 24, y + 13, words, anchor="start"))
+  write("masks.svg", "A mask moves by drop and grow", 460, 490, shapes)
 
 
 def timeline():
   """Draws when masks of RigL move, and by how much."""
   shapes = [
-    line(40, 150, 800, 150, arrow=True),
-    text(800, 172, "step", anchor="end"),
-    text(30, 30, "share of active weights that move", anchor="start", size=13),
+    line(30, 150, 530, 150, arrow=True),
+    text(530, 172, "step", anchor="end"),
+    text(20, 28, "share of active weights that move", anchor="start"),
+    text(48, 52, "fraction", anchor="start", fill=ORANGE),
   ]
-  moves, first, width, last = 15, 88, 32, 0
-  for i in range(1, moves + 1):
-    x = first - 48 + width * i
-    height = 90 * 0.5 * (1 + math.cos(math.pi * i / (moves + 1)))
+  moves, first, width = 12, 54, 26
+  for i in range(moves):
+    x = first + width * i
+    height = 90 * 0.5 * (1 + math.cos(math.pi * (i + 1) / (moves + 1)))
     shapes.append(line(x, 150, x, 150 - height, stroke=ORANGE, width=6))
-    last = x
+  end = first + width * moves
   shapes += [
-    text(72, 54, "fraction = 0.3", anchor="start", size=12, fill=ORANGE),
-    line(40, 150, 40, 158),
-    text(40, 174, "0", size=12),
-    line(72, 150, 72, 158),
-    text(72, 174, "delta_t", size=12),
-    line(104, 150, 104, 158),
-    text(116, 190, "2 delta_t", size=12),
-    line(last + width, 44, last + width, 158, stroke=GREY),
-    text(last + width, 174, "t_end", size=12),
-    text(last + width + 10, 74, "masks stay,", anchor="start", size=13),
-    text(last + width + 10, 92, "weights train on", anchor="start", size=13),
-    text(
-      300, 206, "between two bars: ordinary steps of the optimizer", size=13
-    ),
+    line(30, 150, 30, 158),
+    text(30, 174, "0"),
+    line(54, 150, 54, 158),
+    text(46, 194, "delta_t", anchor="start"),
+    line(80, 150, 80, 158),
+    text(72, 174, "2 delta_t", anchor="start"),
+    line(end, 44, end, 158, stroke=GREY),
+    text(end, 174, "t_end"),
+    text(end + 10, 74, "masks stay,", anchor="start"),
+    text(end + 10, 92, "weights train on", anchor="start"),
+    text(275, 220, "between two bars: ordinary steps of the optimizer"),
   ]
-  write("timeline.svg", "When masks move", 840, 220, shapes)
+  write("timeline.svg", "When masks move", 550, 236, shapes)
 
 
 def modes():
   """Draws the memory of the three modes as boxes."""
   shapes = []
-  parts = ["weights", "gradients", "Adam: 1st moment", "Adam: 2nd moment"]
-  for i, part in enumerate(parts):
-    shapes.append(text(258 + 140 * i, 34, part, size=13, bold=True))
+  parts = [
+    ("weights", ""),
+    ("gradients", ""),
+    ("Adam:", "mean"),
+    ("Adam:", "square"),
+  ]
+  for i, lines in enumerate(parts):
+    x = 150 + 106 * i
+    shapes += [
+      text(x, 26 + 18 * j, words, bold=True) for j, words in enumerate(lines)
+    ]
   rows = [
-    ("masked", "dense arrays, zeros in place", 120, False),
-    ("packed", "a matrix is dense while it is multiplied", 12, True),
-    ("kernels", "products skip the zeros", 12, False),
+    ("masked", "dense arrays, zeros in place", 90, False),
+    ("packed", "a matrix is dense while it is multiplied", 9, True),
+    ("kernels", "products skip the zeros", 9, False),
   ]
   for j, (name, words, size, momentary) in enumerate(rows):
-    y = 56 + 76 * j
-    shapes.append(text(24, y + 20, name, size=15, anchor="start", bold=True))
+    y = 60 + 76 * j
+    shapes.append(text(20, y + 20, name, size=15, anchor="start", bold=True))
     for i in range(len(parts)):
-      x = 198 + 140 * i
+      x = 105 + 106 * i
       if momentary and not i:
-        shapes.append(box(x, y, 120, 30, EMPTY, stroke=GREY, dashed=True))
+        shapes.append(box(x, y, 90, 30, EMPTY, stroke=GREY, dashed=True))
       shapes.append(box(x, y, size, 30, BLUE))
-      if size == 12 and not i:
-        shapes.append(box(x + 12, y, 6, 30, GREEN))
-    shapes.append(text(198, y + 48, words, size=12, anchor="start"))
+      if size == 9 and not i:
+        shapes.append(box(x + 9, y, 5, 30, GREEN))
+    shapes.append(text(105, y + 48, words, anchor="start"))
   legend = [
-    (BLUE, "values, at 90 % zeros"),
-    (GREEN, "places of the non-zeros"),
+    (20, BLUE, "values, at 90 % zeros"),
+    (210, GREEN, "their places"),
+    (350, EMPTY, "for a moment"),
   ]
-  for i, (colour, words) in enumerate(legend):
-    shapes.append(box(198 + 210 * i, 282, 16, 16, colour))
-    shapes.append(text(222 + 210 * i, 295, words, size=13, anchor="start"))
-  shapes.append(box(618, 282, 16, 16, EMPTY, stroke=GREY, dashed=True))
-  shapes.append(text(642, 295, "for a moment", size=13, anchor="start"))
-  write("modes.svg", "What each mode keeps in memory", 780, 314, shapes)
+  for x, colour, words in legend:
+    momentary = colour == EMPTY
+    edge = GREY if momentary else INK
+    shapes.append(box(x, 292, 16, 16, colour, stroke=edge, dashed=momentary))
+    shapes.append(text(x + 24, 305, words, anchor="start"))
+  write("modes.svg", "What each mode keeps in memory", 550, 324, shapes)
 
 
 if __name__ == "__main__":
