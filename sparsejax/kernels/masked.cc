@@ -19,14 +19,21 @@ constexpr int kVectors = kWord / kWidth;  // Of a word's weights.
 // Vectors of examples that are summed at once: what the registers hold.
 constexpr int kPanel = 8;
 constexpr int64_t kExamples = kPanel * kWidth;
-// Rows of `many` that share what the first-level cache holds of a panel.
+// Rows of `many` that share what the first-level cache holds of a panel; and of
+// whole rows, which lie in the second-level one.
 constexpr int64_t kBlock = 96;
-// Above this density of a matrix rows are multiplied with their zeros in place: 32
-// registers hold sums of several rows, so that less is loaded for each weight.
+constexpr int64_t kWholeBlock = 32;
+// Whether rows of this density are multiplied with their zeros in place: 32
+// registers hold sums of several rows, so that less is loaded for each weight, and
+// for few examples to look for what is not zero costs as much as it saves.
 #if defined(__AVX512F__)
-constexpr double kWhole = 0.75;
+constexpr int64_t kMostFew = 12;  // Below, `few` is the faster one.
+inline bool is_for_whole(double density, int64_t batch) {
+  return density > std::min(0.75, batch / 128.0);
+}
 #else
-constexpr double kWhole = 1;
+constexpr int64_t kMostFew = kWord;
+inline bool is_for_whole(double, int64_t) { return false; }
 #endif
 // Rows of `few` whose weights stay in the cache for all examples.
 constexpr int64_t kRows = 32;
@@ -358,49 +365,82 @@ void convert(const Masked& w, int64_t r, int64_t begin, int64_t end,
   }
 }
 
-// Puts the values of a word in their places, zeros between them. Up to 64 values
-// are read.
-inline void put(uint64_t word, const float* values, float* to) {
+// Puts the values of a word in their places, times a scale, and zeros between
+// them. Up to 64 values are read.
+template <class T>
+inline void put(uint64_t word, const T* values, float scale, float* to) {
 #if defined(__AVX2__)
   Vector w[kVectors];
   expand<false>(word, values, w);
-  for (int v = 0; v < kVectors; ++v) store(w[v], to + kWidth * v);
+  for (int v = 0; v < kVectors; ++v) store(scale * w[v], to + kWidth * v);
 #else
   std::fill(to, to + kWord, 0.0f);
-  for (; word; word &= word - 1) to[__builtin_ctzll(word)] = *values++;
+  for (; word; word &= word - 1) {
+    to[__builtin_ctzll(word)] = scale * widen(*values++);
+  }
 #endif
 }
 
-// Values are copied, even floats, since `add` reads them in another order than
-// they come from memory.
+// Makes a row with its zeros in place, [64 words].
+template <class T>
+bool unpack_whole(const Masked& w, int64_t r, float* to) {
+  const int64_t size = w.width / w.groups, safe = w.count - kWord;
+  int64_t at = start_of(w, r);
+  for (int64_t g = 0; g < w.groups; ++g) {
+    const float scale = kUnit<T> * (w.scales ? w.scales[r * w.groups + g] : 1);
+    const int64_t stop = (g + 1) * size;
+    for (int64_t i = g * size; i < stop; i += kWord) {
+      const int64_t n = std::min(kWord, stop - i);
+      T last[kWord];
+      const T* next = static_cast<const T*>(w.values) + at;
+      uint64_t word;
+      if (__builtin_expect(n < kWord || at > safe, 0)) {
+        word = copy_last(w, r, i, n, at, last);
+        next = last;
+      } else {
+        word = word_of(w, r, i, kWord);
+      }
+      for (size_t b = 0; b < kWord * sizeof(T); b += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(next) + kAhead + b);
+      }
+      put(word, next, scale, to + i);
+      at += __builtin_popcountll(word);
+    }
+  }
+  return at == start_of(w, r + 1);
+}
+
+// Unpacks rows. Values are copied, even floats, since `add` reads them in another
+// order than they come from memory.
 template <class T>
 bool unpack_rows(const Masked& w, int64_t begin, int64_t end, Unpacked* out) {
   const int64_t words = (w.width + kWord - 1) / kWord;
   const int64_t first = start_of(w, begin), last = start_of(w, end);
   const int64_t rows = end - begin, size = words * kWord;
-  out->whole = start_of(w, w.rows) > kWhole * w.rows * w.width;
   out->words.resize(rows * words);
   out->pointers.resize(rows * words);
-  // A row with zeros in place, and what `put` reads beyond its values.
-  out->room.resize(out->whole ? (rows + 1) * size + kWord : last - first);
+  // `put` writes whole words, even of groups that end within one.
+  out->room.resize(out->whole ? rows * size + kWord : last - first);
   float* values = out->room.data();
   for (int64_t r = begin, at = 0; r < end; ++r) {
+    if (out->whole) {
+      if (!unpack_whole<T>(w, r, values)) return false;
+      for (int64_t i = 0; i < words; ++i, values += kWord) {
+        out->pointers[at++] = values;
+      }
+      continue;
+    }
     const int64_t start = start_of(w, r), stop = start_of(w, r + 1);
-    if (stop - start > w.width) return false;
-    float* const own = out->whole ? out->room.data() + rows * size : values;
-    convert<T>(w, r, start, stop, own);
-    const float* from = own;
+    convert<T>(w, r, start, stop, values);
+    const float* const own = values;
     for (int64_t i = 0; i < words; ++i, ++at) {
       const int64_t n = std::min(kWord, w.width - i * kWord);
       const uint64_t word = word_of(w, r, i * kWord, n);
-      const int64_t found = __builtin_popcountll(word);
       out->words[at] = word;
       out->pointers[at] = values;
-      if (out->whole) put(word, from, values);
-      from += found;
-      values += out->whole ? kWord : found;
+      values += __builtin_popcountll(word);
     }
-    if (from - own != stop - start) return false;
+    if (values - own != stop - start) return false;
   }
   out->next =
       reinterpret_cast<const char*>(static_cast<const T*>(w.values) + last);
@@ -464,7 +504,7 @@ template <int V, int64_t kStride>
 void add_rows(const float* const* values, int64_t words, int64_t n,
               int64_t rows, const float* x, float* y) {
   constexpr int kOf = std::min(V, 4);
-  constexpr int kAtOnce = 6;
+  constexpr int kAtOnce = kOf < 4 ? 8 : 4;
   int64_t r = 0;
   for (; r + kAtOnce <= rows; r += kAtOnce) {
     add_whole<kOf, kAtOnce, kStride>(values + r * words, words, n, x,
@@ -518,7 +558,11 @@ bool many(const float* panels, int64_t batch, const Masked& w, float* y,
           int64_t begin, int64_t end) {
   // Kept by each thread: new memory is slow to touch for the first time.
   thread_local Unpacked unpacked;
-  const int64_t blocks = (end - begin + kBlock - 1) / kBlock;
+  const double density = static_cast<double>(start_of(w, w.rows)) /
+                         static_cast<double>(w.rows * w.width);
+  unpacked.whole = is_for_whole(density, batch);
+  const int64_t most = unpacked.whole ? kWholeBlock : kBlock;
+  const int64_t blocks = (end - begin + most - 1) / most;
   const int64_t size = (vectors_of(end - begin) + blocks - 1) / blocks * kLanes;
   for (int64_t r = begin; r < end; r += size) {
     const int64_t stop = std::min(end, r + size);
@@ -557,7 +601,7 @@ bool few(const float* x, int64_t batch, int64_t stride, const Masked& w,
 #define SPARSEJAX_NAME(isa) SPARSEJAX_JOIN(isa)
 #define SPARSEJAX_JOIN(isa) masked_##isa
 extern const MaskedProducts SPARSEJAX_NAME(SPARSEJAX_ISA);
-const MaskedProducts SPARSEJAX_NAME(SPARSEJAX_ISA) = {few, many, fill,
-                                                      kExamples, kBlock};
+const MaskedProducts SPARSEJAX_NAME(SPARSEJAX_ISA) = {
+    few, many, fill, kExamples, kBlock, kMostFew};
 
 }  // namespace sparsejax

@@ -88,6 +88,7 @@ struct MaskedProducts {
                float* panels);
   int64_t panel;  // Examples of a panel; the last one has fewer.
   int64_t block;  // The most rows that `many` unpacks at once.
+  int64_t fewest;  // From so many on `many` is the faster one at any density.
 };
 
 // Examples whose activations are rounded to int8, each by its largest one.

@@ -148,7 +148,8 @@ bool multiply_rounded(Crew& crew, const float* x, int64_t batch,
 // matrix alone, so that those beside it change no result.
 bool is_for_few(const Masked& w, int64_t batch) {
   const int64_t used = w.bits ? w.pointers[w.rows] : w.rows * w.width;
-  return batch * w.rows * w.width < kMany * used;
+  return batch < masked_products().fewest &&
+         batch * w.rows * w.width < kMany * used;
 }
 
 constexpr size_t kBuffers = 4;  // Of a matrix: bits, pointers, values, scales.
