@@ -75,6 +75,7 @@ class Kind(NamedTuple):
     prefill: the same of reading a prompt.
     file: the most bytes wanted, relative to the dense float32 file.
     activations: what INT8 weights are multiplied with, "float" or "int8".
+    head: the dtype of embedding and head, if another.
   """
 
   sparsity: float = 0.0
@@ -83,6 +84,7 @@ class Kind(NamedTuple):
   prefill: float | None = None
   file: float | None = None
   activations: str = "float"
+  head: str | None = None
 
   @property
   def packed(self) -> bool:
@@ -108,8 +110,10 @@ KINDS = {
   "75 % W8A8": Kind(  # activations in INT8, too
     0.75, "int8", decoding=4.0, file=0.15, activations="int8"
   ),
+  "75 % + bfloat16 head": Kind(0.75, decoding=1.7, head="bfloat16"),
   "80 %": Kind(0.8),
   "90 %": Kind(0.9, decoding=2.8),
+  "90 % + bfloat16 head": Kind(0.9, decoding=2.8, head="bfloat16"),
 }
 # By name the module that runs it, and its arguments but for the model.
 PEERS = {
@@ -163,7 +167,10 @@ def write(name: str, folder: pathlib.Path) -> pathlib.Path:
     model = unpacked(kind)
     if kind.packed:
       model = packed_model.pack(
-        model, dtype=kind.dtype, activations=kind.activations
+        model,
+        dtype=kind.dtype,
+        activations=kind.activations,
+        head=kind.head,
       )
       packed_model.write_model(path, model)
     else:
@@ -197,7 +204,7 @@ def score(name: str, folder: pathlib.Path) -> None:
   if scored(name, folder) is not None:
     return
   kind = KINDS[name]
-  if kind.sparsity and kind.dtype == "float32":
+  if kind.sparsity and kind.dtype == "float32" and kind.head is None:
     model = unpacked(kind)  # what unpacking would give
     network = model.network()
   else:

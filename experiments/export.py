@@ -4,7 +4,7 @@ python -m experiments.export --workdir=DIR --to=FILE.safetensors \
   [--format=packed|dense] [--run=NAME]
 python -m experiments.export --model=PATH --to=PATH \
   [--format=packed|dense|2:4] [--dtype=float32|float16|bfloat16|int8] \
-  [--group=INPUTS] [--activations=float|int8]
+  [--group=INPUTS] [--activations=float|int8] [--head=float32|bfloat16]
 
 The first is for finished runs of image models, the second for language models:
 Hugging Face folders, such as DIR/model of a fine-tuning run, or packed files.
@@ -107,6 +107,7 @@ def run_model(
   dtype: str,
   group: int | None = None,
   activations: str = "float",
+  head: str | None = None,
 ) -> None:
   """Writes a language model, and prints what it takes.
 
@@ -117,6 +118,7 @@ def run_model(
     dtype: Of the weights: float32, float16 or bfloat16; int8 if packed.
     group: Of int8, how many neighbouring inputs share a scale; all by default.
     activations: Of int8, what the kernels multiply, float or int8.
+    head: If packed, the dtype of embedding and head; that of the rest if None.
 
   Raises:
     UserError: If there is no such model, format or dtype, or the model's zeros
@@ -133,7 +135,7 @@ def run_model(
   path = pathlib.Path(to)
   if form == "packed":
     small = packed_model.pack(
-      whole, dtype=dtype, group=group, activations=activations
+      whole, dtype=dtype, group=group, activations=activations, head=head
     )
     packed_model.write_model(path, small)
   elif form == "dense":
@@ -174,6 +176,7 @@ def main() -> None:
       dtype=values.dtype,
       group=values.group,
       activations=values.activations,
+      head=values.head,
     )
   else:
     run(values.workdir, values.to, form=values.format, name=values.run)
@@ -193,6 +196,9 @@ def _define_flags() -> None:
   )
   flags.DEFINE_string(
     "activations", "float", "Of int8: what is multiplied; float or int8."
+  )
+  flags.DEFINE_string(
+    "head", None, "Of packed floats: the dtype of embedding and head."
   )
   flags.mark_flag_as_required("to")
 

@@ -15,7 +15,7 @@ import safetensors.numpy
 from experiments import export, generate, predict
 from experiments.errors import UserError
 from experiments.llm.evaluate import generate as generation
-from experiments.llm.evaluate import perplexity
+from experiments.llm.evaluate import perplexity, stream
 from experiments.llm.families import llama
 from experiments.llm.io import (
   huggingface,
@@ -395,3 +395,24 @@ def test_the_commands(tmp_path):
   assert done.returncode == 1
   assert "either --workdir" in done.stderr
   assert "Traceback" not in done.stderr
+
+
+def test_a_head_may_have_a_dtype_of_its_own(tmp_path):
+  model = pruned(0.25)
+  packed_model.write_model(
+    tmp_path / "file", packed_model.pack(model, head="bfloat16")
+  )
+  again = packed_model.read_model(tmp_path / "file")
+  table = again.params["embed"]["embedding"]
+  assert table.dtype == jnp.bfloat16
+  norm = again.params["norm"]["scale"]
+  assert norm.dtype == jnp.float32
+  text = model.tokenizer.encode(PROMPT)
+  near = model._replace(
+    params={**model.params, "embed": {"embedding": table.astype(np.float32)}}
+  )
+  made = list(stream.Writer(again.network(), again.params).write(text, steps=8))
+  assert made == continued(near, steps=8)
+  for dtype, head in (("int8", "bfloat16"), ("float32", "int8")):
+    with pytest.raises(UserError, match=f"got a head of {head} for weights of"):
+      packed_model.pack(model, dtype=dtype, head=head)

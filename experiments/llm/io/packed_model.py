@@ -32,7 +32,8 @@ from sparsejax import packed, quantize
 from sparsejax.masks import path_name
 
 _INT8 = "int8"
-DTYPES = ("float32", "bfloat16", _INT8)  # what the kernels multiply
+_FLOATS = ("float32", "bfloat16")
+DTYPES = (*_FLOATS, _INT8)  # what the kernels multiply
 ACTIVATIONS = ("float", _INT8)
 # Above this density rows take more memory than bit masks, and more time.
 _MOST_BY_ROWS = 0.06
@@ -45,6 +46,7 @@ def pack(
   dtype: str = "float32",
   group: int | None = None,
   activations: str = "float",
+  head: str | None = None,
 ) -> Model:
   """Packs the layers' kernels, of which only the non-zeros are kept.
 
@@ -55,6 +57,8 @@ def pack(
     group: Of INT8, how many neighbouring inputs share a scale; all by default.
     activations: Of INT8, what these kernels multiply: "float", or "int8", each
       token rounded by its largest activation, so that integers are added up.
+    head: Of floats, the dtype of embedding and head, which are not pruned and
+      of a sparse model most of what a token reads; that of the rest if None.
 
   Returns:
     The model with `packed.Packed` kernels for the CPU's kernels: as rows up to
@@ -63,11 +67,18 @@ def pack(
     are head and embedding.
 
   Raises:
-    UserError: If activations are to be integers and weights are not.
+    UserError: If activations are to be integers and weights are not, or a head
+      floats and weights are integers.
   """
   if activations == _INT8 and dtype != _INT8:
     raise UserError(
       f"got activations of int8 for weights of {dtype}, wanted dtype=int8, too"
+    )
+
+  if head is not None and (dtype == _INT8 or head not in _FLOATS):
+    raise UserError(
+      f"got a head of {head} for weights of {dtype}, wanted "
+      f"{' or '.join(_FLOATS)} for weights of floats; that of int8 is int8, too"
     )
 
   def mask_of(path: tuple[Any, ...], x: Any) -> Any:
@@ -75,13 +86,18 @@ def pack(
     packs = is_layer_kernel(path_name(path)) and mask.mean() <= _MOST_PACKED
     return mask if packs else True
 
+  def dtype_of(name: str) -> str:
+    if head is not None and name in (EMBEDDING, HEAD):
+      return head
+    return "float32" if dtype == _INT8 else dtype
+
   masks = jax.tree_util.tree_map_with_path(mask_of, model.params)
   lost = {}
   params = jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.asarray(
       tensors.cast(
         np.asarray(x),
-        "float32" if dtype == _INT8 else dtype,
+        dtype_of(path_name(path)),
         path_name(path),
         lost,
       )
