@@ -135,9 +135,12 @@ def _observe(
 
 
 def _called(
-  x: jax.Array, where: jax.Array | None = None
+  x: jax.Array,
+  where: jax.Array | None = None,
+  product: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
-  """Returns the arguments of a layer that owns a kernel."""
+  """Returns what a layer that owns a kernel reads, of its arguments."""
+  del product  # see `layers.together`
   return x, where
 
 

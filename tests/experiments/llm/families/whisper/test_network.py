@@ -151,6 +151,10 @@ def test_encoder_and_decoder_are_pruned_and_packed(tmp_path):
   attention, mlp = 4 * 12 * 12, 2 * 12 * 20
   size = 3 * (attention + mlp) + 2 * (2 * attention + mlp)
   assert kernels.count(pruned.params) == (size // 2, size)
+  positions = model.params["encoder"]["positions"]
+  np.testing.assert_array_equal(
+    pruned.params["encoder"]["positions"], positions
+  )
   # Convolutions are no matrices.
   for conv in ("conv1", "conv2"):
     assert pruned.params["encoder"][conv]["weight"].all()
@@ -161,6 +165,9 @@ def test_encoder_and_decoder_are_pruned_and_packed(tmp_path):
     packed_model.write_model(tmp_path / dtype, packed)
     again = packed_model.read_model(tmp_path / dtype)
     assert again.config == CONFIG
+    np.testing.assert_array_equal(
+      again.params["encoder"]["positions"], positions
+    )
     close(run(again.params, make_tokens(1, 5), **hear), wanted, atol=atol)
 
 
