@@ -114,10 +114,10 @@ def together(
   """
   path = "params", "kernel"
   found = [a.get_variable(*path) for a in layers if a.has_variable(*path)]
-  products = len(layers) * [None]
-  # Not arrays: a layer makes its own product of those, as it always did.
-  if len(found) == len(layers) and all(map(nodes.is_matrix, found)):
-    products = linear.matmul_each(x.astype(layers[0].dtype), found)
+  # A layer makes its own product with an array, as whoever observes it expects.
+  if len(found) < len(layers) or not all(map(nodes.is_matrix, found)):
+    return [layer(x, where) for layer in layers]
+  products = linear.matmul_each(x.astype(layers[0].dtype), found)
   return [
     layer(x, where, product)
     for layer, product in zip(layers, products, strict=True)
