@@ -176,6 +176,7 @@ def places(
   told = {name: str(own[1 - i]) for name, own in features.items()}
   kinds = {"": 0} | looks.variants(filter(None, told.values()))
   panels = {name: str(own[i]) for name, own in features.items()}
+  shown = apart({one: looks.of(one) for one in told.values()})
   variants = all(map(looks.known, panels.values())) and not all(
     map(looks.known, told.values())
   )
@@ -184,7 +185,7 @@ def places(
       panels[name],
       looks.of(panels[name]).variant(kinds[told[name]])
       if variants
-      else looks.of(told[name]),
+      else shown[told[name]],
       titles.published(told[name]),
     )
     for name in features

@@ -337,6 +337,6 @@ _KINDS = (
   ({"branch", *lottery.LEARNING}, _curves),
   ({"branch", *lottery.LINES}, _curves),
   ({"network", "seeds"}, _times),
-  ({"zeros", "against dense", "runs"}, _models),
+  ({"zeros", "method", "against dense", "runs"}, _models),
   ({"method", "runs"}, _comparison),
 )

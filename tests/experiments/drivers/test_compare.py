@@ -89,8 +89,8 @@ def test_flops_follow_the_cost_model(finished):
 @pytest.mark.slow
 def test_the_report_shows_table_order_layers_and_pictures(finished):
   text = (finished / "report.md").read_text()
-  assert "| rigl |" in text
-  assert "rigl - set:" in text
+  assert "| RigL |" in text
+  assert "RigL - SET:" in text
   assert "dense1/kernel" in text or "logits/kernel" in text
   for name in ("accuracy.png", "layers.png", "churn.png"):
     assert f"({name})" in text

@@ -300,8 +300,10 @@ def test_chance_is_the_overlap_of_random_masks():
 def test_the_report_holds_what_was_found(root, report, sparse, runs):
   assert report.startswith("# Title\n\nText.\n\n<!-- instruments -->\n")
   assert report.endswith("<!-- end instruments -->\n")
-  assert "3 in number" in report
-  assert "the run `runs/set-1`: set, seed 1" in report  # the last sparse one
+  assert "networks of 3 finished runs." in report
+  assert (
+    "layer by layer: `runs/set-1` (SET, seed 1)" in report
+  )  # the last sparse one
   layers = ["dense1/kernel", "logits/kernel"]
   pruned = rows(report, "layer | zeros")
   assert list(pruned) == layers
@@ -314,7 +316,7 @@ def test_the_report_holds_what_was_found(root, report, sparse, runs):
     np.concatenate([np.ravel(m[k]["kernel"]) for k in ("dense1", "logits")])
     for m in masks
   )
-  seeds = rows(report, "compared")["seeds of set"]
+  seeds = rows(report, "compared")["seeds of SET"]
   assert seeds[:2] == ["2", f"{(a & b).sum() / (a | b).sum():.3f}"]
   moved = [
     measure.iou_over_steps(runs[f"runs/set-{seed}"].tests, "churn_since_start")[
@@ -322,18 +324,18 @@ def test_the_report_holds_what_was_found(root, report, sparse, runs):
     ]
     for seed in (0, 1)
   ]
-  assert list(rows(report, "method")) == ["set"]
-  runs_moved, _, overlap, _ = rows(report, "method")["set"]
+  assert list(rows(report, "method")) == ["SET"]
+  runs_moved, _, overlap, _ = rows(report, "method")["SET"]
   assert (runs_moved, overlap) == ("2", f"{np.mean(moved):.3f}")
   flows = rows(report, "run | active weights")
   active, inactive, *norms = map(
-    float, (cell.replace(",", "") for cell in flows["set, seed 1"])
+    float, (cell.replace(",", "") for cell in flows["SET, seed 1"])
   )
   wanted = norms[0] / active**0.5, norms[1] / inactive**0.5
   np.testing.assert_allclose(norms[2:], wanted, rtol=0.01)
-  assert list(flows) == ["dense, seed 0", "set, seed 0", "set, seed 1"]
+  assert list(flows) == ["dense, seed 0", "SET, seed 0", "SET, seed 1"]
   assert flows["dense, seed 0"][3] == flows["dense, seed 0"][5] == ""
-  dead = rows(report, "run | no weight in")["set, seed 1"]
+  dead = rows(report, "run | no weight in")["SET, seed 1"]
   assert re.fullmatch(r"\d+ of 18", dead[0])
   assert re.fullmatch(r"\d+ of 8", dead[2])
 
@@ -359,7 +361,7 @@ def test_once_more_replaces_the_section_and_nothing_else(
   assert again.startswith("# Title\n\nText.\n\n<!-- instruments -->\n")
   assert again.endswith("<!-- end instruments -->\nMore.\n")
   assert again.count("## Instruments") == 1
-  assert "the run `runs/set-0`: set, seed 0" in again
+  assert "layer by layer: `runs/set-0` (SET, seed 0)" in again
   assert "set, seed 0" in capsys.readouterr().out
 
 
@@ -388,7 +390,7 @@ def test_recorded_exploration_is_shown(runs, tmp_path, monkeypatch):
   tests = [with_explored(i, record) for i, record in enumerate(one.tests)]
   one = one._replace(tests=tests)
   text = sections.motion_section(tmp_path, [one], [one], one)
-  assert rows(text, "method")["set"][-1] == "0.375"
+  assert rows(text, "method")["SET"][-1] == "0.375"
   assert rows(text, "layer")["dense1/kernel"][-1] == "0.750"
 
 
