@@ -31,6 +31,7 @@ extensions = [
   "sphinx_copybutton",
   "sphinx_design",
   "sphinx-mathjax-offline",
+  "configs",
   "options",
   "reference",
   "repository",
@@ -38,8 +39,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 # Delete these lines when all pages of the index are there.
-coming = ["notebooks/*", "gallery*", "papers/*", "faq*", "troubleshooting*"]
-coming += ["contributing*", "changelog*", "citation*"]
+coming = ["notebooks/*", "gallery*", "troubleshooting*"]
 if not all(any(DOCS.glob(page)) for page in coming):
   suppress_warnings = ["toc.not_readable", "ref.doc"]
   logging.getLogger("sphinx.sphinx.directives.other").addFilter(
