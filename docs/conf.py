@@ -39,7 +39,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 # Delete these lines when all pages of the index are there.
-coming = ["notebooks/*", "gallery*", "troubleshooting*"]
+coming = ["notebooks/*", "gallery*"]
 if not all(any(DOCS.glob(page)) for page in coming):
   suppress_warnings = ["toc.not_readable", "ref.doc"]
   logging.getLogger("sphinx.sphinx.directives.other").addFilter(

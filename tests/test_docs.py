@@ -1,5 +1,6 @@
 """The site: every public name is on a page, and pages name what is there."""
 
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -115,3 +116,34 @@ def test_signatures_are_those_of_the_source():
   args, _ = api.signature_of(sparsejax.rigl)
   assert "pattern: Patterns | None=None" in args
   assert "distribution: Distribution=distributions.erdos_renyi_kernel" in args
+
+
+def said(tree: ast.AST) -> str:
+  """All text of a module, a line for each string, ... for what is filled in."""
+
+  def text(node):
+    if isinstance(node, ast.Constant):
+      return node.value if isinstance(node.value, str) else ""
+    return "".join(
+      text(x) if isinstance(x, ast.Constant) else "..." for x in node.values
+    )
+
+  strings = (ast.Constant, ast.JoinedStr)
+  return "\n".join(text(x) for x in ast.walk(tree) if isinstance(x, strings))
+
+
+def test_messages_that_are_explained_are_those_of_the_code():
+  page = (DOCS / "troubleshooting.md").read_text()
+  parts = [
+    part.strip()
+    for message in re.findall(r"^### `(.*)`$", page, re.M)
+    for part in message.split("...")
+    if part.strip()
+  ]
+  assert len(parts) >= 20
+  texts = [
+    said(ast.parse(file.read_text()))
+    for room in ("sparsejax", "experiments")
+    for file in sorted((ROOT / room).rglob("*.py"))
+  ]
+  assert [p for p in parts if not any(p in text for text in texts)] == []
