@@ -381,14 +381,16 @@ def show(rows: Sequence[Sequence[str]]) -> None:
   table |= {row[0]: row for row in rows}
   order = [n for n in (*KINDS, *PEERS) if n in table]
   lines = [COLUMNS, *(table[n] for n in order)]
-  text.write_csv(file, lines, command=command(flags.FLAGS.repaired))
+  text.write_csv(file, lines, command=command(flags.FLAGS.repaired, order))
 
 
-def command(repaired: str | None) -> str:
+def command(repaired: str | None, names: Sequence[str]) -> str:
   """Makes the command of the whole table, whatever rows are measured now."""
   if repaired is None:
     return f"{COMMAND} --csv=results/inference_smollm2.csv"
-  return f"{COMMAND} --repaired={repaired} --csv=results/inference_repaired.csv"
+  # Not every model is there that could be.
+  only = f'--repaired={repaired} "--only={",".join(names)}"'
+  return f"{COMMAND} {only} --csv=results/inference_repaired.csv"
 
 
 COMMAND = "python -m benchmarks.inference"
