@@ -41,7 +41,7 @@ exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 # Delete these lines when all pages of the index are there.
 coming = ["notebooks/*", "gallery*"]
 if not all(any(DOCS.glob(page)) for page in coming):
-  suppress_warnings = ["toc.not_readable", "ref.doc"]
+  suppress_warnings = ["toc.not_readable", "ref.doc", "myst.xref_missing"]
   logging.getLogger("sphinx.sphinx.directives.other").addFilter(
     lambda record: "didn't match any documents" not in record.getMessage()
   )
