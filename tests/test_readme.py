@@ -109,6 +109,10 @@ def test_a_changed_result_changes_the_table(tmp_path):
   again = fill(filled, tmp_path)
   assert "| x | 2 |" in again
   assert "| x | 1 |" not in again
+  fewer = fill(
+    again.replace("a.csv -->", "a.csv without n, value -->"), tmp_path
+  )
+  assert "| name |\n| --- |\n| x |\n" in fewer
 
 
 def test_a_bar_in_a_cell_ends_no_cell():

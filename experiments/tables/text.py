@@ -25,7 +25,9 @@ Item = TypeVar("Item")
 TEMPLATES = Path(__file__).parent / "templates"
 
 _BLOCK = re.compile(
-  r"(<!-- table: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+  r"(<!-- table: (?P<file>\S+)(?: without (?P<hidden>[^>]+))? -->)\n"
+  r".*?<!-- end -->",
+  re.DOTALL,
 )
 
 
@@ -252,18 +254,26 @@ def fill(text: str, root: Path) -> str:
   """Replaces the tables in a text by those of today's CSVs.
 
   Args:
-    text: Markdown with `<!-- table: FILE -->` and `<!-- end -->` around each.
+    text: Markdown with `<!-- table: FILE -->` and `<!-- end -->` around each or
+      `<!-- table: FILE without COLUMN, COLUMN -->`.
     root: What the files are relative to.
 
   Returns:
     The text.
   """
-  return _BLOCK.sub(
-    lambda m: f"{m[1]}\n{_markdown_of_csv(root / m['file'])}\n{m[3]}", text
-  )
+
+  def filled(block: re.Match[str]) -> str:
+    hidden = (block["hidden"] or "").split(", ")
+    table = _markdown_of_csv(root / block["file"], hidden)
+    return f"{block[1]}\n\n{table}\n<!-- end -->"
+
+  return _BLOCK.sub(filled, text)
 
 
-def _markdown_of_csv(file: Path) -> str:
+def _markdown_of_csv(file: Path, hidden: Collection[str]) -> str:
   comment, *lines = file.read_text().splitlines()
   command = comment.removeprefix("# ")
-  return f"{markdown(csv.reader(lines))}\n\nMade by `{command}`.\n"
+  header, *body = csv.reader(lines)
+  shown = [name not in hidden for name in header]
+  table = [list(itertools.compress(line, shown)) for line in (header, *body)]
+  return f"{markdown(table)}\n\nMade by `{command}`.\n"
