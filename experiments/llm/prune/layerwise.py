@@ -135,12 +135,9 @@ def _observe(
 
 
 def _called(
-  x: jax.Array,
-  where: jax.Array | None = None,
-  product: jax.Array | None = None,
+  x: jax.Array, where: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array | None]:
-  """Returns what a layer that owns a kernel reads, of its arguments."""
-  del product  # see `layers.together`
+  """Returns the arguments of a layer that owns a kernel, an array."""
   return x, where
 
 
