@@ -163,8 +163,9 @@ def _language_model(model: Mapping[str, Any]) -> str:
 
 
 def _text(task: Mapping[str, Any]) -> str:
-  test = task.get("test") or {}
-  return published(test.get("name", task["name"])).replace("_", " ")
+  test = task.get("test")  # a text of its own, or a number of questions
+  name = test["name"] if isinstance(test, Mapping) else task["name"]
+  return published(task.get("task", name)).replace("_", " ")
 
 
 def chance(config: Mapping[str, Any]) -> float | None:

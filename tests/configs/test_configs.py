@@ -481,7 +481,7 @@ def test_tickets_on_cifar_smoke_on_mock_data(name, tmp_path):
     lottery.run(load(name, "smoke"), str(tmp_path))
   done = {p.parent.name for p in (tmp_path / "seed-0").rglob("finished.json")}
   assert {"dense", "level-01", "level-02", "level-02-child"} <= done
-  assert "| rewound | 2 |" in (tmp_path / "report.md").read_text()
+  assert "| rewound ticket | 2 |" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.slow
