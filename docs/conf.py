@@ -1,6 +1,5 @@
 """Settings of the site: `make -C docs html` builds it."""
 
-import logging
 import os
 import re
 import sys
@@ -38,13 +37,6 @@ extensions = [
   "search",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
-# Delete these lines when all pages of the index are there.
-coming = ["notebooks/*", "gallery*"]
-if not all(any(DOCS.glob(page)) for page in coming):
-  suppress_warnings = ["toc.not_readable", "ref.doc", "myst.xref_missing"]
-  logging.getLogger("sphinx.sphinx.directives.other").addFilter(
-    lambda record: "didn't match any documents" not in record.getMessage()
-  )
 
 nitpicky = True
 # Types in public signatures that are nobody's to write down.
