@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 
 import pytest
 
@@ -32,7 +33,9 @@ def test_every_config_has_a_smoke_test_that_needs_no_data(name, tmp_path):
   driver.run(config, str(tmp_path / "run"))
   saved = json.loads((tmp_path / "run" / "config.json").read_text())
   assert saved["config"]["name"] == config.name
-  assert (tmp_path / "run" / "report.md").is_file()
+  report = (tmp_path / "run" / "report.md").read_text()
+  for picture in re.findall(r"\((\S+\.png)\)", report):
+    assert (tmp_path / "run" / picture).is_file()
 
 
 @pytest.mark.slow
