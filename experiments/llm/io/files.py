@@ -81,7 +81,10 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     ) from error
   part = path.with_name(path.name + ".part")
   try:
+    part.touch()
+    mode = part.stat().st_mode
     yield part
+    part.chmod(mode)  # safetensors makes a file that only its owner may read
     os.replace(part, path)
   finally:
     part.unlink(missing_ok=True)
