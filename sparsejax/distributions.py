@@ -1,8 +1,8 @@
 """How many weights each leaf keeps: exact integers, settled before training.
 
-A distribution maps the shapes of the sparse leaves, by key path, and a
-sparsity to the number of weights that each keeps. It sees no arrays. Of layers
-that are stacked in one array it sees each, as if they were leaves of their own.
+A distribution takes the shapes of the sparse leaves, by key path, and a
+sparsity. It returns the number of weights that each leaf keeps. It sees no
+arrays. Layers that are stacked in one array count as separate leaves.
 """
 
 import heapq
@@ -45,8 +45,8 @@ def matching(pattern: str) -> Prunable:
     pattern: What `re.search` looks for in a path such as `Dense_0/kernel`.
 
   Returns:
-    A predicate for the argument `prunable` of the algorithms. It asks for
-    whatever matches, vectors included.
+    A predicate for the argument `prunable` of the algorithms. It selects
+    every leaf that matches, including vectors.
 
   Example:
     >>> matching(r"Dense_[01]/kernel$")("Dense_1/kernel", None)
@@ -60,7 +60,7 @@ def uniform(shapes: Shapes, sparsity: float) -> dict[str, int]:
 
   Args:
     shapes: The leaves' shapes by key path.
-    sparsity: The share of zeros, in [0, 1), read as the decimal that it
+    sparsity: The share of zeros, in [0, 1), taken as the exact decimal that it
       prints as.
 
   Returns:
@@ -69,7 +69,7 @@ def uniform(shapes: Shapes, sparsity: float) -> dict[str, int]:
 
   Raises:
     ValueError: If the sparsity is out of range, or leaves less than one
-      weight a leaf.
+      weight per leaf.
 
   Example:
     >>> uniform({"a": (5, 5), "b": (3, 5)}, 0.5)
@@ -92,8 +92,8 @@ def erdos_renyi(
     shapes: The leaves' shapes by key path; vectors count as [1, n].
     sparsity: The share of zeros over all leaves together, in [0, 1).
     power_scale: Exponent of that ratio; 0 gives the uniform distribution.
-    axes: Where input and output features lie; by default where `roles` has
-      found them, and in the last two axes where it has not.
+    axes: The axes of input and output features; by default those that `roles`
+      finds, and the last two where it finds none.
 
   Returns:
     The number of weights that each leaf keeps, as in `erdos_renyi_kernel`.
@@ -125,23 +125,23 @@ def erdos_renyi_kernel(
   """Gives leaves densities in proportion to sum(shape) / prod(shape): ERK.
 
   Leaves whose share would exceed their size are kept whole, the largest
-  ratio first, and the others make up for it.
+  ratio first, and the others get fewer weights to make up for it.
 
   Args:
-    shapes: The leaves' shapes by key path, kernel axes included. Of queries
-      [in, heads, head size], and all other features of several axes, budgets
-      are those of the matrix [in, heads x head size]: the number of a layer's
-      neurons counts, not how they are stored.
+    shapes: The leaves' shapes by key path, kernel axes included. Features that
+      span several axes count as one axis: queries [in, heads, head size] get
+      the budget of the matrix [in, heads x head size]. So the number of a
+      layer's neurons counts, not how they are stored.
     sparsity: The share of zeros over all leaves together, in [0, 1).
     power_scale: Exponent of the ratio; 0 gives the uniform distribution.
 
   Returns:
-    The number of weights that each leaf keeps: together exactly
-    size x (1 - sparsity), to the nearest integer. At least 1 each.
+    The number of weights that each leaf keeps, at least 1. The sum is exactly
+    size x (1 - sparsity), rounded to the nearest integer.
 
   Raises:
     ValueError: If the sparsity is out of range, or leaves less than one
-      weight a leaf.
+      weight per leaf.
 
   References:
     Evci et al., Rigging the Lottery: Making All Tickets Winners,
@@ -169,14 +169,14 @@ def by_path(
   """Gives some leaves a sparsity of their own, by regular expression.
 
   Args:
-    rules: Sparsity by regular expression; the first that `re.search` finds
-      in a leaf's key path holds. 0 keeps a leaf whole.
-    rest: The distribution of the leaves that no rule names, or its name. They
-      have the algorithm's sparsity among themselves, as in the code of RigL:
-      leaves set by a rule are left out of that budget.
+    rules: Sparsity by regular expression. A leaf gets the sparsity of the first
+      expression that `re.search` finds in its key path. 0 keeps a leaf whole.
+    rest: The distribution of the leaves that no rule matches, or its name. The
+      algorithm's sparsity holds for these leaves alone, as in the code of RigL:
+      leaves with a rule are left out of that budget.
 
   Returns:
-    A distribution. It raises a ValueError for a rule that names no leaf.
+    A distribution. It raises a ValueError for a rule that matches no leaf.
 
   Example:
     >>> d = by_path({"^first": 0.0}, rest=uniform)
@@ -210,18 +210,19 @@ def budgets(
   Args:
     params: A pytree of arrays or `jax.ShapeDtypeStruct`.
     sparsity: The share of zeros, in [0, 1).
-    distribution: How it is shared out, or its name; see `named`.
+    distribution: How the weights are shared among the leaves, or the name of a
+      distribution; see `named`.
     prunable: `(path, leaf) -> bool`: the leaves to make sparse.
 
   Returns:
-    The number of weights to keep, by key path; of layers that are stacked in
-    one leaf the sum, of which each keeps as many, or one more. Paths that are
-    missing stay dense.
+    The number of weights to keep, by key path. For a leaf that stacks layers it
+    is the sum over the layers, which keep equally many, up to one weight.
+    Leaves whose path is missing stay dense.
 
   Raises:
     ValueError: If no leaf is prunable, if one is a scalar or not floating, or
-      if the distribution cannot be met or does not answer with integers from
-      0 to a leaf's size for every path.
+      if the distribution cannot be met or does not return an integer from 0 to
+      the leaf's size for every path.
 
   Example:
     >>> import jax.numpy as jnp
@@ -313,7 +314,7 @@ def check_sparsity(sparsity: float, where: str = "sparsity") -> Fraction:
 
   Args:
     sparsity: The share of zeros.
-    where: What it is the sparsity of, for the message.
+    where: What has this sparsity, for the error message.
 
   Returns:
     The sparsity as a fraction, 9/10 for 0.9.

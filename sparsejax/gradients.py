@@ -25,7 +25,7 @@ from sparsejax.transform.state import check_params, forward_params
 
 @runtime_checkable
 class Probing(Protocol):
-  """A transformation that needs more of a loss than its values' gradients."""
+  """A transformation that needs more than the gradients of its values."""
 
   def probes(
     self, values: PyTree, opt_state: optax.OptState, update_masks: Hashable
@@ -50,9 +50,9 @@ class Gradient:
 
   Attributes:
     values: The gradient of the leaf's values.
-    found: What a probe has read off the leaf's dense gradient.
-    count: An int32 scalar, 1: of how many gradients this is the sum. None where
-      what is read adds up.
+    found: What a probe has read from the leaf's dense gradient.
+    count: An int32 scalar, 1: how many gradients this is the sum of. None if
+      what the probe reads may be added up.
   """
 
   values: Any
@@ -62,7 +62,7 @@ class Gradient:
 
 @node("values", "dense")
 class DenseGradient:
-  """The gradient of one leaf, off which nothing has been read yet.
+  """The gradient of one leaf that no probe has read yet.
 
   Gradients of several batches may be added or averaged.
 
@@ -84,27 +84,29 @@ def value_and_grad(
 ) -> Callable[..., tuple[Any, PyTree]]:
   """Makes a function that computes a loss and its gradients, in any mode.
 
-  At steps that move masks the loss is traced twice, to see which matrices meet
-  exactly one product. Of these what is needed is read off within their backward
-  pass. A matrix that meets several products, as in a loss over microbatches or
-  in layers that share weights, has its dense gradient made in these steps.
+  At steps that change masks, the loss is traced twice to find out which
+  matrices are used in exactly one product. For these, the mask update reads
+  what it needs during their backward pass. For a matrix that is used in several
+  products, as in a loss over microbatches or in layers that share weights,
+  these steps compute the whole dense gradient.
 
   Args:
-    loss: `(params, *args) -> value`, of params as the model takes them, float
+    loss: `(params, *args) -> value`: takes the model's params, returns a float
       scalar; with `has_aux`, `-> (value, anything)`.
     tx: The transformation that the gradients are for.
-    has_aux: Whether the loss gives something besides its value.
+    has_aux: Whether the loss returns something besides its value.
     summable: Whether the gradients of several calls may be added or averaged
-      before `tx.update`, as by a loop over microbatches around this function or
-      by `jax.lax.pmean` (packed arrays need `check_vma=False` of `shard_map`).
-      Packed and fine-tuned matrices then have their dense gradients made in
-      steps that move masks; all else is the same.
+      before `tx.update`, for example in a loop over microbatches around this
+      function or by `jax.lax.pmean` (packed arrays need `check_vma=False` in
+      `shard_map`). If so, steps that change masks compute the whole dense
+      gradients of packed and fine-tuned matrices. Nothing else changes.
 
   Returns:
-    `(params, opt_state, *args, update_masks=False) -> (value, grads)`, of what
-    is trained and its state. `update_masks` is what `tx.moves(step)` gives: a
-    Python bool or a phase of fine-tuning, a constant at trace time. Hand the
-    gradients to `tx.update` with the same `update_masks`.
+    `(params, opt_state, *args, update_masks=False) -> (value, grads)`, where
+    `params` are what is trained and `opt_state` is its state. `update_masks` is
+    the result of `tx.moves(step)`: a Python bool or a phase of fine-tuning,
+    constant at trace time. Pass the gradients to `tx.update` with the same
+    `update_masks`.
 
   Example:
     >>> import jax.numpy as jnp, sparsejax

@@ -26,18 +26,17 @@ def matmul(x: jax.Array, w: Any) -> jax.Array:
 
   Args:
     x: Of shape [..., in], of floats.
-    w: An array of shape [in, out]; or a pytree node that has `shape`, which is
-      (in, out), and a method `matmul`, which returns the product of x[..., in]
-      with it, of x's dtype: packed weights, say, or a dense matrix plus a
-      sparse change.
+    w: An array of shape [in, out]; or a pytree node, such as packed weights or
+      a dense matrix plus a sparse change. A node needs an attribute `shape`,
+      which is (in, out), and a method `matmul`, which multiplies x[..., in] by
+      it and returns the product in x's dtype.
 
   Returns:
-    The product, of shape [..., out] and of x's dtype, whatever the dtype in
-    which w is kept.
+    The product, of shape [..., out] and of x's dtype, whatever the dtype of w.
 
   Raises:
-    ValueError: If w is no matrix of as many rows as x has columns, or x is not
-      of floats.
+    ValueError: If w is no matrix with as many rows as x has columns, or x does
+      not hold floats.
 
   Example:
     >>> from typing import NamedTuple
@@ -61,22 +60,23 @@ def matmul(x: jax.Array, w: Any) -> jax.Array:
 
 
 def matmul_each(x: jax.Array, matrices: Sequence[Any]) -> list[jax.Array]:
-  """Multiplies x by several matrices, those of the kernels by one call.
+  """Multiplies x by several matrices, with one kernel call where possible.
 
-  A layer's queries, keys and values, say. Nodes that the kernels for CPUs
-  multiply have a method `masked`, which returns a `kernels.Masked`, or None
-  where they do not for so many tokens; all others, and arrays, are multiplied
-  one by one.
+  Use it for the queries, keys and values of a layer, for example. A node that
+  the CPU kernels can multiply has a method `masked`. It returns a
+  `kernels.Masked`, or None if the kernels do not serve that many tokens. Arrays
+  and all other nodes are multiplied one by one.
 
   Args:
     x: Of shape [..., in], of floats.
-    matrices: Each as `matmul` takes it.
+    matrices: Each as in `matmul`.
 
   Returns:
-    The product with each, and its gradients, as `matmul` gives them to the bit.
+    The product with each matrix. Products and gradients have the same bits as
+    those of `matmul`.
 
   Raises:
-    ValueError: As `matmul`.
+    ValueError: As in `matmul`.
 
   Example:
     >>> x = jnp.array([[1.0, 2.0]])
@@ -135,8 +135,9 @@ _by_one_call.defvjp(_forward, _backward)
 class ByOutputs:
   """A dense matrix, or stacked ones, as kernels read it; for inference.
 
-  A token's product with a matrix of bfloat16 takes the kernels half the time of
-  one with float32, and XLA's compiler for CPUs many times that.
+  To multiply one token by a bfloat16 matrix, the kernels need half the time
+  that they need for a float32 one. Code that XLA compiles for CPUs takes many
+  times as long.
 
   Attributes:
     values: [..., out, in], float32 or bfloat16.

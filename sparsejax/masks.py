@@ -55,9 +55,10 @@ def is_hole(x: Any) -> bool:
 
 
 def stands_for_mask(x: Any) -> bool:
-  """Returns whether `x` is a node in place of a mask, as of a packed array.
+  """Returns whether `x` is a node in place of a mask, as for a packed array.
 
-  Its method `__sparsejax_mask__()` makes the mask, bool of the leaf's shape.
+  The node's method `__sparsejax_mask__()` makes the mask, a bool array of the
+  leaf's shape.
   """
   # Asks the type and not `x`: an `nnx.Param` hands on whatever attribute its
   # value has, and would pass for the node that it holds.
@@ -65,11 +66,12 @@ def stands_for_mask(x: Any) -> bool:
 
 
 def apply_masks(tree: PyTree, masks: PyTree) -> PyTree:
-  """Sets what is inactive to exactly zero.
+  """Sets inactive entries to exactly zero.
 
   Args:
     tree: A pytree of arrays: params, gradients, an average of params.
-    masks: Its masks, bool, each of its leaf's shape or the scalar True.
+    masks: Its mask tree. Each mask is bool and has its leaf's shape, or is the
+      scalar True.
 
   Returns:
     `tree` with zeros where the masks are False; its dtypes are kept.
@@ -114,11 +116,11 @@ def count_in(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
   Args:
     mask: A mask.
-    shape: () for all together; else of the mask's axes, 1 for those to count
-      along.
+    shape: () to count all weights together; else the mask's shape with 1 in
+      each axis to count along.
 
   Returns:
-    int32 of that shape.
+    An int32 array of that shape.
 
   Example:
     >>> print(count_in(jnp.eye(2, dtype=bool), (2, 1)).ravel())
@@ -134,8 +136,8 @@ def active_of_each(masks: PyTree, params: PyTree, shapes: PyTree) -> PyTree:
 
   Args:
     masks: A mask tree. Holes stay.
-    params: The params, for the sizes of the leaves that stay dense.
-    shapes: A tree of arrays of the counts' shapes; see `count_in`.
+    params: The params, which give the sizes of the leaves that stay dense.
+    shapes: A tree of arrays with the shapes of the counts; see `count_in`.
 
   Returns:
     The tree, of the structure of `masks`.
@@ -173,18 +175,17 @@ def nnz(masks: PyTree) -> int | jax.Array:
   """Counts the active weights of the leaves that are sparse.
 
   Args:
-    masks: A mask tree. Dense leaves, whose mask is the scalar True, are
-      left out, since their size cannot be told from it. Or params, whose
-      non-zeros are counted, those of dense leaves among them; scalars are left
-      out.
+    masks: A mask tree. Dense leaves are left out, since their mask, the scalar
+      True, does not show their size. Or params: then all non-zeros are counted,
+      including those of dense leaves but not scalars.
 
   Returns:
     A Python int, exact at any size; inside a transformed function a traced
     int32 scalar.
 
   Raises:
-    TypeError: If a leaf is neither bool nor floating, as those of packed arrays
-      are that say where values belong.
+    TypeError: If a leaf is neither bool nor floating, such as the index arrays
+      of packed arrays.
 
   Example:
     >>> import jax.numpy as jnp
@@ -201,15 +202,15 @@ def density(masks: PyTree) -> float | jax.Array:
   """Computes the share of active weights among the leaves that are sparse.
 
   Args:
-    masks: A mask tree; or params, of which it is the share of non-zeros, in
-      dense leaves, too.
+    masks: A mask tree; or params: then the share of non-zeros in all leaves,
+      including dense ones.
 
   Returns:
-    `nnz(masks)` over the number of weights of those leaves, in [0, 1]; 1 if
-    every leaf is dense.
+    `nnz(masks)` divided by the number of weights in those leaves, in [0, 1]; 1
+    if every leaf is dense.
 
   Raises:
-    TypeError: As from `nnz`.
+    TypeError: As in `nnz`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -294,7 +295,7 @@ def unpack_bits(packed: PyTree, like: PyTree) -> PyTree:
     The mask tree.
 
   Raises:
-    ValueError: If a leaf holds another number of bytes than its shape needs.
+    ValueError: If a leaf does not hold as many bytes as its shape needs.
   """
 
   def leaf(path, bits, x):
@@ -318,8 +319,8 @@ def places(mask: jax.Array, k: int) -> jax.Array:
     k: How many slots.
 
   Returns:
-    int32[k]: the linear indices of what is True, ascending, as many as there
-    are slots; mask.size in slots that are left.
+    int32[k]: the linear indices of the True entries, ascending; the first k of
+    them if there are more, and mask.size in unused slots if there are fewer.
 
   Example:
     >>> import jax.numpy as jnp

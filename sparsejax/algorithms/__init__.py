@@ -1,10 +1,11 @@
 """The published algorithms: score x distribution x schedule x pattern.
 
-Each reads like its paper's pseudo-code: a mask update (`updates`), and
-`sparsify` or `straight_through`. All take where zeros may be (distribution,
-prunable, pattern), and where masks begin at random also masks, such as those of
-`initial`; those that hold inactive weights at zero take what becomes of weights
-where masks move (step_on_update, grown_values, grown_moments, restart).
+Each reads like its paper's pseudo-code: a mask update (`updates`), wrapped by
+`sparsify` or `straight_through`. All of them take arguments that say where
+zeros may be: distribution, prunable and pattern. Those that begin with random
+masks also take masks, such as those of `initial`. Those that hold inactive
+weights at zero also take arguments that say what happens to weights when masks
+change: step_on_update, grown_values, grown_moments and restart.
 """
 
 from sparsejax.algorithms.baselines import dense, fixed, static

@@ -1,4 +1,4 @@
-"""Baselines of dynamic sparse training: dense nets, masks that stay."""
+"""Baselines of dynamic sparse training: dense nets and fixed masks."""
 
 import jax
 import optax
@@ -11,7 +11,7 @@ from sparsejax.transform import SparseTransformation, sparsify
 
 
 def dense(inner: optax.GradientTransformation) -> SparseTransformation:
-  """Trains all weights: the dense baseline, in the loop of the others.
+  """Trains all weights: the dense baseline, for the same training loop.
 
   Args:
     inner: Any optax optimizer.
@@ -29,8 +29,9 @@ def fixed(
 
   Args:
     inner: Any optax optimizer.
-    masks: Bool arrays of the params' shapes, True where active, or the scalar
-      True where a leaf is dense; a tree prefix will do.
+    masks: A tree of masks. Each is a bool array of its param's shape, True
+      where a weight is active, or the scalar True for a leaf that stays dense.
+      A tree prefix is enough.
 
   Returns:
     The gradient transformation. Its `init` raises a ValueError or a TypeError
@@ -57,7 +58,7 @@ def static(
   pattern: Patterns | None = None,
   masks: PyTree | None = None,
 ) -> SparseTransformation:
-  """Trains under random masks that stay as they were drawn.
+  """Trains under random masks that never change.
 
   Args:
     inner: Any optax optimizer.
@@ -66,7 +67,7 @@ def static(
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     pattern: The shape that zeros may take; any by default.
-    masks: The first masks, as for `updates.static`.
+    masks: The initial masks, as in `updates.static`.
 
   Returns:
     The gradient transformation.

@@ -22,7 +22,7 @@ def leaf_options(
   pattern: Patterns | None,
   masks: PyTree | None = None,
 ) -> dict[str, Any]:
-  """Collects keywords of mask updates: how many weights, and which."""
+  """Collects the keywords of mask updates: how many weights, and which."""
   options = {
     "distribution": distribution,
     "prunable": prunable,
@@ -37,7 +37,7 @@ def move_options(
   grown_moments: Moments | None,
   restart: When,
 ) -> dict[str, Any]:
-  """Collects keywords of `sparsify`: what becomes of weights that move."""
+  """Collects the keywords of `sparsify`: what happens to changed weights."""
   return {
     "step_on_update": step_on_update,
     "grown_values": grown_values,

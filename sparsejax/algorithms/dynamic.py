@@ -43,26 +43,27 @@ def set_(
 ) -> SparseTransformation:
   """Sparse evolutionary training: drops by |w|, grows at random.
 
-  As in RigL's comparison: with the fraction annealed by a cosine, and no
-  gradient step when masks move.
+  This is the variant that the RigL paper compares with: a cosine anneals the
+  fraction, and params take no gradient step when masks change.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
     key: PRNG key of the masks and of the growth.
-    t_end: The step from which masks stay, T_end.
+    t_end: The step from which masks no longer change, T_end.
     delta_t: Steps between mask updates.
-    fraction: The share of active weights that moves at first, alpha.
+    fraction: The share of active weights that an update replaces at first,
+      alpha.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     pattern: The shape that zeros may take; any by default.
-    regrow: Whether a weight just dropped may grow back at once.
-    masks: The first masks, as for `updates.static`.
-    step_on_update: Whether params also take a gradient step as masks move.
+    regrow: Whether a weight may grow back in the update that dropped it.
+    masks: The initial masks, as in `updates.static`.
+    step_on_update: Whether params also take a gradient step when masks change.
     grown_values: Initializer of newly grown weights.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
-      the old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: the moves at which all moments start from zero.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from its old moment and its dense gradient; zero by default.
+    restart: `step -> bool`: the mask updates that reset all moments to zero.
 
   Returns:
     The gradient transformation.
@@ -112,23 +113,23 @@ def rigl(
   Args:
     inner: Any optax optimizer.
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
-    key: PRNG key of the first masks.
-    t_end: The step from which masks stay, T_end.
+    key: PRNG key of the initial masks.
+    t_end: The step from which masks no longer change, T_end.
     delta_t: Steps between mask updates.
-    fraction: The share of active weights that moves at first, alpha; it is
-      annealed as alpha / 2 (1 + cos(pi t / T_end)).
-    accumulate: How many dense gradients to average for growth: the paper
-      takes that of one batch.
+    fraction: The share of active weights that an update replaces at first,
+      alpha; it is annealed as alpha / 2 (1 + cos(pi t / T_end)).
+    accumulate: How many dense gradients to average for growth; the paper uses
+      the gradient of one batch.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     pattern: The shape that zeros may take; any by default.
-    regrow: Whether a weight just dropped may grow back at once.
-    masks: The first masks, as for `updates.static`.
-    step_on_update: Whether params also take a gradient step as masks move.
+    regrow: Whether a weight may grow back in the update that dropped it.
+    masks: The initial masks, as in `updates.static`.
+    step_on_update: Whether params also take a gradient step when masks change.
     grown_values: Initializer of newly grown weights.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
-      the old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: the moves at which all moments start from zero.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from its old moment and its dense gradient; zero by default.
+    restart: `step -> bool`: the mask updates that reset all moments to zero.
 
   Returns:
     The gradient transformation.
@@ -181,27 +182,28 @@ def snfs(
 ) -> SparseTransformation:
   """Sparse networks from scratch: drops by |w|, grows by |momentum|.
 
-  As in RigL's comparison: without moving budgets from layer to layer.
+  This is the variant that the RigL paper compares with: the number of weights
+  of each layer stays the same.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
-    key: PRNG key of the first masks.
-    t_end: The step from which masks stay, T_end.
+    key: PRNG key of the initial masks.
+    t_end: The step from which masks no longer change, T_end.
     delta_t: Steps between mask updates.
-    fraction: The share of active weights that moves at first.
-    decay: Weight of the past in the average of dense gradients, which takes
-      one array per parameter.
+    fraction: The share of active weights that an update replaces at first.
+    decay: Weight of the past in the average of the dense gradients. The average
+      takes one more array per parameter.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     pattern: The shape that zeros may take; any by default.
-    regrow: Whether a weight just dropped may grow back at once.
-    masks: The first masks, as for `updates.static`.
-    step_on_update: Whether params also take a gradient step as masks move.
+    regrow: Whether a weight may grow back in the update that dropped it.
+    masks: The initial masks, as in `updates.static`.
+    step_on_update: Whether params also take a gradient step when masks change.
     grown_values: Initializer of newly grown weights.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
-      the old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: the moves at which all moments start from zero.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from its old moment and its dense gradient; zero by default.
+    restart: `step -> bool`: the mask updates that reset all moments to zero.
 
   Returns:
     The gradient transformation.
@@ -246,34 +248,34 @@ def dst_ee(
   grown_moments: Moments | None = None,
   restart: When = never,
 ) -> SparseTransformation:
-  """DST-EE: drops by |w|, grows by |g| and a bonus for weights seldom active.
+  """DST-EE: drops by |w|, grows by |g| plus a bonus for rarely active weights.
 
   The growth score of a weight at step t is |g| + c ln(t) / (N + epsilon), where
-  N counts the mask updates before which the weight was active. The bonus is
-  largest for weights that never were, as in upper confidence bounds.
+  N counts the mask updates before which the weight was active. As in upper
+  confidence bounds, the bonus is largest for weights that were never active.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
-    key: PRNG key of the first masks.
-    t_end: The step from which masks stay, T_end.
+    key: PRNG key of the initial masks.
+    t_end: The step from which masks no longer change, T_end.
     delta_t: Steps between mask updates.
-    fraction: The share of active weights that moves at first; it is annealed
-      by a cosine, as in RigL.
-    c: Weight of the exploration bonus, at least 0; at 0 this is RigL. It has
+    fraction: The share of active weights that an update replaces at first;
+      a cosine anneals it, as in RigL.
+    c: Weight of the exploration bonus, at least 0; with 0 this is RigL. It has
       the unit of a gradient, so its best value depends on the loss.
-    epsilon: Bounds the bonus of weights that were never active by
+    epsilon: Limits the bonus of weights that were never active to
       c ln(t) / epsilon; positive.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     pattern: The shape that zeros may take; any by default.
-    regrow: Whether a weight just dropped may grow back at once.
-    masks: The first masks, as for `updates.static`.
-    step_on_update: Whether params also take a gradient step as masks move.
+    regrow: Whether a weight may grow back in the update that dropped it.
+    masks: The initial masks, as in `updates.static`.
+    step_on_update: Whether params also take a gradient step when masks change.
     grown_values: Initializer of newly grown weights.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
-      the old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: the moves at which all moments start from zero.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from its old moment and its dense gradient; zero by default.
+    restart: `step -> bool`: the mask updates that reset all moments to zero.
 
   Returns:
     The gradient transformation. Its state has an int32 count per parameter.
@@ -368,29 +370,30 @@ def seft(
 ) -> SparseTransformation:
   """Sensitivity-based drop-and-grow: SEFT's rule, for any model.
 
-  Grows the inactive weights of the largest |g|, then goes back to the exact
-  budget by dropping the lowest sensitivity |w g|. A just-grown weight, whose
-  sensitivity is 0, is exempt.
+  Grows the inactive weights with the largest |g|, then returns to the exact
+  budget by dropping the weights with the lowest sensitivity |w g|. Weights that
+  were just grown have sensitivity 0 and are not dropped.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
-    key: PRNG key of the first masks.
-    t_end: The step from which masks stay.
+    key: PRNG key of the initial masks.
+    t_end: The step from which masks no longer change.
     delta_t: Steps between mask updates.
-    fraction: The share of active weights that moves at first.
+    fraction: The share of active weights that an update replaces at first.
     smoothing: Weight of the past in an average of the sensitivity over all
-      steps, which takes one array per parameter; 0 takes that of one batch.
+      steps, which takes one more array per parameter; 0 uses the sensitivity of
+      one batch.
     accumulate: How many dense gradients to average for growth.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     pattern: The shape that zeros may take; any by default.
-    masks: The first masks, as for `updates.static`.
-    step_on_update: Whether params also take a gradient step as masks move.
+    masks: The initial masks, as in `updates.static`.
+    step_on_update: Whether params also take a gradient step when masks change.
     grown_values: Initializer of newly grown weights.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
-      the old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: the moves at which all moments start from zero.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from its old moment and its dense gradient; zero by default.
+    restart: `step -> bool`: the mask updates that reset all moments to zero.
 
   Returns:
     The gradient transformation.
@@ -437,34 +440,36 @@ def mest(
 ) -> SparseTransformation:
   """MEST: elastic mutation (EM), or with a soft memory bound (EM&S).
 
-  Drops by |w| + lambda |g|, grows at random. Mutation is elastic: its share
-  holds for three quarters of the time until T_end, half of it for the rest, and
-  then masks stay. Under a soft bound (`surplus`) more weights than the budget
-  are active from one update to the next; that falls by the same stages, and
-  none is left at T_end. Params take their gradient step also when masks move.
+  Drops by |w| + lambda |g|, grows at random. Mutation is elastic: the share of
+  weights that mutates stays the same for three quarters of the time until
+  T_end, is half as large for the rest, and masks no longer change after T_end.
+  Under a soft bound (`surplus`), more weights than the budget are active from
+  one update to the next. The surplus shrinks in the same stages and is gone at
+  T_end. Params also take a gradient step when masks change.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
     key: PRNG key of the masks and of the growth.
-    t_end: The step of the last update, T_end, a multiple of `delta_t`: three
-      quarters of training, in the paper's recipe.
-    delta_t: Steps between mask updates; 5 epochs there.
-    fraction: The share of active weights that mutates at first, or a schedule:
-      EM at 90 % has 0.2, EM&S has 0.
+    t_end: The step of the last update, T_end, a multiple of `delta_t`. In the
+      paper's recipe it lies after three quarters of training.
+    delta_t: Steps between mask updates; 5 epochs in the paper.
+    fraction: The share of active weights that mutates at first, or a schedule.
+      At 90 % sparsity EM uses 0.2, and EM&S uses 0.
     surplus: How many more weights than the budget are active at first, as a
-      share of it, or a schedule: EM&S at 90 % has 0.5, EM has 0.
-    gradient_weight: lambda: 0 in the authors' code, so that it drops by |w|.
+      share of the budget, or a schedule. At 90 % sparsity EM&S uses 0.5, and EM
+      uses 0.
+    gradient_weight: lambda. The authors' code has 0, so it drops by |w|.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     pattern: The shape that zeros may take; any by default.
-    regrow: Whether a weight just dropped may grow back at once.
-    masks: The first masks, as for `updates.static`.
-    step_on_update: Whether params also take a gradient step as masks move.
+    regrow: Whether a weight may grow back in the update that dropped it.
+    masks: The initial masks, as in `updates.static`.
+    step_on_update: Whether params also take a gradient step when masks change.
     grown_values: Initializer of newly grown weights.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
-      the old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: the moves at which all moments start from zero.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from its old moment and its dense gradient; zero by default.
+    restart: `step -> bool`: the mask updates that reset all moments to zero.
 
   Returns:
     The gradient transformation.
@@ -528,35 +533,36 @@ def srigl(
 ) -> SparseTransformation:
   """SRigL: RigL with the same fan-in for every neuron, and fewer neurons.
 
-  A neuron with too few salient weights is ablated, and its weights go to the
-  others of its layer. Params take their gradient step also when masks move, as
-  in the authors' code.
+  A neuron with too few salient weights is ablated, and the other neurons of its
+  layer get its weights. As in the authors' code, params also take a gradient
+  step when masks change.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
-    key: PRNG key of the first masks.
-    t_end: The step from which masks stay, T_end.
+    key: PRNG key of the initial masks.
+    t_end: The step from which masks no longer change, T_end.
     delta_t: Steps between mask updates.
-    fraction: The share of active weights that moves at first; a cosine anneals
-      it to 0. Or a schedule of the step.
-    ablation: gamma_sal: a neuron is kept if this share of its fan-in is
-      salient, and at least one weight. 0 ablates none.
+    fraction: The share of active weights that an update replaces at first,
+      which a cosine anneals to 0; or a schedule of the step.
+    ablation: gamma_sal: a neuron is kept if this share of its fan-in, and at
+      least one weight, is salient. 0 ablates none.
     never_ablate: `(path, leaf) -> bool`: layers that keep all neurons, such as
       `distributions.matching("^logits")`. The output layer has to be among
-      them: an ablated output is a class that is never predicted. Asked for
-      unless `ablation` is 0, since params do not tell which layer that is.
+      them, because an ablated output is a class that is never predicted.
+      Required unless `ablation` is 0, since the params do not show which layer
+      is the output.
     accumulate: How many dense gradients to average for growth.
-    axis: The axis of neurons, among those of one layer; by default that of
-      outputs.
+    axis: The axis of neurons, among the axes of one layer; by default the axis
+      of outputs.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
-    masks: The first masks, as for `updates.static`.
-    step_on_update: Whether params also take a gradient step as masks move.
+    masks: The initial masks, as in `updates.static`.
+    step_on_update: Whether params also take a gradient step when masks change.
     grown_values: Initializer of newly grown weights.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
-      the old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: the moves at which all moments start from zero.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from its old moment and its dense gradient; zero by default.
+    restart: `step -> bool`: the mask updates that reset all moments to zero.
 
   Returns:
     The gradient transformation.

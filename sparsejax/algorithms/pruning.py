@@ -43,29 +43,29 @@ def gmp(
   grown_moments: Moments | None = None,
   restart: When = never,
 ) -> SparseTransformation:
-  """Gradual magnitude pruning, from dense along a cubic.
+  """Gradual magnitude pruning: from dense to sparse along a cubic schedule.
 
-  Params take their gradient step also when masks move.
+  Params also take a gradient step when masks change.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The final share of zeros among the sparse leaves, in [0, 1).
-    key: PRNG key, which a random score draws from.
+    key: PRNG key, used only by a random score.
     begin: The first step that prunes, t_0.
-    end: The step at which the budget is met, t_0 + n dt.
+    end: The step at which the final sparsity is reached, t_0 + n dt.
     delta_t: Steps between mask updates, dt; it has to divide `end - begin`.
     initial_sparsity: The sparsity to prune to at `begin`, s_i.
-    score: By which to keep weights; |w| by default.
+    score: Decides which weights to keep; |w| by default.
     scope: "layer", or "global" for one threshold over all sparse leaves.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     pattern: The shape that zeros may take; any by default.
-    masks: The first masks, as for `updates.static`.
-    step_on_update: Whether params also take a gradient step as masks move.
+    masks: The initial masks, as in `updates.static`.
+    step_on_update: Whether params also take a gradient step when masks change.
     grown_values: Initializer of newly grown weights.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
-      the old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: the moves at which all moments start from zero.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from its old moment and its dense gradient; zero by default.
+    restart: `step -> bool`: the mask updates that reset all moments to zero.
 
   Returns:
     The gradient transformation.
@@ -114,42 +114,45 @@ def granet(
   grown_moments: Moments | None = None,
   restart: When = never,
 ) -> SparseTransformation:
-  """GraNet: gradual pruning, and neuroregeneration after each round.
+  """GraNet: gradual pruning, with neuroregeneration after each round.
 
-  All sparse leaves are pruned by one threshold; then each drops a share of what
-  it has left by |w|, and grows it by the dense gradient |g|. That goes on after
-  pruning has ended. Params take their gradient step also when masks move.
+  One threshold prunes all sparse leaves. Then each leaf drops a share of its
+  remaining weights by |w|, and grows as many by the dense gradient |g|. This
+  regeneration goes on after pruning has ended. Params also take a gradient step
+  when masks change.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The final share of zeros among the sparse leaves, in [0, 1).
-    key: PRNG key of the first masks.
+    key: PRNG key of the initial masks.
     begin: The first step that prunes.
-    end: The step at which the budget is met, a multiple of `delta_t` later.
-    t_end: The step from which masks stay: the end of training, in the paper.
+    end: The step at which the final sparsity is reached, a multiple of
+      `delta_t` after `begin`.
+    t_end: The step from which masks no longer change; in the paper, the end of
+      training.
     delta_t: Steps between mask updates.
-    fraction: The share of active weights that regenerates at first; a cosine
-      anneals it (the authors' code to a hundredth of it, this to 0). Or a
-      schedule of the step.
-    initial_sparsity: That of the random masks to begin with; 0 begins dense.
-    score: By which to prune and drop; |w| by default.
+    fraction: The share of active weights that regenerates at first, or a
+      schedule of the step. A cosine anneals a number to 0 (the authors' code,
+      to a hundredth of it).
+    initial_sparsity: The sparsity of the random initial masks; 0 begins dense.
+    score: Decides which weights to prune and drop; |w| by default.
     scope: "layer", or "global" for one threshold over all sparse leaves.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     pattern: The shape that zeros may take; any by default.
-    masks: The first masks, as for `updates.static`.
-    step_on_update: Whether params also take a gradient step as masks move.
+    masks: The initial masks, as in `updates.static`.
+    step_on_update: Whether params also take a gradient step when masks change.
     grown_values: Initializer of newly grown weights.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
-      the old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: the moves at which all moments start from zero.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from its old moment and its dense gradient; zero by default.
+    restart: `step -> bool`: the mask updates that reset all moments to zero.
 
   Returns:
     The gradient transformation.
 
   Raises:
     ValueError: If a number is out of range, or the last pruning would not fall
-      on `end`, or after `t_end`.
+      on `end`, or would fall after `t_end`.
 
   References:
     Liu et al., Sparse Training via Boosting Pruning Plasticity with
@@ -195,28 +198,28 @@ def ac_dc(
 ) -> SparseTransformation:
   """AC/DC: dense and sparse phases in turn, from dense to sparse.
 
-  A sparse phase trains the largest weights of all sparse leaves under one
-  threshold; in the next dense one the others start again from zero. Params
-  take their gradient step also when phases begin.
+  A sparse phase trains the largest weights, chosen by one threshold over all
+  sparse leaves. In the dense phase that follows, the other weights start again
+  from zero. Params also take a gradient step when a phase begins.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The share of zeros in sparse phases, in [0, 1).
-    key: PRNG key, which a random score draws from.
-    phases: The steps at which phases begin, in order, after the first, which is
-      dense: sparse, dense, ..., sparse.
-    score: By which to keep weights; |w| by default.
+    key: PRNG key, used only by a random score.
+    phases: The steps at which phases begin, in ascending order, without the
+      first phase, which is dense. They begin sparse, dense, ..., sparse.
+    score: Decides which weights to keep; |w| by default.
     fresh_moments: Whether a dense phase begins with all moments at zero, as in
-      the paper, or only those of the weights that were pruned.
+      the paper; if not, it resets only the moments of the pruned weights.
     scope: "layer", or "global" for one threshold over all sparse leaves.
     distribution: How many weights each sparse leaf keeps.
     prunable: `(path, leaf) -> bool`: which leaves are sparse.
     pattern: The shape that zeros may take; any by default.
-    step_on_update: Whether params also take a gradient step as masks move.
+    step_on_update: Whether params also take a gradient step when masks change.
     grown_values: Initializer of newly grown weights.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from
-      the old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: the moves at which all moments start from zero.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from its old moment and its dense gradient; zero by default.
+    restart: `step -> bool`: the mask updates that reset all moments to zero.
 
   Returns:
     The gradient transformation.

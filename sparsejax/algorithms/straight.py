@@ -33,18 +33,18 @@ def ste(
 ) -> SparseTransformation:
   """Magnitude pruning with the straight-through estimator.
 
-  The forward pass sees the largest weights as they are at that step; the
-  gradient goes to all of them, so any may come back.
+  The forward pass sees only the weights that are largest at that step. The
+  gradient reaches all weights, so a pruned weight may come back.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The final share of zeros among the sparse leaves, in [0, 1).
-    key: PRNG key, which a random score draws from.
+    key: PRNG key, used only by a random score.
     delta_t: Steps between choices of masks.
     begin: The first step that prunes, along a cubic from `initial_sparsity`;
       None for the final sparsity from the start.
-    end: The step at which it is reached; None as `begin`.
-    score: By which to choose weights; |w| by default.
+    end: The step at which the final sparsity is reached; None if `begin` is.
+    score: Decides which weights to keep; |w| by default.
     initial_sparsity: The sparsity at `begin`.
     scope: "layer", or "global" for one threshold over all sparse leaves.
     distribution: How many weights each sparse leaf keeps.
@@ -97,16 +97,17 @@ def sr_ste(
 ) -> SparseTransformation:
   """SR-STE: straight-through N:M training that decays what is pruned.
 
-  lambda w is added to the gradients of pruned weights, before anything that the
-  optimizer does to them.
+  Adds lambda w to the gradients of pruned weights, before the optimizer sees
+  them.
 
   Args:
     inner: Any optax optimizer.
     sparsity: The share of zeros, 1 - N / M.
     key: PRNG key.
     pattern: The shape of zeros; 2:4 along the inputs by default.
-    decay: lambda. The paper's is 2e-4; a loss that is averaged over devices
-      whose gradients are then summed makes it larger by their number.
+    decay: lambda. The paper uses 2e-4. Code that adds the decay on each device,
+      and then sums the gradients of a loss averaged over devices, has an
+      effective lambda that is larger by the number of devices.
     delta_t: Steps between choices of masks.
     scope: "layer", or "global" for one threshold over all sparse leaves.
     distribution: How many weights each sparse leaf keeps.
@@ -155,23 +156,23 @@ def top_kast(
   prunable: Prunable = distributions.matrices,
   pattern: Patterns | None = None,
 ) -> SparseTransformation:
-  """Top-KAST: sees the largest weights forward, and trains some more of them.
+  """Top-KAST: runs the largest weights forward, and trains some more weights.
 
-  The forward pass sees a set A of the largest weights, and a larger set B of
-  them is trained. The exploration penalty |w|^2 / 2 on A, and |w|^2 / (2 D) on
-  the rest of B, D being the density of A, makes room for others. Weights
-  outside B keep their values.
+  The forward pass sees a set A of the largest weights; the gradient step trains
+  a larger set B of the largest weights. An exploration penalty makes room for
+  others: |w|^2 / 2 on A, and |w|^2 / (2 D) on the rest of B, where D is the
+  density of A. Weights outside B keep their values.
 
   Args:
     inner: Any optax optimizer; the penalty is its weight decay.
     sparsity: The share of zeros in the forward pass, in [0, 1).
     key: PRNG key.
     backward_sparsity: The share that is not trained, at most `sparsity`.
-    delta_t: Steps between choices of the sets: every one in the paper, which
-      finds 100 as good.
-    t_end: The step of the last choice, from which A alone is trained; None to
+    delta_t: Steps between choices of the sets. The paper chooses them at every
+      step, and finds that every 100 steps works as well.
+    t_end: The step of the last choice, from which only A is trained; None to
       explore to the end.
-    penalty: The coefficient of the exploration penalty, of all its terms.
+    penalty: The coefficient of all terms of the exploration penalty.
     distribution: How many weights each sparse leaf keeps.
     prunable: Which leaves are sparse.
     pattern: The shape of zeros in the forward pass.
@@ -233,18 +234,20 @@ def movement(
 ) -> SparseTransformation:
   """Movement pruning, hard: keeps the weights that move away from zero.
 
-  Scores begin at zero and learn by the gradient w dL/dw of the masked weights,
-  straight through; the highest are kept, along a cubic. Pruned weights get no
-  gradient, and may come back as they were.
+  Scores begin at zero and learn from the straight-through gradient w dL/dw of
+  the masked weights. The weights with the highest scores are kept, fewer and
+  fewer along a cubic. Pruned weights get no gradient, and may come back with
+  the values they had.
 
   Args:
     inner: Any optax optimizer of the weights.
     sparsity: The final share of zeros among the sparse leaves, in [0, 1).
     key: PRNG key.
     begin: The first step that prunes.
-    end: The step at which the budget is met.
+    end: The step at which the final sparsity is reached.
     delta_t: Steps between choices of masks.
-    optimizer: That of the scores; Adam at a rate of 1e-2 by default.
+    optimizer: The optimizer of the scores; by default Adam with a learning rate
+      of 1e-2.
     initial_sparsity: The sparsity at `begin`.
     scope: "layer", or "global" for one threshold over all sparse leaves.
     distribution: How many weights each sparse leaf keeps.
@@ -289,20 +292,21 @@ def soft_movement(
 ) -> SparseTransformation:
   """Movement pruning, soft: keeps the weights whose score is above a threshold.
 
-  As `movement`, but masks are sigmoid(S) > tau, and a penalty on the mean of
-  sigmoid(S) settles how many weights are left, layer by layer. Threshold and
+  Like `movement`, but the masks are sigmoid(S) > tau, and a penalty on the mean
+  of sigmoid(S) determines how many weights each layer keeps. Threshold and
   penalty rise from 0 along a cubic.
 
   Args:
     inner: Any optax optimizer of the weights.
     key: PRNG key.
-    begin: The step at which they begin to rise.
-    end: The step at which they have risen.
-    threshold: tau, in (0, 1).
-    penalty: lambda: what sets the sparsity that comes out.
-    least: The share of its weights that a leaf keeps in any case.
+    begin: The step at which threshold and penalty begin to rise.
+    end: The step at which they reach their final values.
+    threshold: The final threshold tau, in (0, 1).
+    penalty: The final penalty lambda, which determines the final sparsity.
+    least: The share of its weights that every leaf keeps.
     delta_t: Steps between choices of masks.
-    optimizer: That of the scores; Adam at a rate of 1e-2 by default.
+    optimizer: The optimizer of the scores; by default Adam with a learning rate
+      of 1e-2.
     prunable: Which leaves are sparse.
 
   Returns:
@@ -344,23 +348,23 @@ def str_(
   initial: float = -10.0,
   prunable: Prunable = distributions.matrices,
 ) -> SparseTransformation:
-  """STR: soft thresholds that are learned, one per layer.
+  """STR: learned soft thresholds, one per layer.
 
-  The forward pass sees sign(w) relu(|w| - sigmoid(s)). Weight decay on s makes
-  thresholds rise, and so settles how sparse each layer becomes.
+  The forward pass sees sign(w) relu(|w| - sigmoid(s)). Weight decay on s raises
+  the thresholds, and so determines how sparse each layer becomes.
 
   Args:
     inner: Any optax optimizer of the weights.
     key: PRNG key.
-    optimizer: That of the scalars s: the paper's is the weights' own, with its
-      weight decay as L2 regularisation.
-    initial: The first s. Far below -100, as the authors' -3200, sigmoid and
-      gradient are 0 in float32, and weight decay alone moves it at first.
+    optimizer: The optimizer of the scalars s. The paper uses the optimizer of
+      the weights, with its weight decay as L2 regularisation.
+    initial: The initial s. Far below -100, such as the authors' -3200, sigmoid
+      and gradient are 0 in float32, so at first only weight decay moves s.
     prunable: Which leaves are sparse.
 
   Returns:
-    The gradient transformation. Its masks have no budget: they are what is not
-    zero in the forward pass.
+    The gradient transformation. Its masks have no budget: they mark the weights
+    that are not zero in the forward pass.
 
   References:
     Kusupati et al., Soft Threshold Weight Reparameterization for Learnable

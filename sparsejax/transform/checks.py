@@ -52,24 +52,27 @@ def check(
 ) -> None:
   """Checks that params are finite, and exactly 0 outside their masks.
 
-  Meant for every evaluation of a training loop: one compiled reduction over all
-  leaves, and one transfer of two numbers a leaf. It sees what a
-  transformation around or after the sparse one has done to the zeros.
+  Call it at every evaluation of a training loop. It costs one compiled
+  reduction over all leaves, and one transfer of two numbers per leaf. It finds
+  out whether a transformation around or after the sparse one has changed the
+  zeros.
 
   Args:
-    params: What the model is run with: `forward_params(params, opt_state)`,
-      which are the params as they are where zeros are enforced.
-    opt_state: Their optimizer state, of this step.
-    tx: The transformation that training goes on with, if its sparsity is to be
-      compared with the budgets in the state, such as after a checkpoint was
-      restored. That takes the algorithm itself, not what is around it.
+    params: The params that the model runs with:
+      `forward_params(params, opt_state)`. Where zeros are enforced, these are
+      the params themselves.
+    opt_state: The optimizer state of the same step.
+    tx: The transformation that training continues with. Pass it to compare its
+      sparsity with the budgets in the state, for example after you restored a
+      checkpoint. It has to be the algorithm itself, not a transformation around
+      it.
 
   Raises:
     ValueError: If a leaf holds NaN or infinity, or non-zeros outside its mask;
       if masks and params do not fit; with `tx`, if the state's budgets are not
       those of its sparsity, or a mask keeps another number of weights.
-    TypeError: If a mask is not bool, params are traced, or `tx` is none of
-      sparsejax.
+    TypeError: If a mask is not bool, params are traced, or `tx` does not come
+      from sparsejax.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax, sparsejax

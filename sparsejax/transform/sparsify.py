@@ -43,13 +43,14 @@ class Recipe(NamedTuple):
 
 
 class SparseTransformation(optax.GradientTransformationExtraArgs):
-  """An optax transformation that knows at which steps its masks move.
+  """An optax transformation that knows at which steps its masks change.
 
   Attributes:
-    moves: `step -> bool`, for loops that pass `update_masks` themselves; steps
-      count from 0.
-    recipe: What it was made of, if it holds params at zero; else None.
-    mask_update: How masks begin and move.
+    moves: `step -> bool`: whether masks change at a step, counted from 0; for
+      loops that pass `update_masks` themselves.
+    recipe: The arguments it was made from, if it holds inactive params at zero;
+      else None.
+    mask_update: How masks begin and change.
   """
 
   moves: When
@@ -78,47 +79,49 @@ def sparsify(
 ) -> SparseTransformation:
   """Makes `inner` train only the weights that a mask update leaves active.
 
-  Everything that shapes the update belongs inside: `sparsify(chain(clip,
-  adamw), ...)`. It then sees masked gradients only, so that norms and moments
-  count active weights, and nothing scales the updates that make zeros.
+  Put everything that shapes the update inside: `sparsify(chain(clip, adamw),
+  ...)`. It then sees only masked gradients, so norms and moments count only
+  active weights, and nothing scales the updates that make zeros.
 
-  The state holds masks and moments; checkpoint it, and the run resumes with
-  the same bits. How many weights a leaf keeps in the end, its budget, is in the
-  state too: whatever the algorithm, and whatever a transformation that goes on
-  with the state is made with, that holds. A transformation whose sparsity asks
-  for other budgets refuses the state where it can see their values, which is
-  outside of `jax.jit`; `sparsejax.check(params, opt_state, tx)` sees them after
-  a checkpoint was restored. A sparsity of 0 asks for nothing, nor do masks that
-  are given; schedules follow the transformation.
+  The state holds masks and moments. If you checkpoint it, the run resumes with
+  the same bits. The state also holds each leaf's budget: how many weights it
+  keeps in the end. Training continues with these budgets, whatever algorithm
+  and sparsity the transformation that takes over the state was made with. If
+  its sparsity asks for other budgets, it refuses the state, but only where it
+  can see their values, which is outside `jax.jit`. After you restored a
+  checkpoint, `sparsejax.check(params, opt_state, tx)` compares them. A sparsity
+  of 0 and masks that you pass ask for no budgets. Schedules are those of the
+  transformation, not of the state.
 
   Args:
     inner: Any optax optimizer.
-    mask_update: How masks begin and move.
-    when: `step -> bool`, the steps at which they move; steps count from 0.
-    key: PRNG key of all draws, of any kind; None only if there are none.
+    mask_update: How masks begin and change.
+    when: `step -> bool`: the steps at which masks change, counted from 0.
+    key: PRNG key of all random draws; None only if there are none.
     enforce: Whether inactive params are held at exactly 0. If not, this is
-      `straight_through`, which has more to choose from.
-    step_on_update: Whether params also take a gradient step when masks move.
-      RigL does not: its moments stand still, while counters of schedules go
-      on, so that the learning rate follows the global step.
+      `straight_through`, which has more options.
+    step_on_update: Whether params also take a gradient step when masks change.
+      In RigL they do not: the moments stay the same, but schedules keep
+      counting, so the learning rate follows the global step.
     grown_values: jax initializer `(key, shape, dtype) -> values` of newly grown
-      weights; zeros in the papers. Weights dropped and regrown at
-      once keep theirs.
-    grown_moments: `(moment, grad) -> moment` of newly grown weights, from the
-      inner optimizer's old moment and the dense gradient; zero by default.
-    restart: `step -> bool`: at which of the steps that move masks the moments
-      of all weights start from zero, and not of those newly grown only.
+      weights; zeros in the papers. Weights that one update drops and grows
+      again keep their values.
+    grown_moments: `(moment, grad) -> moment`: the moment of a newly grown
+      weight, from the inner optimizer's old moment and the dense gradient; zero
+      by default.
+    restart: `step -> bool`: the mask updates that reset the moments of all
+      weights to zero, not only those of newly grown weights.
 
   Returns:
     A gradient transformation, whose attribute `moves` is `when`. Its `update`
     takes dense gradients and needs the params. An extra argument `update_masks`
-    overrides `when`: a Python bool is settled at trace time, so that the step
-    holds no selection (False) or no condition (True); None asks `when` inside a
-    `lax.cond`. All other extra arguments go to `inner`.
+    overrides `when`. A Python bool is decided at trace time, so the compiled
+    step holds no selection (False) or no condition (True). None evaluates
+    `when` inside a `lax.cond`. All other extra arguments go to `inner`.
 
   Raises:
-    TypeError: If `inner` is no optimizer; from `update`, if the state is not
-      of the types that `init` gives.
+    TypeError: If `inner` is no optimizer; from `update`, if the state does not
+      have the types that `init` gives.
     ValueError: From `update`, if params are missing, gradients do not fit, or
       the state has other budgets.
 
@@ -211,29 +214,28 @@ def straight_through(
 ) -> SparseTransformation:
   """Trains dense weights; the forward pass sees only the active ones.
 
-  The loss has to use `forward_params`, whose gradient reaches all weights.
-  Masks are chosen at the end of a step, by the weights as they then are, for
-  the next forward pass.
+  The loss has to use `forward_params`, whose gradient reaches all weights. At
+  the end of a step, the new weights decide the masks of the next forward pass.
 
   Args:
     inner: Any optax optimizer.
-    mask_update: How masks begin and move.
-    when: `step -> bool`, the steps whose forward pass sees new masks; steps
-      count from 0, whose masks are those of the beginning.
-    key: PRNG key of all draws, of any kind; None only if there are none.
-    gradients: `(grads, params, mask_state) -> grads`: what `inner` sees, where
-      that is not the dense gradients.
-    trained: `mask_state -> masks`: the weights that change at all; all of them
-      by default. The others keep their values, and have no moments.
-    step_on_update: Whether params also take a gradient step when masks move.
+    mask_update: How masks begin and change.
+    when: `step -> bool`: the steps whose forward pass sees new masks. Steps
+      count from 0, and step 0 sees the initial masks.
+    key: PRNG key of all random draws; None only if there are none.
+    gradients: `(grads, params, mask_state) -> grads`: the gradients that
+      `inner` sees; the dense gradients by default.
+    trained: `mask_state -> masks`: the weights that are trained; by default all
+      of them. The others keep their values, and have no moments.
+    step_on_update: Whether params also take a gradient step when masks change.
 
   Returns:
-    A gradient transformation, as of `sparsify`; `update_masks` is about the
-    masks of the next step.
+    A gradient transformation like that of `sparsify`, except that
+    `update_masks` says whether the masks of the next step are new.
 
   Raises:
-    TypeError: As from `sparsify`.
-    ValueError: As from `sparsify`.
+    TypeError: As in `sparsify`.
+    ValueError: As in `sparsify`.
 
   References:
     Bengio et al., Estimating or Propagating Gradients Through Stochastic
@@ -320,24 +322,24 @@ def init(
   """Draws the masks and applies them once, before the first step.
 
   Args:
-    tx: A transformation that holds `sparsify`, at any depth; or one of
+    tx: A transformation that contains `sparsify`, at any depth; or one from
       `sparsejax.finetune` or `sparsejax.modes`.
     params: The params, finite.
 
   Returns:
     The params with exact zeros where inactive, and the optimizer state.
-    Params that are only masked in the forward pass come back as they are. In
-    fine-tuning, and of packed arrays, the values that are trained instead.
+    If the algorithm masks params only in the forward pass, they come back
+    unchanged. In fine-tuning and in packed mode, the values that are trained
+    come back in place of the params.
 
   Raises:
     ValueError: If a param is not finite, there are no masks in the state, or
-      something of optax is around or after the sparse transformation that loses
-      the zeros.
+      an optax transformation around or after the sparse one loses the zeros.
     TypeError: If a leaf of the params is no array.
 
   Warns:
-    UserWarning: If something is around or after it that is not known to keep
-      them.
+    UserWarning: If a transformation around or after the sparse one is not known
+      to keep the zeros.
 
   Example:
     >>> import jax, optax, sparsejax

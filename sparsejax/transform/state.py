@@ -18,7 +18,7 @@ class SparseState(NamedTuple):
   """The state of `sparsify`.
 
   Attributes:
-    mask_state: Masks, and what moves them.
+    mask_state: The masks, and the state of what changes them.
     inner_state: The state of the inner optimizer.
   """
 
@@ -34,11 +34,12 @@ def get_masks(opt_state: optax.OptState) -> PyTree:
   """Returns the masks in an optimizer state.
 
   Args:
-    opt_state: The state of a transformation that holds `sparsify`, at any
+    opt_state: The state of a transformation that contains `sparsify`, at any
       depth, once or for several parts of the params (`optax.partition`).
 
   Returns:
-    The mask tree. Leaves that no `sparsify` sees are the scalar True.
+    The mask tree. The mask of a leaf that no `sparsify` sees is the scalar
+    True.
 
   Raises:
     ValueError: If there are no masks, or several for one leaf.
@@ -101,17 +102,18 @@ def forward_params(
   """Returns the params to run the model with.
 
   Args:
-    params: The params that are trained; or, in fine-tuning, the values.
-    opt_state: The state of a transformation that holds `sparsify`, or of one
-      of `sparsejax.finetune`, or of `sparsejax.modes`.
-    probes: What is to be read off the dense gradients of packed arrays, and of
-      fine-tuned matrices; `value_and_grad` does that.
+    params: The params that are trained; in fine-tuning and in packed mode, the
+      values.
+    opt_state: The state of a transformation that contains `sparsify`, or that
+      comes from `sparsejax.finetune` or `sparsejax.modes`.
+    probes: What to read from the dense gradients of packed arrays and of
+      fine-tuned matrices. `value_and_grad` passes it; you leave it out.
 
   Returns:
-    `params` as they are where zeros are enforced. Where they are not, masked
-    ones, whose gradient reaches all weights, as if they were not masked: the
-    straight-through estimator. In fine-tuning, nodes that join
-    values and base; of packed arrays, `packed.join`.
+    `params` unchanged where zeros are enforced. Where they are not, masked
+    params whose gradient reaches all weights as if they were not masked: the
+    straight-through estimator. In fine-tuning, nodes that combine the values
+    with the base; in packed mode, `packed.join`.
 
   References:
     Bengio et al., Estimating or Propagating Gradients Through Stochastic
