@@ -1,7 +1,7 @@
-"""When masks move, and how far a gradual change has come.
+"""When masks change, and how far a gradual change has come.
 
-A schedule maps a step, counted from 0, to a value, for Python ints as for
-traced ones. What anneals (the fraction that RigL moves) is an optax schedule.
+A schedule maps a step, counted from 0, to a value. The step may be a Python int
+or traced. Values that anneal, such as RigL's fraction, use optax schedules.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ def every(period: int, *, start: int, stop: int | None = None) -> When:
   Args:
     period: Steps from one update to the next, at least 1.
     start: The first step, at least 0.
-    stop: The first step that is too late; None for no end.
+    stop: The end of the range, itself excluded; None for no end.
 
   Returns:
-    A function of the step, to bool: a Python bool for a Python int.
+    A function `step -> bool`. It returns a Python bool for a Python int.
 
   Raises:
     ValueError: If the period is below 1, the start below 0, or the end
@@ -68,13 +68,13 @@ def always(step: int | jax.Array) -> bool:
 
 
 def at(*steps: int) -> When:
-  """Makes a schedule that is True at the steps that are listed.
+  """Makes a schedule that is True at the given steps.
 
   Args:
     *steps: The steps.
 
   Returns:
-    A function of the step, to bool: a Python bool for a Python int.
+    A function `step -> bool`. It returns a Python bool for a Python int.
 
   Example:
     >>> [t for t in range(10) if at(3, 8)(t)]
@@ -95,10 +95,10 @@ def cubic(begin: int, end: int) -> Callable[[jax.Array], jax.Array]:
 
   Args:
     begin: The step t_0, at which pruning starts from its initial sparsity.
-    end: The step t_0 + n dt, at which it reaches the final one.
+    end: The step t_0 + n dt, at which it reaches the final sparsity.
 
   Returns:
-    A function of the step, to a float32 in [0, 1].
+    A function of the step that returns a float32 in [0, 1].
 
   Raises:
     ValueError: If the end is not after the beginning.

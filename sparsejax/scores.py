@@ -1,15 +1,16 @@
-"""Ratings of weights; the higher, the better one is kept or grown.
+"""Scores of weights: weights with high scores are kept or grown.
 
-Every score is a gradient transformation: dense gradients in, scores out, of
-at least float32 where numbers are multiplied. So scores chain, and smooth,
-with optax. Mask updates hand every score three extra arguments, of which it
-may take any (an `optax.GradientTransformationExtraArgs`, with **extra for the
-others):
+Every score is a gradient transformation: it takes dense gradients and returns
+scores, at least float32 where it multiplies numbers. So you can chain and
+smooth scores with optax. Mask updates pass three extra arguments to every
+score. A score that is an `optax.GradientTransformationExtraArgs` may take any
+of them, with **extra for the others:
 
   key: PRNG key of this update.
-  masks: The masks before it: what is active is read from them, since a weight
-    that is just grown may be 0. The scalar True where a leaf stays dense; and
-    in packed mode, which rates leaf by leaf, for all leaves but one.
+  masks: The masks before this update. Use them to see which weights are active,
+    since a weight that was just grown may be 0. The scalar True where a leaf
+    stays dense. Packed mode scores one leaf at a time, and passes True for all
+    other leaves.
   step: int32 scalar, the steps so far.
 """
 
@@ -77,7 +78,8 @@ def sensitivity() -> Score:
   """Rates by |w g|: how the loss changes, to first order, without the weight.
 
   Returns:
-    The score, float32 or wider, lest small half-precision products vanish.
+    The score, float32 or wider, so that small half-precision products do not
+    vanish.
 
   References:
     Lee et al., SNIP: Single-shot Network Pruning based on Connection
@@ -141,14 +143,15 @@ def movement(
   """Rates by S, trained by the gradient w dL/dw: how far w moves from zero.
 
   Args:
-    optimizer: What trains the scores, from zero.
-    penalty: lambda, the coefficient of the mean of sigmoid(S), taken leaf by
-      leaf and then over the sparse leaves; or a schedule of the step.
+    optimizer: The optimizer that trains the scores, which begin at zero.
+    penalty: lambda, the coefficient of the mean of sigmoid(S), or a schedule of
+      the step. The mean is taken over each leaf, and then over the sparse
+      leaves.
     prunable: Which leaves are sparse, for that mean.
 
   Returns:
     The score, float32 or wider. Its state holds one array per parameter, and
-    the optimizer's.
+    the state of the optimizer.
 
   References:
     Sanh et al., Movement Pruning: Adaptive Sparsity by Fine-Tuning,
@@ -233,13 +236,13 @@ def smoothed(score: Score, decay: float) -> Score:
 
 
 def accumulated(score: Score, steps: int, *, period: int) -> Score:
-  """Rates by another score, of the mean gradient of the last steps.
+  """Rates by another score, applied to the mean gradient of the last steps.
 
   Args:
-    score: The score to feed.
+    score: The score to apply.
     steps: How many gradients to average, from 1 (then `score` itself is
-      returned) to `period`; the last is that of the update.
-    period: Steps between updates, which happen at its multiples.
+      returned) to `period`; the last one is the gradient of the update's step.
+    period: Steps between mask updates, which happen at multiples of it.
 
   Returns:
     The score. Its state holds one array per parameter.
@@ -281,8 +284,8 @@ def accumulated(score: Score, steps: int, *, period: int) -> Score:
 def random() -> optax.GradientTransformationExtraArgs:
   """Rates by uniform noise in [0, 1): what SET grows by.
 
-  The noise of a leaf depends on the extra argument `key` and on the leaf's
-  key path alone: not on the order of the leaves, nor on their sharding.
+  The noise of a leaf depends only on the extra argument `key` and on the leaf's
+  key path, not on the order of the leaves or on their sharding.
 
   Returns:
     The score, float32. Its update needs the extra argument `key`.

@@ -1,8 +1,8 @@
 """Patterns: the shapes that zeros may take.
 
 A pattern says which masks are allowed: how many weights they may keep, which
-mask keeps the best by some scores, and how a mask moves. How many weights each
-leaf keeps is decided by `sparsejax.distributions`.
+of them keeps the best scores, and how a mask changes. `sparsejax.distributions`
+decides how many weights each leaf keeps.
 """
 
 from sparsejax.patterns.base import Pattern, Patterns, for_layer, for_leaf

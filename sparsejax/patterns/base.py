@@ -18,25 +18,27 @@ class Pattern(NamedTuple):
   """Which masks a leaf may have: a set of pure functions.
 
   Attributes:
-    density: The share of weights that it keeps, if the pattern itself settles
-      that, as 2:4 does; None if a distribution does.
-    budget: `(shape, n) -> n`: the number of weights nearest n that a leaf of
+    density: The share of weights that it keeps, if the pattern itself fixes
+      that share, as 2:4 does; None if a distribution decides.
+    budget: `(shape, n) -> n`: the number of weights nearest to n that a leaf of
       that shape can keep. Raises a ValueError if the shape does not fit.
     top_k: `(scores, k, where=None) -> mask`: the best mask of k weights among
-      the candidates `where`, a mask itself; of all candidates if there are
-      fewer. A k between two budgets is taken for the nearest; it may be traced.
-    swap: `(mask, k, n, drop, grow, regrow) -> mask`: a mask of k weights like
-      the old one, in which the best by the scores `grow` have taken the place
-      of the n (or a few less) worst by `drop`. Those may return at once if
-      `regrow`, and do otherwise only where nothing else is left to grow.
-    holds: `(mask) -> bool scalar`: whether a mask is one of those allowed.
-    layout: What all its masks have in common, by which places can be stored in
-      less room; None for nothing.
-    axis: The axis that it goes by, of those of one layer; None for none.
+      the candidates, which the mask `where` marks; all candidates if there are
+      fewer than k. A k between two possible budgets counts as the nearest one.
+      It may be traced.
+    swap: `(mask, k, n, drop, grow, regrow) -> mask`: changes a mask into one of
+      k weights. It drops the n (or a few less) weights that `drop` scores
+      lowest, and grows those that `grow` scores highest. A dropped weight may
+      grow back at once if `regrow`; otherwise it does so only if nothing else
+      is left to grow.
+    holds: `(mask) -> bool scalar`: whether a mask is allowed.
+    layout: What all its masks have in common, which lets packed arrays store
+      indices in less memory; None for nothing.
+    axis: The axis of one layer that the pattern runs along; None for none.
     placed: `(inputs, outputs) -> Pattern`: the pattern for a layer whose input
-      and output features are in these axes; None if it goes by position.
-    merged: Whether it sees features of several axes as one, as in the matrix
-      [in, heads x head size].
+      and output features are in these axes; None if it does not depend on them.
+    merged: Whether it treats features that span several axes as one axis, as in
+      the matrix [in, heads x head size].
   """
 
   density: Fraction | None

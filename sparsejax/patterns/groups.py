@@ -21,25 +21,26 @@ _STRIDE = 37  # coprime to how many masks tiles have: 2, 6, 24, 90
 def n_of_m(n: int, m: int, axis: int | None = None) -> Pattern:
   """Makes the pattern N:M: n of every m neighbours along an axis are active.
 
-  Nothing is sorted: each weight counts the better ones of its group. Of equal
-  scores no place in a group is favoured: which of them is the better one goes
-  round from group to group, forwards in m groups and backwards in the next m,
-  by the sum of a group's indices. So weights of few values, such as those of a
-  4-bit model, do not lose the same inputs for every output.
+  Nothing is sorted: each weight counts the better ones of its group. Ties
+  favour no position in a group. The preferred position changes from group to
+  group: forwards through m groups, then backwards through the next m, by the
+  sum of a group's indices. So a model whose weights have few distinct values,
+  such as a 4-bit model, does not lose the same inputs for every output.
 
   Args:
-    n: How many are active.
-    m: Of how many. If the axis does not divide by m, its last group is shorter,
-      and keeps n too, or all that it has: as if it were filled up with zeros.
-    axis: That of the groups, among the axes of one layer; by default that of
-      inputs, which hardware wants. In the projection behind attention, [heads,
-      head size, out], that is heads and head size together, the dimension that
-      its product sums over.
+    n: How many weights of a group are active.
+    m: The size of a group. If the axis does not divide by m, the last group is
+      shorter. It also keeps n, or all that it has, as if it were padded with
+      zeros.
+    axis: The axis of the groups, among the axes of one layer; by default the
+      axis of inputs, which hardware needs. In the output projection of
+      attention, [heads, head size, out], that is heads and head size together,
+      the dimension that its product sums over.
 
   Returns:
-    The pattern. It settles the budget by itself, whatever a distribution says.
-    On the way down from dense, where a pruned mask has more, it is N:M with a
-    larger n.
+    The pattern. It fixes the budget by itself, whatever a distribution says.
+    During gradual pruning, while a mask still has more weights, it is N:M with
+    a larger n.
 
   Raises:
     ValueError: Unless 0 < n <= m.
@@ -110,16 +111,17 @@ def n_of_m(n: int, m: int, axis: int | None = None) -> Pattern:
 
 
 def transposable_n_of_m(n: int, m: int) -> Pattern:
-  """Makes the pattern N:M along both of the last two axes, transposes too.
+  """Makes the pattern N:M along both of the last two axes.
 
-  So the same hardware serves the forward pass and the gradient of the inputs.
-  All masks of an m x m tile are compared, 90 of them for 2:4, by the sum of
-  what they keep. Of equal ones another is taken from tile to tile.
+  The transposed matrix is N:M too, so the same hardware serves the forward pass
+  and the gradient of the inputs. The pattern compares all masks of an m x m
+  tile, 90 of them for 2:4, by the sum of the scores they keep. Which of several
+  equal masks it takes changes from tile to tile.
 
   Args:
-    n: How many of m are active, in every row and column of a tile.
-    m: At most 4: the number of masks of a tile explodes. A leaf whose last two
-      axes do not divide by m is refused.
+    n: How many of m weights are active, in every row and column of a tile.
+    m: At most 4, because the number of masks of a tile explodes. A leaf whose
+      last two axes do not divide by m is refused.
 
   Returns:
     The pattern; see `n_of_m`.

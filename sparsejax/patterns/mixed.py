@@ -21,13 +21,14 @@ def by_path(
   """Gives leaves patterns of their own, by regular expression.
 
   Args:
-    rules: Pattern, or its name, by regular expression; the first that
-      `re.search` finds in a sparse leaf's key path holds.
-    rest: That of the leaves that no rule names; unstructured by default.
+    rules: Pattern, or its name, by regular expression. A sparse leaf gets the
+      pattern of the first expression that `re.search` finds in its key path.
+    rest: The pattern of the leaves that no rule matches; unstructured by
+      default.
 
   Returns:
-    What the argument `pattern` of the algorithms takes. It raises a ValueError
-    for a rule that names no sparse leaf.
+    A value for the argument `pattern` of the algorithms. They raise a
+    ValueError for a rule that matches no sparse leaf.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax, sparsejax
@@ -115,14 +116,15 @@ def distribution(rest: Distribution, pattern: Patterns) -> Distribution:
   """Makes a distribution that gives each leaf what its pattern can keep.
 
   Args:
-    rest: Shares the weights among the leaves whose pattern leaves that open.
-      Leaves whose pattern settles it, as 2:4 does, are left out of its budget.
-    pattern: One for all leaves, or what `by_path` gives.
+    rest: Shares the weights among the leaves whose pattern does not fix their
+      density. Leaves whose pattern fixes it, as 2:4 does, are left out of this
+      budget.
+    pattern: One pattern for all leaves, or the result of `by_path`.
 
   Returns:
     The distribution. It raises a ValueError that names the leaf if its shape
-    does not fit the pattern; and one if all patterns settle their leaves'
-    density, but not at the sparsity that is asked for.
+    does not fit the pattern. It also raises one if the patterns fix the density
+    of all leaves, but not at the given sparsity.
 
   Example:
     >>> from sparsejax import distributions, patterns

@@ -16,17 +16,17 @@ from sparsejax.patterns.layouts import SquareBlocks
 def blocks(shape: tuple[int, ...], *, pool: Callable = jnp.mean) -> Pattern:
   """Makes the pattern of blocks, which are zero or active as a whole.
 
-  They tile the last axes of a layer; every index of the axes before, such as
-  the places in a convolution's kernel, has blocks of its own. Features of
-  several axes count as one, as in the matrix [in, heads x head size].
+  Blocks tile the last axes of a layer. Every index of the axes before, such as
+  the positions in a convolution's kernel, has blocks of its own. Features that
+  span several axes count as one axis, as in the matrix [in, heads x head size].
 
   Args:
-    shape: Of a block. The last axes have to divide by it: a leaf whose do not
-      is refused, lest the number of weights change as smaller blocks at the
-      border come and go. Give it another pattern with `by_path`, or leave it
-      out of `prunable`.
-    pool: A block's score, from those of its weights: a reduction like
-      `jnp.mean` and `jnp.max`.
+    shape: The shape of a block. The last axes have to divide by it. A leaf
+      whose axes do not is refused, because smaller blocks at the border would
+      change the number of weights as they come and go. Give such a leaf another
+      pattern with `by_path`, or leave it out of `prunable`.
+    pool: A reduction like `jnp.mean` or `jnp.max` that makes a block's score
+      from the scores of its weights.
 
   Returns:
     The pattern. Its budgets are multiples of a block's size, at least one.
@@ -65,9 +65,9 @@ def channels(axis: int | None = None, *, pool: Callable = jnp.mean) -> Pattern:
   """Makes the pattern of whole slices along an axis: channels, neurons.
 
   Args:
-    axis: That of the slices, among the axes of one layer; by default that of
-      outputs.
-    pool: A slice's score, from those of its weights, as for `blocks`.
+    axis: The axis of the slices, among the axes of one layer; by default the
+      axis of outputs.
+    pool: Makes a slice's score from the scores of its weights, as in `blocks`.
 
   Returns:
     The pattern. Its budgets are multiples of a slice's size, at least one.
@@ -91,11 +91,12 @@ def heads(
 
   Args:
     groups: How many groups of neighbours share the axis. A leaf whose axis
-      does not divide by them is refused.
-    axis: That axis, among those of one layer; by default that of outputs, as
-      for queries, keys and values [features, heads x size]. The projection
-      behind them has its heads in the axis of inputs, -2 in Flax.
-    pool: A group's score, from those of its weights, as for `blocks`.
+      does not divide by this number is refused.
+    axis: The axis of the groups, among the axes of one layer. The default is
+      the axis of outputs, which is right for queries, keys and values
+      [features, heads x size]. The output projection of attention has its heads
+      in the axis of inputs, -2 in Flax.
+    pool: Makes a group's score from the scores of its weights, as in `blocks`.
 
   Returns:
     The pattern. Its budgets are multiples of a group's size, at least one.

@@ -32,8 +32,8 @@ def fan_in(axis: int | None = None) -> Pattern:
   """Makes the pattern of constant fan-in: the same for every output.
 
   Args:
-    axis: The axis of outputs, among the axes of one layer; by default where
-      `roles` has found them. All other axes are inputs.
+    axis: The axis of outputs, among the axes of one layer; by default the axis
+      that `roles` finds. All other axes are inputs.
 
   Returns:
     The pattern. Its budgets are multiples of the number of outputs.

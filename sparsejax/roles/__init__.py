@@ -1,10 +1,10 @@
 """What each leaf is, and what its axes are: decided here, and nowhere else.
 
-A leaf is a weight, a bias, a norm's scale, an embedding or something else; its
-axes are layers that are stacked in one array, inputs, outputs or the places of
-a convolution. That is read off its key path, its shape and those of the leaves
-beside it, for Flax Linen and NNX, Equinox and plain trees alike. What cannot be
-read there can be said: see `by_path`.
+A leaf is a weight, a bias, a norm's scale, an embedding or something else. Its
+axes are layers that are stacked in one array, inputs, outputs or the positions
+of a convolution. This is inferred from the key paths and shapes of the leaf and
+of the leaves beside it, for Flax Linen and NNX, Equinox and plain trees alike.
+Where that is not enough, you can say it yourself: see `by_path`.
 """
 
 from sparsejax.roles.base import KINDS, Role, reading

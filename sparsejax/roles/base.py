@@ -10,14 +10,14 @@ class Role(NamedTuple):
 
   Attributes:
     kind: One of KINDS.
-    stacked: The axes along which layers are stacked that have nothing to do
-      with each other, as `flax.linen.scan` and `jax.vmap` stack them.
-    inputs: The axes of input features: one, but in the projection behind
-      attention, [heads, head size, out].
-    outputs: The axes of output features: one, but in Flax's queries, keys and
-      values, [in, heads, head size].
-    spatial: All other axes: the places of a convolution's kernel.
-    doubt: What speaks for another reading; empty if nothing does.
+    stacked: The axes along which independent layers are stacked, as
+      `flax.linen.scan` and `jax.vmap` stack them.
+    inputs: The axes of input features: one axis, except in the output
+      projection of attention, [heads, head size, out].
+    outputs: The axes of output features: one axis, except in Flax's queries,
+      keys and values, [in, heads, head size].
+    spatial: All other axes: the positions in a convolution's kernel.
+    doubt: What suggests another reading; empty if nothing does.
   """
 
   kind: str = "weight"

@@ -17,16 +17,16 @@ def of(params: PyTree, prunable: Prunable | None = None) -> dict[str, Role]:
   """Finds the role of every leaf.
 
   Args:
-    params: A pytree of arrays or `jax.ShapeDtypeStruct`s. Masks will do, too;
-      leaves that are scalars tell nothing about those beside them.
-    prunable: What `by_path` gives, whose rules come first; anything else is
-      not looked at.
+    params: A pytree of arrays or `jax.ShapeDtypeStruct`s. Masks work too, but
+      scalar leaves say nothing about the leaves beside them.
+    prunable: The result of `by_path`, whose rules take precedence; anything
+      else is ignored.
 
   Returns:
     Roles by key path. Axes count from 0.
 
   Raises:
-    ValueError: If a rule names no leaf, or does not fit one.
+    ValueError: If a rule matches no leaf, or does not fit a leaf it matches.
 
   Example:
     >>> import jax.numpy as jnp
@@ -56,16 +56,16 @@ def sparse(
   Args:
     params: A pytree of arrays or `jax.ShapeDtypeStruct`s.
     prunable: `(path, leaf) -> bool`, or a regular expression that `re.search`
-      looks for in key paths; `matrices` by default. That one, and what
-      `by_path` gives, go by roles, for which leaves are seen together.
-    warn: Whether to warn of leaves whose axes can be read in several ways.
+      looks for in key paths; `matrices` by default. `matrices` and the result
+      of `by_path` use roles, which depend on all leaves together.
+    warn: Whether to warn about leaves whose axes can be read in several ways.
 
   Returns:
     The roles of these leaves by key path, in the order of the leaves.
 
   Raises:
-    ValueError: If two of these leaves have one key path, or as from `of`.
-    TypeError: If `prunable` is nothing of that.
+    ValueError: If two of these leaves have the same key path, or as in `of`.
+    TypeError: If `prunable` is none of these.
   """
   chosen = {}
   for leaf, role, taken in _rows(params, prunable):
@@ -121,9 +121,8 @@ def matrices(path: str, leaf: Any) -> bool:
 
   Returns:
     True for floating kernels of linear and convolutional layers; False for
-    biases, norms and embeddings of however many axes, for statistics and for
-    integers. Where algorithms ask, the leaves beside it are looked at, too: see
-    `of`.
+    biases, norms and embeddings with any number of axes, for statistics and for
+    integers. Algorithms also look at the leaves beside it: see `of`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -155,14 +154,15 @@ def by_path(rules: Mapping[str, Role], rest: Prunable = matrices) -> ByPath:
   """Says what leaves are, by regular expression.
 
   Args:
-    rules: A role by regular expression; the first that `re.search` finds in a
-      key path holds. Weights become sparse, all other kinds stay dense. Axes
-      may be negative. Where a weight's inputs and outputs are not given, they
-      are the last two axes that are not stacked.
-    rest: `(path, leaf) -> bool` for the leaves that no rule names.
+    rules: A role by regular expression. A leaf gets the role of the first
+      expression that `re.search` finds in its key path. Weights become sparse,
+      all other kinds stay dense. Axes may be negative. If you do not give a
+      weight's inputs and outputs, they are the last two axes that are not
+      stacked.
+    rest: `(path, leaf) -> bool` for the leaves that no rule matches.
 
   Returns:
-    What the argument `prunable` of all algorithms takes.
+    A value for the argument `prunable` of all algorithms.
 
   Raises:
     ValueError: If a role's kind is none of KINDS.
@@ -185,15 +185,15 @@ def by_path(rules: Mapping[str, Role], rest: Prunable = matrices) -> ByPath:
 
 
 def table(params: PyTree, prunable: Prunable | None = None) -> str:
-  """Prints what each leaf is taken for, and whether it is to be sparse.
+  """Lists the role of each leaf, and whether it becomes sparse.
 
   Args:
     params: A pytree of arrays or `jax.ShapeDtypeStruct`s.
-    prunable: As for `sparse`.
+    prunable: As in `sparse`.
 
   Returns:
-    A Markdown table of one row per leaf, and below it a line for each leaf that
-    can be read in another way.
+    A Markdown table with one row per leaf, and below it a line for each leaf
+    that can be read in another way.
 
   Example:
     >>> import jax.numpy as jnp

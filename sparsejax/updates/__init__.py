@@ -1,9 +1,9 @@
-"""Mask updates: what a mask is at first, and how it moves.
+"""Mask updates: how masks begin and how they change.
 
 A mask update is to masks what a gradient transformation is to updates: two
-pure functions. `sparsify` decides when it is called to move them. Which update,
-scores and schedule make which algorithm (w: weights, g: dense gradients, S:
-scores that are trained):
+pure functions. `sparsify` decides when it changes the masks. This table lists
+the mask update, scores and schedule of each algorithm (w: weights, g: dense
+gradients, S: scores that are trained):
 
   algorithm      mask update       keeps by         grows by   share over time
   -------------  ----------------  ---------------  ---------  ----------------
@@ -25,10 +25,10 @@ scores that are trained):
   soft_movement  above             S                           cubic threshold
   str_           soft_threshold    |w|                         learned threshold
 
-All take any of `patterns`, but srigl, whose pattern is a fan-in of its own, and
-the last two, whose thresholds keep any number; that of sr_ste is 2:4 unless
-another one is asked for. The last six are for `straight_through`, which keeps
-dense weights.
+All of them take any of `patterns`, except srigl, which has its own pattern of
+constant fan-in, and the last two, whose thresholds keep any number of weights.
+The default pattern of sr_ste is 2:4. The last six are for `straight_through`,
+which keeps dense weights.
 """
 
 from sparsejax.updates.base import MaskState, MaskUpdate, now_key

@@ -21,22 +21,23 @@ from sparsejax.updates.state import MaskState
 
 
 class MaskUpdate(NamedTuple):
-  """How masks begin and move: two pure functions, and what holds of them.
+  """How masks begin and change: two pure functions, and their properties.
 
   Attributes:
     init: `(key, params) -> MaskState`.
-    update: `(grads, state, params, now, *, after=None) -> MaskState`, with the
-      dense gradients and a Python bool: True when masks are to move, False on
-      all other steps, on which scores with a state may bring it up to date.
-      `straight_through`, whose masks are for the next forward pass, gives as
-      `after` the params that it will see; scores without a state rate those.
-      An update that never serves there may leave that argument out.
-    pattern: The shape of the zeros, if it settles one.
-    by_leaf: Whether the mask of a leaf depends on that leaf alone.
-    budgets: `params -> budget`, as in the state: how many weights each leaf is
-      asked to keep in the end; None where no sparsity asks, such as with masks
-      that are given. A state of other budgets is refused, if they can be seen.
-    exact: Whether masks keep what their budgets are at any time.
+    update: `(grads, state, params, now, *, after=None) -> MaskState`. `grads`
+      are dense gradients. `now` is a Python bool: True when masks have to
+      change, False on all other steps, on which scores may update their state.
+      `straight_through` chooses masks for the next forward pass, and passes the
+      params of that pass as `after`; scores without a state rate those params.
+      An update that `straight_through` never uses may leave `after` out.
+    pattern: The shape of the zeros, if the update fixes one.
+    by_leaf: Whether the mask of a leaf depends only on that leaf.
+    budgets: `params -> budget`, as in the state: how many weights each leaf has
+      to keep in the end. None if no sparsity is given, for example because
+      masks are. A state with other budgets is refused where they can be seen.
+    exact: Whether masks keep exactly as many weights as their budgets at all
+      times.
   """
 
   init: Callable[[Any, PyTree], MaskState]
@@ -145,7 +146,7 @@ def rate(
   now: bool,
   after: PyTree | None = None,
 ) -> tuple[PyTree, Any]:
-  """Rates weights; a score without a state is evaluated only where masks move.
+  """Rates weights; evaluates scores without a state only when masks change.
 
   Args:
     score: The score.
@@ -154,11 +155,11 @@ def rate(
     state: The mask state before the update: its masks, key and count are the
       score's extra arguments `masks`, `key` and `step`.
     params: The params.
-    now: Whether masks move.
+    now: Whether masks change.
     after: The params that a score without a state rates instead.
 
   Returns:
-    The scores, None if nothing asked for them, and the score's state.
+    The scores, or None if they are not needed, and the score's state.
   """
   has_state = bool(jax.tree.leaves(scored))
   if not now and not has_state:

@@ -28,28 +28,28 @@ def best(
   prunable: Prunable = distributions.matrices,
   pattern: Patterns | None = None,
 ) -> MaskUpdate:
-  """Chooses the weights rated highest, anew from all of them at every update.
+  """Chooses the highest scores among all weights, anew at every update.
 
-  For `straight_through`, where weights that are masked still change. Under
-  `sparsify` they are zero; there, too, they can come back by any score that
+  This update is for `straight_through`, where masked weights still change.
+  Under `sparsify` masked weights are zero, but they can come back if the score
   does not rate a zero lowest.
 
   Args:
     sparsity: The final share of zeros among the sparse leaves, in [0, 1).
-    score: The score by which weights are kept.
-    progress: The share of pruning done by a step, from 0 to 1; None for all
-      of it from the start.
+    score: The score that decides which weights to keep.
+    progress: `step -> float`: the share of the pruning that is done by a step,
+      from 0 to 1; None to prune completely from the start.
     initial_sparsity: The sparsity at progress 0.
-    scope: As for `prune`.
+    scope: As in `prune`.
     distribution: How many weights each sparse leaf keeps.
     prunable: Which leaves are sparse.
-    pattern: The shape that zeros may take, as for `prune`.
+    pattern: The shape that zeros may take, as in `prune`.
 
   Returns:
     The mask update.
 
   Raises:
-    ValueError: As from `prune`.
+    ValueError: As in `prune`.
   """
   choose = keep_best(
     sparsity, initial_sparsity, progress, scope, distribution, prunable, pattern
@@ -95,13 +95,12 @@ def nested(
   Args:
     sparsity: The share of zeros in the forward pass, in [0, 1).
     backward_sparsity: The share of weights outside the larger set.
-    score: The score by which both are chosen.
-    until: The step from which the larger set is the smaller one; None for
-      never.
-    distribution: How many weights each sparse leaf keeps, in either.
+    score: The score that decides on both sets.
+    until: The step from which both sets are the smaller one; None for never.
+    distribution: How many weights each sparse leaf keeps, in either set.
     prunable: Which leaves are sparse.
-    pattern: The shape of zeros in the forward pass. The larger set holds it,
-      but is unstructured.
+    pattern: The shape of zeros in the forward pass. The larger set contains
+      these weights, but is itself unstructured.
 
   Returns:
     The mask update; the larger set is `state.scores.backward`.
@@ -176,20 +175,20 @@ def alternate(
 
   Args:
     sparsity: The share of zeros in a sparse phase, in [0, 1).
-    score: The score by which weights are kept, of all of them.
-    compressed: `step -> bool`: whether the phase that begins there is sparse.
-      Masks are to be moved where phases begin, and there only.
-    scope: As for `prune`.
-    distribution: How many weights each sparse leaf keeps; "global" takes their
-      sum only.
+    score: The score that decides which of all weights to keep.
+    compressed: `step -> bool`: whether the phase that begins at a step is
+      sparse. Masks have to change only at steps where a phase begins.
+    scope: As in `prune`.
+    distribution: How many weights each sparse leaf keeps; "global" uses only
+      the sum over the leaves.
     prunable: Which leaves are sparse.
-    pattern: The shape that zeros may take, as for `static`.
+    pattern: The shape that zeros may take, as in `static`.
 
   Returns:
     The mask update; it begins dense.
 
   Raises:
-    ValueError: As from `prune`.
+    ValueError: As in `prune`.
 
   References:
     Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep

@@ -29,31 +29,32 @@ def drop_and_grow(
   regrow: bool = True,
   masks: PyTree | None = None,
 ) -> MaskUpdate:
-  """Drops the active weights rated lowest, grows as many rated highest.
+  """Drops active weights with the lowest scores, and grows as many others.
 
-  Of n active weights of a leaf, trunc(fraction x n) move, or as many of its
-  pattern's parts as that makes. Where a pattern balances parts of a leaf (N:M,
-  fan-in), the leaf's worst weights are dropped wherever they are, and every
-  part grows as many as it has lost. Masks begin at random, unless they are
-  given. A leaf whose scores are not all finite stays as it is, and that is
-  counted in the state.
+  Of the n active weights of a leaf, an update replaces trunc(fraction x n), or
+  as many whole parts of its pattern as that makes. It grows the inactive
+  weights that `grow` scores highest. If a pattern balances the parts of a leaf
+  (N:M, fan-in), the update drops the leaf's worst weights wherever they are,
+  and every part grows as many weights as it has lost. Masks begin at random
+  unless you pass them. A leaf with a score that is not finite keeps its mask,
+  and the state counts how often this happened.
 
   Args:
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
-    drop: The score by which active weights are kept.
-    grow: The score by which inactive weights are taken in.
-    fraction: The share of active weights that moves, in [0, 1], or an optax
-      schedule of the step.
-    surplus: How many weights are active beyond the budget from one update to
-      the next, as a share of it, or a schedule of that. An update drops them
-      first, and grows so many more.
+    drop: The score of active weights; the lowest are dropped.
+    grow: The score of inactive weights; the highest are grown.
+    fraction: The share of active weights that an update replaces, in [0, 1], or
+      an optax schedule of the step.
+    surplus: How many more weights than the budget are active from one update to
+      the next, as a share of the budget, or a schedule of that share. An update
+      first drops the old surplus, and grows a new one.
     distribution: How many weights each sparse leaf keeps.
     prunable: Which leaves are sparse.
-    pattern: The shape that zeros may take, as for `static`.
-    regrow: Whether a weight just dropped may grow back at once. It then has
-      never left, and keeps its value and moments.
-    masks: The first masks, as for `static`; each leaf keeps as many weights
-      as they do.
+    pattern: The shape that zeros may take, as in `static`.
+    regrow: Whether a weight may grow back in the update that dropped it. It
+      then keeps its value and moments, as if it had never been dropped.
+    masks: The initial masks, as in `static`. Each leaf keeps as many weights as
+      they do.
 
   Returns:
     The mask update.
@@ -144,28 +145,29 @@ def constant_fan_in(
 ) -> MaskUpdate:
   """Drops and grows with the same fan-in for every neuron that is left.
 
-  A weight is salient if it would be kept or grown in the leaf as a whole. A
-  neuron with fewer salient weights than a share of its fan-in is ablated: it
-  loses all, and the others share its weights. It may come back at any update.
+  A weight is salient if it would be kept or grown without regard to fan-in. A
+  neuron with too few salient weights, compared with its fan-in, is ablated: it
+  loses all weights, and the other neurons share them. It may come back at any
+  update.
 
   Args:
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
-    fraction: The share of active weights that moves, in [0, 1], or an optax
-      schedule of the step.
-    drop: The score by which active weights are kept.
-    grow: The score by which inactive weights are taken in.
-    ablation: Least share of salient weights of a neuron, gamma_sal, of the
-      fan-in that all neurons would have; at least one is asked for. 0 ablates
+    fraction: The share of active weights that an update replaces, in [0, 1], or
+      an optax schedule of the step.
+    drop: The score of active weights; the lowest are dropped.
+    grow: The score of inactive weights; the highest are grown.
+    ablation: gamma_sal: how many salient weights a neuron needs, as a share of
+      the fan-in that all neurons would have; it needs at least one. 0 ablates
       no neuron.
     never_ablate: `(path, leaf) -> bool`: leaves that keep all their neurons.
-    axis: The axis of neurons, among those of one layer: by default that of
-      outputs.
+    axis: The axis of neurons, among the axes of one layer; by default the axis
+      of outputs.
     distribution: How many weights each sparse leaf keeps, its budget in the
-      state: to the nearest multiple of its neurons while it has them all; with
-      a neurons left to the largest multiple of a, up to a - 1 less, as in the
-      authors' code.
+      state. While a leaf has all its neurons, it keeps the nearest multiple of
+      their number. With a neurons left, it keeps the largest multiple of a, up
+      to a - 1 weights less, as in the authors' code.
     prunable: Which leaves are sparse.
-    masks: The first masks, as for `static`.
+    masks: The initial masks, as in `static`.
 
   Returns:
     The mask update.

@@ -1,4 +1,4 @@
-"""Masks that never move: the caller's, or random ones."""
+"""Masks that never change: those you pass, or random ones."""
 
 from collections.abc import Mapping
 
@@ -16,11 +16,12 @@ from sparsejax.updates.base import MaskState, MaskUpdate
 
 
 def fixed(masks: PyTree) -> MaskUpdate:
-  """Keeps the caller's masks as they are.
+  """Keeps the masks that you pass.
 
   Args:
-    masks: Bool arrays of the params' shapes, or True where a leaf is dense;
-      a tree prefix will do: True alone leaves everything dense.
+    masks: A tree of masks. Each is a bool array of its param's shape, or True
+      where a leaf is dense. A tree prefix is enough: True alone leaves
+      everything dense.
 
   Returns:
     The mask update. Its `init` needs no key, and raises a ValueError that
@@ -44,7 +45,7 @@ def static(
   pattern: Patterns | None = None,
   masks: PyTree | None = None,
 ) -> MaskUpdate:
-  """Draws random masks, or takes the caller's, which never move.
+  """Draws random masks, or takes yours, and never changes them.
 
   Args:
     sparsity: The share of zeros among the sparse leaves, in [0, 1).
@@ -52,9 +53,9 @@ def static(
     prunable: Which leaves are sparse.
     pattern: The shape that zeros may take, one of `patterns` or several by
       path; unstructured by default.
-    masks: Masks to take instead, as for `fixed`. They say what each leaf
-      keeps, whatever the other arguments do, but the pattern, which they have
-      to have.
+    masks: Masks to use instead of random ones, as in `fixed`. They decide which
+      weights each leaf keeps, whatever the sparsity, distribution and prunable
+      say. They have to follow the pattern.
 
   Returns:
     The mask update.

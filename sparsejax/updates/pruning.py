@@ -33,30 +33,33 @@ def prune(
   pattern: Patterns | None = None,
   masks: PyTree | None = None,
 ) -> MaskUpdate:
-  """Prunes the active weights rated lowest, from dense to the final budget.
+  """Prunes active weights with the lowest scores, from dense to the budget.
 
-  What is pruned stays so. After the last update the budget is met exactly.
+  Pruned weights stay pruned. After the last update, the masks keep exactly the
+  budget.
 
   Args:
     sparsity: The final share of zeros among the sparse leaves, in [0, 1).
-    score: The score by which weights are kept.
-    progress: The share of pruning done by a step, from 0 to 1.
+    score: The score that decides which weights to keep.
+    progress: `step -> float`: the share of the pruning that is done by a step,
+      from 0 to 1.
     initial_sparsity: The sparsity to prune to at progress 0.
     scope: "layer" to prune each leaf to its budget, "global" to prune all of
       them by one threshold to the sum of their budgets.
     distribution: How many weights each sparse leaf keeps.
     prunable: Which leaves are sparse.
-    pattern: The shape that zeros may take, as for `static`. Budgets on the
-      way there are rounded to what it can keep.
-    masks: The first masks, as for `static`, instead of dense ones. A leaf in
-      which they keep less than its final budget is not pruned.
+    pattern: The shape that zeros may take, as in `static`. Budgets on the way
+      to the final one are rounded to numbers that the pattern can keep.
+    masks: The initial masks, as in `static`; dense by default. A leaf in which
+      they keep less than its final budget is not pruned.
 
   Returns:
-    The mask update. Its key serves random scores.
+    The mask update. Only random scores use its key.
 
   Raises:
-    ValueError: If a sparsity is out of range, or the initial one is above
-      the final one, or the scope is none of these or has a pattern.
+    ValueError: If a sparsity is out of range, the initial one is above the
+      final one, the scope is none of these, or the scope is "global" and there
+      is a pattern.
   """
   keep = keep_best(
     sparsity, initial_sparsity, progress, scope, distribution, prunable, pattern
@@ -97,29 +100,30 @@ def prune_and_regrow(
   pattern: Patterns | None = None,
   masks: PyTree | None = None,
 ) -> MaskUpdate:
-  """Prunes, as `prune` does, then drops a share of what is left, and grows it.
+  """Prunes as `prune` does, then drops and grows a share of what is left.
 
   Args:
     sparsity: The final share of zeros among the sparse leaves, in [0, 1).
-    drop: The score by which weights are pruned, and dropped.
-    grow: The score by which they grow back, wherever they are best, those just
-      pruned among them.
-    progress: The share of pruning done by a step, from 0 to 1.
-    fraction: The share of a leaf's active weights that moves, in [0, 1], or an
-      optax schedule of the step.
-    initial_sparsity: The sparsity of the random masks to begin with; 0 begins
-      dense.
-    scope: Of pruning, as for `prune`.
-    distribution: How many weights each sparse leaf keeps, at first too.
+    drop: The score of active weights; the lowest are pruned and dropped.
+    grow: The score of inactive weights, including those just pruned; the
+      highest are grown.
+    progress: `step -> float`: the share of the pruning that is done by a step,
+      from 0 to 1.
+    fraction: The share of a leaf's active weights that an update replaces, in
+      [0, 1], or an optax schedule of the step.
+    initial_sparsity: The sparsity of the random initial masks; 0 begins dense.
+    scope: The scope of pruning, as in `prune`.
+    distribution: How many weights each sparse leaf keeps, at the start and in
+      the end.
     prunable: Which leaves are sparse.
-    pattern: The shape that zeros may take, as for `prune`.
-    masks: The first masks, instead of random ones.
+    pattern: The shape that zeros may take, as in `prune`.
+    masks: The initial masks; random by default.
 
   Returns:
     The mask update.
 
   Raises:
-    ValueError: As from `prune`.
+    ValueError: As in `prune`.
 
   References:
     Liu et al., Sparse Training via Boosting Pruning Plasticity with

@@ -104,19 +104,19 @@ def apart(stored: PyTree) -> PyTree:
 class MaskState:
   """The state of a mask update.
 
-  A pytree node of few arrays, which its attributes make whole trees of.
+  This pytree node holds a few arrays; its attributes make whole trees of them.
 
   Attributes:
     masks: Bool masks of the params' treedef; the scalar True where dense.
-    budget: int32 scalar per leaf: how many weights it keeps, at the end if
-      that changes; the leaf's size where dense, or where nothing limits it. Of
-      layers that are stacked in one leaf a number each, [layers, 1, ...]. Under
-      one threshold for all leaves, until that has reached the end, their sum
-      alone counts.
+    budget: int32 scalar per leaf: how many weights the leaf keeps, or keeps in
+      the end if the number changes. It is the leaf's size where the leaf is
+      dense or nothing limits it. A leaf that stacks layers has one number per
+      layer, [layers, 1, ...]. With one threshold for all leaves, only the sum
+      of the budgets has a meaning until pruning has ended.
     count: int32 scalar: steps so far, counted by `sparsify`.
     key: uint32 [2], raw data of the key that all later draws are folded from;
-      None if there are none.
-    refused: int32 scalar: how often a leaf's masks did not move because a
+      None if nothing is drawn.
+    refused: int32 scalar: how often a leaf's mask did not change because a
       score was not finite.
     scores: States of the scores, and whatever else an update remembers.
 

@@ -1,4 +1,4 @@
-"""Masks by a threshold: how many weights they keep comes out of training."""
+"""Masks by a threshold: training determines how many weights they keep."""
 
 import math
 from typing import Any, NamedTuple
@@ -42,8 +42,8 @@ def above(
   Args:
     score: The score.
     threshold: The number to exceed, or an optax schedule of the step.
-    least: The least share of its weights that a leaf keeps, the best ones,
-      rounded up.
+    least: The share of its weights that every leaf keeps at least, rounded up;
+      it keeps the best ones.
     prunable: Which leaves are sparse.
 
   Returns:
@@ -89,16 +89,15 @@ def soft_threshold(
   """Chooses the weights above a threshold that each leaf learns.
 
   The forward pass sees sign(w) relu(|w| - sigmoid(s)), which
-  `forward_params` makes of this update's state.
+  `forward_params` computes from this update's state.
 
   Args:
-    optimizer: What trains the scalars s; a tree of them, by key path.
-    initial: The first s.
+    optimizer: The optimizer of the scalars s, a tree of them by key path.
+    initial: The initial s.
     prunable: Which leaves are sparse.
 
   Returns:
-    The mask update, for `straight_through`. It needs to be called as moving
-    masks on every step.
+    The mask update, for `straight_through`. Let it change masks on every step.
 
   References:
     Kusupati et al., Soft Threshold Weight Reparameterization for Learnable
