@@ -1,16 +1,16 @@
 """Masks before training, for the `masks` of an algorithm.
 
 Each function takes `(loss_fn, params, batches, sparsity)` and keywords, and
-returns masks, so that one may stand for another, eagerly or under `jax.jit`.
-All keep exact budgets, ties as `select` settles them: by default one over all
-prunable leaves together, size x (1 - sparsity) rounded half up, under which a
-leaf may keep any number; with a `distribution`, one layer by layer. Scores that
-are not finite are refused by name, except under `jax.jit`, where they cannot
-be seen: NaN then ranks last.
+returns masks, eagerly or under `jax.jit`. So you can replace one by another.
+All of them keep exact budgets, with ties as in `select`. By default there is
+one budget over all prunable leaves together, size x (1 - sparsity) rounded half
+up, and a leaf may keep any number of weights. With a `distribution`, each layer
+has its own budget. A score that is not finite raises an error that names the
+leaf. Under `jax.jit` it cannot be seen, and NaN ranks last.
 
-Before believing in a mask, train without what its method knows: with
-`lottery.shuffle(masks, key=...)`, which keeps the number per layer only, and
-with weights drawn anew (Frankle et al., Pruning Neural Networks at
+Before you trust a mask, compare it with two controls that lack what its method
+knows: `lottery.shuffle(masks, key=...)`, which keeps only the number of weights
+per layer, and newly drawn weights (Frankle et al., Pruning Neural Networks at
 Initialization: Why Are We Missing the Mark?, arXiv:2009.08576, 2021).
 """
 
@@ -49,17 +49,17 @@ def random(
   prunable: Prunable = distributions.matrices,
   distribution: Distribution | None = distributions.erdos_renyi_kernel,
 ) -> PyTree:
-  """Keeps weights at random: the masks that `static` draws by the same key.
+  """Keeps weights at random: the masks that `static` draws from the same key.
 
   Args:
-    loss_fn: Not looked at.
+    loss_fn: Ignored.
     params: A pytree of arrays.
-    batches: Not looked at.
+    batches: Ignored.
     sparsity: The share of zeros among the prunable leaves, in [0, 1).
     key: PRNG key of the masks.
     prunable: `(path, leaf) -> bool`: the leaves to make sparse.
-    distribution: How many weights each of them keeps; None to draw over all
-      together.
+    distribution: How many weights each of them keeps; None to draw from all
+      leaves together.
 
   Returns:
     Bool masks of the params' treedef, shapes and sharding; the scalar True
@@ -92,13 +92,13 @@ def magnitude(
   """Keeps the largest |w|.
 
   Args:
-    loss_fn: Not looked at.
+    loss_fn: Ignored.
     params: A pytree of arrays.
-    batches: Not looked at.
+    batches: Ignored.
     sparsity: The share of zeros among the prunable leaves, in [0, 1).
     prunable: `(path, leaf) -> bool`: the leaves to make sparse.
-    distribution: How many weights each of them keeps; by default those that
-      rate highest over all together.
+    distribution: How many weights each of them keeps; by default the masks keep
+      the highest scores of all leaves together.
 
   Returns:
     Bool masks of the params' treedef, shapes and sharding; the scalar True
@@ -137,9 +137,9 @@ def snip(
       gradients.
     sparsity: The share of zeros among the prunable leaves, in [0, 1).
     prunable: `(path, leaf) -> bool`: the leaves to make sparse.
-    distribution: How many weights each of them keeps; by default those that
-      rate highest over all together.
-    score: What rates the weights by g, `scores.sensitivity()` by default.
+    distribution: How many weights each of them keeps; by default the masks keep
+      the highest scores of all leaves together.
+    score: The score, computed from g; `scores.sensitivity()` by default.
 
   Returns:
     Bool masks of the params' treedef, shapes and sharding; the scalar True
@@ -178,22 +178,23 @@ def grasp(
 ) -> PyTree:
   """Keeps the weights that keep the norm of the gradient high.
 
-  To first order, removing the weight w changes |g|^2 by 2 S, S = -w (H g)
-  with the gradient g and the Hessian H of the prunable leaves. As in the
-  paper the largest S go, since without them |g|^2 is larger, and the lowest
-  stay, whatever their sign; other codes name -S the score. H g is a
-  derivative of the gradient along itself, so there is no Hessian.
+  To first order, removing the weight w changes |g|^2 by 2 S, where
+  S = -w (H g), g is the gradient and H the Hessian of the prunable leaves. As
+  in the paper, the weights with the largest S are pruned, since |g|^2 is larger
+  without them, and the lowest S are kept, whatever their sign. Other
+  implementations call -S the score. H g is the derivative of the gradient along
+  itself, so the Hessian is never built.
 
   Args:
-    loss_fn: `(params, batch) -> scalar`. A temperature belongs in it: the
-      authors divide the logits by 200.
+    loss_fn: `(params, batch) -> scalar`. Put a temperature into it: the authors
+      divide the logits by 200.
     params: A pytree of arrays.
     batches: A list or tuple of batches, any pytrees; g and H are those of
       the mean of their losses.
     sparsity: The share of zeros among the prunable leaves, in [0, 1).
     prunable: `(path, leaf) -> bool`: the leaves to make sparse.
-    distribution: How many weights each of them keeps; by default those that
-      rate highest over all together.
+    distribution: How many weights each of them keeps; by default the masks keep
+      the highest scores of all leaves together.
 
   Returns:
     Bool masks of the params' treedef, shapes and sharding; the scalar True
@@ -238,11 +239,11 @@ def force(
   distribution: Distribution | None = None,
   rounds: int = 10,
 ) -> PyTree:
-  """Prunes in rounds, each by the |w g| of what the round before has left.
+  """Prunes in rounds by |w g|, with the gradient of the net pruned so far.
 
-  From round to round fewer weights are kept, in a geometric series. Their
-  |w g| has the gradient g of the pruned net, yet of all weights, each w as
-  it was at first: what has been pruned may come back.
+  Each round keeps fewer weights, in a geometric series. In |w g|, g is the
+  gradient of the pruned net with respect to all weights, and w is the initial
+  value of each weight. So pruned weights may come back.
 
   Args:
     loss_fn: `(params, batch) -> scalar`.
@@ -251,9 +252,9 @@ def force(
       gradients, in every round.
     sparsity: The share of zeros among the prunable leaves, in [0, 1).
     prunable: `(path, leaf) -> bool`: the leaves to make sparse.
-    distribution: How many weights each of them keeps; by default those that
-      rate highest over all together.
-    rounds: How often to prune; 1 is SNIP.
+    distribution: How many weights each of them keeps; by default the masks keep
+      the highest scores of all leaves together.
+    rounds: The number of rounds; 1 is SNIP.
 
   Returns:
     Bool masks of the params' treedef, shapes and sharding; the scalar True
@@ -297,38 +298,39 @@ def synflow(
 ) -> PyTree:
   """Keeps the weights on the strongest paths; needs no data.
 
-  R is the sum of the outputs for inputs of ones, of a net whose params are
-  all made positive; |w dR/dw| rates the weights, in rounds that keep the
-  share (1 - sparsity)^(i / rounds). What is pruned stays so. While all
-  leaves compete, and without biases, no layer that everything passes is
-  emptied; a residual block, which is passed by, may be.
+  R is the sum of the outputs for inputs of ones, of a net whose params are all
+  made positive. The score of a weight is |w dR/dw|. Round i keeps the share
+  (1 - sparsity)^(i / rounds) of the weights, and pruned weights stay pruned. If
+  all leaves compete and there are no biases, no layer that every path goes
+  through loses all its weights. A residual block may, since a path goes around
+  it.
 
-  R grows exponentially with depth. So that neither R nor its derivative
-  leaves the range of float32, inputs and outputs are scaled by powers of two,
-  which changes all scores of a net without biases by the same factor: exact
-  for R from about 1e-70 to 1e70. Where zeros do not give zeros (biases that
-  are not zero, integer inputs) nothing is scaled.
+  R grows exponentially with depth. Inputs and outputs are scaled by powers of
+  two, so that R and its derivative stay in the range of float32. In a net
+  without biases this changes all scores by the same factor, exactly for R from
+  about 1e-70 to 1e70. Nothing is scaled if zero inputs do not give zero outputs
+  (biases that are not zero, integer inputs).
 
   Args:
     loss_fn: `(params, x) -> outputs`, any array: the net, not the loss.
-      Positive params make ReLU the identity; BatchNorm belongs in evaluation
-      mode, with the statistics of its initialisation.
+      Positive params make ReLU the identity. Run BatchNorm in evaluation mode,
+      with its initial statistics.
     params: A pytree of arrays.
-    batches: `[x]`: inputs of which only shapes and dtypes count; one example
-      is enough. What comes after the first is not looked at.
+    batches: `[x]`: inputs of which only shapes and dtypes matter; one example
+      is enough. Only the first batch is used.
     sparsity: The share of zeros among the prunable leaves, in [0, 1).
     prunable: `(path, leaf) -> bool`: the leaves to make sparse.
-    distribution: How many weights each of them keeps; by default those that
-      rate highest over all together.
-    rounds: How often to prune.
+    distribution: How many weights each of them keeps; by default the masks keep
+      the highest scores of all leaves together.
+    rounds: The number of rounds.
 
   Returns:
     Bool masks of the params' treedef, shapes and sharding; the scalar True
     where a leaf is not prunable.
 
   Raises:
-    ValueError: If the budget cannot be met, there is no batch or no round, or
-      R is zero, since no path is left, or beyond what its dtype holds.
+    ValueError: If the budget cannot be met, there is no batch or no round, R is
+      zero because no path is left, or R overflows its dtype.
     TypeError: If the batches are not in a list or tuple.
 
   References:

@@ -1,7 +1,7 @@
 """Iterative magnitude pruning, step by step: prune, rewind, train again.
 
-A lottery ticket is a mask and the weights of an early step. Training between
-rounds is the caller's loop; here are the pure functions around it.
+A lottery ticket is a mask and the weights of an early step. You train between
+rounds in your own loop; here are the pure functions around it.
 """
 
 import functools
@@ -38,7 +38,7 @@ __all__ = [
 def full_masks(
   params: PyTree, prunable: Prunable = distributions.matrices
 ) -> PyTree:
-  """Makes the masks before the first round, in which all is active.
+  """Makes the masks before the first round, with all weights active.
 
   Args:
     params: A pytree of arrays.
@@ -72,31 +72,35 @@ def prune_round(
 ) -> PyTree:
   """Prunes a share of the active weights, those with the lowest scores.
 
-  Of n active weights, n (1 - rate) are kept, rounded half up: exactly, with
-  ties going to the earlier leaf and the lower index. (open_lth, the code of the
-  papers' authors, keeps what exceeds a threshold: it prunes ceil(n rate) + 1,
-  and whatever ties with the last of them.)
+  Of n active weights, it keeps exactly n (1 - rate), rounded half up. Among
+  equal scores, those in the earlier leaf and at the lower index are kept.
+  (open_lth, the code of the papers' authors, keeps what exceeds a threshold: it
+  prunes ceil(n rate) + 1 weights, and all that tie with the last of them.)
 
   Args:
     params: The trained params.
     masks: Their masks; only leaves whose mask is an array take part.
-    rate: The share to prune, in [0, 1), read as the decimal that it prints as.
+    rate: The share to prune, in [0, 1), taken as the exact decimal that it
+      prints as.
     scope: "global" for one threshold over all sparse leaves together, "layer"
-      to prune each of them by itself, and each of the layers that one stacks.
-    score: The score by which weights are kept; by default their magnitude.
+      to prune each leaf, and each layer that a leaf stacks, by itself.
+    score: The score that decides which weights to keep; by default their
+      magnitude.
     grads: Gradients of the params' shapes, for scores that need them.
     key: PRNG key, for scores that need one.
-    prunable: As for `full_masks`. Which leaves are sparse the masks say; this
-      is about layers that are stacked in one, where `roles.by_path` says so.
+    prunable: As in `full_masks`. The masks decide which leaves are sparse;
+      this argument matters only if `roles.by_path` says that a leaf stacks
+      layers.
 
   Returns:
-    The new masks, which are within the old ones. Under a transformation such
-    as `jax.jit`, all old masks if the score of an active weight is not finite.
+    The new masks, which are subsets of the old ones. Under a transformation
+    such as `jax.jit`, all old masks if the score of an active weight is not
+    finite.
 
   Raises:
     ValueError: If the rate or the scope is none of these, if params and masks
       do not fit or no leaf is sparse, if the score needs gradients and there
-      are none, or if that of an active weight is not finite.
+      are none, or if the score of an active weight is not finite.
     TypeError: If a mask is not bool, or the score needs a key and has none.
 
   References:
@@ -232,31 +236,33 @@ def rewind(
 ) -> tuple[PyTree, optax.OptState]:
   """Starts again from given params and masks, at the step of a saved state.
 
-  With the state of step k, and the params of that step: weight rewinding; the
-  original lottery ticket if k = 0. With trained params instead: learning-rate
-  rewinding. Moments are fresh, as in open_lth, which makes a new optimizer
-  for every round and steps its schedule to k: they are zero, or made of the
-  params, as the averages are that some optimizers keep. Counters go on from k
-  where no moments go with them, as that of a learning rate's schedule; Adam's
-  begins anew, and so does whatever a state with moments wraps.
+  With the state and the params of step k, this is weight rewinding, and the
+  original lottery ticket if k = 0. With trained params instead, it is
+  learning-rate rewinding. Moments start afresh, as in open_lth, which makes a
+  new optimizer for every round and steps its schedule to k. They are zero, or
+  made from the params, like the averages that some optimizers keep. A counter
+  without moments, such as that of a learning rate schedule, continues from k.
+  Adam's counter starts again, and so does everything that a state with moments
+  wraps.
 
   Args:
-    tx: A transformation that holds one `sparsify`, at any depth. Of sparsity
-      0, or with `masks=`, where the masks keep another number of weights than
-      its own sparsity asks for: outside of `jax.jit` it refuses them else.
+    tx: A transformation that contains one `sparsify`, at any depth. If the
+      masks keep another number of weights than its sparsity asks for, make it
+      with sparsity 0 or with `masks=`. Otherwise it refuses them outside
+      `jax.jit`.
     params: The params to begin with.
-    opt_state: A state of `tx`, as it was at the step to begin at.
+    opt_state: A state of `tx` from the step to begin at.
     masks: The masks to train under.
 
   Returns:
-    The params with exact zeros where inactive (as they are if `tx` masks the
-    forward pass only), and the optimizer state. The masks and their budget are
-    those given; what else moves masks is as in `opt_state`. Both are copies:
-    a step may donate them, and what was saved remains.
+    The params with exact zeros where inactive (unchanged if `tx` masks only the
+    forward pass), and the optimizer state. The state has the masks you pass and
+    their budget; all else that changes masks is as in `opt_state`. Both are
+    copies: a step may donate them, and what you saved remains.
 
   Raises:
-    ValueError: If the state is not one of `tx` or does not hold one mask state,
-      or if masks and params do not fit.
+    ValueError: If the state does not belong to `tx` or does not hold one mask
+      state, or if masks and params do not fit.
     TypeError: If a mask is not bool.
 
   References:
@@ -335,10 +341,10 @@ def shuffle(
 
   Args:
     masks: A mask tree.
-    key: PRNG key. The draw depends on it and on a leaf's key path and shape
-      alone, so that with one key fewer active weights are a subset of more.
-    params: The params, whose shapes tell more than masks do about which leaves
-      stack layers; by default the masks have to do.
+    key: PRNG key. The draw depends only on the key and on a leaf's key path and
+      shape. So with the same key, a sparser mask is a subset of a denser one.
+    params: The params. Their shapes say more than masks do about which leaves
+      stack layers. By default the masks are used.
 
   Returns:
     A mask tree; the scalar True stays.
@@ -366,7 +372,7 @@ def interpolate(a: PyTree, b: PyTree, weight: float | jax.Array) -> PyTree:
   """Computes (1 - weight) a + weight b, on the line between two networks.
 
   Args:
-    a: Params, with other variables of the model if it has some.
+    a: Params, and other variables of the model if it has any.
     b: Another tree of the same structure and shapes.
     weight: Scalar: `a` at 0 and `b` at 1, bit for bit.
 
@@ -401,8 +407,8 @@ def barrier(errors: Sequence[float] | np.ndarray) -> float:
     errors: The errors at points of the line, in order, its ends included.
 
   Returns:
-    The largest error less the mean of those of the two ends. Two networks are
-    linearly connected where it is about zero.
+    The largest error minus the mean of the errors of the two ends. Two networks
+    are linearly connected if it is about zero.
 
   Raises:
     ValueError: If there are fewer than two errors, or one is not finite.

@@ -1,7 +1,7 @@
 """Pruning in one shot: no training, only the inputs of a few batches.
 
-Pure functions on one matrix, a kernel [inputs, outputs] as in Flax, and on the
-statistics of its inputs; map over stacked layers with `jax.vmap`. Code that
+Pure functions of one matrix, a kernel [inputs, outputs] as in Flax, and of the
+statistics of its inputs. Use `jax.vmap` to map over stacked layers. Code that
 walks a model and runs calibration is in experiments/llm/prune.
 """
 

@@ -23,11 +23,12 @@ class Statistics(NamedTuple):
 
   Attributes:
     count: Number of positions, such as tokens: an int32 scalar.
-    mean: Of each input, float32 [inputs].
-    variance: About that mean, divided by the count, float32 [inputs].
-    gram: Mean of x x^T, float32 [inputs, inputs]; None if not asked for.
-    sequence_variance: The variance about the means of sequences instead, each
-      about its own, float32 [inputs]; None if it is not known.
+    mean: The mean of each input, float32 [inputs].
+    variance: The variance about that mean, divided by the count, float32
+      [inputs].
+    gram: The mean of x x^T, float32 [inputs, inputs]; None if not requested.
+    sequence_variance: The variance of each position about the mean of its own
+      sequence, float32 [inputs]; None if it is not known.
   """
 
   count: jax.Array
@@ -38,15 +39,15 @@ class Statistics(NamedTuple):
 
 
 def statistics(inputs: int, *, gram: bool = False) -> Statistics:
-  """Makes empty statistics, of no inputs yet.
+  """Makes empty statistics, before any inputs are observed.
 
   Args:
     inputs: Number of inputs of the layer.
-    gram: Whether to gather the Gram matrix, which only `sparsegpt` and
-      `reconstruct` need: inputs x inputs numbers.
+    gram: Whether to gather the Gram matrix of inputs x inputs numbers. Only
+      `sparsegpt` and `reconstruct` need it.
 
   Returns:
-    The statistics, of count 0.
+    The statistics, with count 0.
 
   Raises:
     ValueError: If there is not at least one input.
@@ -72,20 +73,20 @@ def observe(
   """Adds a batch of a layer's inputs to statistics.
 
   Args:
-    statistics: Those so far.
-    x: [..., inputs], of any floating dtype: [batch, time, inputs] for
+    statistics: The statistics so far.
+    x: [..., inputs], of any floating dtype: [batch, time, inputs] for several
       sequences, [time, inputs] for one.
     where: Optional bool array, broadcastable to [...]: the positions that
-      count. Whatever the others hold, such as NaN, is ignored.
+      count. All others are ignored, whatever they hold, such as NaN.
 
   Returns:
     The statistics of all positions so far. Counts are int32: at most 2**31 - 1
     positions.
 
   Raises:
-    ValueError: If the number of inputs is another, or one at a position that
-      counts is not finite. Inside `jax.jit` and `jax.vmap` the statistics are
-      not finite either then, and are refused later.
+    ValueError: If the number of inputs differs, or an input is not finite at a
+      position that counts. Inside `jax.jit` and `jax.vmap` nothing is raised;
+      the statistics are then not finite either, and are refused later.
 
   Example:
     >>> x = jnp.array([[1.0, 2.0], [3.0, 2.0], [9.0, 9.0]])
@@ -129,15 +130,15 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
   """Merges the statistics of two sets of positions, such as of two hosts.
 
   Args:
-    a: Of some positions.
-    b: Of others, of the same inputs.
+    a: The statistics of some positions.
+    b: The statistics of other positions, for the same inputs.
 
   Returns:
-    Those of all of them.
+    The statistics of all these positions.
 
   Raises:
-    ValueError: If their inputs differ in number, or one has a Gram matrix and
-      the other has not.
+    ValueError: If their numbers of inputs differ, or only one of them has a
+      Gram matrix.
 
   References:
     Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for

@@ -17,17 +17,18 @@ def outliers(scores: PyTree, *, threshold: float = 5.0) -> jax.Array:
   """Computes the share of a layer's scores that lie far above their mean.
 
   Args:
-    scores: Array or pytree of arrays, such as the scores by `wanda` of all
-      kernels of a transformer's block, which the authors take for one layer.
-    threshold: M: how many times the mean of all of them a score has to exceed.
+    scores: Array or pytree of arrays, such as the `wanda` scores of all kernels
+      of a transformer block, which the authors treat as one layer.
+    threshold: M: an outlier is a score larger than M times the mean of all
+      scores.
 
   Returns:
     A float32 scalar from 0 to 1. Inside `jax.jit` and `jax.vmap` it is NaN if
     a score is not finite.
 
   Raises:
-    ValueError: If there is no score, one is not finite, or the threshold is no
-      number.
+    ValueError: If there is no score, one is not finite, or the threshold is not
+      a number.
 
   References:
     Yin et al., Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce
@@ -61,27 +62,28 @@ def owl_densities(
   sizes: Sequence[int] | None = None,
   deviation: float = 0.08,
 ) -> np.ndarray:
-  """Computes the density of each layer, larger where outliers are more.
+  """Computes the density of each layer; more outliers give a higher density.
 
-  Densities are the shares of outliers, stretched to span twice the deviation,
-  and shifted to the mean that is asked for. One that would be below 0 or above
-  1 is taken for that, and the others are shifted further to make up for it.
+  The densities are the shares of outliers, stretched to a range of twice the
+  deviation, and shifted to the wanted mean. A density below 0 or above 1 is
+  clipped, and the others are shifted further to make up for it.
 
   Args:
-    shares: By `outliers`, one of each layer: in the paper, of each block of a
-      transformer. Concrete numbers, since budgets are computed on the host.
+    shares: The share of outliers of each layer, from `outliers`. In the paper a
+      layer is a transformer block. Not traced, since budgets are computed on
+      the host.
     sparsity: The share of zeros over all layers together, in [0, 1).
     sizes: Number of weights of each layer, all the same by default.
-    deviation: lambda, half of what separates the densest layer from the
-      sparsest.
+    deviation: lambda, half the difference between the highest and the lowest
+      density.
 
   Returns:
     A float64 array [layers] from 0 to 1. Its mean, weighted by the sizes, is
     1 - sparsity. All are the same if all shares are.
 
   Raises:
-    ValueError: If the shares are not one finite number a layer, the sizes are
-      not one positive number a layer, the sparsity is out of range or the
+    ValueError: If the shares are not one finite number per layer, the sizes are
+      not one positive number per layer, the sparsity is out of range or the
       deviation is negative.
 
   References:

@@ -20,21 +20,21 @@ def prune(
   Args:
     scores: Floating array [inputs, outputs], such as `wanda` gives.
     sparsity: The share of zeros, in [0, 1).
-    pattern: Which weights are compared with each other: all by default, as
-      for magnitude and RIA; those of each output with `patterns.fan_in()`, as
-      for Wanda; those of each group of inputs with `patterns.n_of_m(n, m)`.
+    pattern: Which weights compete with each other: all by default, as in
+      magnitude pruning and RIA; those of each output with `patterns.fan_in()`,
+      as in Wanda; those of each group of inputs with `patterns.n_of_m(n, m)`.
 
   Returns:
-    A bool mask [inputs, outputs] of exactly size x (1 - sparsity) weights,
-    rounded half up, or of the number nearest to that which the pattern knows,
-    however many scores are equal. Ties favour no input: in N:M they go round,
-    see `patterns.n_of_m`, and a hash of the place decides among all weights
-    or those of an output. Inside `jax.jit` and `jax.vmap` all of it is True if
-    a score is not finite.
+    A bool mask [inputs, outputs] that keeps exactly size x (1 - sparsity)
+    weights, rounded half up, or the nearest number that the pattern allows,
+    even if many scores are equal. Ties favour no input: in N:M the preferred
+    input changes from group to group (see `patterns.n_of_m`); otherwise a hash
+    of the position decides. Inside `jax.jit` and `jax.vmap` the whole mask is
+    True if a score is not finite.
 
   Raises:
     ValueError: If the scores are no matrix, one is not finite, the sparsity is
-      out of range or leaves no weight, or the pattern has another.
+      out of range or leaves no weight, or the pattern has another sparsity.
     TypeError: If the scores are not floating.
 
   Example:

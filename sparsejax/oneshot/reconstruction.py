@@ -35,42 +35,45 @@ def sparsegpt(
   damping: float = 0.01,
   scales: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Prunes a kernel block by block and adapts what it keeps.
+  """Prunes a kernel block by block, and adapts the weights that it keeps.
 
   Args:
     w: Kernel [inputs, outputs].
-    statistics: Of its inputs, with their Gram matrix.
+    statistics: The statistics of its inputs, with their Gram matrix.
     sparsity: The share of zeros, in [0, 1).
     pattern: None to compare all weights of a block of inputs;
-      `patterns.n_of_m(n, m)` to choose m inputs at a time, each time from
-      weights that make up for all that was pruned before.
-    block: How many neighbouring inputs are chosen at once, and after how many
-      the weights of all later inputs are adapted; of N:M a multiple of m. The
-      last block is shorter if the inputs do not divide by it.
-    damping: What is added to the diagonal of the Hessian, in units of its mean.
-      Where that leaves it singular in float32, as few positions do without
-      any, ten times as much is, and at least 0.01, with a warning.
-    scales: float32[outputs, groups] to round what is kept to INT8 as well:
-      later weights make up for both at once. Best are those of the kernel that
-      is pruned without them, `quantize.scales(sparsegpt(...)[1])`, since
-      adapted weights outgrow the old ones.
+      `patterns.n_of_m(n, m)` to choose m inputs at a time, after the weights
+      were adapted to all earlier pruning.
+    block: The number of neighbouring inputs to prune at once, before the
+      weights of all later inputs are adapted; for N:M a multiple of m. The last
+      block is shorter if the inputs do not divide by it.
+    damping: A number to add to the diagonal of the Hessian, in units of the
+      diagonal's mean. If the Hessian is then still singular in float32, for
+      example without damping and with few positions, ten times as much is
+      added, at least 0.01, with a warning.
+    scales: float32[outputs, groups] to also round the kept weights to INT8.
+      Later weights then make up for both pruning and rounding. The best scales
+      are those of the kernel pruned without rounding,
+      `quantize.scales(sparsegpt(...)[1])`, since adapted weights may be larger
+      than the old ones.
 
   Returns:
-    The bool mask, with the budget of `prune`, of which each block of inputs has
-    its share: the first j inputs keep j / inputs of it, rounded down. And the
-    new kernel of w's dtype, computed in float32; what is pruned is exactly 0,
-    and so are all weights of inputs that were always 0, which are pruned first.
-    With scales, what is kept are multiples of them by at most 127, of which
-    `quantize.matrix(new, scales=scales)` makes the integers; 0 may be one.
-    Inside `jax.jit` and `jax.vmap`, where nothing can be refused and no warning
-    given, a kernel that would need it comes back as it is, its mask all True.
+    The bool mask, with the budget of `prune`. Each block of inputs has its
+    share of the budget: the first j inputs keep j / inputs of it, rounded down.
+    And the new kernel of w's dtype, computed in float32. Pruned weights are
+    exactly 0, and so are all weights of inputs that were always 0, which are
+    pruned first. With scales, kept weights are multiples of them, by at most
+    127, and may be 0; `quantize.matrix(new, scales=scales)` makes the integers.
+    Inside `jax.jit` and `jax.vmap`, where no error or warning is possible, a
+    kernel that would cause one comes back unchanged, with a mask that is all
+    True.
 
   Raises:
     ValueError: If w is no matrix, the statistics are of other inputs or of no
       position or have no Gram matrix, something is not finite, the sparsity is
-      out of range or leaves no weight, the blocks cannot have the pattern, the
-      pattern leaves the density open or has another, the damping is negative,
-      or the scales do not fit.
+      out of range or leaves no weight, the blocks do not fit the pattern, the
+      pattern does not fix the density or fixes another one, the damping is
+      negative, or the scales do not fit.
 
   References:
     Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately
@@ -136,19 +139,19 @@ def reconstruct(
 
   Args:
     w: Kernel [inputs, outputs], as it was before pruning.
-    statistics: Of its inputs, with their Gram matrix.
-    mask: Bool array of w's shape, of whatever method.
-    block: After how many inputs the weights of all later ones are adapted:
-      speed depends on it, the result does not.
-    damping: As for `sparsegpt`.
-    scales: As for `sparsegpt`. To round a kernel that has been pruned before,
-      and make up for nothing else, give the pruned one and its mask.
+    statistics: The statistics of its inputs, with their Gram matrix.
+    mask: Bool array of w's shape, from any method.
+    block: The number of inputs after which the weights of all later inputs are
+      adapted. It affects the speed, not the result.
+    damping: As in `sparsegpt`.
+    scales: As in `sparsegpt`. To round a kernel that has been pruned before,
+      and make up for nothing else, pass the pruned kernel and its mask.
 
   Returns:
-    The new kernel of w's dtype, exactly 0 outside the mask, and for inputs that
-    were always 0. With scales, multiples of them. Inside `jax.jit` and
-    `jax.vmap`, where nothing can be refused and no warning given, what the mask
-    keeps is NaN in a kernel that would need it.
+    The new kernel of w's dtype, exactly 0 outside the mask and for inputs that
+    were always 0. With scales, its weights are multiples of them. Inside
+    `jax.jit` and `jax.vmap`, where no error or warning is possible, a kernel
+    that would cause one has NaN wherever the mask keeps a weight.
 
   Raises:
     ValueError: If w is no matrix, the statistics are of other inputs or of no

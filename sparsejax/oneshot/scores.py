@@ -1,10 +1,11 @@
-"""How a weight is rated by itself and by the inputs that it meets.
+"""Scores of weights, from their own values and from their inputs.
 
-Every score takes `(w, statistics)` and returns one number per weight, the
-higher, the better it is kept; so one may stand for another. What cannot be
-rated is refused. Inside `jax.jit` and `jax.vmap`, where it cannot be refused, a
-weight that is not finite has a score that is not, and statistics of nothing or
-of what is not finite make all scores NaN; `prune` prunes nothing then.
+Every score takes `(w, statistics)` and returns one number per weight. Weights
+with high scores are kept. So you can replace one score by another. Weights and
+statistics that are not finite, and statistics of nothing, raise an error.
+Inside `jax.jit` and `jax.vmap`, where no error is possible, such a weight has a
+score that is not finite, and such statistics make all scores NaN; `prune` then
+prunes nothing.
 """
 
 import jax
@@ -20,7 +21,7 @@ def magnitude(w: jax.Array, statistics: Statistics | None = None) -> jax.Array:
 
   Args:
     w: Kernel [inputs, outputs].
-    statistics: Not used.
+    statistics: Ignored.
 
   Returns:
     Scores [inputs, outputs], float32 or wider.
@@ -38,14 +39,14 @@ def magnitude(w: jax.Array, statistics: Statistics | None = None) -> jax.Array:
 
 
 def wanda(w: jax.Array, statistics: Statistics) -> jax.Array:
-  """Scores weights by |w| ||x||_2, of their input over all positions.
+  """Scores weights by |w| ||x||_2, the norm of their input over all positions.
 
-  Wanda compares the weights of each output: prune by it with
-  `patterns.fan_in()`, or N:M.
+  Wanda compares the weights of each output, so prune with `patterns.fan_in()`
+  or N:M.
 
   Args:
     w: Kernel [inputs, outputs].
-    statistics: Of its inputs.
+    statistics: The statistics of its inputs.
 
   Returns:
     Scores [inputs, outputs], float32 or wider.
@@ -73,14 +74,16 @@ def ria(
 ) -> jax.Array:
   """Scores weights by relative importance and activations.
 
-  (|w| / sum of its input's |w| + |w| / sum of its output's |w|) ||x||_2^power,
-  so that no input or output is pruned whole because all its weights are small.
+  The score is
+  (|w| / sum of its input's |w| + |w| / sum of its output's |w|) ||x||_2^power.
+  So no input or output loses all its weights only because they are all small.
   RIA compares the weights of the whole matrix.
 
   Args:
     w: Kernel [inputs, outputs].
-    statistics: Of its inputs.
-    power: Of the inputs' norms; 0 leaves the relative importance.
+    statistics: The statistics of its inputs.
+    power: Exponent of the norms of the inputs; with 0 only the relative
+      importance counts.
 
   Returns:
     Scores [inputs, outputs], float32 or wider.

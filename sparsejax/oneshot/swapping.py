@@ -27,34 +27,35 @@ def dsnot(
 ) -> jax.Array:
   """Swaps active and pruned weights of each output; no weight is trained.
 
-  An output's error is the mean of what its pruned weights would have given, the
-  sum of w mean(x). A cycle grows, in each output, the weight that lessens it
-  most for the variance of its input, by w mean(x) / variance^power, the mean of
-  the sequences' own variances as in the authors' code; and prunes
-  the one of the least |w| ||x||_2 among those whose removal lessens it too. In
-  N:M that is the least of the grown one's group, whatever its sign. No weight
-  moves twice, and an output that has no such pair left, as when few weights are
-  active, stays as it is.
+  The error of an output is the mean contribution that its pruned weights would
+  have made, the sum of w mean(x). Each cycle swaps one pair of weights in each
+  output. It grows the pruned weight that reduces the error most, relative to
+  the variance of its input: by w mean(x) / variance^power. As in the authors'
+  code, the variance is the mean of the sequences' own variances. And it prunes
+  the active weight with the smallest |w| ||x||_2 among those whose removal also
+  reduces the error. In N:M it prunes the smallest one in the group of the grown
+  weight, whatever its sign. No weight moves twice. An output that has no such
+  pair left, for example because few weights are active, no longer changes.
 
   Args:
     w: Kernel [inputs, outputs], as it was before pruning.
     mask: Bool array of its shape.
-    statistics: Of its inputs.
-    pattern: `patterns.n_of_m(n, m)` to keep the mask of N:M, by swaps within
+    statistics: The statistics of its inputs.
+    pattern: `patterns.n_of_m(n, m)` to keep an N:M mask N:M, by swaps within
       groups; otherwise each output keeps its number of weights.
-    cycles: The most swaps of an output.
-    threshold: An output whose error is not larger stays as it is from then on.
-      The authors' 0.1 is of sums over sequences of 2048 positions, which are
+    cycles: The largest number of swaps per output.
+    threshold: An output whose error is not larger than this no longer changes.
+      The authors' 0.1 is for sums over sequences of 2048 positions, which are
       2048 times as large as the means here.
-    power: Of the variance.
-    stop_at_flip: Whether an output stays as it is rather than turn the sign of
-      its error; unless it does, the last of the cycles may leave it a larger
-      one. None is what the authors' code does: in N:M only.
+    power: Exponent of the variance.
+    stop_at_flip: Whether an output stops before a swap that would flip the sign
+      of its error. If not, the last cycle may leave it a larger error. None
+      does what the authors' code does: stops in N:M only.
 
   Returns:
     A bool mask with as many weights in each output, or group, as before. Inside
-    `jax.jit` and `jax.vmap` the mask stays as it is where something would be
-    refused for its values.
+    `jax.jit` and `jax.vmap` the mask stays the same where a value would
+    otherwise raise an error.
 
   Raises:
     ValueError: If w is no matrix, the statistics are of other inputs or of no
