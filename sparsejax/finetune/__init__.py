@@ -10,10 +10,11 @@
     values = optax.apply_updates(values, updates)
     params = finetune.merge(values, state)          # no more non-zeros
 
-The loop is that of masked, packed and kernel training. `loss_fn(params, batch)`
-sees params as the model does, which multiplies by `sparsejax.matmul`. Only what
-is trained has gradients that last and optimizer state: the dense gradient of a
-matrix lives within its own backward pass.
+The loop is the same as in masked, packed and kernel training.
+`loss_fn(params, batch)` gets the params of the model, which has to multiply by
+`sparsejax.matmul`. Only trained values have optimizer state and gradients that
+outlast the backward pass. The dense gradient of a matrix exists only within its
+own backward pass.
 """
 
 from sparsejax.finetune.adapters import lora, masked_lora, spp

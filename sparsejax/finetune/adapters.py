@@ -1,4 +1,4 @@
-"""Adapters: a frozen base, and factors that make a change of each matrix."""
+"""Adapters: a frozen base, and trained factors that change each matrix."""
 
 import dataclasses
 from collections.abc import Callable
@@ -115,14 +115,14 @@ def lora(
 ) -> FineTuning:
   """Trains a low-rank matrix beside each frozen one: LoRA.
 
-  Merged with a sparse base it leaves no zeros; pruning it again is called
-  LoRA* in sparse fine-tuning.
+  If you merge it with a sparse base, no zeros are left. Work on sparse
+  fine-tuning calls it LoRA* if the result is pruned again.
 
   Args:
     inner: Any optax optimizer.
-    key: PRNG key of the first factors.
-    rank: Their rank.
-    alpha: Times the product over the rank.
+    key: PRNG key of the initial factors.
+    rank: The rank of the factors.
+    alpha: Scales their product, by alpha / rank.
     prunable: Which leaves to adapt.
 
   Returns:
@@ -149,14 +149,14 @@ def masked_lora(
 ) -> FineTuning:
   """Trains low-rank matrices masked by the base's non-zeros.
 
-  So it merges without new non-zeros, at the cost of a dense product in every
-  step.
+  So merging makes no new non-zeros. The price is a dense product of the factors
+  in every step.
 
   Args:
     inner: Any optax optimizer.
-    key: PRNG key of the first factors.
-    rank: Their rank.
-    alpha: Times the product over the rank.
+    key: PRNG key of the initial factors.
+    rank: The rank of the factors.
+    alpha: Scales their product, by alpha / rank.
     prunable: Which leaves to adapt.
 
   Returns:
@@ -181,22 +181,23 @@ def spp(
   scale: float = 2.0,
   prunable: Prunable = distributions.matrices,
 ) -> FineTuning:
-  """Trains a factor of every weight, so that zeros stay zeros: SPP.
+  """Trains a factor for every weight, so that zeros stay zeros: SPP.
 
-  The change of a weight is the weight times `scale`, a number of its output
-  and one of its input. An input has `rank` such numbers; the first is that of
-  the first outputs / rank outputs, and so on.
+  The change of a weight is the product of the weight, `scale`, a number of its
+  output and a number of its input. Each input has `rank` numbers: the first
+  serves the first outputs / rank outputs, the second the next, and so on.
 
   Args:
     inner: Any optax optimizer.
-    key: PRNG key of the first factors.
-    rank: How many numbers there are of each input; divides the outputs.
-    scale: The factor of their product.
+    key: PRNG key of the initial factors.
+    rank: How many numbers each input has; it has to divide the number of
+      outputs.
+    scale: A constant factor of the change.
     prunable: Which leaves to adapt.
 
   Returns:
-    The transformation. Its `start` raises a ValueError that names a leaf of
-    which `rank` does not divide the outputs.
+    The transformation. Its `start` raises a ValueError that names the leaf if
+    `rank` does not divide its number of outputs.
 
   Raises:
     ValueError: If the rank is below 1.

@@ -1,4 +1,4 @@
-"""Sparse deltas on a frozen base whose places move: SpIEL and SEFT."""
+"""Sparse deltas on a frozen base, at positions that move: SpIEL and SEFT."""
 
 import functools
 from collections.abc import Callable
@@ -28,16 +28,17 @@ def adamw(
 ) -> optax.GradientTransformation:
   """Makes AdamW for deltas: counts steps per weight, decays towards the base.
 
-  As in the released code, and unlike `optax.adamw`, the decay is of the delta
-  after its step, and `eps` is added before the bias correction; see
+  As in the released code, and unlike in `optax.adamw`, the delta decays after
+  its step, and `eps` is added before the bias correction; see
   `scale_by_aged_adam`.
 
   Args:
     learning_rate: A number or an optax schedule.
     b1: The decay of the mean.
     b2: The decay of the mean square.
-    eps: Added to the root of the mean square.
-    weight_decay: Times the learning rate, how much of a delta decays a step.
+    eps: A number to add to the root of the mean square.
+    weight_decay: Each step multiplies a delta by
+      1 - learning rate * weight_decay.
 
   Returns:
     The optimizer: v + u -> (1 - rate * weight_decay) (v + u), where u is the
@@ -81,21 +82,22 @@ def spiel(
 ) -> FineTuning:
   """Trains deltas that move to large accumulated gradients: SpIEL.
 
-  `accumulate` steps before places move, those of the largest gradients become
-  candidates; until then their gradients add up. The first time, all places
-  move. A sparse base does not stay sparse, unless `on_zeros` is False.
+  `accumulate` steps before positions move, those with the largest gradients
+  become candidates, and their gradients add up until the move. The first move
+  replaces all positions. A sparse base does not stay sparse unless `on_zeros`
+  is False.
 
   Args:
-    inner: Any optax optimizer; `finetune.adamw` is the paper's.
-    key: PRNG key of the first places, drawn uniformly.
+    inner: Any optax optimizer; the paper uses `finetune.adamw`.
+    key: PRNG key of the initial positions, drawn uniformly.
     t_end: The number of training steps.
     k: How many weights of a matrix to train, or a function of its shape.
     every: Steps from one move to the next.
-    accumulate: Over how many steps to gather gradients.
+    accumulate: The number of steps over which to gather gradients.
     fraction: The share of a matrix's deltas that move: a schedule of the steps
-      done, or the start of one that falls linearly to 0 at `t_end`.
-    candidates: How many there are, in multiples of k.
-    on_zeros: Whether places where the base is 0 may be trained.
+      done, or the initial value of one that falls linearly to 0 at `t_end`.
+    candidates: The number of candidates, in multiples of k.
+    on_zeros: Whether to train positions where the base is 0.
     prunable: Which leaves to fine-tune.
 
   Returns:
@@ -148,23 +150,24 @@ def spiel_sm3(
 ) -> FineTuning:
   """Trains deltas with one optimizer state per row and column: SpIEL, SM3.
 
-  SM3 keeps squared gradients by row and by column, instead of two moments of
-  every weight. Places that are not trained grow where the product of the two
-  is largest, so that no gradients are gathered for them. The first time, all
-  places move. A sparse base does not stay sparse, unless `on_zeros` is False.
+  SM3 keeps squared gradients by row and by column, instead of two moments for
+  every weight. New positions grow where the product of the two is largest, so
+  no gradients have to be gathered for them. The first move replaces all
+  positions. A sparse base does not stay sparse unless `on_zeros` is False.
 
   Args:
     learning_rate: A number or an optax schedule.
-    key: PRNG key of the first places, drawn uniformly.
+    key: PRNG key of the initial positions, drawn uniformly.
     t_end: The number of training steps.
     k: How many weights of a matrix to train, or a function of its shape.
     first: Steps before the first move.
     every: Steps from one move to the next.
     fraction: The share of a matrix's deltas that move: a schedule of the steps
-      done, or the start of one that falls linearly to 0 at `t_end`.
-    weight_decay: Times the learning rate, how much of a delta decays a step.
-    eps: Added to the squares before their root is taken.
-    on_zeros: Whether places where the base is 0 may be trained.
+      done, or the initial value of one that falls linearly to 0 at `t_end`.
+    weight_decay: Each step multiplies a delta by
+      1 - learning rate * weight_decay.
+    eps: A number to add to the squares before their root is taken.
+    on_zeros: Whether to train positions where the base is 0.
     prunable: Which leaves to fine-tune.
 
   Returns:
@@ -238,34 +241,34 @@ def seft(
 ) -> FineTuning:
   """Trains sparse deltas on a base that keeps its number of zeros: SEFT.
 
-  Every so many steps the smallest deltas are dropped; as many places of the
-  largest gradients grow, zeros of the base too; and each matrix is pruned back
-  to as many non-zeros as it began with, where |weight x gradient| is smallest.
-  Just-grown weights are exempt, since theirs is 0. The paper's text and code
-  could not be read: what reviews of it leave open is a keyword here, and the
-  defaults of `every`, `fraction` and `accumulate` are those of others'
-  re-implementations or of SpIEL.
+  Every `every` steps, the smallest deltas are dropped, and as many positions
+  with the largest gradients grow, which may be zeros of the base. Then each
+  matrix is pruned back to the number of non-zeros it began with, by the
+  smallest |weight x gradient|. Weights that have just grown are not pruned,
+  since theirs is 0. The paper's text and code could not be read. So whatever
+  its reviews leave open is a keyword here, and the defaults of `every`,
+  `fraction` and `accumulate` come from other re-implementations or from SpIEL.
 
   Args:
     inner: Any optax optimizer, such as `finetune.adamw`.
-    key: PRNG key of the first places, drawn uniformly from the non-zeros.
+    key: PRNG key of the initial positions, drawn uniformly from the non-zeros.
     t_end: The number of training steps.
     k: How many weights of a matrix to train, or a function of its shape.
     every: Steps from one move to the next.
-    accumulate: Over how many steps to gather gradients for one.
+    accumulate: The number of steps over which to gather gradients for a move.
     fraction: The share of a matrix's deltas that move: a schedule of the steps
-      done, or the start of a cosine that falls to 0 at `t_end`.
+      done, or the initial value of a cosine that falls to 0 at `t_end`.
     revive: Whether zeros of the base may grow. If not, zeros stay where they
-      are, and with them a pattern such as 2:4.
-    grow_at_random: Whether places grow at random, as an ablation.
-    fold: Whether what is dropped keeps its delta as a weight of the base.
-    sensitivity: `(weights, gradients) -> rank` by which to prune, the lowest
-      first: `saliency` or `magnitude`.
+      are, and a pattern such as 2:4 is kept.
+    grow_at_random: Whether positions grow at random, as an ablation.
+    fold: Whether a dropped delta stays in the base as part of its weight.
+    sensitivity: `(weights, gradients) -> rank`: the lowest ranks are pruned
+      first; `saliency` or `magnitude`.
     prunable: Which leaves to fine-tune.
 
   Returns:
-    The transformation. Its `start` raises a ValueError that names a leaf
-    which has no zeros.
+    The transformation. Its `start` raises a ValueError that names the leaf if a
+    leaf has no zeros.
 
   Raises:
     ValueError: If a number is out of range.
@@ -305,7 +308,7 @@ def seft(
 
 
 def as_many_as_lora(rank: int) -> Callable[[tuple[int, int]], int]:
-  """Makes `k`: as many weights as a low-rank adapter has, rank x (in + out).
+  """Makes a `k` that trains as many weights as LoRA does: rank x (in + out).
 
   Example:
     >>> as_many_as_lora(8)((768, 3072))

@@ -1,6 +1,6 @@
-"""The old loop of fine-tuning, which is to go after the next release.
+"""The old loop of fine-tuning, which will be removed after the next release.
 
-It asked for phases, probes and signals by hand; each of them warns now, and
+In it you passed phases, probes and signals by hand. Each of them now warns and
 says what to write instead.
 """
 
@@ -84,15 +84,15 @@ def accepting_phases(
 
 
 def join(values: PyTree, state: Any, probes: PyTree = None) -> PyTree:
-  """Joins values and base for the model: now `sparsejax.forward_params`.
+  """Joins values and base; deprecated, use `sparsejax.forward_params`.
 
   Args:
-    values: What is trained.
-    state: The state that goes with it.
-    probes: As `tx.probes(state, phase)` makes them.
+    values: The trained values.
+    state: Their optimizer state.
+    probes: The result of `tx.probes(state, phase)`.
 
   Returns:
-    The params that the model is to be run with.
+    The params to run the model with.
   """
   warn(
     "finetune.join(values, state)",

@@ -1,4 +1,4 @@
-"""Optimizers of weights that are not all trained for equally long."""
+"""Optimizers for weights that join training at different steps."""
 
 from typing import Any, NamedTuple
 
@@ -43,22 +43,24 @@ class AgedAdamState(NamedTuple):
 def scale_by_aged_adam(
   b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6
 ) -> optax.GradientTransformation:
-  """Makes an Adam that counts the steps of every weight for itself.
+  """Makes an Adam that counts the steps of each weight separately.
 
-  Adam divides its moments by 1 - b**t, since they began at 0. A weight that is
-  trained from a later step on has a t of its own here. The state holds moments
-  that are so divided already; a weight whose gradient was read before it
-  was trained begins with the plain means of those (`Seeds`).
+  Adam divides its moments by 1 - b**t, since they begin at 0. Here each weight
+  has its own t, which counts from the step at which its training began. The
+  state holds moments that are already divided. If gradients of a weight were
+  read before its training began, its moments begin at their plain means
+  (`Seeds`).
 
-  An update is m / (sqrt(v) + eps / sqrt(1 - b2**t)), of moments so divided: the
-  released code adds `eps` to the root of the undivided v. In the first step
-  that is 32 times the eps of `optax.scale_by_adam`, after 1,000 steps 1.3
-  times.
+  An update is m / (sqrt(v) + eps / sqrt(1 - b2**t)), where m and v are divided
+  moments: the released code adds `eps` to the root of the undivided v. In the
+  first step that makes eps 32 times as large as in `optax.scale_by_adam`, after
+  1,000 steps 1.3 times.
 
   Args:
     b1: The decay of the mean.
     b2: The decay of the mean square.
-    eps: Added to the root of the mean square, before its bias is divided out.
+    eps: A number to add to the root of the mean square, before the bias is
+      divided out.
 
   Returns:
     The gradient transformation. With eps=0 and for weights of equal age it is

@@ -33,12 +33,12 @@ class FineTuneState(NamedTuple):
   """The state of a fine-tuning transformation.
 
   Attributes:
-    base: The weights that values are not, in a tree like the params; a hole
-      where the values are all there is.
+    base: The weights besides the values, in a tree like the params; a hole
+      where there are only values.
     parts: How values and base make a matrix, by leaf: a `protocols.Part`; a
-      hole where one of the two is all.
-    harvest: What is gathered to move places by, and with `spiel_sm3` to scale
-      steps by too; holes where places stay.
+      hole where there is only one of the two.
+    harvest: What is gathered to choose new positions, and, in `spiel_sm3`, to
+      scale steps; holes where positions never move.
     count: int32 scalar: steps so far.
     key: uint32 [2], raw data of the key that all draws are folded from.
     inner_state: The state of the inner optimizer.
@@ -55,12 +55,12 @@ class FineTuneState(NamedTuple):
     """Joins values and base for the model: `sparsejax.forward_params`.
 
     Args:
-      values: What is trained.
+      values: The trained values.
       probes: A `Probe` or None for each leaf; None for no probes at all.
 
     Returns:
-      A tree like the params. A matrix that is fine-tuned is a node with
-      `matmul`, which `sparsejax.matmul` takes for an array.
+      A tree like the params. A fine-tuned matrix is a node with a method
+      `matmul`; `sparsejax.matmul` multiplies by it as by an array.
     """
     if probes is None:
       probes = jax.tree.map(lambda _: None, self.base, is_leaf=is_hole)
@@ -77,14 +77,15 @@ class FineTuneState(NamedTuple):
 class FineTuning(optax.GradientTransformationExtraArgs):
   """An optax transformation of values that belong to pretrained params.
 
-  Its `update` takes `update_masks`, what `moves` gives for the step, and the
-  gradients that `sparsejax.value_and_grad` gives for that.
+  Its `update` takes `update_masks`, the result of `moves` for the step, and
+  gradients that `sparsejax.value_and_grad` has computed with the same
+  `update_masks`.
 
   Attributes:
-    start: `params -> (values, state)`, as `sparsejax.init` does.
+    start: `params -> (values, state)`; `sparsejax.init` calls it.
     moves: `step -> Phase`, or False: what the step, a Python int counted from
       0, does besides its gradient step. It is a constant of the compiled step.
-    probes: `(values, state, update_masks) -> probes`: what is read off dense
+    probes: `(values, state, update_masks) -> probes`: what to read from dense
       gradients; see `gradients.Probing`.
   """
 
@@ -117,20 +118,21 @@ def fine_tune(
   """Fine-tunes matrices by one method; trains or freezes all other weights.
 
   Args:
-    inner: Any optax optimizer, which sees the values only.
-    begin: How a leaf [..., in, out] is parted; see `protocols.Begin`.
+    inner: Any optax optimizer; it sees only the values.
+    begin: How to split a leaf [..., in, out] into frozen and trained arrays;
+      see `protocols.Begin`.
     key: PRNG key of all draws.
-    prunable: Which leaves to fine-tune so.
-    rest: Whether all other leaves are trained, as they are; frozen if not.
-    evolution: How the places of `slots.Slots` move; None if they stay.
+    prunable: Which leaves to fine-tune by this method.
+    rest: Whether to train all other leaves as a whole; if not, they are frozen.
+    evolution: How the positions of `slots.Slots` move; None if they do not.
 
   Returns:
     The transformation.
 
   Raises:
-    TypeError: If `inner` is no optimizer; from `update`, if the state is none
-      of fine-tuning.
-    ValueError: From `start`, if no leaf is to be fine-tuned, or one is no
+    TypeError: If `inner` is no optimizer; from `update`, if the state is not a
+      fine-tuning state.
+    ValueError: From `start`, if there is no leaf to fine-tune, or one is no
       matrix.
   """
   check_transformation(inner, "inner")
@@ -206,11 +208,11 @@ def fine_tune(
 
 
 def merge(values: PyTree, state: FineTuneState) -> PyTree:
-  """Merges what was learned into plain arrays.
+  """Merges the trained values into plain arrays.
 
   Args:
-    values: What was trained.
-    state: The state that goes with it.
+    values: The trained values.
+    state: Their optimizer state.
 
   Returns:
     A tree like the params; zeros that are not trained are exactly 0.

@@ -84,13 +84,13 @@ def fixed(
 
   Args:
     inner: Any optax optimizer.
-    key: PRNG key; nothing is drawn.
+    key: PRNG key; it is not used.
     rest: Whether all other leaves are trained too.
     prunable: Which leaves are sparse.
 
   Returns:
-    The transformation. Its `start` needs the params themselves, since their
-    number of non-zeros sets shapes: it does not run under `jax.jit`.
+    The transformation. Its `start` does not run under `jax.jit`: the number of
+    non-zeros determines shapes, so it needs the values of the params.
 
   References:
     Kurtic et al., Sparse Fine-tuning for Inference Acceleration of Large
@@ -121,7 +121,7 @@ def full(
 
   Args:
     inner: Any optax optimizer.
-    key: PRNG key; nothing is drawn.
+    key: PRNG key; it is not used.
     rest: Whether leaves that are no matrices are trained too.
 
   Returns:

@@ -1,8 +1,7 @@
-"""Trains packed arrays: the algorithms and masks of masked mode.
+"""Trains packed arrays, with the same algorithms and masks as masked mode.
 
 `packed` and `kernels` turn a sparse transformation into one whose params are
-the values of non-zeros. How these are stored and multiplied is in
-`sparsejax.packed`.
+the values of the non-zeros. `sparsejax.packed` stores and multiplies them.
 """
 
 from sparsejax.gradients import value_and_grad

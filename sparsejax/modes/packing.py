@@ -84,18 +84,17 @@ def trimmed(
 ) -> tuple[PyTree, PackedState]:
   """Frees slots that masks no longer use, in steps of a quarter.
 
-  Where masks shrink, as in gradual pruning, that frees memory; and, since it
-  changes shapes, has the step compiled anew. How many slots there are depends
-  on the masks alone, so that a run that was stopped goes on in the bits of one
-  that was not.
+  Call it where masks shrink, as in gradual pruning, to free memory. It changes
+  shapes, so the step is compiled again. The number of slots depends only on the
+  masks, so a resumed run has the same bits as one that was never stopped.
 
   Args:
     tx: The transformation, a `PackedTransformation`.
-    values: What is trained.
-    opt_state: Its state.
+    values: The trained values.
+    opt_state: Their optimizer state.
 
   Returns:
-    Values and state in fewer slots; as they are if there are no fewer.
+    Values and state in fewer slots; unchanged if no slots can be freed.
   """
   mask_state = opt_state.mask_state
   rows, _ = slots.aligned(mask_state.masks, values, mask_state.budget)

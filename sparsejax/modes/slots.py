@@ -55,7 +55,7 @@ def gathered(structure: PyTree, params: PyTree) -> PyTree:
 
 
 class PackedState(SparseState):
-  """The state of `modes.packed`: masks are structures of packed arrays."""
+  """The state of `modes.packed`; its masks are structures of packed arrays."""
 
   def forward(self, values: PyTree, probes: PyTree = None) -> PyTree:
     """Joins values and structures for the model: `packed.join`."""

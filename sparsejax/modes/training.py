@@ -32,16 +32,16 @@ from sparsejax.transform.state import SparseState
 class PackedTransformation(SparseTransformation):
   """An optax transformation of the non-zeros of params.
 
-  Its `update` needs `update_masks`, a Python bool, and where that is True the
-  gradients of `value_and_grad`.
+  Its `update` needs `update_masks`, a Python bool. If it is True, `update` also
+  needs gradients from `value_and_grad`.
 
   Attributes:
-    start: `params -> (values, state)`, as `sparsejax.init` does.
-    probes: `(values, state, update_masks=True) -> probes`: what is read off
-      dense gradients when masks move; see `gradients.Probing`.
-    pack: `(params, state) -> (values, state)`, from a state of the
-      transformation that this one is made of.
-    unpack: `(values, state) -> (params, state)`, back.
+    start: `params -> (values, state)`; `sparsejax.init` calls it.
+    probes: `(values, state, update_masks=True) -> probes`: what to read from
+      dense gradients when masks change; see `gradients.Probing`.
+    pack: `(params, state) -> (values, state)`, from a state of the masked
+      transformation that this one was made from.
+    unpack: `(values, state) -> (params, state)`: undoes `pack`.
   """
 
   start: Callable[[PyTree], tuple[PyTree, PackedState]]
@@ -53,26 +53,27 @@ class PackedTransformation(SparseTransformation):
 def packed(
   tx: SparseTransformation, *, formats: Format | Formats | None = None
 ) -> PackedTransformation:
-  """Trains the non-zeros of params only, in less memory.
+  """Trains only the non-zeros of params, in less memory.
 
-  A matrix is dense within its product for a moment, and its dense gradient
-  within the backward pass of that product.
+  The dense matrix exists only briefly within its product, and its dense
+  gradient only within the backward pass of that product.
 
   Args:
-    tx: What an algorithm of sparsejax gives, such as `sparsejax.rigl`, around
-      an elementwise optimizer: a value's update depends on that value, and on
-      norms at most.
-    formats: How to store places: a format, or `(path, mask) -> format`. By
-      default what the pattern knows, or else row pointers for matrices, and
-      linear indices for all else.
+    tx: The transformation of an algorithm such as `sparsejax.rigl`, around an
+      elementwise optimizer: the update of a value may depend only on that value
+      and on norms.
+    formats: How to store the positions of non-zeros: a format, or
+      `(path, mask) -> format`. By default the format of the pattern if it has
+      one, else row pointers for matrices and linear indices for all others.
 
   Returns:
-    The transformation. Its `start` needs the params themselves, since their
-    masks set shapes: it does not run under `jax.jit`.
+    The transformation. Its `start` does not run under `jax.jit`: masks
+    determine shapes, so it needs the values of the params.
 
   Raises:
-    ValueError: If params are not held at zero, or masks of one leaf depend on
-      others; from `start`, if scores or the optimizer keep dense arrays.
+    ValueError: If inactive params are not held at zero, or the mask of a leaf
+      depends on other leaves; from `start`, if scores or the optimizer keep
+      dense arrays.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax, sparsejax
@@ -98,23 +99,23 @@ def packed(
 def kernels(
   tx: SparseTransformation, *, formats: Format | Formats | None = None
 ) -> PackedTransformation:
-  """Trains the non-zeros of params only, by sparse kernels, in less time.
+  """Trains only the non-zeros of params, with sparse kernels, in less time.
 
-  Products with matrices are made by C++ on CPUs; it pays from about 80 % of
-  zeros. On GPUs only matrices of square blocks have kernels. Everywhere else,
-  and without a compiler, this is `packed`.
+  On CPUs, C++ code computes products with matrices. It pays from about 80 %
+  zeros. On GPUs, only matrices of square blocks have kernels. Everywhere else,
+  and without a compiler, this is the same as `packed`.
 
   Args:
-    tx: As for `packed`.
-    formats: As for `packed`; kernels know `rows(kernel=True, back=True)`, which
-      is the default on CPUs for matrices of at most 65535 inputs and outputs,
-      and `blocks`.
+    tx: As in `packed`.
+    formats: As in `packed`. Kernels support `rows(kernel=True, back=True)`,
+      which is the default on CPUs for matrices of at most 65535 inputs and
+      outputs, and `blocks`.
 
   Returns:
-    The transformation, as from `packed`.
+    The transformation, as in `packed`.
 
   Raises:
-    ValueError: As from `packed`.
+    ValueError: As in `packed`.
   """
   return _transformation(tx, formats, kernel=True)
 

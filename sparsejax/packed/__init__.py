@@ -1,10 +1,10 @@
-"""Only the non-zeros: arrays of which nothing else is stored or trained.
+"""Packed arrays: only their non-zeros are stored and trained.
 
-`pack` makes a pytree of dense arrays and masks one in which masked leaves are
-`Packed`: nodes with the non-zeros' values, and a structure that says where they
-belong. `split` parts the two, `join` undoes that, `unpack` gives dense arrays
-back. `sparsejax.matmul` multiplies by a packed matrix; see also
-`sparsejax.modes`, in which whole trainings run on packed arrays.
+`pack` takes dense arrays and their masks, and replaces each masked leaf by a
+`Packed`: a node with the values of the non-zeros, and a structure that says
+where they belong. `split` separates values and structures, `join` undoes that,
+and `unpack` returns dense arrays. `sparsejax.matmul` multiplies by a packed
+matrix. To train on packed arrays, use `sparsejax.modes`.
 """
 
 from sparsejax.packed.arrays import (

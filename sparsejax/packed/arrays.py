@@ -21,17 +21,16 @@ from sparsejax.quantize import rounding
 
 @node("values", "structure", "probe", "scales", static=("dynamic",))
 class Packed:
-  """An array of which only the non-zeros exist.
+  """An array of which only the non-zeros are stored.
 
   Attributes:
-    values: [..., slots], any float dtype, or int8; 0 in slots that are not
-      used.
-    structure: Where they belong.
-    probe: What else to read off the dense gradient; None for nothing.
-    scales: float32[..., out, groups], what one of the integers stands for, for
-      each output and group of neighbouring inputs; None for floats.
-    dynamic: Of integers, whether products round their inputs to INT8 too, each
-      token by its largest number, and add up integers.
+    values: [..., slots], any float dtype, or int8; 0 in unused slots.
+    structure: Where the values belong.
+    probe: What else to read from the dense gradient; None for nothing.
+    scales: float32[..., out, groups], the factor of int8 values, for each
+      output and group of neighbouring inputs; None for floats.
+    dynamic: For int8 values, whether products also round their inputs to INT8,
+      each token by its largest number, and add up integers.
   """
 
   values: jax.Array
@@ -70,8 +69,8 @@ class Packed:
   def matmul(self, x: jax.Array) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype.
 
-    The gradient of the values arrives as [slots]; the dense matrix, or its
-    dense gradient, exists within this product at most.
+    The gradient of the values has shape [slots]. The dense matrix and its dense
+    gradient exist within this product at most.
     """
     if self.ndim != 2 or self.values.ndim != 1:
       raise ValueError(f"got an array of shape {self.shape}, wanted a matrix")
@@ -89,7 +88,8 @@ class Packed:
   def unpack(self) -> jax.Array:
     """Makes the dense array; its gradient is gathered at the non-zeros.
 
-    Of integers, the float32 that they stand for, which have no gradient.
+    For integers, these are the float32 numbers that they stand for, which have
+    no gradient.
     """
     return matmul.unpacked(self)
 
@@ -112,10 +112,10 @@ def pack(
   Args:
     params: A pytree of arrays.
     masks: Its masks: bool arrays of the leaves' shapes, or True where a leaf
-      stays dense. Not traced: the number of weights sets shapes.
-    formats: How to store their places: a format, or `(path, mask) -> format`
-      of the leaf's key path and its NumPy mask. By default row pointers for
-      matrices, and linear indices for all else.
+      stays dense. Not traced, since the number of weights determines shapes.
+    formats: How to store the positions of non-zeros: a format, or a function
+      `(path, mask) -> format` of a leaf's key path and NumPy mask. By default
+      row pointers for matrices, and linear indices for all others.
 
   Returns:
     The params with a `Packed` in place of each masked leaf.
@@ -169,20 +169,19 @@ def quantize(
   scales: Callable[[jax.Array], jax.Array] = rounding.scales,
   dynamic: bool = False,
 ) -> PyTree:
-  """Rounds packed matrices to INT8; all else stays as it is.
+  """Rounds packed matrices to INT8, and leaves everything else unchanged.
 
-  What is packed stays packed, also where a small weight becomes 0: masks are
-  kept exactly.
+  Masks stay exactly the same: a small weight that becomes 0 stays packed.
 
   Args:
     tree: A pytree with packed arrays of floats.
     scales: `w [..., in, out] -> float32[..., out, groups]`, such as
       `functools.partial(quantize.scales, group=32)`.
-    dynamic: Whether products round their inputs to INT8 too, each token by its
+    dynamic: Whether products also round their inputs to INT8, each token by its
       largest number.
 
   Returns:
-    The tree, its packed matrices of INT8.
+    The tree, with packed matrices of INT8.
 
   Raises:
     ValueError: If a packed array is no matrix, or groups do not divide its
@@ -223,7 +222,8 @@ def split(tree: PyTree) -> tuple[PyTree, PyTree]:
 
   Returns:
     The values, a tree of the params' structure with an array [slots] in place
-    of each packed one; and the structures, with holes in place of all else.
+    of each packed one; and the structures, with holes in place of all other
+    leaves.
 
   Raises:
     TypeError: If an array is of INT8, which is not trained.
@@ -244,15 +244,15 @@ def join(values: PyTree, structure: PyTree, probes: PyTree = None) -> PyTree:
 
   Args:
     values: A tree of arrays.
-    structure: The structures that belong to some of them; all else there, such
-      as holes or the mask True, is for leaves that are dense.
-    probes: What to read off dense gradients, by leaf; None for nothing.
+    structure: A tree with the structures of the packed leaves. Anything else in
+      it, such as a hole or the mask True, marks a dense leaf.
+    probes: What to read from dense gradients, by leaf; None for nothing.
 
   Returns:
     The tree with packed arrays.
 
   Raises:
-    ValueError: If values have not the slots that their structure has.
+    ValueError: If values do not have as many slots as their structure.
   """
   flat, treedef = jax.tree_util.tree_flatten_with_path(values)
   others = _leaves_like(structure, treedef)

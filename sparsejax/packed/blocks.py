@@ -27,16 +27,17 @@ class Blocks(Structure):
   """The rows of blocks in each column of blocks, and the columns in each row.
 
   Attributes:
-    order: int32[columns], those with the most blocks first.
-    pointers: int32[columns + 1]: column c of blocks has those from pointers[c].
+    order: int32[columns]: the columns, those with the most blocks first.
+    pointers: int32[columns + 1]: the blocks of column c begin at pointers[c].
     inputs: int32[n]: the row of each block.
-    back_order: int32[rows], those with the most blocks first.
-    back_pointers: int32[rows + 1]: row r has the entries from there.
+    back_order: int32[rows]: the rows, those with the most blocks first.
+    back_pointers: int32[rows + 1]: the entries of row r begin at
+      back_pointers[r].
     back_outputs: int32[n]: the column of each of these entries.
-    back_slots: int32[n]: which block each of them is.
+    back_slots: int32[n]: which block each of these entries is.
     sizes: (in, out).
-    side: Of a block.
-    kernel: Whether products are for the kernels, on GPUs.
+    side: The side length of a block.
+    kernel: Whether products use the kernels, on GPUs.
   """
 
   order: jax.Array
@@ -90,8 +91,8 @@ def blocks(side: int, *, kernel: bool = True) -> Format:
   """Makes the format of square blocks: four integers for each.
 
   Args:
-    side: Of a block; kernels know 16, 32, 64 and 128.
-    kernel: Whether products are for the kernels, on GPUs, if they know `side`.
+    side: The side length of a block; kernels support 16, 32, 64 and 128.
+    kernel: Whether products use the kernels, on GPUs, if they support `side`.
   """
   kernel = kernel and side in choice.SIDES
 

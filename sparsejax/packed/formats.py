@@ -48,7 +48,7 @@ class Flat(Structure):
 
 
 def flat() -> Format:
-  """Makes the format of linear indices: four bytes each, for any shape."""
+  """Makes the format of linear indices: four bytes a weight, for any shape."""
 
   def place(mask: jax.Array, slots: int) -> Structure:
     return Flat(places(mask, slots), mask.shape)
@@ -78,11 +78,11 @@ class Rows(Structure):
   """Row pointers and short columns: the inputs of one output after another.
 
   Attributes:
-    pointers: int32[out + 1]: output o has the slots from pointers[o] on.
-    inputs: uint16[slots].
-    back: The slots by inputs; None without.
+    pointers: int32[out + 1]: the slots of output o begin at pointers[o].
+    inputs: uint16[slots]: the input of each slot.
+    back: The slots sorted by inputs, or None.
     sizes: (in, out).
-    kernel: Whether products are for the kernels.
+    kernel: Whether products use the kernels.
   """
 
   pointers: jax.Array
@@ -118,9 +118,9 @@ def rows(*, kernel: bool = False, back: bool = False) -> Format:
   """Makes the format of row pointers and two bytes a weight, for matrices.
 
   Args:
-    kernel: Whether products are for the kernels.
+    kernel: Whether products use the kernels.
     back: Whether to store what the kernel for the gradient of activations
-      needs besides: six bytes a weight.
+      needs as well: six more bytes a weight.
   """
 
   def place(mask: jax.Array, slots: int) -> Structure:
@@ -185,10 +185,10 @@ def slots_of(mask: jax.Array, at: jax.Array, entries: jax.Array) -> jax.Array:
 
 @node("inputs", static=("sizes",))
 class FanIn(Structure):
-  """The inputs of each output, as many for every one.
+  """The inputs of each output, equally many for every output.
 
   Attributes:
-    inputs: uint16[out * fan]; 65535 in slots that are not used.
+    inputs: uint16[out * fan]; 65535 in unused slots.
     sizes: (in, out).
   """
 
@@ -257,7 +257,8 @@ class Bits(Structure):
 def bits() -> Format:
   """Makes the format of a bit for every weight, zero or not; for any shape.
 
-  The smallest above 1/16 of density, but every product has to look for places.
+  It is the smallest format above a density of 1/16, but every product first has
+  to find the positions of the non-zeros.
   """
 
   def place(mask: jax.Array, slots: int) -> Structure:
@@ -273,7 +274,7 @@ def fitting(mask: np.ndarray, *, wanted: tuple[Format, ...] = ()) -> Format:
 
   Args:
     mask: A NumPy mask.
-    wanted: Formats to try before `rows` and `flat`, which fit whatever comes.
+    wanted: Formats to try before `rows` and `flat`, one of which always fits.
   """
   for choice in (*wanted, rows(), flat()):
     if choice.fits(mask):
@@ -312,10 +313,10 @@ def stacked(format: Format) -> Format:
   """Makes a format of matrices that are stacked, for a `lax.scan` over them.
 
   Args:
-    format: That of one matrix. All have as many slots as the fullest.
+    format: The format of one matrix. All get as many slots as the fullest.
 
   Returns:
-    The format of arrays with one axis more.
+    The format of arrays with one more leading axis.
   """
 
   def slots(mask: np.ndarray) -> int:

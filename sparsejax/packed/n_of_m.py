@@ -18,9 +18,9 @@ class NOfM(Structure):
     codes: uint8[ceil(slots / 4)], the first of each four in the lowest bits.
     sizes: The array's shape.
     n: How many of m are stored; some of them may be beyond the array's end.
-    m: Of how many, at most 4.
-    axis: The axis of neighbours; slots lie group by group, with the groups of
-      a line after each other, and lines in the order of the other axes.
+    m: The size of a group, at most 4.
+    axis: The axis of the groups. Slots are ordered by the other axes, then by
+      group along this axis.
   """
 
   codes: jax.Array
@@ -57,9 +57,10 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Format:
   """Makes the format of N:M with m up to 4: two bits a weight.
 
   Args:
-    n: How many of m neighbours are there.
-    m: Of how many.
-    axis: The axis of neighbours: that of inputs, in Flax's layers.
+    n: How many of m neighbours are active.
+    m: The size of a group.
+    axis: The axis of the groups; by default the axis of inputs in Flax's
+      layers.
   """
 
   def slots(mask: np.ndarray) -> int:

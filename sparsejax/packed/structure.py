@@ -15,16 +15,16 @@ from sparsejax.xla import zeros_after
 
 
 class Structure(Protocol):
-  """Where the non-zeros of an array, or of arrays stacked alike, are.
+  """Where the non-zeros of an array, or of stacked arrays, are.
 
-  A pytree node of integer arrays whose shapes do not depend on where the
-  non-zeros are, so that nothing is compiled anew when they move. It has a fixed
-  number of slots. A subclass implements `places` and `moved` for one array; all
-  else follows, for leading axes on all arrays too.
+  A pytree node of integer arrays with a fixed number of slots. The shapes of
+  these arrays do not depend on where the non-zeros are, so nothing is compiled
+  again when masks change. A subclass implements `places` and `moved` for one
+  array; everything else follows, also for leading axes on all arrays.
 
   Attributes:
-    sizes: The array's shape; (in, out) of a matrix.
-    ascending: Whether `places` ascend, for all structures of a class.
+    sizes: The array's shape; (in, out) for a matrix.
+    ascending: Whether `places` ascend, in all structures of a class.
   """
 
   sizes: tuple[int, ...]
@@ -100,13 +100,13 @@ class Structure(Protocol):
 
 
 class Format(NamedTuple):
-  """A way to store places.
+  """A way to store the positions of non-zeros.
 
   Attributes:
-    name: The word for it, in files and messages.
+    name: Its name in files and messages.
     slots: `(mask) -> int`: how many slots a NumPy mask takes.
-    place: `(mask, slots) -> Structure`, of a bool array, which may be traced.
-    fits: `(mask) -> bool`: whether a NumPy mask can be stored so.
+    place: `(mask, slots) -> Structure`, for a bool array, which may be traced.
+    fits: `(mask) -> bool`: whether the format can store a NumPy mask.
     spare: Whether there may be more slots than a mask takes.
   """
 

@@ -20,9 +20,9 @@ def check(tree: PyTree) -> None:
     tree: A pytree with packed arrays, and matrices of INT8, not traced.
 
   Raises:
-    ValueError: If a place is out of range or there twice, row pointers do not
-      ascend, values and places are not equally many, or integers and scales do
-      not fit; with the key path.
+    ValueError: If a position is out of range or occurs twice, row pointers do
+      not ascend, there are not as many values as positions, or integers and
+      scales do not fit; with the key path.
   """
 
   def stored(x):
