@@ -1,4 +1,4 @@
-"""Losses that a sparse student is fine-tuned with, beside a dense teacher."""
+"""Losses for fine-tuning a sparse student with a dense teacher."""
 
 import jax
 import jax.numpy as jnp
@@ -42,14 +42,14 @@ def kl_divergence(
 ) -> jax.Array:
   """Computes T^2 KL(teacher || student), the mean over tokens, in nats.
 
-  Of predictions softened by the temperature T; its square keeps the size of
-  gradients.
+  The temperature T softens both predictions. The factor T^2 keeps the size of
+  the gradients.
 
   Args:
-    logits: The student's, float[..., vocabulary].
-    teacher_logits: The teacher's, of that shape.
+    logits: The student's logits, float[..., vocabulary].
+    teacher_logits: The teacher's logits, of the same shape.
     where: bool[...], which tokens count; at least one.
-    temperature: By which both logits are divided, above 0.
+    temperature: Both logits are divided by it; above 0.
 
   Returns:
     A float32 scalar, in nats.
@@ -85,16 +85,18 @@ def square_head(
 ) -> jax.Array:
   """Computes SquareHead, the distance of features from the teacher's.
 
-  The sum over layers of the mean squared difference, over the mean square of
-  the teacher's features; means are over tokens and features. One ratio a layer:
-  layers of large features do not outweigh the others.
+  For each layer, this is the mean squared difference divided by the mean square
+  of the teacher's features, with means over tokens and features. The result is
+  the sum over layers. Since each layer has its own ratio, layers with large
+  features do not outweigh the others.
 
   Args:
-    features: The student's, float[layers, ..., width], one per block, without
-      the embedding.
-    teacher_features: The teacher's, of that shape.
-    where: bool[...], which tokens count: all that are not padding, prompts too.
-    eps: Added to the teacher's mean square; bfloat16's in the released code.
+    features: The student's features, float[layers, ..., width], one per block,
+      without the embedding.
+    teacher_features: The teacher's features, of the same shape.
+    where: bool[...], which tokens count: all except padding, including prompts.
+    eps: A number to add to the teacher's mean square; the released code uses
+      the eps of bfloat16.
 
   Returns:
     A float32 scalar.

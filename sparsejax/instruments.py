@@ -1,7 +1,7 @@
 """Instruments that look inside sparse networks: pure functions on pytrees.
 
-What they measure is told by arrays and dicts by key path; tables are for
-report.py, pictures for others.
+They return arrays, and dicts by key path. Tables are in report.py; pictures are
+elsewhere.
 """
 
 import itertools
@@ -35,7 +35,7 @@ class Flow(NamedTuple):
 
   Attributes:
     active: Scalar, float32 or wider: the L2 norm at active weights.
-    inactive: Likewise, at the others; 0 where a leaf is dense.
+    inactive: The same at inactive weights; 0 where a leaf is dense.
   """
 
   active: jax.Array
@@ -43,7 +43,7 @@ class Flow(NamedTuple):
 
 
 class Dead(NamedTuple):
-  """Which units of a leaf nothing flows through, whatever the weights.
+  """The units of a leaf that nothing flows through, whatever the weights.
 
   Attributes:
     inputs: bool [n_in]: True for input units that no active weight leaves.
@@ -64,22 +64,22 @@ def layer_sensitivity(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Computes the loss with one leaf pruned by magnitude, leaf by leaf.
 
-  Sparsity is the share of all of a leaf's weights; layers that it stacks are
-  pruned one by one, to the same sparsity. Those that are inactive, and
-  so zero, go first: a leaf that is as sparse already stays as it is. The loss
-  is compiled once, the selection once per shape.
+  Sparsity is the share of all weights of a leaf. Layers that a leaf stacks are
+  each pruned to the same sparsity. Inactive weights, which are zero, go first,
+  so a leaf that is already as sparse does not change. The loss is compiled
+  once, the selection once per shape.
 
   Args:
     loss_fn: `(params, batch) -> loss`, a scalar.
     params: The params, exactly zero where inactive.
-    batches: What the loss is averaged over, each batch with the same weight.
+    batches: The batches to average the loss over, each with the same weight.
     sparsities: Shares of zeros, each in [0, 1); a leaf keeps size x (1 -
       sparsity) weights, to the nearest integer, and at least 1.
-    prunable: `(path, leaf) -> bool`: the leaves to look at.
+    prunable: `(path, leaf) -> bool`: the leaves to prune.
 
   Returns:
-    The mean loss of the params as they are, a scalar; and by key path the
-    mean losses of the pruned ones, of shape [len(sparsities)].
+    The mean loss of the unpruned params, a scalar; and by key path the mean
+    losses with that leaf pruned, of shape [len(sparsities)].
 
   Raises:
     ValueError: If there are no batches or sparsities, a sparsity is out of
@@ -89,7 +89,7 @@ def layer_sensitivity(
     Han et al., Learning both Weights and Connections for Efficient Neural
     Networks, arXiv:1506.02626, 2015, figure 6.
     Li et al., Pruning Filters for Efficient ConvNets, arXiv:1608.08710, 2017,
-    section 3.2, where it is filters that are pruned.
+    section 3.2, which prunes filters.
 
   Example:
     >>> params = {"w": jnp.array([[3.0, -1.0], [2.0, 4.0]])}
@@ -185,12 +185,12 @@ def _overlap(a, b):
 def explored(ever: PyTree, masks: PyTree) -> PyTree:
   """Adds the weights that are active now to those that ever were.
 
-  Their share, `masks.density` of the union, is the in-time
-  over-parametrisation rate R_s. One call after each mask update will do.
+  The density of the union, `masks.density`, is the in-time over-parametrisation
+  rate R_s. One call after each mask update is enough.
 
   Args:
-    ever: The union so far; at first, the first masks.
-    masks: The masks now.
+    ever: The union so far; at first, the initial masks.
+    masks: The current masks.
 
   Returns:
     The union, a mask tree.
@@ -222,7 +222,7 @@ def gradient_flow(grads: PyTree, masks: PyTree) -> tuple[Flow, dict[str, Flow]]:
       dense.
 
   Returns:
-    The norms of all leaves together; and those of each, by key path.
+    The norms over all leaves together; and those of each leaf, by key path.
 
   Raises:
     ValueError: If the two trees or the shapes of two leaves differ.
@@ -269,25 +269,25 @@ def dead_units(
 ) -> dict[str, Dead]:
   """Finds the units of every sparse leaf that have no active weight.
 
-  An output unit without one gives its bias, whatever the input; what comes
-  into an input unit without one is lost.
+  An output unit without active weights outputs its bias, whatever the input. An
+  input unit without active weights ignores its input.
 
   Args:
-    masks: A mask tree. Leaves that are dense have no dead units and are left
-      out; vectors count as [1, n].
-    axes: Where input and output units lie, among the axes of one layer; by
-      default where `roles` has found them, or in the last two. With grouped
+    masks: A mask tree. Dense leaves have no dead units and are left out;
+      vectors count as [1, n].
+    axes: The axes of input and output units, among the axes of one layer; by
+      default those that `roles` finds, or the last two. With grouped
       convolutions the inputs are those of one group.
-    params: The params, whose shapes tell more than masks do about what axes
-      are; by default the masks have to do.
+    params: The params. Their shapes say more than masks do about what the axes
+      are. By default the masks are used.
 
   Returns:
-    By key path, which input and output units are dead. Layers that are stacked
-    in one leaf have theirs each, [layers, n_in].
+    By key path, which input and output units are dead. If a leaf stacks layers,
+    each layer has its own, [layers, n_in].
 
   References:
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
-    arXiv:2305.02299, 2024, section 3: such units are neurons that were ablated.
+    arXiv:2305.02299, 2024, section 3: there such units are ablated neurons.
 
   Example:
     >>> mask = jnp.array([[1, 0, 0], [1, 1, 0]], bool)
@@ -317,15 +317,15 @@ def dead_units(
 
 
 def units_left(masks: Sequence[Any]) -> tuple[int, ...]:
-  """Counts the units in use of layers in a row: the architecture left.
+  """Counts the units in use in consecutive layers: the architecture left.
 
-  An input without a weight is out of use, and so is a unit that nothing comes
-  into or nothing goes out of; from the first layer to the last, a unit out of
-  use takes the weights into the next layer with it.
+  An input without active weights is unused, and so is a unit without incoming
+  or without outgoing weights. From the first layer to the last, the outgoing
+  weights of an unused unit do not count either.
 
   Args:
-    masks: Bool [in, out] of each layer; as many inputs as the one before has
-      outputs.
+    masks: The mask of each layer, bool [in, out]; a layer has as many inputs as
+      the layer before has outputs.
 
   Returns:
     How many inputs are left, and how many outputs of each layer.

@@ -15,14 +15,14 @@ __all__ = ["packed_layers"]
 def packed_layers(call, args, kwargs, context):
   """Runs any Linen model with packed params, in `nn.intercept_methods`.
 
-  `nn.Dense` then multiplies by `sparsejax.matmul`; any other layer that has
-  packed params of its own runs with dense ones, which are made anew in the
-  backward pass rather than kept. Stacks of params that `nn.scan` or `nn.vmap`
-  run over are dense for as long as the model runs, which warns. Layers within
+  `nn.Dense` then multiplies by `sparsejax.matmul`. Any other layer with packed
+  params of its own runs with dense ones, which are not kept for the backward
+  pass but made again. Stacks of params that `nn.scan` or `nn.vmap` run over are
+  dense for as long as the model runs, and there is a warning. Layers within
   `nn.WeightNorm` have to be dense.
 
   Args:
-    call: The method that is intercepted.
+    call: The intercepted method.
     args: Its arguments.
     kwargs: Its keywords.
     context: Flax's, with the module and the method's name.

@@ -22,19 +22,19 @@ class Layer(NamedTuple):
   """A row of the report: one leaf, or the total of several.
 
   Attributes:
-    path: Where the leaf is, as 'encoder/dense/kernel'.
+    path: The leaf's key path, such as 'encoder/dense/kernel'.
     shape: Its shape, in numbers of elements; () for a total.
-    dtype: The name of its type; of a total, that of every leaf or ''.
+    dtype: The name of its dtype; for a total, the dtype of all leaves, or '' if
+      they differ.
     size: How many weights it has.
     nnz: How many of them are active.
     masked: Whether it has a mask, rather than the scalar True of a leaf that
       stays dense.
     flops: Dense forward FLOPs, or None if not given.
     sparse_flops: Forward FLOPs with the mask, or None if not given.
-    role: What it is taken for: its kind, and of a weight what its axes are;
-      '' for a total.
-    nbytes: What it takes, places and scales included; None where all leaves are
-      arrays.
+    role: Its kind, and for a weight what its axes are; '' for a total.
+    nbytes: Its memory in bytes, including indices and scales; None if all
+      leaves are arrays.
   """
 
   path: str
@@ -64,14 +64,14 @@ def layers(
   """Makes one row per leaf of the params, in the order of the pytree.
 
   Args:
-    params: A pytree of arrays or `jax.ShapeDtypeStruct`s, of any shape; and of
-      nodes that stand for matrices, such as packed ones and those of INT8.
-    masks: A pytree of the same structure, of concrete bool arrays of the
-      shapes of `params`, or the scalar True for a leaf that stays dense.
-    flops: A pytree of the same structure of integers, as
-      `sparsejax.flops.param_flops` gives.
-    prunable: That of the algorithm, if it is made by `roles.by_path`, which
-      says what leaves are.
+    params: A pytree of arrays or `jax.ShapeDtypeStruct`s, of any shape, and of
+      nodes that stand for matrices, such as packed or INT8 ones.
+    masks: A pytree of the same structure: concrete bool arrays of the shapes of
+      `params`, or the scalar True for a leaf that stays dense.
+    flops: A pytree of the same structure: integers, from
+      `sparsejax.flops.param_flops`.
+    prunable: The algorithm's `prunable`, if it comes from `roles.by_path`,
+      which says what leaves are.
 
   Returns:
     The rows. The path of a bare array is 'params'.
@@ -124,7 +124,7 @@ def total(rows: Iterable[Layer], path: str = "total") -> Layer:
 
   Args:
     rows: Rows from `layers`, all of them or a selection.
-    path: What to call the total.
+    path: The name of the total.
 
   Returns:
     A row with the sums.
@@ -158,16 +158,16 @@ def total(rows: Iterable[Layer], path: str = "total") -> Layer:
 
 
 def table(rows: Iterable[Layer]) -> str:
-  """Prints rows as a table, with the totals of sparse and of all leaves.
+  """Formats rows as a table, with totals of the sparse and of all leaves.
 
-  The text is Markdown, aligned to be read as it is.
+  The text is Markdown, aligned so that it is easy to read as plain text.
 
   Args:
     rows: Rows from `layers`.
 
   Returns:
     The table, without a newline at its end. Numbers of weights and FLOPs have
-    thousands separated; a leaf without a mask is called dense.
+    thousands separators; the sparsity of a leaf without a mask reads "dense".
 
   Example:
     >>> import numpy as np

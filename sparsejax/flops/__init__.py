@@ -1,7 +1,7 @@
-"""FLOPs: of a model's products, read off its jaxpr, and of sparse training.
+"""FLOPs of a model's products, read from its jaxpr, and of sparse training.
 
-Which cost model an algorithm has is decided by whoever counts, such as
-experiments/config/algorithms.py.
+You choose the cost model of an algorithm; experiments/config/algorithms.py
+does so for experiments.
 """
 
 from sparsejax.flops.costs import (

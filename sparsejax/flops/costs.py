@@ -24,23 +24,25 @@ def param_flops(fn: Callable[..., Any], params: Any, *args: Any) -> Any:
   arithmetic on parameters, scan, vmap, jit, remat and custom derivatives. The
   rules are those by which papers count:
 
-  * a parameter used twice counts twice; one used in no product counts 0, as
-    biases, normalization scales and embeddings that are looked up do;
+  * a parameter that is used twice counts twice; one that is used in no product
+    counts 0, such as biases, normalization scales and embeddings that are
+    looked up;
   * a convolution counts every tap of its kernel at every output position,
-    those on the padding too (as for the 8.2 GFLOPs of ResNet-50; XLA's
-    `cost_analysis` leaves these out), but not on the zeros that `lhs_dilation`
-    inserts;
+    including those on the padding (as in the 8.2 GFLOPs of ResNet-50; XLA's
+    `cost_analysis` leaves these out), but not those on the zeros that
+    `lhs_dilation` inserts;
   * products of two activations, as in attention, belong to no leaf; see
-    `product_flops` for all of them;
-  * of a product of two parameters the larger one is the owner; a product with
+    `product_flops` for all products;
+  * a product of two parameters belongs to the larger one; a product with
     concatenated parameters is divided among them by size;
-  * a `lax.cond` costs as much as its dearest branch.
+  * a `lax.cond` costs as much as its most expensive branch.
 
-  Nothing is computed: `jax.ShapeDtypeStruct`s serve as well as arrays.
+  Nothing is computed, so you can pass `jax.ShapeDtypeStruct`s as well as
+  arrays.
 
   Args:
-    fn: A function of `params` and `args`, of any outputs. What is no array
-      (say, a `train` flag) is bound beforehand.
+    fn: A function of `params` and `args`, with any outputs. Bind arguments that
+      are not arrays, such as a `train` flag, beforehand.
     params: A pytree of arrays of any shape and type.
     *args: Pytrees of arrays. FLOPs are those of this batch; give a batch of
       one for FLOPs per example.
@@ -52,7 +54,7 @@ def param_flops(fn: Callable[..., Any], params: Any, *args: Any) -> Any:
     TypeError: If a leaf of `params` is no array.
     ValueError: If a product lies inside a `lax.while_loop`.
     NotImplementedError: If a product lies inside an equation that cannot be
-      looked into, as a Pallas kernel.
+      inspected, such as a Pallas kernel.
 
   Example:
     >>> import jax
@@ -92,20 +94,20 @@ def param_flops(fn: Callable[..., Any], params: Any, *args: Any) -> Any:
 def product_flops(fn: Callable[..., Any], *args: Any) -> int:
   """Counts the FLOPs of every product in a function, of params or not.
 
-  What it gives beyond the sum of `param_flops` is spent on products of
-  activations, such as attention scores, that masks do not make cheaper.
+  The FLOPs beyond the sum of `param_flops` are those of products of
+  activations, such as attention scores, which masks do not make cheaper.
 
   Args:
     fn: A function of `args`.
     *args: Pytrees of arrays or `jax.ShapeDtypeStruct`s.
 
   Returns:
-    The FLOPs, at 2 per multiply-add, counted as by `param_flops`.
+    The FLOPs, at 2 per multiply-add, counted as in `param_flops`.
 
   Raises:
     ValueError: If a product lies inside a `lax.while_loop`.
     NotImplementedError: If a product lies inside an equation that cannot be
-      looked into.
+      inspected.
 
   Example:
     >>> import jax.numpy as jnp
@@ -129,8 +131,8 @@ def sparse_flops(flops: Any, masks: Any) -> int | float:
       the host or a device, or the scalar True for a leaf that stays dense.
 
   Returns:
-    The FLOPs: an int wherever they are whole, which they are whenever each
-    weight of a leaf is used equally often.
+    The FLOPs: an int if they are whole, as they are if each weight of a leaf is
+    used equally often.
 
   Raises:
     ValueError: If the two structures differ.
@@ -172,8 +174,8 @@ def dense_training_flops(dense: float) -> float:
     dense: f_D, the FLOPs of the dense forward pass, in any unit.
 
   Returns:
-    The FLOPs per step, in that unit. Divide another method's by it to have
-    them relative to dense training, as tables print them.
+    The FLOPs per step, in that unit. Divide the FLOPs of another method by this
+    to get them relative to dense training, as tables print them.
 
   Example:
     >>> from sparsejax import flops
@@ -213,8 +215,8 @@ def static_training_flops(sparse: float) -> float:
 def snfs_training_flops(dense: float, sparse: float) -> float:
   """Computes the FLOPs of a step of SNFS: 2 f_S + f_D.
 
-  The momentum that it grows by needs the dense gradient of the weights on
-  every step.
+  SNFS grows by momentum, which needs the dense gradient of the weights on every
+  step.
 
   Args:
     dense: f_D, the FLOPs of the dense forward pass, in any unit.
@@ -238,8 +240,8 @@ def snfs_training_flops(dense: float, sparse: float) -> float:
 def rigl_training_flops(dense: float, sparse: float, *, delta_t: int) -> float:
   """Computes the FLOPs of RigL: (3 f_S dT + 2 f_S + f_D) / (dT + 1).
 
-  The dense gradient of the weights is needed once every delta_t steps. As in
-  the paper, the steps after the last mask update are not told apart.
+  RigL needs the dense gradient of the weights once every delta_t steps. As in
+  the paper, steps after the last mask update are not counted separately.
 
   Args:
     dense: f_D, the FLOPs of the dense forward pass, in any unit.
@@ -300,13 +302,13 @@ def straight_through_training_flops(
 ) -> float:
   """Computes the FLOPs of straight-through steps: the mean of 2 f_S(t) + f_D.
 
-  Forward pass and gradient of the inputs go by the masked weights, but every
-  weight, or its score, gets a gradient.
+  The forward pass and the gradient of the inputs use the masked weights, but
+  every weight, or its score, gets a gradient.
 
   Args:
     dense: f_D, the FLOPs of the dense forward pass, in any unit.
-    sparse: f_S(t), those of the forward pass at every step, or at steps spaced
-      evenly over all of training, in the same unit.
+    sparse: f_S(t), the FLOPs of the sparse forward pass at every step, or at
+      steps spaced evenly over all of training, in the same unit.
 
   Returns:
     The FLOPs per step on average, in that unit.
@@ -332,15 +334,15 @@ def _mean_over_steps(costs: Iterable[float]) -> float:
 def top_kast_training_flops(forward: float, backward: float) -> float:
   """Computes the FLOPs of a step of Top-KAST: 2 f_A + f_B.
 
-  Forward pass and gradient of the inputs go by the weights in A; those in B
-  get a gradient.
+  The forward pass and the gradient of the inputs use the weights in A; the
+  weights in B get a gradient.
 
   Args:
     forward: f_A, the FLOPs of the forward pass with the weights in A.
-    backward: f_B, those that it would have with the weights in B.
+    backward: f_B, the FLOPs of a forward pass with the weights in B.
 
   Returns:
-    The FLOPs per step, in their unit.
+    The FLOPs per step, in the same unit.
 
   Example:
     >>> from sparsejax import flops

@@ -1,8 +1,8 @@
 """Kernels: products with the non-zeros of a matrix, and selection, on CPUs.
 
-C++, called only if `available()`. A matrix [in, out] is stored by the inputs of
-each output; activations are by example, [batch, features]. Products of blocks
-on GPUs are in `blocks`; when which is used is decided in `sparsejax.packed`.
+Call these C++ kernels only if `available()`. A matrix [in, out] is stored by
+the inputs of each output; activations are [batch, features]. Products of blocks
+on GPUs are in `blocks`. `sparsejax.packed` decides which kernel to use.
 """
 
 from collections.abc import Sequence
@@ -41,16 +41,17 @@ def multiply(
 
   Args:
     x: float32 [width] or [batch, width].
-    pointers: int32 [rows + 1]: row r has the entries from pointers[r] on.
+    pointers: int32 [rows + 1]: the entries of row r begin at pointers[r].
     columns: uint16 [n], the column of each entry, below width.
     values: float32 or bfloat16 [slots].
-    slots: int32 [n]: the slot of each entry's value; its own place if None.
+    slots: int32 [n]: the slot of each entry's value; None if entry i has
+      slot i.
 
   Returns:
     float32 [rows] or [batch, rows].
 
   Raises:
-    jax.errors.JaxRuntimeError: When it runs, if a place is out of range.
+    jax.errors.JaxRuntimeError: When it runs, if an index is out of range.
 
   Example:
     >>> if available(quiet=True):
@@ -84,9 +85,9 @@ def sample(
   Args:
     x: float32 [batch, width].
     g: float32 [batch, rows].
-    pointers: int32 [rows + 1], as for `multiply`.
+    pointers: int32 [rows + 1], as in `multiply`.
     columns: uint16 [n].
-    dtype: Of the result, float32 or bfloat16.
+    dtype: The dtype of the result, float32 or bfloat16.
 
   Returns:
     [n]: for an entry in row r and column c the product of g[:, r] and x[:, c],
@@ -110,14 +111,14 @@ def multiply_and_sample(
   Args:
     x: float32 [batch, width].
     g: float32 [batch, rows].
-    pointers: int32 [rows + 1], as for `multiply`.
+    pointers: int32 [rows + 1], as in `multiply`.
     columns: uint16 [n].
     values: float32 or bfloat16 [slots].
     slots: int32 [n]: the slot of each entry's value.
 
   Returns:
-    What `multiply` gives, float32 [batch, rows]; and what `sample` gives, by
-    slots and of the dtype of the values.
+    The result of `multiply`, float32 [batch, rows]; and the result of `sample`,
+    ordered by slots and of the dtype of the values.
   """
   return _layer(x, g, pointers, columns, values, slots)
 
@@ -169,22 +170,22 @@ def multiply_bits(
 
   Args:
     x: float32 [in] or [batch, in].
-    bits: uint8 [out, ceil(in / 8)]: bit i % 8 of byte i // 8 is that of input
-      i, from the lowest on.
-    pointers: int32 [out + 1]: output o has the values from pointers[o] on.
+    bits: uint8 [out, ceil(in / 8)]: the bit of input i is bit i % 8 of byte
+      i // 8, counted from the lowest bit.
+    pointers: int32 [out + 1]: the values of output o begin at pointers[o].
     values: float32, bfloat16 or int8 [slots], in order of (output, input).
-    scales: float32 [out, groups], of int8 values: what those of in / groups
-      neighbouring inputs are times. That is a multiple of 8 if there are
-      several groups.
-    dynamic: Whether to round activations to INT8, each example by its largest
-      one, and to add up integers; of int8 values.
+    scales: float32 [out, groups]: the factors of int8 values, one for each
+      in / groups neighbouring inputs. If there are several groups, in / groups
+      has to be a multiple of 8.
+    dynamic: For int8 values, whether to round activations to INT8, each example
+      by its largest one, and to add up integers.
 
   Returns:
     float32 [out] or [batch, out].
 
   Raises:
-    ValueError: If shapes or dtypes do not go together.
-    jax.errors.JaxRuntimeError: When it runs, if bits and pointers do not.
+    ValueError: If shapes or dtypes do not fit together.
+    jax.errors.JaxRuntimeError: When it runs, if bits and pointers do not fit.
 
   Example:
     >>> if available(quiet=True):
@@ -211,14 +212,14 @@ def multiply_int8(
   Args:
     x: float32 [in] or [batch, in].
     values: int8 [out, in].
-    scales: float32 [out, groups], as for `multiply_bits`.
-    dynamic: As for `multiply_bits`.
+    scales: float32 [out, groups], as in `multiply_bits`.
+    dynamic: As in `multiply_bits`.
 
   Returns:
     float32 [out] or [batch, out].
 
   Raises:
-    ValueError: If shapes or dtypes do not go together.
+    ValueError: If shapes or dtypes do not fit together.
 
   Example:
     >>> if available(quiet=True):
@@ -232,14 +233,14 @@ def multiply_int8(
 
 
 class Masked(NamedTuple):
-  """A matrix as `multiply_bits` takes it, or one without zeros.
+  """A matrix as `multiply_bits` takes it, or a dense one.
 
   Attributes:
-    values: As of `multiply_bits`; [out, in] without bits.
-    scales: As of `multiply_bits`.
-    bits: As of `multiply_bits`; None if nothing is zero.
-    pointers: As of `multiply_bits`; None without bits.
-    dynamic: As of `multiply_bits`.
+    values: As in `multiply_bits`; [out, in] for a dense matrix.
+    scales: As in `multiply_bits`.
+    bits: As in `multiply_bits`; None for a dense matrix.
+    pointers: As in `multiply_bits`; None for a dense matrix.
+    dynamic: As in `multiply_bits`.
   """
 
   values: jax.Array
@@ -252,18 +253,20 @@ class Masked(NamedTuple):
 def multiply_each(x: jax.Array, matrices: Sequence[Masked]) -> list[jax.Array]:
   """Multiplies the same activations by several matrices, in one call.
 
-  Threads share the rows of all, so that small matrices cost no call each.
+  Threads share the rows of all matrices, so small matrices do not each cost a
+  call.
 
   Args:
     x: float32 [in] or [batch, in].
-    matrices: One or more, of in inputs each.
+    matrices: One or more matrices with as many inputs as x.
 
   Returns:
-    float32 [out] or [batch, out] of each, to the bit what it is alone.
+    For each matrix, float32 [out] or [batch, out], with the same bits as if it
+    was multiplied alone.
 
   Raises:
-    ValueError: If shapes or dtypes do not go together.
-    jax.errors.JaxRuntimeError: When it runs, if bits and pointers do not.
+    ValueError: If shapes or dtypes do not fit together.
+    jax.errors.JaxRuntimeError: When it runs, if bits and pointers do not fit.
 
   Example:
     >>> if available(quiet=True):

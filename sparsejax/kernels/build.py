@@ -55,14 +55,14 @@ TARGETS = (
 
 
 def available(*, quiet: bool = False) -> bool:
-  """Tells whether the kernels can be used; builds them if need be.
+  """Tells whether the kernels can be used; builds them if necessary.
 
   Args:
-    quiet: Whether to say nothing if they cannot.
+    quiet: Whether to give no warning if they cannot.
 
   Returns:
-    False, with one warning that says why, if there is no compiler, or it
-    fails; False without one if `SPARSEJAX_KERNELS=0` is in the environment.
+    False, with one warning that says why, if there is no compiler or it fails;
+    False without a warning if `SPARSEJAX_KERNELS=0` is in the environment.
   """
   if os.environ.get("SPARSEJAX_KERNELS") == "0":
     return False

@@ -1,9 +1,9 @@
 """INT8 with sparsity: rounding that keeps zeros, nodes, and training with it.
 
-`quantize` makes the matrices of a model ones of INT8, which `sparsejax.matmul`
-takes; `fake_quantize` trains for them. Of packed matrices, see
-`packed.quantize`; rounding that later weights make up for is in
-`sparsejax.oneshot`.
+`quantize` converts the matrices of a model to INT8, for `sparsejax.matmul`.
+`fake_quantize` trains a model for this. For packed matrices use
+`packed.quantize`. `sparsejax.oneshot` has rounding that later weights make up
+for.
 """
 
 from sparsejax.quantize.arrays import (

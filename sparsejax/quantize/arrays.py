@@ -17,14 +17,14 @@ from sparsejax.roles import Prunable
 class Quantized:
   """A matrix, or stacked ones, of INT8; for inference.
 
-  Zeros are exactly 0. Integers are transposed, as kernels read them, and as
-  the rows of an embedding lie.
+  Zeros are exactly 0. The integers are stored transposed, as kernels read them
+  and like the rows of an embedding.
 
   Attributes:
     values: int8[..., out, in].
-    scales: float32[..., out, groups]: what one of the integers stands for, for
-      each output and group of neighbouring inputs.
-    dynamic: Whether products round their inputs to INT8 too, each token by its
+    scales: float32[..., out, groups]: the factor of the integers, for each
+      output and group of neighbouring inputs.
+    dynamic: Whether products also round their inputs to INT8, each token by its
       largest number, and add up integers.
   """
 
@@ -56,8 +56,8 @@ class Quantized:
   def matmul(self, x: jax.Array) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype.
 
-    Differentiable by x and by the scales; straight through the rounding of x
-    where `dynamic`.
+    It is differentiable with respect to x and the scales; if `dynamic`, the
+    gradient goes straight through the rounding of x.
     """
     return products.product(x, self.values, self.scales, dynamic=self.dynamic)
 
@@ -100,13 +100,13 @@ def matrix(
 
   Args:
     w: [..., in, out].
-    scales: float32[..., out, groups], such as `oneshot.sparsegpt` has rounded
-      by; those of `scales(w, group=group)` by default.
+    scales: float32[..., out, groups], such as those that `oneshot.sparsegpt`
+      rounded with; `scales(w, group=group)` by default.
     group: How many neighbouring inputs share a scale; all by default.
     nonzero: Whether weights that are not 0 become at least 1 or -1, so that
-      what is not 0 remains the mask. Otherwise a small weight may become 0, as
-      is nearest; `packed.quantize` keeps masks apart from values.
-    dynamic: Whether products round their inputs too.
+      the non-zeros still show the mask. If not, a small weight may be rounded
+      to 0. `packed.quantize` stores masks separately from values.
+    dynamic: Whether products also round their inputs.
 
   Returns:
     The node.
@@ -139,22 +139,22 @@ def quantize(
   nonzero: bool = False,
   dynamic: bool = False,
 ) -> PyTree:
-  """Rounds the matrices of a model to INT8, for models of `sparsejax.matmul`.
+  """Rounds a model's matrices to INT8, for models that use `sparsejax.matmul`.
 
   Args:
-    params: A pytree of arrays, zeros in place.
-    prunable: `(path, leaf) -> bool`, or a regular expression: which leaves, as
-      of the algorithms; kernels of linear layers by default, which have to be
-      [..., in, out].
-    group: As of `matrix`, and so on.
-    nonzero: As of `matrix`.
-    dynamic: As of `matrix`.
+    params: A pytree of dense arrays, which hold their zeros.
+    prunable: `(path, leaf) -> bool`, or a regular expression: which leaves to
+      round, as in the algorithms; by default the kernels of linear layers.
+      They have to be [..., in, out].
+    group: As in `matrix`.
+    nonzero: As in `matrix`.
+    dynamic: As in `matrix`.
 
   Returns:
     The params, with a `Quantized` for each of these leaves.
 
   Raises:
-    ValueError: If a leaf is no matrix [..., in, out], or as from `matrix`; with
+    ValueError: If a leaf is no matrix [..., in, out], or as in `matrix`; with
       the key path.
 
   References:

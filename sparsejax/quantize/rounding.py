@@ -16,9 +16,10 @@ _FIRST = 32
 
 
 def scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
-  """Computes the scale of each output: what one of its integers stands for.
+  """Computes the scale of each output: the factor of its integers.
 
-  So that its largest weight becomes 127 or -127; 1 where all weights are 0.
+  With this scale the output's largest weight becomes 127 or -127. The scale is
+  1 if all weights are 0.
 
   Args:
     w: [..., in, out], of any float dtype.
@@ -45,22 +46,22 @@ def scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
 
 
 def exact_scales(w: jax.Array, *, group: int | None = None) -> jax.Array:
-  """Finds the scales by which weights were rounded before.
+  """Finds the scales that weights were rounded with before.
 
-  That is, of `oneshot.sparsegpt` and the like, after which an output's largest
-  integer may be below 127.
+  Use it for weights from `oneshot.sparsegpt` and similar methods, where an
+  output's largest integer may be below 127.
 
   Args:
-    w: [..., in, out], as of `scales`; not traced.
-    group: As of `scales`.
+    w: [..., in, out], as in `scales`; not traced.
+    group: As in `scales`.
 
   Returns:
-    float32[..., out, groups]: the smallest scales of which all weights of an
-    output and a group are multiples by at most 127; those of `scales` where
-    there are none.
+    float32[..., out, groups]: the smallest scales such that all weights of an
+    output and a group are multiples of them, by at most 127. Where there are no
+    such scales, those of `scales`.
 
   Raises:
-    ValueError: As from `scales`.
+    ValueError: As in `scales`.
 
   Example:
     >>> print(exact_scales(jnp.array([[0.5, 0.3], [-50.0, 127.0]])))
@@ -95,8 +96,8 @@ def integers(
   Args:
     w: [..., in, out].
     scales: float32[..., out, groups].
-    nonzero: Whether a weight that is not 0 becomes 1 or -1 where the nearest
-      integer is 0, so that as many weights as before are not 0.
+    nonzero: Whether a weight that is not 0 becomes 1 or -1 if the nearest
+      integer is 0, so that the number of non-zeros stays the same.
 
   Returns:
     int8[..., in, out]: the nearest integers from -127 to 127.

@@ -25,23 +25,23 @@ def fake_quantize(
 ) -> PyTree:
   """Rounds weights to INT8 in the forward pass; gradients go straight through.
 
-  A function of what a model is run with, to be called in the loss, with any
-  method: `sparsejax.value_and_grad` hands `forward_params` to the loss. Zeros
-  stay exactly 0, and all weights, zeros too, get their gradients as if nothing
-  was rounded. Scales follow the weights.
+  Call it in the loss, on the params that the model runs with. It works with any
+  algorithm, since `sparsejax.value_and_grad` passes `forward_params` to the
+  loss. Zeros stay exactly 0. All weights, including zeros, get their gradients
+  as if nothing was rounded. Scales follow the weights.
 
   Args:
-    params: A pytree of arrays, and of nodes that stand for matrices, as packed
-      and fine-tuned ones do.
-    prunable: Which of the arrays to round; as of `quantize`.
-    group: How many neighbouring inputs share a scale; all that an output has,
-      places of a convolution's kernel included, by default.
-    nonzero: As of `quantize.matrix`.
-    dynamic: Whether products round their inputs too, token by token. Arrays
-      become nodes then, for models of `sparsejax.matmul`.
+    params: A pytree of arrays and of nodes that stand for matrices, such as
+      packed and fine-tuned ones.
+    prunable: Which of the arrays to round, as in `quantize`.
+    group: How many neighbouring inputs share a scale; by default all inputs of
+      an output, including the positions in a convolution's kernel.
+    nonzero: As in `quantize.matrix`.
+    dynamic: Whether products also round their inputs, token by token. Arrays
+      then become nodes, for models that use `sparsejax.matmul`.
 
   Returns:
-    The tree: arrays, of which `quantize` makes integers without any error, and
+    The tree: arrays that `quantize` converts to integers without any error, and
     a `FakeQuantized` for each node.
 
   Raises:
@@ -94,9 +94,9 @@ class FakeQuantized:
 
   Attributes:
     matrix: An array [..., in, out], or a node that stands for one.
-    group: As of `fake_quantize`.
-    nonzero: As of `fake_quantize`.
-    dynamic: As of `fake_quantize`.
+    group: As in `fake_quantize`.
+    nonzero: As in `fake_quantize`.
+    dynamic: As in `fake_quantize`.
   """
 
   matrix: Any

@@ -1,9 +1,9 @@
 """Exactly k of n, without a sort.
 
-Selection counts: every pass over the scores counts how many reach each of
-several thresholds, and so settles more bits of the k-th largest one. Here is
-what others call; `counting` does it for CPUs and meshes, `tiles` for a single
-accelerator, and `equation` chooses.
+Selection works by counting. Every pass over the scores counts how many reach
+each of several thresholds, and so finds more bits of the k-th largest score.
+Here is the public interface; `counting` serves CPUs and meshes, `tiles` a
+single accelerator, and `equation` chooses between them.
 """
 
 import jax
@@ -38,11 +38,10 @@ def top_k_mask(
 
   The order is that of a stable descending argsort: -0.0 equals 0.0, subnormal
   numbers count, and NaN comes last, after -inf. The work is a fixed number of
-  passes of counting (11 for 32-bit scores, 6 for 16-bit ones), and nothing is
-  sorted. Where there are several devices, nothing is reshaped or gathered
-  either: sharded scores give a mask of their own sharding, at the price of a
-  few scalar reductions. Many scores on a single CPU device are for a kernel,
-  which counts faster.
+  counting passes (11 for 32-bit scores, 6 for 16-bit ones), and nothing is
+  sorted. With several devices, nothing is reshaped or gathered either: sharded
+  scores give a mask with the same sharding, at the price of a few scalar
+  reductions. On a single CPU device, a faster kernel handles large arrays.
 
   Args:
     scores: Floating array of any shape, of at most 2**31 - 1 elements.
@@ -68,14 +67,14 @@ def top_k_mask(
 
 
 def top_k_mask_if_any(scores: jax.Array, k: jax.Array) -> jax.Array:
-  """Marks the k largest scores; on CPUs it costs nothing where k is 0.
+  """Marks the k largest scores; on CPUs it costs nothing if k is 0.
 
   Args:
-    scores: As for `top_k_mask`.
+    scores: As in `top_k_mask`.
     k: int32 scalar.
 
   Returns:
-    The mask, as from `top_k_mask`.
+    The mask, as in `top_k_mask`.
   """
   scores = jnp.asarray(scores)
   _check(scores)
@@ -88,9 +87,9 @@ def top_k_masks(
 ) -> PyTree:
   """Marks the k largest scores of a whole tree, by one threshold over it.
 
-  The order is that of `top_k_mask` on the leaves laid end to end: ties go to
-  the earlier leaf, then to the lower linear index. Leaves of several dtypes
-  are compared by value.
+  The order is that of `top_k_mask` on the concatenated leaves: ties go to the
+  earlier leaf, then to the lower linear index. Leaves of different dtypes are
+  compared by value.
 
   Args:
     scores: A pytree of floating arrays of any shapes, of at most 2**31 - 1
@@ -138,7 +137,7 @@ def top_k_of_each(
   axis: int,
   where: jax.Array | None = None,
 ) -> jax.Array:
-  """Marks the k largest scores of every slice along an axis, by themselves.
+  """Marks the k largest scores of each slice along an axis, slice by slice.
 
   Args:
     scores: Floating array of at least one axis.
@@ -168,7 +167,7 @@ def top_k_of_each(
 
 
 def count_of_each(mask: jax.Array, axis: int) -> jax.Array:
-  """Counts what is True in every slice along an axis.
+  """Counts the True entries in every slice along an axis.
 
   Args:
     mask: Bool array of at least one axis.

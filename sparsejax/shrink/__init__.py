@@ -1,8 +1,8 @@
-"""Smaller models: slices of params that leave together, found by tracing.
+"""Smaller models: tracing finds slices of params to remove together.
 
-For any function that JAX can trace. What is removed is removed exactly: the
-smaller model computes what the whole one does with these slices at zero.
-Experimental. Training with structured masks is `sparsejax.patterns`.
+It works for any function that JAX can trace. Removal is exact: the smaller
+model computes what the whole model does with these slices at zero.
+Experimental. To train with structured masks, use `sparsejax.patterns`.
 """
 
 from sparsejax.shrink.checking import verify

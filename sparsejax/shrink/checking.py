@@ -23,13 +23,13 @@ def verify(
   Args:
     plan: The plan.
     params: The whole model's params.
-    remove: What is removed.
-    *inputs: Arrays to run both on.
-    tolerance: The largest error that may be; None for any.
+    remove: What to remove.
+    *inputs: Arrays to run both models on.
+    tolerance: The largest allowed error; None allows any.
 
   Returns:
-    The largest absolute difference of any output. Outputs that are a leaf's
-    next value are compared where they are kept.
+    The largest absolute difference of any output. Outputs that are the next
+    value of a leaf are compared only at the indices that are kept.
 
   Raises:
     ValueError: If the error is above the tolerance or not finite.

@@ -21,12 +21,12 @@ def milliseconds(
     plan: The plan.
     params: The whole model's params.
     *inputs: The inputs to time it with.
-    repeats: How many calls to take the median of; one more comes first, which
-      compiles.
+    repeats: The number of calls, of which the median counts. One more call
+      comes first and compiles.
 
   Returns:
     `remove -> milliseconds`, for `budget=` of `Plan.lowest`. It compiles the
-    smaller model each time. Times are those of this machine, now.
+    smaller model each time. Times depend on the machine and its load.
   """
 
   def cost(remove: Removal) -> float:

@@ -34,27 +34,30 @@ def trace(
   strict: bool = True,
   split: Callable[[tuple[int, ...], str], int | None] | None = None,
 ) -> "Plan":
-  """Finds which slices of which params can leave a model together.
+  """Finds which slices of which params can be removed together.
 
-  The function is traced, and each index of each axis followed through it. What
-  comes out is exact: the smaller model computes what the whole one does with
-  these slices set to zero. What shrink does not know stays.
+  It traces the function, and follows each index of each axis through it. The
+  result is exact: the smaller model computes what the whole model does with
+  these slices set to zero. Slices that meet operations it does not know are
+  kept.
 
   Args:
     apply_fn: `apply_fn(params, *inputs)`: any function that JAX can trace.
-      An output whose key path ends in a leaf's, and that has its shape, is
-      that leaf's next value, such as new running statistics; it is cut as the
-      leaf is. All other outputs keep their shapes.
+      An output counts as the next value of a leaf, such as new running
+      statistics, if its key path ends in the leaf's key path and it has the
+      leaf's shape. It is cut like the leaf. All other outputs keep their
+      shapes.
     params: A pytree of arrays or `jax.ShapeDtypeStruct`s.
-    *inputs: Pytrees of the same. Other batch sizes may be used later.
+    *inputs: Pytrees of arrays or `jax.ShapeDtypeStruct`s. You may use other
+      batch sizes later.
     frozen: `key path -> bool`: leaves that stay whole.
-    strict: Whether an axis stays whole that is summed where the masked model
-      is not zero, as by a LayerNorm that subtracts its mean first. Without,
-      such axes are cut and the smaller model is another function; `verify`
+    strict: Whether to keep an axis whole if it is summed where the masked model
+      is not zero, as in a LayerNorm, which subtracts its mean first. If not,
+      such axes are cut, and the smaller model is a different function; `verify`
       says by how much.
-    split: `(sizes, line) -> factor or None`: which factor stays free where a
+    split: `(sizes, line) -> factor or None`: which factor can be cut where a
       reshape splits an axis, such as [heads, head size]. By default the largest
-      one but the last: heads.
+      one except the last: heads.
 
   Returns:
     The plan.
@@ -78,14 +81,14 @@ def trace(
 
 
 class Plan:
-  """What `trace` found: the units that can leave a model, and what cannot.
+  """The result of `trace`: the units that can be removed, and what cannot.
 
   Attributes:
-    function: What was traced.
-    structure: That of the params.
+    function: The traced function.
+    structure: The structure of the params.
     paths: The key path of each leaf of the params.
-    groups: The units that can be compared, by their signature: the key path
-      and axis of each leaf that they are slices of.
+    groups: Groups of comparable units, by their signature: the key path and
+      axis of each leaf that they are slices of.
     frozen: What cannot be removed, and why.
   """
 
@@ -123,13 +126,13 @@ class Plan:
   # What to remove.
 
   def remove(self, units: Iterable[int]) -> Removal:
-    """Removes units by their numbers, as `groups` holds them.
+    """Removes units by their numbers, which `groups` lists.
 
     Args:
       units: Their numbers.
 
     Returns:
-      What is removed.
+      The removal.
     """
     keep: dict[Cut, np.ndarray] = {}
     for unit in units:
@@ -150,25 +153,25 @@ class Plan:
     scope: str = "group",
     only: Callable[[Group], bool] | None = None,
   ) -> Removal:
-    """Removes the units of the lowest scores.
+    """Removes the units with the lowest scores.
 
     Args:
-      scores: A tree of the params' structure: of each weight its score, such
-        as those of `sparsejax.scores`. A unit's score is the sum over it.
-        Scalars, and what optax leaves out, count for nothing.
-      share: How much of the budget is removed, in [0, 1).
-      budget: Of what: "units", "params", "flops", or a function of what is
-        removed that returns a cost, such as `shrink.milliseconds`. All but
-        units are met by bisection: the least removal at which the cost is at
-        most 1 - share of the whole model's.
-      round_to: What the kept length of each axis divides by, where its whole
-        length lets it; widths that divide by 8 or more are faster.
+      scores: A tree of the params' structure with a score for each weight, such
+        as those of `sparsejax.scores`. A unit's score is the sum of its
+        weights' scores. Scalars and masked optax nodes count for nothing.
+      share: The share of the budget to remove, in [0, 1).
+      budget: What `share` is a share of: "units", "params", "flops", or a
+        function that takes a removal and returns a cost, such as the result of
+        `shrink.milliseconds`. Except for units, bisection finds the smallest
+        removal whose cost is at most 1 - share of the whole model's cost.
+      round_to: A number that the kept length of each axis has to divide by, if
+        its whole length does; widths that divide by 8 or more are faster.
       scope: "group" to remove the same share of each group; "global" to
-        compare units of all groups, as their scores are.
+        compare the scores of units of all groups.
       only: `group -> bool`: the groups to remove from; by default all.
 
     Returns:
-      What is removed. At least one unit of each group stays.
+      The removal. At least one unit of each group stays.
 
     Raises:
       ValueError: If an argument is none of these, scores do not fit, or the
@@ -184,16 +187,16 @@ class Plan:
     return self.remove(units)
 
   def zeroed(self, tree: PyTree) -> Removal:
-    """Removes the units that zeros have turned off already, without loss.
+    """Removes the units that zeros have already turned off, without loss.
 
     Args:
       tree: Masks of structured patterns, such as channels or heads; or params,
-        whose own zeros count then, those of biases among them.
+        whose own zeros then count, including those of biases.
 
     Returns:
-      What is removed: units for which the model computes the same without
-      them. A filter whose bias or norm makes something else of its zeros is
-      none of them; see `fold`. At least one unit of each group stays.
+      The removal, of units without which the model computes the same. A zero
+      filter stays if its bias or norm turns the zeros into something else; see
+      `fold`. At least one unit of each group stays.
 
     Example:
       >>> def apply(params, x):
@@ -210,22 +213,23 @@ class Plan:
   def fold(
     self, params: PyTree, remove: Removal | None = None
   ) -> tuple[PyTree, Removal]:
-    """Folds constants of units that zeros have turned off into what follows.
+    """Folds the constant outputs of turned-off units into the next layer.
 
-    A filter of zeros behind which a bias or BatchNorm adds something gives the
-    same number for every input. What the next layer makes of it is added to
-    the bias there, or taken off the running mean.
+    If a filter is all zeros, and a bias or BatchNorm adds something after it,
+    its output is the same number for every input. The contribution of this
+    number to the next layer is added to the bias there, or subtracted from the
+    running mean.
 
     Args:
       params: Params that hold zeros, such as masked ones.
-      remove: Units that must be folded; by default all that can be. Those
-        whose constants meet the zeros around an image, or anything else that
-        makes folding inexact, are left alone then.
+      remove: Units that must be folded; by default all that can be. The default
+        leaves out units for which folding would not be exact, for example
+        because their constants meet the zero padding of an image.
 
     Returns:
-      Params in which these units are zero as wholes, and for which the model
-      computes the same as for those given, but for rounding; and what can be
-      removed now.
+      Params in which these units are entirely zero, with which the model
+      computes the same as before, up to rounding; and the removal that is now
+      possible.
 
     Raises:
       ValueError: If a unit of `remove` cannot be folded.
@@ -268,7 +272,7 @@ class Plan:
     """Counts the params that stay.
 
     Args:
-      remove: What is removed; by default nothing.
+      remove: What to remove; by default nothing.
 
     Returns:
       Their number.
@@ -286,10 +290,10 @@ class Plan:
     """Counts the FLOPs of the products, as `sparsejax.flops` does.
 
     Args:
-      remove: What is removed; by default nothing.
+      remove: What to remove; by default nothing.
 
     Returns:
-      Those of one call with the inputs that were traced.
+      The FLOPs of one call with the inputs that were traced.
     """
     remove = remove or Removal({})
     small = self.take(self.structure.whole(), remove)
@@ -300,11 +304,11 @@ class Plan:
     return self.flops() - self.flops(self.remove(group.units[:1]))
 
   def mask(self, tree: PyTree, remove: Removal) -> PyTree:
-    """Sets what is removed to zero, and keeps all shapes.
+    """Sets what would be removed to zero, and keeps all shapes.
 
     Args:
       tree: Params, or any trees of their structure.
-      remove: What is removed.
+      remove: What to remove.
 
     Returns:
       The tree.
@@ -317,13 +321,13 @@ class Plan:
     return self.structure.map(cut, tree, remove)
 
   def take(self, tree: PyTree, remove: Removal) -> PyTree:
-    """Cuts what is removed out of a tree.
+    """Cuts a removal out of a tree.
 
     Args:
       tree: Params; a tree of their structure, such as gradients, masks or an
-        average; or one that holds such trees, such as the state of an optax
-        optimizer, whose moments are cut and whose counters stay.
-      remove: What is removed.
+        average; or a tree that contains such trees, such as the state of an
+        optax optimizer, whose moments are cut and whose counters stay.
+      remove: What to remove.
 
     Returns:
       The tree with smaller leaves.
@@ -335,14 +339,14 @@ class Plan:
     return self.structure.map(take, tree, remove)
 
   def apply_fn(self, remove: Removal) -> Callable[..., Any]:
-    """Returns the function without what is removed.
+    """Returns the function of the smaller model.
 
     Args:
-      remove: What is removed.
+      remove: What to remove.
 
     Returns:
-      `apply(small, *inputs)`, for params of `take`. It can be transformed as
-      the original function can be.
+      `apply(small, *inputs)`, for params from `take`. JAX can transform it like
+      the original function.
     """
 
     def apply(small: PyTree, *inputs: Any) -> Any:

@@ -12,8 +12,8 @@ Cut = tuple[str, int]
 class Removal:
   """Which indices of which axes of which leaves are kept.
 
-  It belongs to params and not to a plan: another plan of a model with the same
-  params takes it too, such as one of the model in training.
+  It belongs to params, not to a plan. So you can use it with another plan of a
+  model with the same params, for example of the model in training mode.
 
   Attributes:
     keep: bool by key path and axis: which indices stay. Axes that stay whole
@@ -80,12 +80,12 @@ class Group:
   Attributes:
     cuts: The key path and the axis of each leaf that they are slices of.
     units: The number of each unit in its plan.
-    widths: How many indices of each of these axes a unit takes; the first
-      unit's, where they differ.
-    params: How many params leave with the first unit.
-    summed: Whether these axes are summed without weights, as by a norm or a
-      mean, whose divisor stays as it was. A module rebuilt at the smaller
-      width would divide by less.
+    widths: How many indices of each of these axes a unit takes; those of the
+      first unit if they differ.
+    params: How many params are removed with the first unit.
+    summed: Whether these axes are summed without weights, as in a norm or a
+      mean. The smaller model still divides by the old width; a module rebuilt
+      at the smaller width would divide by less.
   """
 
   cuts: tuple[Cut, ...]
@@ -113,8 +113,8 @@ class Frozen:
   Attributes:
     path: The leaf's key path.
     axis: The axis.
-    count: How many of its indices.
-    size: Of how many.
+    count: How many of its indices cannot be removed.
+    size: The length of the axis.
     why: The reason in words.
     primitive: The operation that froze them; empty if none did.
     line: The line of code that it comes from; empty if there is none.
