@@ -176,7 +176,7 @@ class ByOutputs:
     return lax.platform_dependent(x, self, cpu=_by_kernel, default=_by_floats)
 
   def masked(self, tokens: int) -> kernels.Masked | None:
-    """Returns the matrix as `matmul_each` takes it; None for many tokens."""
+    """Returns the matrix for `matmul_each`; None for many tokens."""
     if tokens > _FEW or not kernels.available():
       return None
     return kernels.Masked(self.values)

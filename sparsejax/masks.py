@@ -135,7 +135,7 @@ def active_of_each(masks: PyTree, params: PyTree, shapes: PyTree) -> PyTree:
   """Counts each leaf's active weights: a tree of int32.
 
   Args:
-    masks: A mask tree. Holes stay.
+    masks: A mask tree. Any `optax.MaskedNode` in it stays.
     params: The params, which give the sizes of the leaves that stay dense.
     shapes: A tree of arrays with the shapes of the counts; see `count_in`.
 
@@ -357,7 +357,7 @@ def check_like(
   """Checks that a tree fits another, naming the first odd leaf.
 
   Args:
-    tree: The tree to check. Its holes fit every leaf.
+    tree: The tree to check. An `optax.MaskedNode` in it fits every leaf.
     like: The tree that it is for.
     what: What `tree` holds, for the message.
     scalars: Whether its scalars fit every leaf too, as the mask True does.

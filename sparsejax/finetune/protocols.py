@@ -1,4 +1,4 @@
-"""What a method of fine-tuning implements: parts, and how places move.
+"""What a fine-tuning method implements: parts, and how positions move.
 
 Matrices are [..., in, out]; leading axes are layers that a model scans over.
 """
@@ -14,7 +14,7 @@ from sparsejax.nodes import Matrix, Probe
 
 
 class Begin(Protocol):
-  """How a leaf is parted into what is frozen and what is trained."""
+  """How to split a leaf into frozen and trained arrays."""
 
   def __call__(
     self, path: str, leaf: jax.Array, key: jax.Array
@@ -45,8 +45,8 @@ class Part(Protocol):
 
     Args:
       base: The frozen array, [..., in, out], or a hole.
-      values: What is trained of the leaf.
-      probe: What to read off the dense gradient.
+      values: The trained values of the leaf.
+      probe: What to read from the dense gradient.
 
     Returns:
       The node, of shape [..., in, out].
@@ -65,13 +65,14 @@ class Part(Protocol):
 
 
 class Evolution(Protocol):
-  """How the places of `Slots` move.
+  """How the positions of `Slots` move.
 
-  A hashable value, compiled in. `harvest` is a pytree of arrays of its own
-  choice for each leaf, kept in `FineTuneState.harvest` from step to step.
+  A hashable value, which is a constant of the compiled step. Each leaf has a
+  `harvest`, a pytree of arrays that the method chooses;
+  `FineTuneState.harvest` keeps it from step to step.
 
   Attributes:
-    schedule: When places move.
+    schedule: When positions move.
   """
 
   schedule: Schedule
@@ -92,7 +93,7 @@ class Evolution(Protocol):
     phase: Phase,
     key: jax.Array,
   ) -> Probe | None:
-    """Makes what reads off the dense gradients of a leaf in a step.
+    """Makes the probe that reads the dense gradients of a leaf in a step.
 
     Args:
       base: Matrices [..., in, out].
@@ -102,9 +103,9 @@ class Evolution(Protocol):
       key: PRNG key of the step and leaf.
 
     Returns:
-      The probe, of arrays with the matrices' leading axes, whose `dense` is
-      float32[..., in, out] if what it reads does not add up over products; None
-      if dense gradients are of no use.
+      The probe, of arrays with the matrices' leading axes; None if dense
+      gradients are not needed. If what it reads does not add up over several
+      products, its `dense` is float32[..., in, out].
     """
 
   def gathered(
@@ -158,4 +159,4 @@ class Evolution(Protocol):
     """Makes the first moments of the newly trained weights of one matrix."""
 
   def after_move(self, harvest: Any) -> Any:
-    """Returns what of the harvest is kept after places have moved."""
+    """Returns the part of the harvest to keep after positions have moved."""

@@ -33,12 +33,12 @@ class FineTuneState(NamedTuple):
   """The state of a fine-tuning transformation.
 
   Attributes:
-    base: The weights besides the values, in a tree like the params; a hole
-      where there are only values.
-    parts: How values and base make a matrix, by leaf: a `protocols.Part`; a
-      hole where there is only one of the two.
+    base: The weights besides the values, in a tree like the params;
+      `optax.MaskedNode` where there are only values.
+    parts: How values and base make a matrix, by leaf: a `protocols.Part`, or
+      `optax.MaskedNode` where there is only one of the two.
     harvest: What is gathered to choose new positions, and, in `spiel_sm3`, to
-      scale steps; holes where positions never move.
+      scale steps; `optax.MaskedNode` where positions never move.
     count: int32 scalar: steps so far.
     key: uint32 [2], raw data of the key that all draws are folded from.
     inner_state: The state of the inner optimizer.

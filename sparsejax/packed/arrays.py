@@ -77,12 +77,12 @@ class Packed:
     return self.structure.product(x, self)
 
   def masked(self, tokens: int) -> kernels.Masked | None:
-    """Returns the matrix as `sparsejax.matmul_each` takes it; None if not."""
+    """Returns the matrix for `sparsejax.matmul_each`; None if unsupported."""
     del tokens
     return self.structure.masked(self)
 
   def read(self, gradient: jax.Array) -> Any:
-    """Lets the probe read off the array's dense gradient."""
+    """Attaches the probe, which reads the array's dense gradient."""
     return matmul.read_off(self, gradient, ())[1]
 
   def unpack(self) -> jax.Array:
@@ -222,8 +222,8 @@ def split(tree: PyTree) -> tuple[PyTree, PyTree]:
 
   Returns:
     The values, a tree of the params' structure with an array [slots] in place
-    of each packed one; and the structures, with holes in place of all other
-    leaves.
+    of each packed one; and the structures, with `optax.MaskedNode` in place of
+    all other leaves.
 
   Raises:
     TypeError: If an array is of INT8, which is not trained.
@@ -245,7 +245,7 @@ def join(values: PyTree, structure: PyTree, probes: PyTree = None) -> PyTree:
   Args:
     values: A tree of arrays.
     structure: A tree with the structures of the packed leaves. Anything else in
-      it, such as a hole or the mask True, marks a dense leaf.
+      it, such as `optax.MaskedNode` or the mask True, marks a dense leaf.
     probes: What to read from dense gradients, by leaf; None for nothing.
 
   Returns:

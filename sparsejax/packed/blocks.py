@@ -69,12 +69,12 @@ class Blocks(Structure):
     return jnp.where(used, found, math.prod(self.sizes)).reshape(-1)
 
   def used(self) -> jax.Array:
-    """Tells the slots that are used, bool[..., slots]."""
+    """Marks the slots that are in use, bool[..., slots]."""
     slots = jnp.arange(self.inputs.shape[-1] * self.side**2, dtype=jnp.int32)
     return slots < self.pointers[..., -1:] * self.side**2
 
   def moved(self, mask: jax.Array) -> "Blocks":
-    """Makes the structure of another mask, in as many slots."""
+    """Makes the structure of another mask, with the same number of slots."""
     slots = self.inputs.shape[-1] * self.side**2
     return blocks(self.side, kernel=self.kernel).place(mask, slots)
 

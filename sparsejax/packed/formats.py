@@ -43,7 +43,7 @@ class Flat(Structure):
     return self.indices
 
   def moved(self, mask: jax.Array) -> "Flat":
-    """Makes the structure of another mask, in as many slots."""
+    """Makes the structure of another mask, with the same number of slots."""
     return flat().place(mask, self.indices.shape[-1])
 
 
@@ -99,17 +99,17 @@ class Rows(Structure):
     return jnp.where(output < self.sizes[1], found, math.prod(self.sizes))
 
   def moved(self, mask: jax.Array) -> "Rows":
-    """Makes the structure of another mask, in as many slots."""
+    """Makes the structure of another mask, with the same number of slots."""
     form = rows(kernel=self.kernel, back=self.back is not None)
     return form.place(mask, self.inputs.shape[-1])
 
   def product(self, x: jax.Array, packed) -> jax.Array:
-    """Multiplies `x [..., in]` by the matrix, with the kernels if for them."""
+    """Multiplies `x [..., in]` by the matrix, with the kernels if `kernel`."""
     by = matmul.kernel_product if self.kernel else matmul.dense_product
     return by(x, packed)
 
   def used(self) -> jax.Array:
-    """Tells the slots that are used, bool[..., slots]."""
+    """Marks the slots that are in use, bool[..., slots]."""
     slots = jnp.arange(self.inputs.shape[-1], dtype=jnp.int32)
     return slots < self.pointers[..., -1:]
 
@@ -204,7 +204,7 @@ class FanIn(Structure):
     return jnp.where(inputs < self.sizes[0], found, size).reshape(-1)
 
   def moved(self, mask: jax.Array) -> "FanIn":
-    """Makes the structure of another mask, in as many slots."""
+    """Makes the structure of another mask, with the same number of slots."""
     return fan_in().place(mask, self.inputs.shape[-1])
 
 
@@ -250,7 +250,7 @@ class Bits(Structure):
     return places(unpack_bits(self.bits, like), self.count)
 
   def moved(self, mask: jax.Array) -> "Bits":
-    """Makes the structure of another mask, in as many slots."""
+    """Makes the structure of another mask, with the same number of slots."""
     return bits().place(mask, self.count)
 
 

@@ -48,7 +48,7 @@ class NOfM(Structure):
     return found.reshape(-1)
 
   def moved(self, mask: jax.Array) -> "NOfM":
-    """Makes the structure of another mask, in as many slots."""
+    """Makes the structure of another mask, with the same number of slots."""
     form = n_of_m(self.n, self.m, self.axis - len(self.sizes))
     return form.place(mask, self.places().shape[-1])
 

@@ -39,7 +39,7 @@ class RowBits(Structure):
     return jnp.where(at < turned.size, i * outputs + output, turned.size)
 
   def moved(self, mask: jax.Array) -> "RowBits":
-    """Makes the structure of another mask, in as many slots."""
+    """Makes the structure of another mask, with the same number of slots."""
     return row_bits().place(mask, self.count)
 
   def product(self, x: jax.Array, packed) -> jax.Array:
@@ -47,11 +47,11 @@ class RowBits(Structure):
     return matmul.bits_product(x, packed)
 
   def masked(self, packed) -> kernels.Masked | None:
-    """Returns the matrix as kernels take several, if they do."""
+    """Returns the matrix for `sparsejax.matmul_each`; None if unsupported."""
     return matmul.masked(packed)
 
   def used(self) -> jax.Array:
-    """Tells the slots that are used, bool[..., slots]."""
+    """Marks the slots that are in use, bool[..., slots]."""
     slots = jnp.arange(self.count, dtype=jnp.int32)
     return slots < self.pointers[..., -1:]
 

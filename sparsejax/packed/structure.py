@@ -35,12 +35,12 @@ class Structure(Protocol):
     """Lists the slots' indices in the flat array, row-major.
 
     Returns:
-      int32[slots]; the array's size or more in slots that are not used.
+      int32[slots]; the array's size or more in unused slots.
     """
 
   @abc.abstractmethod
   def moved(self, mask: jax.Array) -> "Structure":
-    """Makes the structure of another mask, in as many slots.
+    """Makes the structure of another mask, with the same number of slots.
 
     Args:
       mask: bool[*sizes], with at most as many weights as there are slots. May
@@ -62,7 +62,7 @@ class Structure(Protocol):
   def gather(self, dense: jax.Array) -> jax.Array:
     """Gathers the values [..., slots] of an array [..., *sizes].
 
-    They are 0 in slots that are not used.
+    They are 0 in unused slots.
     """
 
     def one(dense: jax.Array, structure: "Structure") -> jax.Array:
@@ -84,12 +84,12 @@ class Structure(Protocol):
     return matmul.dense_product(x, packed)
 
   def masked(self, packed: Any) -> kernels.Masked | None:
-    """Returns the `Packed` matrix as kernels take several, or None."""
+    """Returns the matrix for `sparsejax.matmul_each`; None if unsupported."""
     del packed
     return None
 
   def used(self) -> jax.Array:
-    """Tells the slots that are used, bool[..., slots]."""
+    """Marks the slots that are in use, bool[..., slots]."""
     leaf = jax.tree.leaves(self)[0]
 
     def one(leaf: jax.Array, structure: "Structure") -> jax.Array:

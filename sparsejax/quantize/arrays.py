@@ -62,7 +62,7 @@ class Quantized:
     return products.product(x, self.values, self.scales, dynamic=self.dynamic)
 
   def masked(self, tokens: int) -> kernels.Masked | None:
-    """Returns the matrix as `sparsejax.matmul_each` takes it; None if not."""
+    """Returns the matrix for `sparsejax.matmul_each`; None if unsupported."""
     del tokens
     return products.masked(self.values, self.scales, dynamic=self.dynamic)
 

@@ -31,7 +31,7 @@ from sparsejax.updates import MaskState, MaskUpdate
 
 
 class Recipe(NamedTuple):
-  """The arguments of `sparsify`; see there."""
+  """The arguments of `sparsify`, which documents them."""
 
   inner: optax.GradientTransformationExtraArgs
   mask_update: MaskUpdate
@@ -309,10 +309,10 @@ def straight_through(
 
 @runtime_checkable
 class OwnStart(Protocol):
-  """A transformation that trains something else than the params."""
+  """A transformation that trains something other than the params."""
 
   def start(self, params: PyTree) -> tuple[PyTree, optax.OptState]:
-    """Returns what is trained in place of the params, and the state."""
+    """Returns the values to train in place of the params, and the state."""
     ...
 
 

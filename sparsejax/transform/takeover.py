@@ -18,7 +18,7 @@ _mask_state = contextvars.ContextVar("mask state", default=None)
 
 @contextlib.contextmanager
 def taking_over(mask_state: MaskState) -> Iterator[None]:
-  """Makes `init` begin with given masks, on params that hold their zeros.
+  """Makes `init` begin with the given masks, on params that hold their zeros.
 
   Args:
     mask_state: The mask state to begin with.

@@ -1,4 +1,4 @@
-"""What mask updates are, and the parts that they share."""
+"""The definition of mask updates, and the parts that they share."""
 
 import functools
 import math
