@@ -1,11 +1,11 @@
-"""Gradients of a loss, and with them what masks or places move by.
+"""Gradients of a loss, together with what mask updates need.
 
-Where a matrix is packed, or only some of its weights are trained, its dense
-gradient exists within its own backward pass only. What a step needs of it is
-read off there by a `nodes.Probe`, and travels within the gradients to
-`tx.update`. What is chosen by a gradient, such as the places of its largest
-entries, cannot be chosen product by product and then added up: of a matrix that
-meets several products, the dense gradient itself travels.
+If a matrix is packed, or only some of its weights are trained, its dense
+gradient exists only within its own backward pass. A `nodes.Probe` reads there
+what a step needs, and passes it to `tx.update` within the gradients. A choice
+by the gradient, such as the positions of its largest entries, cannot be made
+product by product and then added up. So for a matrix that is used in several
+products, the whole dense gradient is passed on.
 """
 
 import dataclasses
@@ -33,14 +33,14 @@ class Probing(Protocol):
     """Makes the probes of a step.
 
     Args:
-      values: What is trained.
-      opt_state: Its state, whose `forward(values, probes)` hands them on to the
-        matrices.
-      update_masks: What `tx.moves(step)` gives; a constant at trace time.
+      values: The trained values.
+      opt_state: Their state, whose `forward(values, probes)` passes the probes
+        on to the matrices.
+      update_masks: The result of `tx.moves(step)`; a constant at trace time.
 
     Returns:
-      A tree like the values, a `Probe` or None in place of each leaf; None if
-      nothing is to be read off, as on ordinary steps.
+      A tree like the values, with a `Probe` or None in place of each leaf; None
+      if nothing has to be read, as on ordinary steps.
     """
 
 

@@ -1,7 +1,7 @@
-"""What nodes that stand for weight matrices are made of.
+"""The parts of pytree nodes that stand for weight matrices.
 
-Such a node has `shape` and `matmul`, so that `sparsejax.matmul` and the models
-built on it take it for a kernel.
+Such a node has `shape` and `matmul`, so `sparsejax.matmul` and models built on
+it can use it as a kernel.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ def node(*data: str, static: tuple[str, ...] = ()):
 class Matrix(Protocol):
   """A pytree node that stands for a weight matrix: what `matmul` takes.
 
-  Where layers are stacked for a `lax.scan`, all of its arrays have a leading
-  axis, and the node of one layer arrives within the scan.
+  If layers are stacked for a `lax.scan`, all of its arrays have a leading axis,
+  and the body of the scan sees the node of one layer.
 
   Attributes:
     shape: (..., in, out).
@@ -51,13 +51,13 @@ class Read(Protocol):
   """What a `Probe` does in the backward pass of one matrix."""
 
   def __call__(self, gradient: jax.Array, weights: Any, operands: Any) -> Any:
-    """Reads something off a dense gradient.
+    """Reads something from a dense gradient.
 
     Args:
       gradient: The dense gradient, [in, out].
-      weights: What the matrix's node holds: its base [in, out], of packed
-        matrices (values [slots], structure).
-      operands: Arrays; those of the probe.
+      weights: What the matrix's node holds: its base [in, out], or, in packed
+        matrices, (values [slots], structure).
+      operands: The arrays of the probe.
 
     Returns:
       A pytree of float arrays, of the shapes of the probe's zeros.
@@ -66,18 +66,18 @@ class Read(Protocol):
 
 @node("zeros", "operands", static=("read", "dense"))
 class Probe:
-  """What is to be read off a matrix's dense gradient while it is there.
+  """What to read from a matrix's dense gradient while that gradient exists.
 
-  Cotangents add up: a loss that multiplies by the matrix several times gives
-  the sum of what is read in each product.
+  Cotangents add up: if a loss multiplies by the matrix several times, the
+  result is the sum of what is read in each product.
 
   Attributes:
     zeros: A pytree of float zeros; what is read becomes their cotangent.
     operands: A pytree of arrays that `read` needs.
     read: A `Read`.
-    dense: The dense gradients' shape and dtype, where `read` has to see the sum
-      over all products at once, since what it reads does not add up. None where
-      `read` is linear in the gradient.
+    dense: The shape and dtype of the dense gradient, if `read` has to see the
+      sum over all products at once because what it reads does not add up. None
+      if `read` is linear in the gradient.
   """
 
   zeros: Any
