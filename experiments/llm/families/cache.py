@@ -1,5 +1,6 @@
 """Keys and values of past tokens, which generation attends to."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -139,10 +140,24 @@ class Cache(NamedTuple):
       or not kernels.available(quiet=True)
     ):
       return self._attend(query, seen, bias, scale)
-    return jax.lax.platform_dependent(
-      cpu=lambda: _attend_by_kernel(self, query, spans, bias, scale),
-      default=lambda: self._attend(query, seen, bias, scale),
-    )
+
+    def by_xla(
+      cache: Cache, query: jax.Array, bias: jax.Array | None
+    ) -> jax.Array:
+      return cache._attend(query, seen, bias, scale)
+
+    @jax.custom_jvp
+    def attended(
+      cache: Cache, query: jax.Array, bias: jax.Array | None
+    ) -> jax.Array:
+      return jax.lax.platform_dependent(
+        cpu=lambda: _attend_by_kernel(cache, query, spans, bias, scale),
+        default=lambda: by_xla(cache, query, bias),
+      )
+
+    # The kernel has no derivative, and losses may be of a few tokens.
+    attended.defjvp(functools.partial(jax.jvp, by_xla))
+    return attended(self, query, bias)
 
   def _attend(
     self,
