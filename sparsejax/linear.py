@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsejax import kernels
-from sparsejax.nodes import node
+from sparsejax.nodes import OutputsFirst, node
 
 # Tokens up to which a dense matrix is left to the kernels, which are made for
 # what comes from memory.
@@ -110,29 +110,32 @@ def _one_by_one(x, matrices):
   return tuple(w.matmul(x) for w in matrices)
 
 
-@jax.custom_vjp
-def _by_one_call(x, matrices):
-  found = kernels.multiply_each(
-    x.reshape(-1, x.shape[-1]).astype(jnp.float32),
-    [_masked(w, x) for w in matrices],
-  )
-  return tuple(y.reshape(*x.shape[:-1], -1).astype(x.dtype) for y in found)
+def _with_gradient_of(other, product):
+  """Gives a product by a kernel the gradient of a function without one."""
+
+  @jax.custom_vjp
+  def differentiable(x, w):
+    return product(x, w)
+
+  def backward(saved, cotangent):
+    _, pull = jax.vjp(other, *saved)
+    return pull(cotangent)
+
+  differentiable.defvjp(lambda x, w: (differentiable(x, w), (x, w)), backward)
+  return differentiable
 
 
-def _forward(x, matrices):
-  return _by_one_call(x, matrices), (x, matrices)
+def _call(x, matrices):
+  masked = [_masked(w, x) for w in matrices]
+  found = kernels.multiply_each(x.astype(jnp.float32), masked)
+  return tuple(y.astype(x.dtype) for y in found)
 
 
-def _backward(saved, cotangents):
-  _, pull = jax.vjp(_one_by_one, *saved)
-  return pull(cotangents)
-
-
-_by_one_call.defvjp(_forward, _backward)
+_by_one_call = _with_gradient_of(_one_by_one, _call)
 
 
 @node("values")
-class ByOutputs:
+class ByOutputs(OutputsFirst):
   """A dense matrix, or stacked ones, as kernels read it; for inference.
 
   To multiply one token by a bfloat16 matrix, the kernels need half the time
@@ -149,22 +152,6 @@ class ByOutputs:
   """
 
   values: jax.Array
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """The shape of the matrix, (..., in, out)."""
-    *stack, outputs, inputs = self.values.shape
-    return (*stack, inputs, outputs)
-
-  @property
-  def dtype(self) -> jnp.dtype:
-    """The dtype of the values."""
-    return self.values.dtype
-
-  @property
-  def ndim(self) -> int:
-    """The number of axes."""
-    return self.values.ndim
 
   def matmul(self, x: jax.Array) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype.
@@ -192,21 +179,7 @@ def _by_floats(x, w):
   return y.astype(x.dtype)
 
 
-@jax.custom_vjp
-def _by_kernel(x, w):
-  return _by_one_call(x, (w,))[0]
-
-
-def _kernel_forward(x, w):
-  return _by_kernel(x, w), (x, w)
-
-
-def _kernel_backward(saved, cotangent):
-  _, pull = jax.vjp(_by_floats, *saved)
-  return pull(cotangent)
-
-
-_by_kernel.defvjp(_kernel_forward, _kernel_backward)
+_by_kernel = _with_gradient_of(_by_floats, lambda x, w: _call(x, (w,))[0])
 
 
 def _check(x, w):

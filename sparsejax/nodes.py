@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 
 def node(*data: str, static: tuple[str, ...] = ()):
@@ -39,6 +40,31 @@ class Matrix(Protocol):
 
   def matmul(self, x: jax.Array) -> jax.Array:
     """Multiplies `x [..., in]` by the matrix: [..., out], of x's dtype."""
+
+
+class OutputsFirst:
+  """What nodes have in common that hold a dense matrix by its outputs.
+
+  A base class: a node adds `values` [..., out, in], and `matmul`.
+  """
+
+  values: jax.Array
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the matrix, (..., in, out)."""
+    *stack, outputs, inputs = self.values.shape
+    return (*stack, inputs, outputs)
+
+  @property
+  def dtype(self) -> jnp.dtype:
+    """The dtype of the values."""
+    return self.values.dtype
+
+  @property
+  def ndim(self) -> int:
+    """The number of axes."""
+    return self.values.ndim
 
 
 def is_matrix(x: Any) -> bool:

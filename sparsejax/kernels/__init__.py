@@ -257,12 +257,12 @@ def multiply_each(x: jax.Array, matrices: Sequence[Masked]) -> list[jax.Array]:
   call.
 
   Args:
-    x: float32 [in] or [batch, in].
+    x: float32 [..., in].
     matrices: One or more matrices with as many inputs as x.
 
   Returns:
-    For each matrix, float32 [out] or [batch, out], with the same bits as if it
-    was multiplied alone.
+    For each matrix, float32 [..., out], with the same bits as if it was
+    multiplied alone.
 
   Raises:
     ValueError: If shapes or dtypes do not fit together.

@@ -145,9 +145,8 @@ def masked(packed) -> kernels.Masked | None:
 
 @jax.custom_vjp
 def _bits_product(x, packed):
-  by_example = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-  (y,) = kernels.multiply_each(by_example, [masked(packed)])
-  return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
+  (y,) = kernels.multiply_each(x.astype(jnp.float32), [masked(packed)])
+  return y.astype(x.dtype)
 
 
 def _bits_forward(x, packed):

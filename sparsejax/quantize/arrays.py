@@ -8,17 +8,18 @@ import jax.numpy as jnp
 
 from sparsejax import kernels, roles
 from sparsejax.masks import PyTree, path_name
-from sparsejax.nodes import node
+from sparsejax.nodes import OutputsFirst, node
 from sparsejax.quantize import products, rounding
 from sparsejax.roles import Prunable
 
 
 @node("values", "scales", static=("dynamic",))
-class Quantized:
+class Quantized(OutputsFirst):
   """A matrix, or stacked ones, of INT8; for inference.
 
   Zeros are exactly 0. The integers are stored transposed, as kernels read them
-  and like the rows of an embedding.
+  and like the rows of an embedding. `shape` is the shape of the matrix,
+  (..., in, out); `dtype` and `ndim` are those of the integers.
 
   Attributes:
     values: int8[..., out, in].
@@ -31,22 +32,6 @@ class Quantized:
   values: jax.Array
   scales: jax.Array
   dynamic: bool = False
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """The shape of the matrix, (..., in, out)."""
-    *stack, outputs, inputs = self.values.shape
-    return (*stack, inputs, outputs)
-
-  @property
-  def dtype(self) -> jnp.dtype:
-    """The dtype of the integers."""
-    return self.values.dtype
-
-  @property
-  def ndim(self) -> int:
-    """The number of axes."""
-    return self.values.ndim
 
   @property
   def size(self) -> int:

@@ -131,15 +131,12 @@ class Cache(NamedTuple):
     """
     batch, t, _, head_dim = query.shape
     scale = head_dim**-0.5 if scale is None else scale
+    spanned = seen is None or isinstance(seen, Spans)
+    if not spanned or t > _FEW or not kernels.available(quiet=True):
+      return self._attend(query, seen, bias, scale)
     spans = seen
     if seen is None:
       spans = Spans.past(jnp.full((batch, t), self.length - 1, jnp.int32))
-    if (
-      not isinstance(spans, Spans)
-      or t > _FEW
-      or not kernels.available(quiet=True)
-    ):
-      return self._attend(query, seen, bias, scale)
 
     def by_xla(
       cache: Cache, query: jax.Array, bias: jax.Array | None

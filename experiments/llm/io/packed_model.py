@@ -74,7 +74,6 @@ def pack(
     raise UserError(
       f"got activations of int8 for weights of {dtype}, wanted dtype=int8, too"
     )
-
   if head is not None and (dtype == _INT8 or head not in _FLOATS):
     raise UserError(
       f"got a head of {head} for weights of {dtype}, wanted "
