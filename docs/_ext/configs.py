@@ -6,6 +6,7 @@ import re
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from reference import ARXIV
 from sphinx.util.docutils import SphinxDirective
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -32,7 +33,7 @@ def page(name: str) -> str:
 def _linked(line: str) -> str:
   """Links papers and code, and sets flags as code."""
   for pattern, instead in (
-    (r"arXiv[: ](\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)"),
+    (ARXIV, r"[arXiv:\1](https://arxiv.org/abs/\1)"),
     (r"\bgithub\.com/([\w-]+/[\w-]+)", r"[\1](https://github.com/\1)"),
     (r"(?<![`\S])--[\w.=]*\w", r"`\g<0>`"),
   ):

@@ -49,6 +49,9 @@ def process_signature(app, what, name, thing, *_):
   return api.signature_of(thing)
 
 
+ARXIV = r"arXiv[: ](\d{4}\.\d{5})"
+
+
 def process_docstring(app, what, name, thing, options, lines):
   """Autodoc's hook: what docstrings have that is no reStructuredText."""
   arxiv = r"`arXiv:\1 <https://arxiv.org/abs/\1>`__"
@@ -58,7 +61,7 @@ def process_docstring(app, what, name, thing, options, lines):
     parts = re.split(r"(`+[^`]*`+)", line)  # code is at odd places
     for j in range(0, len(parts), 2):
       text = re.sub(r"(\||(?<![\\*\w])\*(?=\w))", r"\\\1", parts[j])
-      text = re.sub(r"arXiv[: ](\d{4}\.\d{5})", arxiv, text)
+      text = re.sub(ARXIV, arxiv, text)
       # As in `Array`s, which would not end the code.
       parts[j] = re.sub(r"^(?=\w)", r"\\ ", text) if j else text
     lines[i] = "".join(parts)

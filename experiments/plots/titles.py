@@ -153,6 +153,11 @@ def of(config: Mapping[str, Any]) -> str:
   return found[0].upper() + found[1:]
 
 
+def of_means(config: Mapping[str, Any]) -> str:
+  """Says what a config of several seeds is about, for a picture of means."""
+  return f"{of(config)}\n{means([len(config['seeds'])])}"
+
+
 def _language_model(model: Mapping[str, Any]) -> str:
   if model["name"] == "random":  # and trained from scratch
     family = published(model.get("family", "llama"))

@@ -169,7 +169,7 @@ def _draw(
   levels: Sequence[Level],
 ) -> dict[str, str]:
   """Draws the pictures; their files by their titles."""
-  about = f"{titles.of(config)}\n{titles.means([len(config.seeds)])}"
+  about = titles.of_means(config)
   draw_tickets(rows, config, workdir / "tickets.png")
   curves = _curves(levels, _learning_curve)
   write_curves(workdir / "curves.csv", curves, LEARNING)
@@ -224,7 +224,7 @@ def draw_barriers(
     for row in rows
     if row.barriers
   ]
-  about = f"{titles.of(config)}\n{titles.means([len(config.seeds)])}"
+  about = titles.of_means(config)
   lottery.barriers(found, file, title=about)
 
 

@@ -284,9 +284,8 @@ def _curves(table: Table, stem: pathlib.Path) -> list[pathlib.Path]:
   axes = tuple(table.headers[-2:])
   curves = lottery.read_curves(table.lines, axes)
   config = table.config
-  title = f"{titles.of(config)}\n{titles.means([len(config.seeds)])}"
   file = _beside(stem)
-  lottery.draw_curves(curves, axes, file, title=title)
+  lottery.draw_curves(curves, axes, file, title=titles.of_means(config))
   return [file]
 
 
