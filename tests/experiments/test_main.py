@@ -69,9 +69,8 @@ def test_help_lists_configs_and_keys():
   assert "\n  steps = 24\n      Training steps.\n" in out
   assert "\n  algorithm.name = 'granet'\n" in out
   # An optional keyword: its default, and what its docstring says.
-  assert (
-    "\n  (algorithm.initial_sparsity = 0.5)\n      That of the random" in out
-  )
+  said = "The sparsity of the random initial masks."
+  assert f"\n  (algorithm.initial_sparsity = 0.5)\n      {said}" in out
   assert "\n  (model.dtype = float32)\n" in out
 
 
